@@ -1,0 +1,109 @@
+//! [`Name`]: what vmprov lets a VM or a key be called.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// A DNS label (RFC 1123): lower-case letters, digits and hyphens, at most 63, a letter or digit at both ends.
+///
+/// Parsed once, it is safe everywhere that a name goes: domain, volume, file, host name, URL segment, argument.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+/// The longest DNS label (RFC 1035, section 2.3.4).
+const MAX_LEN: usize = 63;
+
+impl Name {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refuse = |why: &str| {
+            Err(Error::invalid(format!("`{}` cannot be a name: {why}", text.escape_debug())).hint(
+                "A name is 1 to 63 lower-case letters, digits and hyphens, and begins and ends with a letter or digit.",
+            ))
+        };
+        let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if text.is_empty() {
+            return refuse("it is empty");
+        }
+        if text.len() > MAX_LEN {
+            return refuse(&format!("it has {} bytes, {MAX_LEN} are allowed", text.len()));
+        }
+        if let Some(c) = text.chars().find(|&c| !is_alphanumeric(c) && c != '-') {
+            return refuse(&format!("it contains `{}`", c.escape_debug()));
+        }
+        if text.starts_with('-') || text.ends_with('-') {
+            return refuse("it begins or ends with a hyphen");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl AsRef<str> for Name {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dns_labels_are_names() {
+        for text in ["a", "0", "web", "web-1", "0a", &"a".repeat(63)] {
+            assert_eq!(text.parse::<Name>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_with_the_reason() {
+        for (text, why) in [
+            ("", "empty"),
+            ("-web", "hyphen"),
+            ("web-", "hyphen"),
+            ("Web", "`W`"),
+            ("a/b", "`/`"),
+            ("..", "`.`"),
+            ("a'b", "`\\'`"),
+            ("a\nb", "`\\n`"),
+            ("<x>", "`<`"),
+            ("wéb", "`é`"),
+            (&"a".repeat(64), "64 bytes"),
+        ] {
+            let error = text.parse::<Name>().unwrap_err();
+            assert!(error.message.contains(why), "{text:?}: {error}");
+            assert_eq!(error.code, crate::error::Code::InvalidInput);
+        }
+    }
+}
