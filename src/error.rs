@@ -26,12 +26,7 @@ pub struct Error {
 impl Error {
     /// Makes an error of a kind.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            cause: None,
-            hint: None,
-        }
+        Self { code, message: message.into(), cause: None, hint: None }
     }
 
     /// Something the caller gave cannot be used.

@@ -1,0 +1,89 @@
+//! Progress on a terminal, and what is said beside it. Nothing of it goes to standard output.
+
+use std::{io::IsTerminal, time::Duration};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::output;
+use crate::ops::progress::Progress;
+
+/// How often the spinner turns.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Draws progress on standard error where that is a terminal.
+#[derive(Clone)]
+pub(super) struct Terminal {
+    bar: ProgressBar,
+    quiet: bool,
+}
+
+impl Terminal {
+    /// Draws nothing when `quiet`, nor between the lines of a `verbose` run.
+    pub(super) fn new(quiet: bool, verbose: bool) -> Self {
+        let drawn = !quiet && !verbose && std::io::stderr().is_terminal();
+        let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { bar: ProgressBar::with_draw_target(None, target), quiet }
+    }
+
+    /// Clears the line before something is printed.
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn say(&self, kind: output::Kind, text: &str) {
+        if !self.quiet {
+            self.bar.suspend(|| output::say(kind, text));
+        }
+    }
+}
+
+impl Progress for Terminal {
+    fn step(&self, text: &str) {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            self.bar.set_style(style);
+        }
+        self.bar.enable_steady_tick(TICK);
+        self.bar.set_message(text.to_owned());
+    }
+
+    fn bytes(&self, done: u64, total: Option<u64>) {
+        let template = match total {
+            Some(_) => "{spinner} {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left",
+            None => "{spinner} {msg} {bytes} {bytes_per_sec}",
+        };
+        if self.bar.length() != total
+            && let Ok(style) = ProgressStyle::with_template(template)
+        {
+            self.bar.set_style(style);
+            self.bar.set_length(total.unwrap_or(0));
+        }
+        self.bar.set_position(done);
+    }
+
+    fn warn(&self, text: &str) {
+        self.say(output::Kind::Warning, text);
+    }
+
+    fn note(&self, text: &str) {
+        self.say(output::Kind::Note, text);
+    }
+}
+
+/// Shows the commands that are run, as one can paste them: those that change something, or all of them.
+pub(super) fn log_commands(verbose: u8) {
+    let level = match verbose {
+        0 => return,
+        1 => tracing::Level::INFO,
+        _ => tracing::Level::DEBUG,
+    };
+    // Only what vmprov itself does; the HTTP client speaks at these levels, too.
+    let filter = tracing_subscriber::filter::Targets::new().with_target("vmprov", level);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_level(false)
+        .with_target(false)
+        .with_ansi(false);
+    use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}

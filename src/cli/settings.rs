@@ -1,0 +1,231 @@
+//! Settings: flag, then environment, then file, then default. The environment is read here and nowhere else.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use clap::Args;
+use etcetera::{AppStrategy, AppStrategyArgs, choose_app_strategy};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    ops::Settings,
+};
+
+/// The key folder inside the service's container, as its document has it.
+const CONTAINER_KEY_DIR: &str = "/app/ssh_keys";
+
+/// The configuration file for all users of the machine.
+const SYSTEM_FILE: &str = "/etc/vmprov/config.toml";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub(super) struct Flags {
+    /// libvirt connection [default: qemu:///system]
+    #[arg(short, long, global = true, value_name = "URI")]
+    connect: Option<String>,
+
+    /// Storage pool for disks, images and seeds [default: default]
+    #[arg(long, global = true, value_name = "POOL")]
+    pool: Option<String>,
+
+    /// Where that pool is made when it is missing [default: /var/lib/libvirt/images]
+    #[arg(long, global = true, value_name = "PATH")]
+    pool_path: Option<Utf8PathBuf>,
+
+    /// Folder of the ssh keys
+    #[arg(long, global = true, value_name = "PATH")]
+    key_dir: Option<Utf8PathBuf>,
+
+    /// Configuration file to read instead of the user's and the machine's
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<Utf8PathBuf>,
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    connect: Option<String>,
+    pool: Option<String>,
+    pool_path: Option<Utf8PathBuf>,
+    key_dir: Option<Utf8PathBuf>,
+}
+
+/// A setting's value, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    pub(super) origin: String,
+}
+
+/// Every setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Resolved {
+    pub(super) settings: [Setting; 4],
+    #[serde(skip)]
+    cache_dir: Utf8PathBuf,
+}
+
+impl Resolved {
+    /// What the operations are told.
+    pub(super) fn settings(&self) -> Settings {
+        let [uri, pool, pool_path, key_dir] = &self.settings;
+        Settings {
+            uri: uri.value.clone(),
+            pool: pool.value.clone(),
+            pool_path: pool_path.value.clone().into(),
+            key_dir: key_dir.value.clone().into(),
+            cache_dir: self.cache_dir.clone(),
+        }
+    }
+}
+
+/// Resolves every setting from the flags, this process's environment and the configuration files.
+pub(super) fn resolve(flags: &Flags) -> Result<Resolved> {
+    let folders = choose_app_strategy(AppStrategyArgs {
+        top_level_domain: String::new(),
+        author: String::new(),
+        app_name: "vmprov".to_owned(),
+    })
+    .map_err(|error| Error::invalid("cannot tell your home folder").because(error).hint("Set HOME."))?;
+    let utf8 = |path: std::path::PathBuf| {
+        Utf8PathBuf::from_path_buf(path)
+            .map_err(|path| Error::invalid(format!("the path `{}` is no UTF-8", path.display())))
+    };
+    let (file, origin) = read_file(flags.config.as_deref(), &utf8(folders.config_dir())?.join("config.toml"))?;
+    let container = Utf8Path::new(CONTAINER_KEY_DIR);
+    let default_key_dir =
+        if container.is_dir() { container.to_owned() } else { utf8(folders.data_dir())?.join("keys") };
+    let defaults = Defaults { key_dir: default_key_dir, cache_dir: utf8(folders.cache_dir())? };
+    layer(flags, |name| std::env::var(name).ok().filter(|value| !value.is_empty()), &file, &origin, &defaults)
+}
+
+struct Defaults {
+    key_dir: Utf8PathBuf,
+    cache_dir: Utf8PathBuf,
+}
+
+/// Lays the sources over each other; `env` looks a variable up.
+fn layer(
+    flags: &Flags,
+    env: impl Fn(&str) -> Option<String>,
+    file: &File,
+    file_name: &str,
+    defaults: &Defaults,
+) -> Result<Resolved> {
+    let pick = |name, flag: (Option<String>, &str), variables: &[&str], in_file: Option<String>, default: &str| {
+        let from_env =
+            || variables.iter().find_map(|variable| Some((env(variable)?, format!("environment: {variable}"))));
+        let (value, origin) = (flag.0.map(|value| (value, format!("flag: {}", flag.1))))
+            .or_else(from_env)
+            .or_else(|| Some((in_file?, format!("file: {file_name}"))))
+            .unwrap_or_else(|| (default.to_owned(), "default".to_owned()));
+        Setting { name, value, origin }
+    };
+    let text = |path: &Option<Utf8PathBuf>| path.as_ref().map(ToString::to_string);
+    let mut settings = [
+        pick(
+            "connect",
+            (flags.connect.clone(), "--connect"),
+            &["LIBVIRT_URI", "LIBVIRT_DEFAULT_URI"],
+            file.connect.clone(),
+            "qemu:///system",
+        ),
+        pick("pool", (flags.pool.clone(), "--pool"), &["LIBVIRT_STORAGE_POOL"], file.pool.clone(), "default"),
+        pick(
+            "pool-path",
+            (text(&flags.pool_path), "--pool-path"),
+            &["LIBVIRT_STORAGE_PATH"],
+            text(&file.pool_path),
+            "/var/lib/libvirt/images",
+        ),
+        pick(
+            "key-dir",
+            (text(&flags.key_dir), "--key-dir"),
+            &["SSH_KEY_DIR"],
+            text(&file.key_dir),
+            defaults.key_dir.as_str(),
+        ),
+    ];
+    for setting in &mut settings[2..] {
+        // libvirtd would take a relative path from its own folder.
+        let path = std::path::absolute(&setting.value)
+            .map_err(|error| Error::io(format!("use `{}` for {}", setting.value, setting.name), &error))?;
+        setting.value = path.to_string_lossy().into_owned();
+    }
+    for setting in &settings {
+        if setting.value.starts_with('-') || setting.value.contains(char::is_control) {
+            let Setting { name, value, origin } = setting;
+            return Err(Error::invalid(format!("`{}` cannot be the setting {name} ({origin})", value.escape_debug())));
+        }
+    }
+    Ok(Resolved { settings, cache_dir: defaults.cache_dir.clone() })
+}
+
+/// Reads the named file, or else the user's, or else the machine's.
+fn read_file(named: Option<&Utf8Path>, user: &Utf8Path) -> Result<(File, String)> {
+    let candidates = match named {
+        Some(named) => vec![named],
+        None => vec![user, Utf8Path::new(SYSTEM_FILE)],
+    };
+    for path in candidates {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let file = toml::from_str(&text).map_err(|error| {
+                    Error::invalid(format!("the configuration file {path} cannot be used"))
+                        .because(error.to_string().trim_end())
+                })?;
+                return Ok((file, path.to_string()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {}
+            Err(error) => return Err(Error::io(format!("read the configuration file {path}"), &error)),
+        }
+    }
+    Ok((File::default(), String::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Flags = Flags { connect: None, pool: None, pool_path: None, key_dir: None, config: None };
+
+    fn resolved(flags: &Flags, env: &[(&str, &str)], file: &str) -> Vec<(String, String)> {
+        let find = |name: &str| env.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        let defaults = Defaults { key_dir: "/data/keys".into(), cache_dir: "/cache".into() };
+        let resolved = layer(flags, find, &toml::from_str(file).unwrap(), "c.toml", &defaults).unwrap();
+        resolved.settings.into_iter().map(|setting| (setting.value, setting.origin)).collect()
+    }
+
+    fn pair(value: &str, origin: &str) -> (String, String) {
+        (value.to_owned(), origin.to_owned())
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+        let flags = Flags { connect: Some("a:///".to_owned()), ..NONE };
+        let env = [("LIBVIRT_URI", "b:///"), ("LIBVIRT_STORAGE_POOL", "env-pool")];
+        let file = "connect = 'c:///'\npool = 'file-pool'\npool-path = '/file'";
+        assert_eq!(
+            resolved(&flags, &env, file),
+            [
+                pair("a:///", "flag: --connect"),
+                pair("env-pool", "environment: LIBVIRT_STORAGE_POOL"),
+                pair("/file", "file: c.toml"),
+                pair("/data/keys", "default"),
+            ]
+        );
+    }
+
+    #[test]
+    fn libvirts_own_variable_comes_after_the_services() {
+        let both = [("LIBVIRT_DEFAULT_URI", "x:///"), ("LIBVIRT_URI", "y:///")];
+        assert_eq!(resolved(&NONE, &both, "")[0], pair("y:///", "environment: LIBVIRT_URI"));
+        assert_eq!(resolved(&NONE, &both[..1], "")[0], pair("x:///", "environment: LIBVIRT_DEFAULT_URI"));
+    }
+
+    #[test]
+    fn a_misspelt_key_in_the_file_is_refused() {
+        assert!(toml::from_str::<File>("conect = 'x'").unwrap_err().to_string().contains("conect"));
+    }
+}

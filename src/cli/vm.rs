@@ -1,0 +1,287 @@
+//! `vmprov vm …`
+
+use std::{
+    io::{BufRead, IsTerminal, Read},
+    process::{ExitCode, ExitStatus},
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use clap::{Args, Subcommand};
+
+use super::{
+    output::{Addresses, DryRun, Kind, Output, Results, Show, Vms, line, say},
+    progress::Terminal,
+};
+use crate::{
+    error::{Code, Error, Result},
+    model::vm::{Bytes, Limit, NewVm, WaitFor},
+    ops::{
+        Host,
+        vm::{self, DeleteOptions},
+    },
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a VM and start it
+    #[command(
+        after_help = "The VM's disk is an overlay on the image, which is uploaded into the storage pool once for all VMs."
+    )]
+    Create(Create),
+
+    /// List every VM
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only libvirt's own figures, which is faster: name, uuid, state, memory, vcpus, autostart
+        #[arg(long)]
+        brief: bool,
+    },
+
+    /// Show everything there is to know of a VM
+    #[command(visible_alias = "show")]
+    Info {
+        /// VM, by name or UUID
+        vm: String,
+    },
+
+    /// Start VMs
+    Start {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
+
+    /// Shut VMs down, and wait until they are
+    Stop(Stop),
+
+    /// Shut VMs down and start them again, with their present configuration
+    Restart(Stop),
+
+    /// Delete VMs and the volumes that they own
+    #[command(visible_alias = "rm")]
+    Delete(Delete),
+
+    /// Print a running VM's address
+    Ip {
+        /// VM, by name or UUID
+        vm: String,
+        /// Print every address, and where each is known from
+        #[arg(long)]
+        all: bool,
+    },
+
+    /// Wait until a VM is so far
+    Wait {
+        /// VM, by name or UUID
+        vm: String,
+        /// What to wait for
+        #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t = WaitFor::Ssh)]
+        goal: WaitFor,
+        /// How long at most
+        #[arg(long, value_name = "TIME", default_value_t = Limit(vm::WAIT_LIMIT))]
+        timeout: Limit,
+    },
+
+    /// Log in to a VM, or run a command in it; its host keys are verified
+    Ssh {
+        /// VM, by name or UUID
+        vm: String,
+        /// User to log in as [default: the VM's]
+        #[arg(short = 'l', long, value_name = "NAME")]
+        user: Option<String>,
+        /// Command to run; its exit status is passed on
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+
+    /// Attach to a VM's serial console
+    Console {
+        /// VM, by name or UUID
+        vm: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    #[command(flatten)]
+    new: NewVm,
+
+    /// User data for cloud-init, beside what vmprov needs itself; - is standard input
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<Utf8PathBuf>,
+
+    /// Wait until the guest is so far
+    #[arg(long, value_enum, value_name = "FOR", num_args = 0..=1, require_equals = true, default_missing_value = "ssh")]
+    wait: Option<WaitFor>,
+
+    /// How long to wait at most
+    #[arg(long, value_name = "TIME", default_value_t = Limit(vm::WAIT_LIMIT))]
+    timeout: Limit,
+
+    /// Change nothing; print the commands that would be run
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Stop {
+    /// VMs, by name or UUID
+    #[arg(required = true)]
+    vm: Vec<String>,
+
+    /// Power off what has not shut down in time; at once where no --timeout is given
+    #[arg(long)]
+    force: bool,
+
+    /// How long the guest may take to shut down [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Limit>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// VMs, by name or UUID
+    #[arg(required = true)]
+    vm: Vec<String>,
+
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+
+    /// Also VMs that vmprov did not make; their disks are kept
+    #[arg(long)]
+    unmanaged: bool,
+
+    /// A VM that is not there is no failure
+    #[arg(long)]
+    ignore_missing: bool,
+}
+
+/// Runs one of the commands.
+pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
+    let show = |report: &dyn Fn() -> Result<()>| {
+        terminal.finish();
+        report().map(|()| ExitCode::SUCCESS)
+    };
+    match command {
+        Command::Create(args) => create(host, args, output, terminal),
+        Command::List { brief } => {
+            let vms = vm::list(host, brief)?;
+            show(&|| output.show(&Vms { vms: vms.clone() }))
+        }
+        Command::Info { vm } => {
+            let info = vm::info(host, &vm)?;
+            show(&|| output.show(&info))
+        }
+        Command::Start { vm } => each(&vm, output, terminal, |vm| vm::start(host, vm)),
+        Command::Stop(Stop { vm, force, timeout }) => {
+            each(&vm, output, terminal, |vm| vm::stop(host, vm, timeout.map(|limit| limit.0), force))
+        }
+        Command::Restart(Stop { vm, force, timeout }) => {
+            each(&vm, output, terminal, |vm| vm::restart(host, vm, timeout.map(|limit| limit.0), force))
+        }
+        Command::Delete(args) => delete(host, &args, output, terminal),
+        Command::Ip { vm, all } => {
+            let addresses = vm::addresses(host, &vm)?;
+            show(&|| output.show(&Addresses { vm: vm.clone(), addresses: addresses.clone(), all }))
+        }
+        Command::Wait { vm, goal, timeout } => {
+            let reached = vm::wait(host, &vm, goal, timeout.0)?;
+            show(&|| output.show(&reached))
+        }
+        Command::Ssh { vm, user, command } => Ok(exit_code(vm::ssh(host, &vm, user.as_deref(), &command)?)),
+        Command::Console { vm } => {
+            say(Kind::Note, "Ctrl-] leaves the console");
+            Ok(exit_code(vm::console(host, &vm)?))
+        }
+    }
+}
+
+fn create(host: &Host, args: Create, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
+    let Create { mut new, user_data, wait, timeout, dry_run } = args;
+    new.user_data = user_data.as_deref().map(read_user_data).transpose()?;
+    let wait = wait.map(|goal| (goal, timeout.0));
+    if dry_run {
+        let host = host.dry_run();
+        let created = vm::create(&host, &new, wait)?;
+        terminal.finish();
+        output.show(&DryRun { commands: host.planned(), warnings: created.warnings })?;
+    } else {
+        let created = vm::create(host, &new, wait)?;
+        terminal.finish();
+        output.show(&created)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_user_data(file: &Utf8Path) -> Result<Bytes> {
+    let failed = |error: &std::io::Error| Error::io(format!("read the user data `{file}`"), error);
+    if file != "-" {
+        return std::fs::read(file).map(Bytes).map_err(|error| failed(&error));
+    }
+    let mut data = Vec::new();
+    std::io::stdin().read_to_end(&mut data).map_err(|error| failed(&error))?;
+    Ok(Bytes(data))
+}
+
+/// Does something to each of several VMs, goes on after a failure, and exits as the first one says.
+fn each<R>(vms: &[String], output: &Output, terminal: &Terminal, work: impl Fn(&str) -> Result<R>) -> Result<ExitCode>
+where
+    Results<R>: Show,
+{
+    let mut results = Vec::new();
+    let mut first: Option<Error> = None;
+    for vm in vms {
+        match work(vm) {
+            Ok(report) => results.push(report),
+            Err(error) => {
+                let stop = error.code == Code::Interrupted;
+                // The last one is reported by whoever called us.
+                if let Some(earlier) = first.replace(error) {
+                    terminal.finish();
+                    output.error(&earlier);
+                    first = first.map(|last| Error { code: earlier.code, ..last });
+                }
+                if stop {
+                    break;
+                }
+            }
+        }
+    }
+    terminal.finish();
+    if !results.is_empty() || first.is_none() {
+        output.show(&Results { results })?;
+    }
+    first.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn delete(host: &Host, args: &Delete, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
+    let Delete { vm, yes, unmanaged, ignore_missing } = args;
+    if !yes && !confirm(vm)? {
+        line("nothing was deleted")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = DeleteOptions { unmanaged: *unmanaged, ignore_missing: *ignore_missing };
+    each(vm, output, terminal, |vm| vm::delete(host, vm, options))
+}
+
+/// Asks on the terminal; where there is none, nobody has said yes.
+fn confirm(vms: &[String]) -> Result<bool> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(
+            Error::invalid("deleting asks first, and nobody is there to answer").hint("Say so beforehand: --yes")
+        );
+    }
+    say(Kind::Warning, &format!("this deletes {} and the volumes owned. Type yes to go on:", vms.join(", ")));
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer).map_err(|error| Error::io("read the answer", &error))?;
+    Ok(matches!(answer.trim(), "y" | "yes"))
+}
+
+/// The exit status of a program that had the terminal, as a shell would have it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

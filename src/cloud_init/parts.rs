@@ -1,0 +1,246 @@
+//! Takes user data apart as cloud-init does: which parts there are, and of which form each is.
+//!
+//! The rules are those of `user_data.py` and `handlers/__init__.py`.
+
+use mailparse::{ParsedMail, parse_mail};
+use yaml_serde::{Mapping, Value};
+
+use super::user_data::gunzip;
+use crate::error::{Error, Result};
+
+/// One part, as one of cloud-init's handlers gets it.
+#[derive(Clone, PartialEq)]
+pub(super) struct Part {
+    /// What to call it in a message.
+    pub(super) label: String,
+    pub(super) content: Content,
+}
+
+#[derive(Clone, PartialEq)]
+pub(super) enum Content {
+    /// A cloud-config: the only form that can be compared with vmprov's.
+    Config(Mapping),
+    /// A script or boot hook, which does not touch the configuration.
+    Script,
+    /// What becomes configuration in the guest only.
+    Opaque(Form),
+    /// Of this type, which cloud-init has no handler for.
+    Unknown(String),
+}
+
+/// A form of user data.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Form {
+    Config,
+    Archive,
+    JsonPatch,
+    Script,
+    PartHandler,
+    Include,
+    Template,
+}
+
+/// How each form begins and its MIME type; longer beginnings first (`INCLUSION_TYPES_MAP` in `handlers/__init__.py`).
+const FORMS: [(&str, &str, Form); 9] = [
+    ("#cloud-config-archive", "text/cloud-config-archive", Form::Archive),
+    ("#cloud-config-jsonp", "text/cloud-config-jsonp", Form::JsonPatch),
+    ("#cloud-config", "text/cloud-config", Form::Config),
+    ("#cloud-boothook", "text/cloud-boothook", Form::Script),
+    ("#part-handler", "text/part-handler", Form::PartHandler),
+    ("#include-once", "text/x-include-once-url", Form::Include),
+    ("#include", "text/x-include-url", Form::Include),
+    ("## template: jinja", "text/jinja2", Form::Template),
+    ("#!", "text/x-shellscript", Form::Script),
+];
+
+/// What cloud-init decompresses inside a message (`DECOMP_TYPES` in `user_data.py`).
+const GZIP_TYPES: [&str; 8] = [
+    "application/gzip",
+    "application/gzip-compressed",
+    "application/gzipped",
+    "application/x-compress",
+    "application/x-compressed",
+    "application/x-gunzip",
+    "application/x-gzip",
+    "application/x-gzip-compressed",
+];
+
+impl Form {
+    /// Blank lines before it and its case do not matter (`type_from_starts_with`).
+    fn by_first_line(text: &str) -> Option<Self> {
+        let start: String = text.trim_start().chars().take(32).collect::<String>().to_ascii_lowercase();
+        FORMS.iter().find(|(prefix, ..)| start.starts_with(prefix)).map(|&(.., form)| form)
+    }
+
+    fn by_type(mime: &str) -> Option<Self> {
+        if mime.starts_with("text/x-shellscript-per-") {
+            return Some(Self::Script);
+        }
+        FORMS.iter().find(|(_, known, _)| *known == mime).map(|&(.., form)| form)
+    }
+}
+
+/// Whether cloud-init reads it as a MIME message (`convert_string` in `user_data.py`); text that merely mentions the
+/// header comes out the same whether it does or not.
+pub(super) fn is_mime(text: &str) -> bool {
+    let start = &text.as_bytes()[..text.len().min(4096)];
+    Form::by_first_line(text).is_none() && start.to_ascii_lowercase().windows(13).any(|at| at == b"mime-version:")
+}
+
+/// The parts, in the order in which cloud-init handles them.
+pub(super) fn split(text: &str) -> Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    if is_mime(text) {
+        let message = parse_mail(text.as_bytes()).map_err(|error| malformed("it cannot be parsed").because(error))?;
+        split_message(&message, &mut parts)?;
+        if parts.iter().all(|part| matches!(part.content, Content::Unknown(_))) {
+            return Err(malformed("no part is of a type that cloud-init takes"));
+        }
+    } else {
+        let form = Form::by_first_line(text).ok_or_else(|| unknown(text))?;
+        add(form, text, "the user data".to_owned(), &mut parts)?;
+    }
+    Ok(parts)
+}
+
+fn malformed(why: &str) -> Error {
+    Error::invalid(format!("the user data is a MIME message that cloud-init would ignore: {why}"))
+        .hint("`cloud-init devel make-mime` writes one that works.")
+}
+
+fn split_message(message: &ParsedMail<'_>, parts: &mut Vec<Part>) -> Result<()> {
+    if message.ctype.mimetype.starts_with("multipart/") {
+        let boundary = message.ctype.params.get("boundary").ok_or_else(|| malformed("no boundary is declared"))?;
+        let end = format!("--{boundary}--");
+        if message.subparts.is_empty() || !message.raw_bytes.windows(end.len()).any(|at| at == end.as_bytes()) {
+            return Err(malformed(&format!("the boundary `{boundary}` does not begin and end its parts")));
+        }
+        return message.subparts.iter().try_for_each(|part| split_message(part, parts));
+    }
+    let label = format!("part {} of the user data", parts.len() + 1);
+    let mime = message.ctype.mimetype.as_str();
+    let mut body =
+        message.get_body_raw().map_err(|error| Error::invalid(format!("{label} cannot be decoded")).because(error))?;
+    let compressed = GZIP_TYPES.contains(&mime);
+    if compressed {
+        body = gunzip(&body, &label)?;
+    }
+    let text = String::from_utf8(body).ok();
+    // The content decides where the type says little, and for scripts, which are often mislabelled.
+    let mut form = Form::by_type(mime);
+    if compressed || ["text/plain", "text/x-not-multipart", "text/x-shellscript"].contains(&mime) {
+        form = text.as_deref().and_then(Form::by_first_line).or(form);
+    }
+    match (form, text) {
+        (Some(form), Some(text)) => {
+            // Python keeps such a message as text and hands the part out as Latin-1 (`email.message.get_payload`).
+            if !message.raw_bytes.is_ascii() {
+                return Err(Error::invalid(format!("{label} has non-ASCII characters, which cloud-init would garble"))
+                    .hint("Encode it with `Content-Transfer-Encoding: base64`."));
+            }
+            add(form, &text, label, parts)
+        }
+        (Some(_), None) => Err(Error::invalid(format!("{label} is not UTF-8")).hint("Save it as UTF-8.")),
+        (None, _) => {
+            parts.push(Part { label, content: Content::Unknown(mime.to_owned()) });
+            Ok(())
+        }
+    }
+}
+
+fn add(form: Form, text: &str, label: String, parts: &mut Vec<Part>) -> Result<()> {
+    let content = match form {
+        Form::Archive => return split_archive(text, &label, parts),
+        Form::Config => Content::Config(config(text, &label)?),
+        Form::Script => Content::Script,
+        opaque => Content::Opaque(opaque),
+    };
+    parts.push(Part { label, content });
+    Ok(())
+}
+
+/// A list of texts, or of mappings with `content` and perhaps `type` (`_explode_archive` in `user_data.py`).
+fn split_archive(text: &str, label: &str, parts: &mut Vec<Part>) -> Result<()> {
+    let Value::Sequence(entries) = yaml(text, label)? else {
+        return Err(Error::invalid(format!("{label} is a cloud-config archive that is no list"))
+            .hint("Write one `- content: |` entry for each part."));
+    };
+    for (number, entry) in entries.iter().enumerate() {
+        let label = format!("entry {} of {label}", number + 1);
+        let (content, mime) = match entry {
+            Value::String(content) => (Some(content.as_str()), None),
+            entry => (entry.get("content").and_then(Value::as_str), entry.get("type").and_then(Value::as_str)),
+        };
+        let content = content.ok_or_else(|| {
+            Error::invalid(format!("{label} has no text as `content`")).hint("Write `- content: |` and the text below.")
+        })?;
+        let form = match mime {
+            Some(mime) => Form::by_type(mime),
+            None => Form::by_first_line(content).or(Some(Form::Config)),
+        };
+        match form {
+            // An archive's entries go straight to the handlers, and these two have none.
+            None | Some(Form::Include | Form::Archive) => {
+                let what = mime.unwrap_or("an include or an archive inside an archive").to_owned();
+                parts.push(Part { label, content: Content::Unknown(what) });
+            }
+            Some(form) => add(form, content, label, parts)?,
+        }
+    }
+    Ok(())
+}
+
+fn config(text: &str, label: &str) -> Result<Mapping> {
+    match yaml(text, label)? {
+        Value::Mapping(members) => Ok(members),
+        Value::Null => Err(Error::invalid(format!("{label} is a cloud-config that says nothing"))
+            .hint("Write something below its first line, or leave it out.")),
+        _ => Err(Error::invalid(format!("{label} is a cloud-config, but no mapping of members to values"))
+            .hint("Below `#cloud-config` come lines such as `packages: [nginx]`.")),
+    }
+}
+
+fn yaml(text: &str, label: &str) -> Result<Value> {
+    let parsed = yaml_serde::from_str(text).and_then(|mut value: Value| value.apply_merge().map(|()| value));
+    parsed.map_err(|error| {
+        Error::invalid(format!("{label} is no YAML"))
+            .because(error)
+            .hint("Mend the line that is named; `cloud-init schema --config-file FILE` checks the rest.")
+    })
+}
+
+/// Data that cloud-init would pass over with no more than a line in its log.
+fn unknown(text: &str) -> Error {
+    let refuse = |why: &str, hint: &str| Error::invalid(format!("the user data {why}")).hint(hint);
+    let first_line = text.trim_start().lines().next().unwrap_or_default();
+    let lower = first_line.to_ascii_lowercase();
+    let begins = |beginnings: &[&str]| beginnings.iter().any(|beginning| lower.starts_with(beginning));
+    if first_line.is_empty() {
+        return refuse("is empty", "Leave it out, or begin it with `#cloud-config` or `#!`.");
+    }
+    if begins(&["-----begin ", "ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"]) {
+        return refuse("is an ssh key", "Keys are imported with `vmprov key import` and given with `--ssh-key`.");
+    }
+    if begins(&["<!doctype", "<html"]) {
+        return refuse("is a web page", "Fetch the file itself, not the page that shows it.");
+    }
+    if begins(&["content-type:"]) {
+        return refuse(
+            "is a MIME message without `MIME-Version`, which cloud-init ignores",
+            "Add the line `MIME-Version: 1.0` at its top.",
+        );
+    }
+    if matches!(yaml_serde::from_str(text), Ok(Value::Mapping(_))) {
+        return refuse(
+            "lacks its first line, without which cloud-init ignores it",
+            "Make `#cloud-config` the first line.",
+        );
+    }
+    let shown: String = first_line.chars().take(60).collect();
+    refuse(
+        "is of no form that cloud-init knows",
+        "Its first line must be `#cloud-config`, `#!` and an interpreter, `#include`, `#cloud-boothook`, \
+         `#cloud-config-archive`, `#part-handler`, `## template: jinja`, or the header of a MIME message.",
+    )
+    .because(format!("its first line is `{}`", shown.escape_debug()))
+}

@@ -1,0 +1,20 @@
+//! vmprov provisions virtual machines on libvirt/QEMU from cloud images, and gets an ssh key into them.
+//!
+//! ```text
+//! main ──> cli ──> ops ──> tools       (programs: virsh, qemu-img, genisoimage, ssh)
+//!                   │  └─> store       (files: keys, locks, downloads)
+//!                   └────> cloud_init  (pure)
+//! everything may import: model, error, cancel
+//! ```
+//!
+//! Every face calls the functions of [`ops`] with the structs of [`model`]; [`tools`] is the one place that starts a
+//! process. `tests/layers.rs` holds the arrows.
+
+pub mod cancel;
+pub mod cli;
+pub mod cloud_init;
+pub mod error;
+pub mod model;
+pub mod ops;
+pub mod store;
+pub mod tools;

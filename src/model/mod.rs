@@ -1,0 +1,6 @@
+//! The nouns: plain data, parsed and validated, without any input or output.
+
+pub mod key;
+pub mod name;
+pub mod size;
+pub mod vm;

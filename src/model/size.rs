@@ -1,0 +1,209 @@
+//! [`Memory`] and [`DiskSize`]: how much, as an operator types it and as a program counts it.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::error::Error;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// A guest's memory. A bare number is MiB, as in the API that came before vmprov.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Memory(u64);
+
+/// A disk's virtual size. A bare number is GiB, as in the API that came before vmprov.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DiskSize(u64);
+
+impl Memory {
+    /// What a VM gets when nobody says.
+    pub const DEFAULT: Self = Self(2048 * MIB);
+    /// Less than any Linux boots in; typed units are more likely wrong than meant.
+    const MIN: u64 = 64 * MIB;
+    /// More than any host has; QEMU's q35 ends far below.
+    const MAX: u64 = 16 * TIB;
+
+    /// The size in MiB.
+    pub const fn mib(self) -> u64 {
+        self.0 / MIB
+    }
+}
+
+impl DiskSize {
+    /// What a VM gets when nobody says.
+    pub const DEFAULT: Self = Self(20 * GIB);
+    /// A qcow2 cluster times a few: smaller is a typing error.
+    const MIN: u64 = MIB;
+    /// ext4 with 4 KiB blocks ends at 16 TiB; XFS guests go further.
+    const MAX: u64 = 64 * TIB;
+
+    /// The size in bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+/// Reads `20`, `20G`, `20GiB`, `512 M`: binary units, as QEMU's. A number without a unit counts in `unit`.
+fn parse(text: &str, unit: u64, what: &str, min: u64, max: u64) -> Result<u64, Error> {
+    let refuse = |why: String| {
+        Error::invalid(format!("`{}` is no {what}: {why}", text.escape_debug()))
+            .hint("Give a whole number with K, M, G or T, such as 512M or 20G.")
+    };
+    let trimmed = text.trim();
+    let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, suffix) = trimmed.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| {
+        refuse(match number {
+            "" => "it does not begin with a whole number".to_owned(),
+            _ => "the number is too large".to_owned(),
+        })
+    })?;
+    let suffix = suffix.trim_start().to_ascii_lowercase();
+    let factor = match suffix.strip_suffix("ib").or(suffix.strip_suffix('b')).unwrap_or(&suffix) {
+        "" if suffix.is_empty() => unit,
+        "k" => KIB,
+        "m" => MIB,
+        "g" => GIB,
+        "t" => TIB,
+        _ => return Err(refuse(format!("`{}` is no unit", suffix.escape_debug()))),
+    };
+    let bytes = number.checked_mul(factor).unwrap_or(u64::MAX);
+    if bytes < min {
+        return Err(refuse(format!("the least is {}", human(min))));
+    }
+    if bytes > max {
+        return Err(refuse(format!("the most is {}", human(max))));
+    }
+    Ok(bytes)
+}
+
+/// Bytes in the largest unit that holds them whole, or in GiB with one decimal: `20G`, `512M`, `2.2G`.
+pub fn human(bytes: u64) -> String {
+    for (factor, unit) in [(TIB, 'T'), (GIB, 'G'), (MIB, 'M'), (KIB, 'K')] {
+        if bytes >= factor && bytes.is_multiple_of(factor) {
+            return format!("{}{unit}", bytes / factor);
+        }
+        if bytes >= factor {
+            let tenths = bytes.saturating_mul(10) / factor;
+            return format!("{}.{}{unit}", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{bytes}B")
+}
+
+impl FromStr for Memory {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        // libvirt rounds to whole MiB; so do we, upwards, before anybody is told a size.
+        parse(text, MIB, "memory size", Self::MIN, Self::MAX).map(|bytes| Self(bytes.next_multiple_of(MIB)))
+    }
+}
+
+impl FromStr for DiskSize {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        // QEMU wants whole sectors.
+        parse(text, GIB, "disk size", Self::MIN, Self::MAX).map(|bytes| Self(bytes.next_multiple_of(512)))
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&human(self.0))
+    }
+}
+
+impl fmt::Display for DiskSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&human(self.0))
+    }
+}
+
+/// A size in JSON: a number in the field's unit, or text with a unit.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NumberOrText {
+    Number(u64),
+    Text(String),
+}
+
+fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer: D) -> Result<T, D::Error> {
+    let text = match NumberOrText::deserialize(deserializer)? {
+        NumberOrText::Number(number) => number.to_string(),
+        NumberOrText::Text(text) => text,
+    };
+    text.parse().map_err(de::Error::custom)
+}
+
+impl<'de> Deserialize<'de> for Memory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for DiskSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize(deserializer)
+    }
+}
+
+impl Serialize for Memory {
+    /// A number of MiB.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.mib())
+    }
+}
+
+impl Serialize for DiskSize {
+    /// A number of GiB where it is whole, else text.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_multiple_of(GIB) { serializer.serialize_u64(self.0 / GIB) } else { serializer.collect_str(self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_number_is_mib_of_memory_and_gib_of_disk() {
+        assert_eq!("2048".parse::<Memory>().unwrap(), "2G".parse().unwrap());
+        assert_eq!("20".parse::<DiskSize>().unwrap(), "20GiB".parse().unwrap());
+        assert_eq!(serde_json::from_str::<Memory>("2048").unwrap().mib(), 2048);
+        assert_eq!(serde_json::from_str::<DiskSize>("\"512M\"").unwrap().bytes(), 512 * MIB);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_reason() {
+        for (text, why) in [
+            ("", "whole number"),
+            ("-1", "whole number"),
+            ("0", "least"),
+            ("1.5G", "no unit"),
+            ("2X", "no unit"),
+            ("b", "whole number"),
+            ("5ib", "no unit"),
+            ("99999999999999999999999", "too large"),
+            ("999999999T", "most"),
+        ] {
+            let error = text.parse::<DiskSize>().unwrap_err();
+            assert!(error.message.contains(why), "{text:?}: {error}");
+        }
+        assert!("63".parse::<Memory>().is_err());
+    }
+
+    #[test]
+    fn sizes_print_as_they_are_typed() {
+        for text in ["64M", "2G", "1T", "1536M"] {
+            let memory: Memory = text.parse().unwrap();
+            assert_eq!(memory, memory.to_string().replace("1.5G", "1536M").parse().unwrap());
+        }
+        assert_eq!(human(2_361_393_152), "2.1G");
+    }
+}

@@ -1,0 +1,64 @@
+//! ssh keys: made, taken in, listed, deleted.
+
+use camino::Utf8Path;
+use serde::Serialize;
+
+use super::{Host, unknown};
+use crate::{
+    error::{Code, Error, Result},
+    model::{
+        key::{Key, NewKey},
+        name::Name,
+    },
+    store::keys::Listing,
+};
+
+/// Makes a key pair.
+pub fn generate(host: &Host, new: &NewKey) -> Result<Key> {
+    host.step(format!("generating the key {}", new.name));
+    host.keys.generate(new)
+}
+
+/// Takes in an existing key, public or private.
+pub fn import(host: &Host, name: &Name, file: &Utf8Path) -> Result<Key> {
+    host.keys.import(name, file)
+}
+
+/// Every key, and what is in the folder that cannot be used.
+#[derive(Debug, Serialize)]
+pub struct Keys {
+    /// The keys, in the order of their names.
+    pub keys: Vec<Key>,
+    /// What is there and is no key: one broken file hides no other.
+    pub unusable: Vec<Error>,
+}
+
+/// Lists every key.
+pub fn list(host: &Host) -> Result<Keys> {
+    let Listing { keys, unusable } = host.keys.list()?;
+    for error in &unusable {
+        host.progress.warn(&error.to_string());
+    }
+    Ok(Keys { keys, unusable })
+}
+
+/// One key.
+pub fn get(host: &Host, name: &Name) -> Result<Key> {
+    host.keys.get(name).map_err(|error| near(host, name, error))
+}
+
+/// Deletes a key.
+pub fn delete(host: &Host, name: &Name) -> Result<()> {
+    host.keys.delete(name).map_err(|error| near(host, name, error))
+}
+
+/// Adds the names that are near to the error for one that is not there.
+fn near(host: &Host, name: &Name, error: Error) -> Error {
+    match (error.code, host.keys.list()) {
+        (Code::NotFound, Ok(listing)) => {
+            let known = listing.keys.iter().map(|key| key.name.as_str());
+            unknown("key", name.as_str(), known, &format!("Make it: vmprov key generate {name}"))
+        }
+        _ => error,
+    }
+}

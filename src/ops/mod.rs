@@ -1,0 +1,118 @@
+//! The verbs: what vmprov does. A request goes in, a report comes out; nothing here knows of a command line, HTTP or a
+//! terminal.
+
+pub mod gc;
+pub mod image;
+pub mod key;
+pub mod prepare;
+pub mod progress;
+pub mod undo;
+pub mod vm;
+
+use std::sync::Arc;
+
+use camino::Utf8PathBuf;
+
+use crate::{
+    cancel::Cancel,
+    error::Error,
+    store::keys::KeyStore,
+    tools::{Runner, virsh::Virsh},
+};
+use progress::Progress;
+
+/// What decides where an operation works; a face fills it from its flags, environment and files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The libvirt connection.
+    pub uri: String,
+    /// The storage pool for disks, base images and seeds.
+    pub pool: String,
+    /// Where that pool is made when it is missing.
+    pub pool_path: Utf8PathBuf,
+    /// Where ssh keys are kept.
+    pub key_dir: Utf8PathBuf,
+    /// Where downloads are, while they are, and what was found out of this host.
+    pub cache_dir: Utf8PathBuf,
+}
+
+/// Everything that an operation may touch.
+#[derive(Clone)]
+pub struct Host {
+    /// Where it works.
+    pub settings: Settings,
+    pub(crate) virsh: Virsh,
+    pub(crate) runner: Runner,
+    pub(crate) keys: KeyStore,
+    progress: Arc<dyn Progress>,
+}
+
+impl Host {
+    /// A host to work on. Nothing is called yet.
+    pub fn new(settings: Settings, cancel: Cancel, progress: Arc<dyn Progress>) -> Self {
+        Self::with(settings, Runner { cancel, plan: None }, progress)
+    }
+
+    /// The same host, on which nothing is changed: what would be called is written down for [`Self::planned`].
+    #[must_use]
+    pub fn dry_run(&self) -> Self {
+        let runner = Runner { plan: Some(Arc::default()), ..self.runner.clone() };
+        Self::with(self.settings.clone(), runner, self.progress.clone())
+    }
+
+    /// What a dry run would have called.
+    pub fn planned(&self) -> Vec<String> {
+        self.runner.planned()
+    }
+
+    fn with(settings: Settings, runner: Runner, progress: Arc<dyn Progress>) -> Self {
+        Self {
+            virsh: Virsh::new(settings.uri.clone(), runner.clone()),
+            keys: KeyStore::new(&settings.key_dir),
+            settings,
+            runner,
+            progress,
+        }
+    }
+
+    /// The same host, whose calls nobody can cancel: for undoing what was begun.
+    fn uncancellable(&self) -> Self {
+        Self::with(self.settings.clone(), self.runner.uncancellable(), self.progress.clone())
+    }
+
+    fn is_dry_run(&self) -> bool {
+        self.runner.plan.is_some()
+    }
+
+    fn step(&self, text: impl AsRef<str>) {
+        self.progress.step(text.as_ref());
+    }
+
+    /// Warns at once, and in the operation's report.
+    fn warn(&self, warnings: &mut Vec<String>, text: impl Into<String>) {
+        let text = text.into();
+        self.progress.warn(&text);
+        warnings.push(text);
+    }
+}
+
+/// The error for a name that is not there, with the names that are near.
+fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>, list: &str) -> Error {
+    /// Below this, Jaro-Winkler calls words alike that nobody would mistake for each other.
+    const ALIKE: f64 = 0.75;
+    let mut near: Vec<_> = known
+        .into_iter()
+        .map(|other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(near, _)| *near > ALIKE)
+        .collect();
+    near.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let error = Error::not_found(format!("there is no {what} `{}`", name.escape_debug()));
+    let error = match &near[..] {
+        [] => error,
+        near => {
+            let names: Vec<_> = near.iter().take(3).map(|(_, name)| format!("`{}`", name.escape_debug())).collect();
+            error.hint(format!("Did you mean {}?", names.join(" or ")))
+        }
+    };
+    error.hint(list)
+}

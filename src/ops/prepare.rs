@@ -1,0 +1,161 @@
+//! What must be there before a VM can be created: the storage pool, the network, an accelerator that works.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::{Host, undo::undoing, unknown};
+use crate::{
+    error::{Code, Error, Result},
+    model::vm::DEFAULT_NETWORK,
+    store::kvm::{self, Verdict},
+    tools::virsh::{Capabilities, Metadata, NewDomain, Phase, Pool, Survey},
+};
+
+/// The third octets that a new `default` network is tried with: libvirt's own first.
+const SUBNETS: [u8; 5] = [122, 123, 124, 142, 222];
+
+/// How long firmware may take to show that it runs. With KVM that works it takes about a second.
+const PROBE_LIMIT: Duration = Duration::from_secs(15);
+
+/// How often the test domain is looked at.
+const PROBE_POLL: Duration = Duration::from_millis(200);
+
+/// The storage pool, made or started where that is needed.
+pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
+    let (name, path) = (&host.settings.pool, &host.settings.pool_path);
+    let Some(pool) = found else {
+        host.progress.note(&format!("made the storage pool `{name}` in {path}, which was missing"));
+        host.virsh.make_pool(name, path)?;
+        if host.is_dry_run() {
+            return Ok(Pool::to_be_made(name, path));
+        }
+        let made = host.virsh.pool(name)?;
+        return made.ok_or_else(|| Error::internal(format!("the storage pool `{name}` is gone after it was made")));
+    };
+    if !pool.holds_files() {
+        return Err(Error::conflict(format!(
+            "the storage pool `{name}` is of type `{}`, which cannot hold overlays",
+            pool.kind
+        ))
+        .hint("Choose a pool of files with --pool, or let vmprov make one by naming one that is not there."));
+    }
+    if !pool.active {
+        host.virsh.start_pool(name)?;
+        host.progress.note(&format!("started the storage pool `{name}`, which was inactive"));
+    }
+    Ok(Pool { active: true, ..pool.clone() })
+}
+
+/// Refuses a network that is neither there nor made by [`network`].
+pub(super) fn check_network(name: &str, survey: &Survey) -> Result<()> {
+    if name == DEFAULT_NETWORK || survey.networks.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let known = survey.networks.iter().map(String::as_str);
+    Err(unknown("network", name, known, "`virsh net-list --all` shows the networks there are."))
+}
+
+/// Makes or starts the network where that is needed. Only `default` is made: what another should look like is the
+/// operator's to say.
+pub(super) fn network(host: &Host, name: &str, survey: &Survey) -> Result<()> {
+    if survey.active_networks.iter().any(|active| active == name) {
+        return Ok(());
+    }
+    if survey.networks.iter().any(|known| known == name) {
+        host.virsh.start_network(name)?;
+        host.progress.note(&format!("started the network `{name}`, which was inactive"));
+        return Ok(());
+    }
+    for subnet in SUBNETS {
+        host.virsh.make_network(name, subnet)?;
+        match host.virsh.start_network(name) {
+            // "Network is already in use by interface …": another network of this machine has the addresses.
+            Err(error) if error.code == Code::AlreadyExists => host.uncancellable().virsh.remove_network(name)?,
+            Err(error) => return Err(error),
+            Ok(()) => {
+                host.progress
+                    .note(&format!("made the network `{name}` (NAT, 192.168.{subnet}.0/24), which was missing"));
+                return Ok(());
+            }
+        }
+    }
+    Err(Error::conflict("every address range that the network `default` could have is in use on this host")
+        .hint("Define a network with a range that is free (virsh net-define) and name it with --network."))
+}
+
+/// What guests will be run with: KVM where it works, else emulation with a warning. KVM that is present proves
+/// nothing: it has been met refusing to start guests, and running guests that never execute. So it is tried, once for
+/// each boot of the host.
+pub(super) fn accelerator(host: &Host, offered: Capabilities, warnings: &mut Vec<String>) -> Result<Capabilities> {
+    let slow = "VMs are emulated, which is many times slower";
+    if offered.kind == "qemu" {
+        host.warn(
+            warnings,
+            format!("this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?): {slow}"),
+        );
+        return Ok(offered);
+    }
+    if !offered.is_kvm() || host.is_dry_run() {
+        return Ok(offered);
+    }
+    let verdict = match kvm::read(&host.settings.cache_dir, &host.settings.uri) {
+        Some(verdict) => verdict,
+        None => {
+            host.step("trying whether KVM works");
+            let verdict = try_kvm(host, &offered)?;
+            kvm::write(&host.settings.cache_dir, &host.settings.uri, &verdict);
+            verdict
+        }
+    };
+    match verdict {
+        Verdict::Works => Ok(offered),
+        Verdict::Fails(reason) => {
+            host.warn(warnings, format!("KVM is there but does not work ({reason}): {slow}"));
+            host.virsh.emulation()
+        }
+    }
+}
+
+/// Runs a domain whose firmware finds nothing to boot and reboots at once, upon which libvirt ends it: that it ends
+/// proves that its CPU executes.
+fn try_kvm(host: &Host, offered: &Capabilities) -> Result<Verdict> {
+    let uuid = Uuid::new_v4();
+    let metadata = Metadata { phase: Phase::Probe, ..Metadata::new() };
+    let domain = NewDomain {
+        name: &format!("vmprov-kvm-test-{}", uuid.simple()),
+        uuid,
+        memory_mib: 64,
+        vcpus: 1,
+        capabilities: offered,
+        disks: Vec::new(),
+        interface: None,
+        seeded: false,
+        metadata: &metadata,
+    };
+    undoing(|undo| {
+        let undoer = host.uncancellable();
+        let end = move || match undoer.virsh.destroy(uuid) {
+            Err(error) if !matches!(error.code, Code::NotFound | Code::Conflict) => Err(error),
+            _ => Ok(()),
+        };
+        undo.push("the domain that tries KVM", end.clone());
+        match host.virsh.create_transient(&domain.to_xml()?) {
+            Err(error) if error.code == Code::ToolFailed => {
+                return Ok(Verdict::Fails(error.cause.unwrap_or(error.message)));
+            }
+            result => result?,
+        }
+        let deadline = Instant::now() + PROBE_LIMIT;
+        while Instant::now() < deadline {
+            match host.virsh.state(uuid) {
+                Err(error) if error.code == Code::NotFound => return Ok(Verdict::Works),
+                Ok(state) if !state.is_active() => return Ok(Verdict::Works),
+                Err(error) => return Err(error),
+                Ok(_) => std::thread::sleep(PROBE_POLL),
+            }
+        }
+        end()?;
+        Ok(Verdict::Fails("a guest starts but its CPU never executes".to_owned()))
+    })
+}

@@ -1,0 +1,126 @@
+//! What there is: the list, one VM, its addresses. A fixed number of processes, however many VMs there are.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use super::{super::Host, look_up};
+use crate::{
+    error::{Error, Result},
+    model::vm::{Address, AddressSource, Known, Vm, VmInfo, VmKey},
+    tools::virsh::{Domain, Listed, Metadata},
+};
+
+/// Lists every VM of the connection, vmprov's own and others. `brief` asks for libvirt's own figures alone.
+pub fn list(host: &Host, brief: bool) -> Result<Vec<Vm>> {
+    let listed = host.virsh.domains()?;
+    // A running VM's addresses are found by its MAC addresses, which its XML has; so is what statistics lack.
+    let lacks = |domain: &Listed| domain.memory_mib.is_none() || domain.vcpus.is_none();
+    let whole = |domain: &Listed| lacks(domain) || (!brief && domain.state.is_active());
+    let asked = listed.iter().filter(|domain| !brief || lacks(domain));
+    let asked: Vec<_> = asked.map(|domain| (domain.uuid, whole(domain))).collect();
+    let described = host.virsh.describe(&asked)?;
+    let any_active = listed.iter().any(|domain| domain.state.is_active());
+    let leases = if any_active && !brief { host.virsh.leases()? } else { Vec::new() };
+    let mut vms = Vec::with_capacity(listed.len());
+    for listed in &listed {
+        let (domain, metadata) = match described.get(&listed.uuid) {
+            Some((domain, metadata)) => (domain.as_ref(), metadata.as_ref()),
+            None if brief && !lacks(listed) => (None, None),
+            None => continue, // it has gone since it was listed
+        };
+        vms.push(report(listed, domain, (!brief).then_some((metadata, &leases[..]))));
+    }
+    Ok(vms)
+}
+
+/// Puts together what is known of a VM; `beyond` is what vmprov knows beyond libvirt's figures.
+fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Metadata>, &[Address])>) -> Vm {
+    let known = beyond.map(|(metadata, leases)| Known {
+        managed: metadata.is_some(),
+        incomplete: metadata.is_some_and(Metadata::is_incomplete),
+        image: metadata.and_then(|metadata| metadata.image.as_ref()).map(|image| image.source.clone()),
+        user: metadata.and_then(|metadata| metadata.user.clone()),
+        addresses: domain.map(|domain| of_interfaces(domain, leases)).unwrap_or_default(),
+    });
+    Vm {
+        name: listed.name.clone(),
+        uuid: listed.uuid,
+        state: listed.state,
+        memory: listed.memory_mib.or(domain.map(|domain| domain.memory_mib)).unwrap_or_default(),
+        vcpus: listed.vcpus.or(domain.map(|domain| domain.vcpus)).unwrap_or_default(),
+        autostart: listed.autostart,
+        known,
+    }
+}
+
+fn of_interfaces(domain: &Domain, addresses: &[Address]) -> Vec<IpAddr> {
+    let is_ours = |address: &&Address| domain.interfaces.iter().any(|interface| interface.mac == address.mac);
+    addresses.iter().filter(is_ours).map(|address| address.address).collect()
+}
+
+/// Everything there is to know of a VM.
+pub fn info(host: &Host, reference: &str) -> Result<VmInfo> {
+    let (listed, domain) = look_up(host, reference)?;
+    let addresses = if listed.state.is_active() { known_addresses(host, &domain)? } else { Vec::new() };
+    let vm = report(&listed, Some(&domain), Some((domain.metadata.as_ref(), &addresses)));
+    let metadata = domain.metadata.as_ref();
+    let keys = metadata.map(|metadata| &metadata.keys[..]).unwrap_or_default();
+    let key =
+        |key: &crate::tools::virsh::InjectedKey| VmKey { name: key.name.clone(), fingerprint: key.fingerprint.clone() };
+    let volumes = metadata.map(|metadata| &metadata.volumes[..]).unwrap_or_default();
+    Ok(VmInfo {
+        vm,
+        created: metadata.map(|metadata| metadata.created.clone()),
+        image_sha256: metadata.and_then(|metadata| metadata.image.as_ref()).map(|image| image.sha256.clone()),
+        instance_id: metadata.and_then(|metadata| metadata.instance_id.clone()),
+        ssh_keys: keys.iter().map(key).collect(),
+        host_keys: metadata.map(|metadata| metadata.host_keys.clone()).unwrap_or_default(),
+        volumes: volumes.iter().map(|volume| format!("{}/{}", volume.pool, volume.name)).collect(),
+        accelerator: domain.kind,
+        arch: domain.arch,
+        machine: domain.machine,
+        agent: domain.agent_connected,
+        disks: domain.disks,
+        interfaces: domain.interfaces,
+    })
+}
+
+/// The addresses of a running VM, those that a login is best tried at first.
+pub fn addresses(host: &Host, reference: &str) -> Result<Vec<Address>> {
+    let (listed, domain) = look_up(host, reference)?;
+    if !listed.state.is_active() {
+        return Err(Error::conflict(format!("the VM `{}` is {}, so it has no address", listed.name, listed.state))
+            .hint(format!("Start it: vmprov vm start {}", shell_words::quote(&listed.name))));
+    }
+    let addresses = known_addresses(host, &domain)?;
+    if addresses.is_empty() {
+        return Err(Error::not_found(format!("the VM `{}` has no address yet", listed.name))
+            .hint(format!("Wait for one: vmprov vm wait {} --for ip", shell_words::quote(&listed.name))));
+    }
+    Ok(addresses)
+}
+
+/// The addresses of a running VM's own interfaces: IPv4 before IPv6, a lease before what else is known.
+pub(super) fn known_addresses(host: &Host, domain: &Domain) -> Result<Vec<Address>> {
+    let is_ours = |address: &Address| domain.interfaces.iter().any(|interface| interface.mac == address.mac);
+    let is_reachable = |address: &Address| match address.address {
+        IpAddr::V4(address) => !address.is_link_local(),
+        // A link-local address is none without the interface that it is on.
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    };
+    let mut known = host.virsh.addresses(domain.uuid)?;
+    known.retain(|address| is_ours(address) && is_reachable(address));
+    known.sort_by_key(|address| (address.address.is_ipv6(), address.source == AddressSource::Arp));
+    Ok(known)
+}
+
+/// What vmprov knows of every VM: for cleaning up.
+pub(in crate::ops) fn known(host: &Host) -> Result<Vec<(Listed, Metadata)>> {
+    let listed = host.virsh.domains()?;
+    let asked: Vec<_> = listed.iter().map(|domain| (domain.uuid, false)).collect();
+    let mut described: HashMap<_, _> = host.virsh.describe(&asked)?;
+    let with_metadata = |listed: Listed| {
+        let (_, metadata) = described.remove(&listed.uuid)?;
+        Some((listed, metadata?))
+    };
+    Ok(listed.into_iter().filter_map(with_metadata).collect())
+}

@@ -1,0 +1,102 @@
+//! What can be done with VMs, one file a verb or a pair of them.
+
+mod create;
+mod delete;
+mod inject;
+mod list;
+mod login;
+mod power;
+mod seed;
+mod wait;
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Host, unknown};
+use crate::{
+    error::{Error, Result},
+    model::vm::State,
+    store::lock::Lock,
+    tools::virsh::{Domain, Listed},
+};
+
+pub use create::{Created, create};
+pub(super) use delete::remove;
+pub use delete::{DeleteOptions, Deleted, delete};
+pub use inject::{Injected, Method, NewInjection, inject};
+pub(super) use list::known;
+pub use list::{addresses, info, list};
+pub use login::{console, ssh};
+pub use power::{Changed, STOP_LIMIT, restart, start, stop};
+pub use wait::{Reached, WAIT_LIMIT, wait};
+
+/// How long a VM that another vmprov works on is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Finds a VM by its name or, where none is called so, its UUID.
+fn find(host: &Host, reference: &str) -> Result<Listed> {
+    let domains = host.virsh.domains()?;
+    let uuid = Uuid::parse_str(reference).ok();
+    let position = domains
+        .iter()
+        .position(|domain| domain.name == reference)
+        .or_else(|| domains.iter().position(|domain| Some(domain.uuid) == uuid));
+    match position {
+        Some(position) => Ok(domains[position].clone()),
+        None => Err(unknown(
+            "VM",
+            reference,
+            domains.iter().map(|domain| domain.name.as_str()),
+            "`vmprov vm list` shows the VMs there are.",
+        )),
+    }
+}
+
+/// Finds a VM and reads what libvirt and vmprov know of it.
+fn look_up(host: &Host, reference: &str) -> Result<(Listed, Domain)> {
+    let listed = find(host, reference)?;
+    let domain = host.virsh.domain(listed.uuid)?;
+    Ok((listed, domain))
+}
+
+/// Keeps other vmprov processes of this machine from working on a VM.
+fn lock(host: &Host, name: &str) -> Result<Lock> {
+    Lock::take(&lock_name(host, name), LOCK_WAIT, &host.runner.cancel)
+}
+
+/// What the lock on a VM is called.
+pub(super) fn lock_name(host: &Host, name: &str) -> String {
+    format!("the VM `{name}` at {}", host.settings.uri)
+}
+
+/// The error for a VM whose create or delete was killed, where a whole one is needed.
+fn incomplete(name: &str) -> Error {
+    Error::conflict(format!("the VM `{name}` is incomplete: creating or deleting it was cut short"))
+        .hint(format!("Remove what there is of it: vmprov vm delete {}", shell_words::quote(name)))
+}
+
+/// Refuses a VM that is not whole.
+fn require_whole(domain: &Domain) -> Result<()> {
+    match &domain.metadata {
+        Some(metadata) if metadata.is_incomplete() => Err(incomplete(&domain.name)),
+        _ => Ok(()),
+    }
+}
+
+/// Waits until a VM is in a state that is `wanted`; none when the time is up.
+fn wait_for_state(host: &Host, uuid: Uuid, limit: Duration, wanted: impl Fn(State) -> bool) -> Result<Option<State>> {
+    const POLL: Duration = Duration::from_millis(250);
+    let deadline = std::time::Instant::now() + limit;
+    loop {
+        let state = host.virsh.state(uuid)?;
+        if wanted(state) {
+            return Ok(Some(state));
+        }
+        if std::time::Instant::now() >= deadline {
+            return Ok(None);
+        }
+        host.runner.cancel.check()?;
+        std::thread::sleep(POLL);
+    }
+}

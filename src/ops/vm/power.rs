@@ -1,0 +1,166 @@
+//! `start`, `stop`, `restart`: they return when it is so, and say what the state truly is.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{super::Host, find, lock, require_whole, wait_for_state};
+use crate::{
+    error::{Code, Error, Result},
+    model::vm::State,
+    tools::virsh::{Domain, Listed, Metadata, Role},
+};
+
+/// How often a guest is asked again to shut down. One that is just booting does not listen yet, and some lose it.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a VM that is on its way down is waited for before it is started.
+const GOING_DOWN: Duration = Duration::from_mins(2);
+
+/// What came of starting or stopping a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Changed {
+    /// `started` or `stopped`.
+    pub status: &'static str,
+    /// The VM's name.
+    pub vm: String,
+    /// Its state now.
+    pub state: State,
+    /// Whether anything had to be done.
+    pub changed: bool,
+    /// Whether it was powered off instead of shutting down.
+    pub forced: bool,
+}
+
+impl Changed {
+    fn new(status: &'static str, listed: &Listed, state: State, changed: bool) -> Self {
+        Self { status, vm: listed.name.clone(), state, changed, forced: false }
+    }
+}
+
+/// Starts a VM. One that is on its way down is waited for first; one that sleeps or is paused goes on.
+pub fn start(host: &Host, reference: &str) -> Result<Changed> {
+    let listed = find(host, reference)?;
+    let _lock = lock(host, &listed.name)?;
+    start_locked(host, &listed)
+}
+
+fn start_locked(host: &Host, listed: &Listed) -> Result<Changed> {
+    let uuid = listed.uuid;
+    let domain = host.virsh.domain(uuid)?;
+    require_whole(&domain)?;
+    let state = host.virsh.state(uuid)?;
+    match state {
+        State::Running | State::Blocked if !domain.stopping => {
+            return Ok(Changed::new("started", listed, state, false));
+        }
+        State::Running | State::Blocked | State::ShuttingDown => {
+            host.step(format!("waiting until {} is down", listed.name));
+            if wait_for_state(host, uuid, GOING_DOWN, |state| !state.is_active())?.is_none() {
+                return Err(still_up(host, listed, GOING_DOWN)?);
+            }
+        }
+        State::Paused | State::Suspended => {
+            host.virsh.resume(uuid, state)?;
+            return Ok(Changed::new("started", listed, host.virsh.state(uuid)?, true));
+        }
+        State::ShutOff | State::Crashed | State::NoState => {}
+    }
+    host.step(format!("starting {}", listed.name));
+    host.virsh.start(uuid)?;
+    remove_old_seeds(host, &domain)?;
+    Ok(Changed::new("started", listed, host.virsh.state(uuid)?, true))
+}
+
+/// Deletes the seeds that an inject has replaced while the VM ran with them.
+fn remove_old_seeds(host: &Host, before: &Domain) -> Result<()> {
+    let Some(metadata) = &before.metadata else { return Ok(()) };
+    let is_seed = |volume: &&crate::tools::virsh::OwnedVolume| volume.role == Role::Seed;
+    if metadata.volumes.iter().filter(is_seed).count() < 2 {
+        return Ok(());
+    }
+    let now = host.virsh.domain(before.uuid)?;
+    let in_use =
+        |name: &str| now.disks.iter().filter_map(|disk| disk.source.as_deref()).any(|source| source.ends_with(name));
+    let (kept, old): (Vec<_>, Vec<_>) =
+        metadata.volumes.iter().cloned().partition(|volume| volume.role != Role::Seed || in_use(&volume.name));
+    for volume in &old {
+        host.virsh.delete_volume(&volume.pool, &volume.name)?;
+    }
+    let metadata = Metadata { volumes: kept, ..metadata.clone() };
+    host.virsh.set_metadata(before.uuid, &metadata, true)
+}
+
+/// Stops a VM: asks the guest, asks again, and waits until it is down. With `force`, it is powered off when it is not
+/// down in time; without a limit, at once.
+pub fn stop(host: &Host, reference: &str, limit: Option<Duration>, force: bool) -> Result<Changed> {
+    let listed = find(host, reference)?;
+    let _lock = lock(host, &listed.name)?;
+    stop_locked(host, &listed, limit, force)
+}
+
+/// How long a guest may take to shut down when nobody says.
+pub const STOP_LIMIT: Duration = Duration::from_mins(1);
+
+fn stop_locked(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
+    let uuid = listed.uuid;
+    if !listed.state.is_active() {
+        return Ok(Changed::new("stopped", listed, listed.state, false));
+    }
+    let limit = limit.unwrap_or(if force { Duration::ZERO } else { STOP_LIMIT });
+    if !limit.is_zero() && ask_to_shut_down(host, listed, limit)? {
+        return Ok(Changed::new("stopped", listed, host.virsh.state(uuid)?, true));
+    }
+    if !force {
+        return Err(still_up(host, listed, limit)?);
+    }
+    host.step(format!("powering {} off", listed.name));
+    match host.virsh.destroy(uuid) {
+        Err(error) if error.code == Code::Conflict => {} // it went down by itself just now
+        result => result?,
+    }
+    Ok(Changed { forced: true, ..Changed::new("stopped", listed, host.virsh.state(uuid)?, true) })
+}
+
+/// Asks the guest to shut down until it is down or the time is up; true when it is down.
+fn ask_to_shut_down(host: &Host, listed: &Listed, limit: Duration) -> Result<bool> {
+    let deadline = Instant::now() + limit;
+    host.step(format!("waiting until {} has shut down", listed.name));
+    host.virsh.mark_stopping(listed.uuid)?;
+    loop {
+        match host.virsh.shutdown(listed.uuid) {
+            Err(error) if error.code == Code::Conflict => return Ok(true), // it is not running any more
+            result => result?,
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let down = wait_for_state(host, listed.uuid, left.min(ASK_AGAIN), |state| !state.is_active())?;
+        if down.is_some() {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+    }
+}
+
+fn still_up(host: &Host, listed: &Listed, limit: Duration) -> Result<Error> {
+    let state = host.virsh.state(listed.uuid)?;
+    let name = shell_words::quote(&listed.name);
+    let message = format!("the VM `{}` did not shut down within {} s: it is {state}", listed.name, limit.as_secs());
+    Ok(Error::new(Code::Timeout, message)
+        .hint(format!("Give it longer (--timeout 5m), or power it off: vmprov vm stop {name} --force")))
+}
+
+/// Stops a VM as [`stop`] does and starts it again, so that it comes up with its present configuration and seed, which
+/// a reboot from inside does not do.
+pub fn restart(host: &Host, reference: &str, limit: Option<Duration>, force: bool) -> Result<Changed> {
+    let listed = find(host, reference)?;
+    let _lock = lock(host, &listed.name)?;
+    restart_locked(host, &listed, limit, force)
+}
+
+pub(super) fn restart_locked(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
+    let forced = stop_locked(host, listed, limit, force)?.forced;
+    Ok(Changed { forced, ..start_locked(host, listed)? })
+}

@@ -1,0 +1,119 @@
+//! Locks between vmprov processes of one machine.
+//!
+//! Correctness does not rest on them (libvirt's names are the atomic reservations); they keep two processes from doing
+//! the same work twice, or half of each other's.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cancel::Cancel,
+    error::{Code, Error, Result},
+};
+
+/// A lock that is held until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+/// How often a taken lock is looked at again.
+const POLL: Duration = Duration::from_millis(100);
+
+impl Lock {
+    /// Takes the lock on `what`, waiting for another process at most `limit`.
+    pub fn take(what: &str, limit: Duration, cancel: &Cancel) -> Result<Self> {
+        let path = path_of(what);
+        let failed = |error: &std::io::Error| Error::io(format!("lock `{}`", path.display()), error);
+        let deadline = Instant::now() + limit;
+        loop {
+            let file = open(&path).map_err(|error| failed(&error))?;
+            match file.try_lock() {
+                Ok(()) if is_at(&file, &path) => return Ok(Self { path, file }),
+                Ok(()) => {} // its holder has just removed it: another process may have made a new one
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    cancel.check()?;
+                    std::thread::sleep(POLL);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::new(Code::Busy, format!("another vmprov is working on {what}")).hint(format!(
+                        "Try again when it is done; `fuser {}` shows which process it is.",
+                        path.display()
+                    )));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(&error)),
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Removed while it is held; where that is not permitted (another user's file), it stays and does no harm.
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!("the lock `{}` stays: {error}", self.path.display());
+        }
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!("cannot unlock `{}`: {error}", self.path.display());
+        }
+    }
+}
+
+/// Whether the file that was locked is still the one that others would find.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(held), Ok(there)) => identity(held) == identity(there),
+        _ => false,
+    }
+}
+
+/// One file for each thing that can be locked, shared by all users of the machine.
+fn path_of(what: &str) -> PathBuf {
+    use sha2::{Digest, Sha256};
+    let hash = Sha256::digest(what.as_bytes());
+    let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let shared = PathBuf::from("/run/lock");
+    let folder = if shared.is_dir() { shared } else { std::env::temp_dir() };
+    folder.join(format!("vmprov-{hex}.lock"))
+}
+
+/// Opens without creating first: in a sticky folder the kernel refuses `O_CREAT` on another user's file
+/// (fs.protected_regular), but not a plain open.
+fn open(path: &PathBuf) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+    match options.open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // flock needs no right to write, and the umask must not keep other users from reading.
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
+            match file {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => options.open(path),
+                result => result,
+            }
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_excludes_until_it_is_dropped() {
+        let what = format!("a test of process {}", std::process::id());
+        let cancel = Cancel::default();
+        let held = Lock::take(&what, Duration::ZERO, &cancel).unwrap();
+        let error = Lock::take(&what, Duration::from_millis(10), &cancel).unwrap_err();
+        assert_eq!(error.code, Code::Busy);
+        drop(held);
+        drop(Lock::take(&what, Duration::ZERO, &cancel).unwrap());
+        assert!(!path_of(&what).exists(), "the lock file was left behind");
+    }
+}

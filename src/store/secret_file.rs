@@ -1,0 +1,148 @@
+//! Files that hold secrets: created exclusively, on the disk before they count, removed unless kept, read without
+//! leaving copies in memory. Knows nothing of keys.
+
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io::{self, ErrorKind, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+
+/// A file that this process created, and removes again unless it is kept.
+pub(super) struct NewFile {
+    path: Utf8PathBuf,
+    is_kept: bool,
+}
+
+impl NewFile {
+    /// Creates a file and returns when it is on the disk; fails if anything has its name, be it a link to nowhere.
+    pub(super) fn create(path: Utf8PathBuf, mode: u32, content: &[u8]) -> Result<Self> {
+        // With `O_EXCL`, which `create_new` is, the kernel follows no link either.
+        let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
+        let mut file = opened.map_err(|error| Error::io(format!("create `{path}`"), &error))?;
+        let created = Self { path, is_kept: false };
+        // The mode once more: the umask may have taken some of it.
+        file.set_permissions(Permissions::from_mode(mode))
+            .and_then(|()| file.write_all(content))
+            .and_then(|()| file.sync_all())
+            .map_err(|error| Error::io(format!("write `{}`", created.path), &error))?;
+        Ok(created)
+    }
+
+    /// Lets the file stay.
+    pub(super) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // The error that led here says more than a second one would.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Removes a file, or a link but never what it points to; says whether there was one.
+pub(super) fn remove(path: &Utf8Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(format!("delete `{path}`"), &error)),
+    }
+}
+
+/// Reads a file that somebody named: it may be a link, or the pipe of a `<(command)`.
+pub(super) fn read(path: &Utf8Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+    read_with(path, limit, OFlags::empty())
+}
+
+/// Reads a file of our own: a link is not followed, and a pipe does not hang.
+pub(super) fn read_own(path: &Utf8Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
+    read_with(path, limit, OFlags::NOFOLLOW | OFlags::NONBLOCK)
+}
+
+fn read_with(path: &Utf8Path, limit: usize, flags: OFlags) -> Result<Zeroizing<Vec<u8>>> {
+    let content = read_up_to(path, limit + 1, flags).map_err(|error| Error::io(format!("read `{path}`"), &error))?;
+    if content.len() > limit {
+        return Err(Error::invalid(format!("`{path}` is longer than {limit} bytes")));
+    }
+    Ok(content)
+}
+
+fn read_up_to(path: &Utf8Path, limit: usize, flags: OFlags) -> io::Result<Zeroizing<Vec<u8>>> {
+    let flags = flags.bits().cast_signed();
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    // All the room at once, and filled in place: a vector that grows leaves copies behind.
+    let mut content = Zeroizing::new(vec![0; limit]);
+    let mut length = 0;
+    while length < limit {
+        match file.read(&mut content[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    content.truncate(length);
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::error::Code;
+
+    fn folder() -> (tempfile::TempDir, Utf8PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::try_from(dir.path().to_owned()).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn a_file_stays_only_if_it_is_kept() {
+        let (_dir, dir) = folder();
+        let path = dir.join("f");
+        drop(NewFile::create(path.clone(), 0o600, b"x").unwrap());
+        assert!(!path.exists());
+        NewFile::create(path.clone(), 0o640, b"x").unwrap().keep();
+        assert_eq!(fs::read(&path).unwrap(), b"x");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn what_exists_is_neither_overwritten_nor_removed() {
+        let (_dir, dir) = folder();
+        fs::write(dir.join("file"), "old").unwrap();
+        fs::create_dir(dir.join("folder")).unwrap();
+        symlink(dir.join("file"), dir.join("link")).unwrap();
+        symlink(dir.join("nowhere"), dir.join("dangling")).unwrap();
+        for name in ["file", "folder", "link", "dangling"] {
+            let error = NewFile::create(dir.join(name), 0o600, b"new").err().unwrap();
+            assert_eq!(error.code, Code::AlreadyExists, "{name}");
+            assert!(dir.join(name).symlink_metadata().is_ok(), "{name}");
+        }
+        assert_eq!(fs::read(dir.join("file")).unwrap(), b"old");
+        assert!(!dir.join("nowhere").exists());
+    }
+
+    #[test]
+    fn our_own_files_are_no_links_and_have_a_limit() {
+        let (_dir, dir) = folder();
+        fs::write(dir.join("file"), "12345").unwrap();
+        symlink(dir.join("file"), dir.join("link")).unwrap();
+        assert_eq!(**read(&dir.join("link"), 5).unwrap(), *b"12345");
+        assert!(read_own(&dir.join("link"), 5).is_err());
+        assert_eq!(**read_own(&dir.join("file"), 5).unwrap(), *b"12345");
+        assert_eq!(read_own(&dir.join("file"), 4).unwrap_err().code, Code::InvalidInput);
+        assert_eq!(read_own(&dir.join("none"), 4).unwrap_err().code, Code::NotFound);
+    }
+}

@@ -1,0 +1,331 @@
+//! The programs that vmprov calls, one file a program. Nothing outside this folder starts a process.
+//!
+//! [`Tool`] is one call: arguments without a shell, a fixed locale, a time limit, a process group of its own that is
+//! ended at the limit or on interrupt, standard error kept for the error.
+
+pub mod genisoimage;
+pub mod qemu_img;
+pub mod scratch;
+pub mod ssh;
+pub mod virsh;
+
+use std::{
+    process::ExitStatus,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use duct::Handle;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::{
+    cancel::Cancel,
+    error::{Code, Error, Result},
+};
+
+/// How long a call may take when nobody says: far more than any needs, and finite. libvirt has been seen to take
+/// 100 s for one `define` while it probed QEMU again.
+pub const LIMIT: Duration = Duration::from_mins(3);
+
+/// How often a running call looks whether it has been cancelled. The end of the call itself is noticed at once.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long a group has to end after SIGTERM, before SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What calls share: who may cancel them, and whether those that change something are run or only written down.
+#[derive(Debug, Clone, Default)]
+pub struct Runner {
+    /// Ends the running call and refuses further ones.
+    pub cancel: Cancel,
+    /// With `--dry-run`: what would have been run, instead of running it.
+    pub plan: Option<Arc<Mutex<Vec<String>>>>,
+}
+
+impl Runner {
+    /// The same, but not to be cancelled: for undoing what was begun.
+    #[must_use]
+    pub fn uncancellable(&self) -> Self {
+        Self { cancel: Cancel::default(), plan: self.plan.clone() }
+    }
+
+    /// Notes a line of the dry run's script; true when this is one.
+    pub fn plan(&self, line: impl FnOnce() -> String) -> bool {
+        let Some(plan) = &self.plan else { return false };
+        plan.lock().unwrap_or_else(PoisonError::into_inner).push(line());
+        true
+    }
+
+    /// The dry run's script so far.
+    pub fn planned(&self) -> Vec<String> {
+        let lines = |plan: &Arc<Mutex<Vec<String>>>| plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.plan.as_ref().map(lines).unwrap_or_default()
+    }
+}
+
+/// One call of a program.
+#[derive(Debug, Clone)]
+pub struct Tool {
+    program: &'static str,
+    args: Vec<String>,
+    stdin: Option<String>,
+    limit: Duration,
+    changes: bool,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The call, as it can be pasted into a shell.
+    pub command: String,
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// What it printed.
+    pub stdout: Vec<u8>,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Standard output as text, or the failure with the tool's own words.
+    pub fn text(self) -> Result<String> {
+        if !self.status.success() {
+            return Err(self.failure());
+        }
+        String::from_utf8(self.stdout).map_err(|error| {
+            Error::new(Code::ToolFailed, format!("`{}` printed what is no text", self.command)).because(error)
+        })
+    }
+
+    /// The failure of a tool that nobody knows more about.
+    pub fn failure(&self) -> Error {
+        let stderr = self.stderr.trim();
+        let cause = if stderr.is_empty() { "it said nothing" } else { stderr };
+        Error::new(Code::ToolFailed, format!("`{}` failed ({})", self.command, self.status)).because(cause)
+    }
+}
+
+impl Tool {
+    /// A call that only reads.
+    pub fn new(program: &'static str) -> Self {
+        Self { program, args: Vec::new(), stdin: None, limit: LIMIT, changes: false }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Gives it standard input, which is never logged whole.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<String>) -> Self {
+        self.stdin = Some(stdin.into());
+        self
+    }
+
+    /// Bounds its time.
+    #[must_use]
+    pub const fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Says that it changes something: a dry run writes it down instead.
+    #[must_use]
+    pub const fn changes(mut self) -> Self {
+        self.changes = true;
+        self
+    }
+
+    /// The call as it can be pasted into a shell.
+    pub fn command(&self) -> String {
+        let words = std::iter::once(self.program).chain(self.args.iter().map(String::as_str));
+        let mut command = shell_words::join(words);
+        if let Some(stdin) = &self.stdin {
+            command.push_str(" <<'EOF'\n");
+            command.push_str(stdin.trim_end());
+            command.push_str("\nEOF");
+        }
+        command
+    }
+
+    /// Runs it to its end. An exit status other than 0 is the caller's to judge; `None` is a dry run's.
+    pub fn run(&self, runner: &Runner) -> Result<Option<Finished>> {
+        runner.cancel.check()?;
+        if self.changes && runner.plan(|| self.command()) {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        let output = self.wait(&self.start()?, runner)?;
+        let command = shell_words::join(std::iter::once(self.program).chain(self.args.iter().map(String::as_str)));
+        let took = started.elapsed().as_millis();
+        if self.changes {
+            tracing::info!("{} # {took} ms", self.command());
+        } else {
+            tracing::debug!("{} # {took} ms", self.command());
+        }
+        Ok(Some(Finished {
+            command,
+            status: output.status,
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }))
+    }
+
+    /// Runs a call that only reads.
+    pub fn read(&self, runner: &Runner) -> Result<Finished> {
+        debug_assert!(!self.changes, "a call that changes something is not a read");
+        self.run(runner)?.ok_or_else(|| Error::internal("a call that only reads was not run"))
+    }
+
+    /// Hands the terminal to the program and waits for its end: for `ssh` and `virsh console`. The caller's signals
+    /// reach it as they would from a shell.
+    pub fn attach(&self) -> Result<ExitStatus> {
+        tracing::info!("{}", self.command());
+        let output = duct::cmd(self.program, &self.args).unchecked().run();
+        output.map(|output| output.status).map_err(|error| self.not_started(&error))
+    }
+
+    fn start(&self) -> Result<Handle> {
+        let mut expression = duct::cmd(self.program, &self.args)
+            .env("LC_ALL", "C")
+            .env_remove("LANGUAGE")
+            .env_remove("VIRSH_DEBUG")
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .before_spawn(|command| {
+                std::os::unix::process::CommandExt::process_group(command, 0);
+                Ok(())
+            });
+        expression = match &self.stdin {
+            Some(stdin) => expression.stdin_bytes(stdin.as_bytes()),
+            None => expression.stdin_null(),
+        };
+        expression.start().map_err(|error| self.not_started(&error))
+    }
+
+    fn wait(&self, handle: &Handle, runner: &Runner) -> Result<std::process::Output> {
+        let failed = |error: &std::io::Error| Error::io(format!("wait for `{}`", self.program), error);
+        let deadline = Instant::now() + self.limit;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Some(output) = handle.wait_timeout(left.min(POLL)).map_err(|error| failed(&error))? {
+                return Ok(output.clone());
+            }
+            if let Err(interrupted) = runner.cancel.check() {
+                end(handle);
+                return Err(interrupted);
+            }
+            if left.is_zero() {
+                end(handle);
+                let message = format!("`{}` did not end within {} s", self.command(), self.limit.as_secs());
+                return Err(Error::new(Code::Timeout, message)
+                    .hint("Run the command by hand to see what it waits for; libvirtd may be stuck."));
+            }
+        }
+    }
+
+    fn not_started(&self, error: &std::io::Error) -> Error {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return Error::io(format!("start `{}`", self.program), error);
+        }
+        let package = match self.program {
+            "virsh" => "libvirt-clients",
+            "qemu-img" => "qemu-utils",
+            "ssh" => "openssh-client",
+            "isoinfo" => "genisoimage",
+            other => other,
+        };
+        Error::new(Code::ToolMissing, format!("the program `{}` is not installed", self.program))
+            .hint(format!("Install it: apt-get install {package}"))
+    }
+}
+
+/// Ends the call's whole process group: SIGTERM, and SIGKILL for what is still there after [`GRACE`].
+fn end(handle: &Handle) {
+    let groups = || handle.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed()));
+    for (signal, grace) in [(Signal::TERM, GRACE), (Signal::KILL, GRACE)] {
+        for group in groups() {
+            if let Err(error) = kill_process_group(group, signal) {
+                tracing::debug!("cannot signal process group {group:?}: {error}");
+            }
+        }
+        if matches!(handle.wait_timeout(grace), Ok(Some(_))) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn sh(script: &str) -> Tool {
+        Tool::new("sh").args(["-c", script])
+    }
+
+    #[test]
+    fn output_and_status_are_both_kept() {
+        let finished = sh("echo out; echo err >&2; exit 3").read(&Runner::default()).unwrap();
+        assert_eq!(finished.stdout, b"out\n");
+        assert_eq!(finished.status.code(), Some(3));
+        let error = finished.text().unwrap_err();
+        assert_eq!(error.code, Code::ToolFailed);
+        assert_eq!(error.cause.as_deref(), Some("err"));
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        let error = Tool::new("isoinfo-that-is-not-there").read(&Runner::default()).unwrap_err();
+        assert_eq!(error.code, Code::ToolMissing);
+        assert!(error.hint.unwrap().contains("apt-get install isoinfo-that-is-not-there"));
+    }
+
+    #[test]
+    fn the_limit_ends_the_whole_group() {
+        let marker = format!("3{}", std::process::id());
+        let error = sh(&format!("sleep {marker} & sleep {marker}"))
+            .limit(Duration::from_millis(100))
+            .read(&Runner::default())
+            .unwrap_err();
+        assert_eq!(error.code, Code::Timeout);
+        let left = sh(&format!("grep -lz '^{marker}$' /proc/[0-9]*/cmdline 2>/dev/null | grep -v /self/"));
+        assert_eq!(left.read(&Runner::default()).unwrap().stdout, b"", "a grandchild is still running");
+    }
+
+    #[test]
+    fn a_raised_cancel_ends_a_running_call_and_refuses_the_next() {
+        let runner = Runner::default();
+        let cancel = runner.cancel.clone();
+        let started = Arc::new(AtomicBool::new(false));
+        let flag = started.clone();
+        let call = std::thread::spawn(move || {
+            flag.store(true, Ordering::SeqCst);
+            sh("sleep 60").read(&runner).map(|_| runner)
+        });
+        while !started.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        cancel.raise();
+        assert_eq!(call.join().unwrap().unwrap_err().code, Code::Interrupted);
+    }
+
+    #[test]
+    fn much_output_on_both_pipes_does_not_block() {
+        let script = "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2";
+        assert_eq!(sh(script).read(&Runner::default()).unwrap().stdout.len(), 3_000_000);
+    }
+
+    #[test]
+    fn a_dry_run_writes_down_what_changes_something_and_runs_the_rest() {
+        let runner = Runner { plan: Some(Arc::default()), ..Runner::default() };
+        assert!(sh("exit 1").changes().stdin("<x/>\n").run(&runner).unwrap().is_none());
+        assert_eq!(runner.planned(), ["sh -c 'exit 1' <<'EOF'\n<x/>\nEOF"]);
+        assert!(sh("true").read(&runner).is_ok());
+    }
+}

@@ -1,0 +1,485 @@
+//! Domains: what there are, what they look like, and what can be done to them.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::{Metadata, Virsh, from_xml, metadata};
+use crate::{
+    error::{Code, Error, Result},
+    model::vm::{Disk, Interface, State},
+};
+
+/// A domain as the list has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its name: anything that libvirt allows.
+    pub name: String,
+    /// Its state.
+    pub state: State,
+    /// Its memory in MiB, where libvirt's statistics tell.
+    pub memory_mib: Option<u64>,
+    /// Its virtual CPUs, where libvirt's statistics tell.
+    pub vcpus: Option<u32>,
+    /// Whether it starts with the host.
+    pub autostart: bool,
+}
+
+/// A domain as its XML has it.
+#[derive(Debug, Clone)]
+pub struct Domain {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its name: anything that libvirt allows.
+    pub name: String,
+    /// The hypervisor type: `kvm`, `qemu` (emulation), `test`, …
+    pub kind: String,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// Its processor architecture.
+    pub arch: String,
+    /// Its machine type.
+    pub machine: Option<String>,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+    /// Its network interfaces.
+    pub interfaces: Vec<Interface>,
+    /// Whether a guest agent answers on its channel.
+    pub agent_connected: bool,
+    /// Whether it has been asked to shut down.
+    pub stopping: bool,
+    /// What vmprov knows of it; none when vmprov did not make it.
+    pub metadata: Option<Metadata>,
+}
+
+impl Domain {
+    /// Reads a domain's XML.
+    pub(super) fn from_xml(xml: &str) -> Result<Self> {
+        let raw: raw::Domain = from_xml("domain", xml)?;
+        Ok(Self {
+            uuid: raw.uuid,
+            name: raw.name,
+            kind: raw.kind,
+            memory_mib: raw.memory.mib(),
+            vcpus: raw.vcpu.current.unwrap_or(raw.vcpu.count),
+            arch: raw.os.kind.arch.unwrap_or_default(),
+            machine: raw.os.kind.machine,
+            agent_connected: raw.devices.channels.iter().any(raw::Channel::is_connected_agent),
+            disks: raw.devices.disks.into_iter().map(Disk::from).collect(),
+            interfaces: raw.devices.interfaces.into_iter().filter_map(raw::Interface::into_known).collect(),
+            stopping: metadata::is_stopping(xml)?,
+            metadata: Metadata::from_domain_xml(xml)?,
+        })
+    }
+}
+
+impl Virsh {
+    /// Every domain, in the order of their names: one process.
+    pub fn domains(&self) -> Result<Vec<Listed>> {
+        // A domain may end or be busy while it is asked: what its statistics lack is then unknown, not wrong.
+        let commands = LIST.map(<[&str]>::to_vec);
+        let sections = self.batch_tolerating("list the VMs", &commands, &[Code::NotFound, Code::Busy])?;
+        let [names, autostart, stats] = &sections[..] else {
+            return Err(Error::internal("virsh printed another number of lists than asked for"));
+        };
+        Ok(listed(names, autostart, stats))
+    }
+
+    /// The names and UUIDs of every domain, cheaper than [`Self::domains`].
+    pub fn domain_names(&self) -> Result<Vec<(Uuid, String)>> {
+        Ok(names(&self.read("list the VMs", LIST_NAMES)?))
+    }
+
+    /// What vmprov and libvirt know of each domain, in one process. `whole` asks for the domain's XML, else only
+    /// vmprov's element is fetched, which is far cheaper. A domain that has gone meanwhile is left out.
+    pub fn describe(&self, domains: &[(Uuid, bool)]) -> Result<HashMap<Uuid, (Option<Domain>, Option<Metadata>)>> {
+        let uuids: Vec<_> = domains.iter().map(|(uuid, _)| uuid.to_string()).collect();
+        let command = |(uuid, &(_, whole)): (_, &(Uuid, bool))| -> Vec<&str> {
+            if whole {
+                vec!["dumpxml", "--domain", uuid]
+            } else {
+                vec!["metadata", "--domain", uuid, "--uri", metadata::NAMESPACE]
+            }
+        };
+        let commands: Vec<_> = uuids.iter().map(String::as_str).zip(domains).map(command).collect();
+        if commands.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let sections = self.batch_tolerating("describe the VMs", &commands, &[Code::NotFound])?;
+        let mut described = HashMap::new();
+        for (&(uuid, whole), section) in domains.iter().zip(&sections) {
+            let section = section.trim();
+            let known = match (whole, section.is_empty()) {
+                (true, true) => continue,
+                (true, false) => {
+                    let domain = Domain::from_xml(section)?;
+                    let metadata = domain.metadata.clone();
+                    (Some(domain), metadata)
+                }
+                (false, true) => (None, None),
+                (false, false) => (None, Some(Metadata::from_element(section)?)),
+            };
+            described.insert(uuid, known);
+        }
+        Ok(described)
+    }
+
+    /// One domain as it is now: running, when it runs.
+    pub fn domain(&self, uuid: Uuid) -> Result<Domain> {
+        Domain::from_xml(&self.read("read the VM", &["dumpxml", "--domain", &uuid.to_string()])?)
+    }
+
+    /// One domain as it will be at its next start.
+    pub fn persistent_domain(&self, uuid: Uuid) -> Result<Domain> {
+        Domain::from_xml(&self.read("read the VM", &["dumpxml", "--domain", &uuid.to_string(), "--inactive"])?)
+    }
+
+    /// A domain's state now.
+    pub fn state(&self, uuid: Uuid) -> Result<State> {
+        let text =
+            self.read("ask for the VM's state", &["domstats", "--raw", "--nowait", "--state", &uuid.to_string()])?;
+        let number = text.lines().find_map(|line| line.trim().strip_prefix("state.state="));
+        Ok(state(number.unwrap_or_default()))
+    }
+
+    /// Whether a domain's memory was saved when it was stopped, so that its next start goes on from there.
+    pub fn has_managed_save(&self, uuid: Uuid) -> Result<bool> {
+        let text = self.read("ask for saved VMs", &["list", "--all", "--with-managed-save", "--uuid"])?;
+        Ok(text.lines().any(|line| line.trim() == uuid.to_string()))
+    }
+
+    /// Defines a domain. libvirt refuses a second one of the same name atomically.
+    pub fn define(&self, xml: &str) -> Result<()> {
+        self.change_with("define the VM", self.tool(&["define", "/dev/stdin"]).stdin(xml))
+    }
+
+    /// Runs a domain that is gone when it ends.
+    pub fn create_transient(&self, xml: &str) -> Result<()> {
+        self.change_with("start the test domain", self.tool(&["create", "/dev/stdin"]).stdin(xml))
+    }
+
+    /// Starts a domain.
+    pub fn start(&self, uuid: Uuid) -> Result<()> {
+        self.change("start the VM", &["start", "--domain", &uuid.to_string()])
+    }
+
+    /// Lets a domain go on that is paused or sleeps.
+    pub fn resume(&self, uuid: Uuid, state: State) -> Result<()> {
+        let verb = if state == State::Suspended { "dompmwakeup" } else { "resume" };
+        self.change("let the VM go on", &[verb, "--domain", &uuid.to_string()])
+    }
+
+    /// Asks the guest to shut down, as its power button would.
+    pub fn shutdown(&self, uuid: Uuid) -> Result<()> {
+        self.change("ask the guest to shut down", &["shutdown", "--domain", &uuid.to_string(), "--mode", "acpi"])
+    }
+
+    /// Ends a domain at once, as pulling its plug would.
+    pub fn destroy(&self, uuid: Uuid) -> Result<()> {
+        self.change("power the VM off", &["destroy", "--domain", &uuid.to_string()])
+    }
+
+    /// Sets whether a domain starts with the host.
+    pub fn set_autostart(&self, uuid: Uuid) -> Result<()> {
+        self.change("make the VM start with the host", &["autostart", "--domain", &uuid.to_string()])
+    }
+
+    /// Forgets a domain with its NVRAM, TPM state, snapshots' and checkpoints' metadata and saved state. Volumes stay.
+    pub fn undefine(&self, uuid: Uuid) -> Result<()> {
+        let uuid = uuid.to_string();
+        let mut args = vec![
+            "undefine",
+            "--domain",
+            &uuid,
+            "--managed-save",
+            "--snapshots-metadata",
+            "--checkpoints-metadata",
+            "--nvram",
+        ];
+        let without_tpm = self.change("remove the VM's definition", &{
+            let mut args = args.clone();
+            args.push("--tpm"); // since libvirt 8.9
+            args
+        });
+        match without_tpm {
+            Err(error) if error.cause.as_ref().is_some_and(|cause| cause.contains("support option --tpm")) => {
+                args.retain(|arg| *arg != "--tpm");
+                self.change("remove the VM's definition", &args)
+            }
+            result => result,
+        }
+    }
+
+    /// Puts another file behind a disk of a domain's configuration; takes effect at its next start.
+    pub fn replace_disk(&self, uuid: Uuid, disk_xml: &str) -> Result<()> {
+        let uuid = uuid.to_string();
+        let tool = self.tool(&["update-device", "--domain", &uuid, "--file", "/dev/stdin", "--config"]).stdin(disk_xml);
+        self.change_with("replace the VM's seed", tool)
+    }
+
+    /// Adds a public key to a user's `authorized_keys` through the guest agent. `file` holds the key.
+    pub fn set_user_sshkeys(&self, uuid: Uuid, user: &str, file: &str) -> Result<()> {
+        let uuid = uuid.to_string();
+        let args = ["set-user-sshkeys", "--domain", &uuid, "--user", user, "--file", file];
+        self.change("add the key through the guest agent", &args)
+    }
+
+    /// Sends the guest agent a command in its JSON and returns its answer.
+    pub fn agent(&self, uuid: Uuid, command: &serde_json::Value) -> Result<serde_json::Value> {
+        let (uuid, command) = (uuid.to_string(), command.to_string());
+        let args = ["qemu-agent-command", "--domain", &uuid, "--timeout", "5", "--cmd", &command];
+        let answer = self.read("ask the guest agent", &args)?;
+        serde_json::from_str(&answer)
+            .map_err(|error| Error::new(Code::ToolFailed, "the guest agent's answer is no JSON").because(error))
+    }
+}
+
+/// The commands that list every domain by its name with its UUID, those that start with the host, and their figures.
+const LIST: [&[&str]; 3] = [
+    LIST_NAMES,
+    &["list", "--all", "--autostart", "--uuid"],
+    &["domstats", "--raw", "--nowait", "--state", "--balloon", "--vcpu"],
+];
+const LIST_NAMES: &[&str] = &["list", "--all", "--uuid", "--name"];
+
+/// From the number in `domstats` (`virDomainState`).
+fn state(number: &str) -> State {
+    match number {
+        "1" => State::Running,
+        "2" => State::Blocked,
+        "3" => State::Paused,
+        "4" => State::ShuttingDown,
+        "5" => State::ShutOff,
+        "6" => State::Crashed,
+        "7" => State::Suspended,
+        _ => State::NoState,
+    }
+}
+
+/// Reads `list --uuid --name`: a UUID, a space, and a name that may hold anything but a line break.
+pub(super) fn names(text: &str) -> Vec<(Uuid, String)> {
+    let split = |line: &str| Some((Uuid::parse_str(line.get(..36)?).ok()?, line.get(37..)?.to_owned()));
+    let mut names: Vec<_> = text.lines().filter_map(split).collect();
+    names.sort_by(|(_, a), (_, b)| a.cmp(b));
+    names
+}
+
+fn listed(names_text: &str, autostart: &str, stats: &str) -> Vec<Listed> {
+    let autostart: Vec<_> = autostart.lines().filter_map(|line| Uuid::parse_str(line.trim()).ok()).collect();
+    let stats = statistics(stats);
+    let row = |(uuid, name): (Uuid, String)| {
+        let of = |key: &str| stats.get(name.as_str()).and_then(|stats| stats.get(key)).copied();
+        Listed {
+            uuid,
+            state: state(of("state.state").unwrap_or_default()),
+            memory_mib: of("balloon.maximum").and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib / 1024),
+            vcpus: of("vcpu.current").and_then(|count| count.parse().ok()),
+            autostart: autostart.contains(&uuid),
+            name,
+        }
+    };
+    names(names_text).into_iter().map(row).collect()
+}
+
+/// Reads `domstats --raw`: a line `Domain: 'NAME'`, then `key=value` lines, indented.
+fn statistics(text: &str) -> HashMap<&str, HashMap<&str, &str>> {
+    let mut domains: HashMap<&str, HashMap<&str, &str>> = HashMap::new();
+    let mut current = None;
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("Domain: '").and_then(|rest| rest.strip_suffix('\'')) {
+            current = Some(domains.entry(name).or_default());
+        } else if let (Some(domain), Some((key, value))) = (&mut current, line.trim_start().split_once('=')) {
+            domain.insert(key, value);
+        }
+    }
+    domains
+}
+
+/// The parts of libvirt's domain XML that are read; what else is there is left alone.
+mod raw {
+    use serde::Deserialize;
+    use uuid::Uuid;
+
+    #[derive(Deserialize)]
+    pub(super) struct Domain {
+        #[serde(rename = "@type")]
+        pub(super) kind: String,
+        pub(super) name: String,
+        pub(super) uuid: Uuid,
+        pub(super) memory: Memory,
+        pub(super) vcpu: Vcpu,
+        pub(super) os: Os,
+        #[serde(default)]
+        pub(super) devices: Devices,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Memory {
+        #[serde(rename = "@unit")]
+        unit: Option<String>,
+        #[serde(rename = "$text")]
+        value: u64,
+    }
+
+    impl Memory {
+        /// libvirt writes KiB; the other units are for what it may write one day.
+        pub(super) fn mib(&self) -> u64 {
+            match self.unit.as_deref() {
+                Some("b" | "bytes") => self.value >> 20,
+                Some("MiB" | "M") => self.value,
+                Some("GiB" | "G") => self.value << 10,
+                _ => self.value >> 10,
+            }
+        }
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Vcpu {
+        #[serde(rename = "@current")]
+        pub(super) current: Option<u32>,
+        #[serde(rename = "$text")]
+        pub(super) count: u32,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Os {
+        #[serde(rename = "type")]
+        pub(super) kind: OsType,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct OsType {
+        #[serde(rename = "@arch")]
+        pub(super) arch: Option<String>,
+        #[serde(rename = "@machine")]
+        pub(super) machine: Option<String>,
+    }
+
+    #[derive(Deserialize, Default)]
+    pub(super) struct Devices {
+        #[serde(rename = "disk", default)]
+        pub(super) disks: Vec<Disk>,
+        #[serde(rename = "interface", default)]
+        pub(super) interfaces: Vec<Interface>,
+        #[serde(rename = "channel", default)]
+        pub(super) channels: Vec<Channel>,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Disk {
+        #[serde(rename = "@device")]
+        device: Option<String>,
+        source: Option<Source>,
+        target: Target,
+    }
+
+    #[derive(Deserialize)]
+    struct Source {
+        #[serde(rename = "@file")]
+        file: Option<String>,
+        #[serde(rename = "@dev")]
+        dev: Option<String>,
+        #[serde(rename = "@pool")]
+        pool: Option<String>,
+        #[serde(rename = "@volume")]
+        volume: Option<String>,
+        #[serde(rename = "@network")]
+        network: Option<String>,
+        #[serde(rename = "@bridge")]
+        bridge: Option<String>,
+        #[serde(rename = "@name")]
+        name: Option<String>,
+    }
+
+    impl From<Disk> for crate::model::vm::Disk {
+        fn from(raw: Disk) -> Self {
+            let source = |source: Source| {
+                let volume = source.pool.zip(source.volume).map(|(pool, volume)| format!("{pool}/{volume}"));
+                source.file.or(source.dev).or(volume).or(source.name)
+            };
+            Self {
+                target: raw.target.dev,
+                device: raw.device.unwrap_or_else(|| "disk".to_owned()),
+                source: raw.source.and_then(source),
+            }
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Target {
+        #[serde(rename = "@dev")]
+        dev: String,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Interface {
+        #[serde(rename = "@type")]
+        kind: String,
+        mac: Option<Mac>,
+        source: Option<Source>,
+    }
+
+    impl Interface {
+        /// One without a MAC (a passed-through device in old XML) has no address that could be found.
+        pub(super) fn into_known(self) -> Option<crate::model::vm::Interface> {
+            Some(crate::model::vm::Interface {
+                mac: self.mac?.address.to_ascii_lowercase(),
+                kind: self.kind,
+                source: self.source.and_then(|source| source.network.or(source.bridge).or(source.dev)),
+            })
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Mac {
+        #[serde(rename = "@address")]
+        address: String,
+    }
+
+    #[derive(Deserialize)]
+    pub(super) struct Channel {
+        target: Option<ChannelTarget>,
+    }
+
+    #[derive(Deserialize)]
+    struct ChannelTarget {
+        #[serde(rename = "@name")]
+        name: Option<String>,
+        #[serde(rename = "@state")]
+        state: Option<String>,
+    }
+
+    impl Channel {
+        pub(super) fn is_connected_agent(&self) -> bool {
+            let is = |value: &Option<String>, wanted| value.as_deref() == Some(wanted);
+            let target = self.target.as_ref();
+            target.is_some_and(|target| is(&target.name, "org.qemu.guest_agent.0") && is(&target.state, "connected"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "6695eb01-f6a4-8304-79aa-97f2502e193f";
+
+    #[test]
+    fn names_of_any_kind_survive_the_list() {
+        let other = "6695eb01-f6a4-8304-79aa-97f2502e1930";
+        let text = format!("{UUID} it's a 'name' \n{other} {UUID}\n");
+        let autostart = format!("{UUID}\n");
+        let stats = "Domain: 'it's a 'name' '\n  state.state=1\n  balloon.maximum=2097152\n  vcpu.current=2\n\
+                     Domain: '6695eb01-f6a4-8304-79aa-97f2502e193f'\n  state.state=5\n";
+        let rows = listed(&text, &autostart, stats);
+        assert_eq!(rows.len(), 2);
+        assert_eq!((rows[0].name.as_str(), rows[0].state, rows[0].autostart), (UUID, State::ShutOff, false));
+        assert_eq!((rows[0].memory_mib, rows[0].vcpus), (None, None));
+        assert_eq!((rows[1].name.as_str(), rows[1].state, rows[1].autostart), ("it's a 'name' ", State::Running, true));
+        assert_eq!((rows[1].memory_mib, rows[1].vcpus), (Some(2048), Some(2)));
+    }
+}

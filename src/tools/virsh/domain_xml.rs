@@ -1,0 +1,218 @@
+//! The XML of the domains that vmprov defines.
+//!
+//! What the host offers (accelerator, machine, CPU) comes from `domcapabilities`; nothing that libvirt can choose
+//! better is written.
+
+use std::io;
+
+use quick_xml::{Writer, events::BytesText};
+use uuid::Uuid;
+
+use super::{Capabilities, Metadata};
+use crate::error::{Error, Result};
+
+/// A domain to be defined.
+#[derive(Debug)]
+pub struct NewDomain<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its UUID, chosen by us, so that what was begun can be found again.
+    pub uuid: Uuid,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// What the host offers.
+    pub capabilities: &'a Capabilities,
+    /// Its disks, in the guest's order.
+    pub disks: Vec<DiskDevice>,
+    /// The network it is attached to, and its MAC address; a test domain has none.
+    pub interface: Option<(&'a str, &'a str)>,
+    /// Whether a seed is there to be found by cloud-init.
+    pub seeded: bool,
+    /// What vmprov notes of it.
+    pub metadata: &'a Metadata,
+}
+
+/// A disk to be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskDevice {
+    /// A qcow2 file the guest writes to.
+    Disk(String),
+    /// A NoCloud seed: read-only on virtio-blk, because cloud kernels often have no driver for a SATA or IDE CD.
+    Seed(String),
+    /// An installer's CD.
+    Installer(String),
+}
+
+type Xml = Writer<Vec<u8>>;
+
+impl NewDomain<'_> {
+    /// The domain's XML.
+    pub fn to_xml(&self) -> Result<String> {
+        let metadata = self.metadata.to_domain_xml()?;
+        let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
+        self.write(&mut xml, &metadata)
+            .and_then(|()| String::from_utf8(xml.into_inner()).map_err(io::Error::other))
+            .map_err(|error| Error::internal("cannot write a domain's XML").because(error))
+    }
+
+    fn write(&self, xml: &mut Xml, metadata: &str) -> io::Result<()> {
+        let host = self.capabilities;
+        xml.create_element("domain").with_attribute(("type", host.kind.as_str())).write_inner_content(|xml| {
+            text(xml, "name", self.name)?;
+            text(xml, "uuid", &self.uuid.to_string())?;
+            let raw = BytesText::from_escaped(metadata);
+            xml.create_element("metadata").write_text_content(raw)?;
+            let memory = xml.create_element("memory").with_attribute(("unit", "MiB"));
+            memory.write_text_content(BytesText::new(&self.memory_mib.to_string()))?;
+            text(xml, "vcpu", &self.vcpus.to_string())?;
+            if self.seeded {
+                xml.create_element("sysinfo").with_attribute(("type", "smbios")).write_inner_content(datasource)?;
+            }
+            self.write_os(xml)?;
+            if host.has_acpi() {
+                xml.create_element("features").write_inner_content(|xml| {
+                    empty(xml, "acpi", &[])?;
+                    if host.is_x86() { empty(xml, "apic", &[]) } else { Ok(()) }
+                })?;
+            }
+            if let Some(mode) = &host.cpu_mode {
+                empty(xml, "cpu", &[("mode", mode)])?;
+            }
+            empty(xml, "clock", &[("offset", "utc")])?;
+            text(xml, "on_reboot", if self.interface.is_some() { "restart" } else { "destroy" })?;
+            xml.create_element("devices").write_inner_content(|xml| self.write_devices(xml))?;
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn write_os(&self, xml: &mut Xml) -> io::Result<()> {
+        let host = self.capabilities;
+        let mut os = xml.create_element("os");
+        if host.needs_uefi() {
+            os = os.with_attribute(("firmware", "efi"));
+        }
+        os.write_inner_content(|xml| {
+            let mut kind = xml.create_element("type").with_attribute(("arch", host.arch.as_str()));
+            if let Some(machine) = &host.machine {
+                kind = kind.with_attribute(("machine", machine.as_str()));
+            }
+            kind.write_text_content(BytesText::new("hvm"))?;
+            empty(xml, "boot", &[("dev", "hd")])?;
+            if self.disks.iter().any(|disk| matches!(disk, DiskDevice::Installer(_))) {
+                empty(xml, "boot", &[("dev", "cdrom")])?;
+            }
+            if self.seeded && host.is_x86() {
+                empty(xml, "smbios", &[("mode", "sysinfo")])?;
+            }
+            if self.interface.is_none() && host.is_x86() {
+                // A test domain has nothing to boot: its firmware reboots at once, which proves that code runs.
+                empty(xml, "bios", &[("rebootTimeout", "0")])?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn write_devices(&self, xml: &mut Xml) -> io::Result<()> {
+        for (index, disk) in self.disks.iter().enumerate() {
+            disk.write(xml, index, self.capabilities)?;
+        }
+        let Some((network, mac)) = self.interface else { return Ok(()) };
+        xml.create_element("interface").with_attribute(("type", "network")).write_inner_content(|xml| {
+            empty(xml, "mac", &[("address", mac)])?;
+            empty(xml, "source", &[("network", network)])?;
+            empty(xml, "model", &[("type", "virtio")])
+        })?;
+        xml.create_element("console").with_attribute(("type", "pty")).write_empty()?;
+        xml.create_element("channel").with_attribute(("type", "unix")).write_inner_content(|xml| {
+            empty(xml, "target", &[("type", "virtio"), ("name", "org.qemu.guest_agent.0")])
+        })?;
+        xml.create_element("rng").with_attribute(("model", "virtio")).write_inner_content(|xml| {
+            let backend = xml.create_element("backend").with_attribute(("model", "random"));
+            backend.write_text_content(BytesText::new("/dev/urandom"))?;
+            Ok(())
+        })?;
+        self.write_video(xml)
+    }
+
+    /// An installer and a blank machine are looked at on a screen; a cloud image speaks on its serial console, and
+    /// each device less is a start that is faster.
+    fn write_video(&self, xml: &mut Xml) -> io::Result<()> {
+        if self.seeded || self.capabilities.kind == "test" {
+            return Ok(());
+        }
+        empty(xml, "graphics", &[("type", "vnc"), ("listen", "127.0.0.1"), ("autoport", "yes")])?;
+        xml.create_element("video").write_inner_content(|xml| empty(xml, "model", &[("type", "virtio")]))?;
+        Ok(())
+    }
+}
+
+impl DiskDevice {
+    /// The device's XML by itself, as `update-device` wants it, for the disk that the guest calls `target`.
+    pub fn to_xml_at(&self, target: &str) -> Result<String> {
+        let mut xml = Writer::new(Vec::new());
+        let (device, format, path) = self.parts();
+        self.write_as(&mut xml, device, format, path, (target, "virtio"))
+            .and_then(|()| String::from_utf8(xml.into_inner()).map_err(io::Error::other))
+            .map_err(|error| Error::internal("cannot write a disk's XML").because(error))
+    }
+
+    fn parts(&self) -> (&str, &str, &str) {
+        match self {
+            Self::Disk(path) => ("disk", "qcow2", path),
+            Self::Seed(path) => ("disk", "raw", path),
+            Self::Installer(path) => ("cdrom", "raw", path),
+        }
+    }
+
+    fn write(&self, xml: &mut Xml, index: usize, capabilities: &Capabilities) -> io::Result<()> {
+        let letter = char::from(b'a' + u8::try_from(index).unwrap_or(0));
+        let (prefix, bus) = match self {
+            Self::Disk(_) | Self::Seed(_) => ("vd", "virtio"),
+            // q35 has SATA; the i440fx has IDE; the others have neither.
+            Self::Installer(_) if capabilities.is_q35() => ("sd", "sata"),
+            Self::Installer(_) if capabilities.is_x86() => ("hd", "ide"),
+            Self::Installer(_) => ("sd", "scsi"),
+        };
+        let (device, format, path) = self.parts();
+        self.write_as(xml, device, format, path, (&format!("{prefix}{letter}"), bus))
+    }
+
+    fn write_as(&self, xml: &mut Xml, device: &str, format: &str, path: &str, target: (&str, &str)) -> io::Result<()> {
+        let disk = xml.create_element("disk").with_attributes([("type", "file"), ("device", device)]);
+        disk.write_inner_content(|xml| {
+            let mut driver = vec![("name", "qemu"), ("type", format)];
+            if matches!(self, Self::Disk(_)) {
+                driver.push(("discard", "unmap"));
+            }
+            empty(xml, "driver", &driver)?;
+            empty(xml, "source", &[("file", path)])?;
+            empty(xml, "target", &[("dev", target.0), ("bus", target.1)])?;
+            if matches!(self, Self::Disk(_)) { Ok(()) } else { empty(xml, "readonly", &[]) }
+        })?;
+        Ok(())
+    }
+}
+
+/// Tells cloud-init through the SMBIOS serial number that its data source is NoCloud.
+fn datasource(xml: &mut Xml) -> io::Result<()> {
+    xml.create_element("system").write_inner_content(|xml| {
+        let entry = xml.create_element("entry").with_attribute(("name", "serial"));
+        entry.write_text_content(BytesText::new("ds=nocloud"))?;
+        Ok(())
+    })?;
+    Ok(())
+}
+
+fn text(xml: &mut Xml, name: &str, value: &str) -> io::Result<()> {
+    xml.create_element(name).write_text_content(BytesText::new(value))?;
+    Ok(())
+}
+
+fn empty(xml: &mut Xml, name: &str, attributes: &[(&str, &str)]) -> io::Result<()> {
+    xml.create_element(name).with_attributes(attributes.iter().copied()).write_empty()?;
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! libvirt's words, turned into [`Code`]s.
+//!
+//! virsh exits with 1 for every failure (11.3.0), so the text decides. Its first line is virsh's own, the second is
+//! libvirt's (`virErrorMsg` in its sources); `LC_ALL=C` keeps both in English.
+
+use crate::error::{Code, Error};
+
+/// A text in virsh's complaint, and what it means. The first that matches decides, so the precise stand first.
+const KNOWN: &[(&str, Code)] = &[
+    ("authentication unavailable", Code::Denied),
+    ("authentication failed", Code::Denied),
+    ("Unable to get system bus connection", Code::Denied),
+    ("libvirt-sock': Permission denied", Code::Denied),
+    ("libvirt-sock-ro': Permission denied", Code::Denied),
+    ("operation forbidden", Code::Denied),
+    ("access denied", Code::Denied),
+    ("failed to connect to the hypervisor", Code::Unreachable),
+    ("End of file while reading data", Code::Unreachable),
+    ("Disconnected from", Code::Unreachable),
+    ("metadata not found", Code::NotFound),
+    ("failed to get domain", Code::NotFound),
+    ("Domain not found", Code::NotFound),
+    ("no domain with matching", Code::NotFound),
+    ("failed to get network", Code::NotFound),
+    ("Network not found", Code::NotFound),
+    ("failed to get pool", Code::NotFound),
+    ("Storage pool not found", Code::NotFound),
+    ("failed to get vol", Code::NotFound),
+    ("Storage volume not found", Code::NotFound),
+    ("no storage vol with matching", Code::NotFound),
+    ("Cannot access storage file", Code::NotFound),
+    ("failed to lookup user", Code::NotFound),
+    ("already exists", Code::AlreadyExists),
+    ("already in use by", Code::AlreadyExists),
+    ("is already active", Code::Conflict),
+    ("is not active", Code::Conflict),
+    ("domain is not running", Code::Conflict),
+    ("has asynchronous jobs running", Code::Busy),
+    ("cannot acquire state change lock", Code::Busy),
+    ("Failed to get \"write\" lock", Code::Busy),
+    ("QEMU guest agent is not connected", Code::Conflict),
+    ("QEMU guest agent is not configured", Code::Conflict),
+    ("Guest agent is not responding", Code::Conflict),
+    ("Guest agent not available", Code::Conflict),
+    ("not supported by the connection driver", Code::Conflict),
+    ("No space left on device", Code::ToolFailed),
+];
+
+/// What the complaint means; [`Code::ToolFailed`] where nobody knows.
+pub(super) fn classify(stderr: &str) -> Code {
+    let known = KNOWN.iter().find(|(text, _)| stderr.contains(text));
+    known.map_or(Code::ToolFailed, |&(_, code)| code)
+}
+
+/// virsh's complaint as an error: `what` could not be done, why, and what mends it where that is known.
+pub(super) fn explain(what: &str, uri: &str, stderr: &str) -> Error {
+    let lines = stderr.lines().map(|line| line.trim_start_matches("error: ").trim());
+    let cause = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(": ");
+    let code = classify(stderr);
+    let message = if stderr.contains("failed to connect to the hypervisor") {
+        format!("cannot reach libvirt at {uri}")
+    } else {
+        format!("cannot {what}")
+    };
+    let error = Error::new(code, message).because(if cause.is_empty() { "virsh said nothing" } else { &cause });
+    match hint(stderr, code, uri) {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+fn hint(stderr: &str, code: Code, uri: &str) -> Option<String> {
+    let has = |text: &str| stderr.contains(text);
+    if has("failed to connect to the hypervisor") || code == Code::Denied {
+        return Some(if code == Code::Denied {
+            "Let your user manage VMs, then log in anew: sudo usermod -aG libvirt $USER".to_owned()
+        } else if has("Connection refused") {
+            "libvirtd is gone and left its socket behind; start it: sudo systemctl restart libvirtd".to_owned()
+        } else if has("No such file or directory") {
+            "libvirtd is not running; start it: sudo systemctl enable --now libvirtd \
+             (or install it: apt-get install libvirt-daemon-system)"
+                .to_owned()
+        } else {
+            format!("Try the connection by hand: virsh -c {uri} version")
+        });
+    }
+    if has("Permission denied") {
+        return Some(
+            "The user that QEMU runs as (libvirt-qemu) must be able to read the file and to enter every folder above it."
+                .to_owned(),
+        );
+    }
+    if has("No space left on device") {
+        return Some("Free some space in the storage pool: virsh pool-info POOL shows what is left.".to_owned());
+    }
+    match code {
+        Code::Busy => Some("Another operation is under way; try again in a moment.".to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOCKET: &str = "error: failed to connect to the hypervisor\n\
+                          error: Failed to connect socket to '/var/run/libvirt/libvirt-sock': ";
+
+    #[test]
+    fn each_known_complaint_has_its_code() {
+        for (stderr, code) in [
+            ("error: failed to get domain 'x'", Code::NotFound),
+            (
+                "error: failed to get pool 'x'\nerror: Storage pool not found: no storage pool with matching name 'x'",
+                Code::NotFound,
+            ),
+            (
+                "error: Failed to define domain from /dev/stdin\nerror: operation failed: domain 'x' already exists with uuid u",
+                Code::AlreadyExists,
+            ),
+            ("error: Domain is already active", Code::Conflict),
+            ("error: Requested operation is not valid: domain is not running", Code::Conflict),
+            ("error: Disk quota of the moon exceeded", Code::ToolFailed),
+            (&format!("{SOCKET}No such file or directory"), Code::Unreachable),
+            (&format!("{SOCKET}Permission denied"), Code::Denied),
+        ] {
+            assert_eq!(classify(stderr), code, "{stderr}");
+        }
+    }
+
+    #[test]
+    fn a_connection_failure_says_what_mends_it() {
+        for (reason, mend) in [
+            ("No such file or directory", "systemctl enable --now libvirtd"),
+            ("Connection refused", "systemctl restart libvirtd"),
+            ("Permission denied", "usermod -aG libvirt"),
+        ] {
+            let error = explain("list the VMs", "qemu:///system", &format!("{SOCKET}{reason}"));
+            assert_eq!(error.message, "cannot reach libvirt at qemu:///system");
+            assert!(error.hint.as_ref().unwrap().contains(mend), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_cause_is_virshs_own_words_on_one_line() {
+        let error = explain("start VM `x`", "u", "error: Failed to start domain 'x'\nerror: internal error: boom\n\n");
+        assert_eq!(error.to_string(), "cannot start VM `x`: Failed to start domain 'x': internal error: boom");
+    }
+}

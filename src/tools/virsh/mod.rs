@@ -1,0 +1,150 @@
+//! libvirt, through `virsh`: one method a verb.
+//!
+//! Only XML, `--name`, `--uuid` and `domstats --raw` are read. Domains are named to virsh by UUID alone, because a
+//! name may look like an option, an id or a UUID. Reads are batched, so that the number of processes does not grow
+//! with the number of VMs.
+
+mod domain;
+mod domain_xml;
+mod failure;
+mod host;
+mod metadata;
+mod network;
+mod volume;
+
+use uuid::Uuid;
+
+use super::{Runner, Tool};
+use crate::error::{Code, Error, Result};
+
+pub use domain::{Domain, Listed};
+pub use domain_xml::{DiskDevice, NewDomain};
+pub use host::{Capabilities, Survey};
+pub use metadata::{InjectedKey, Metadata, OwnedVolume, Phase, Provenance, Role};
+pub use volume::{NewVolume, Pool, Volume};
+
+/// A connection to libvirt: every call goes to one URI.
+#[derive(Debug, Clone)]
+pub struct Virsh {
+    uri: String,
+    runner: Runner,
+}
+
+/// What the commands of a batch printed, each by itself, and what virsh complained of.
+///
+/// virsh goes on after a command that failed and exits with the last one's status (11.3.0), so a batch is for
+/// reading only.
+#[derive(Debug)]
+struct Batch {
+    sections: Vec<String>,
+    complaints: Vec<String>,
+}
+
+impl Virsh {
+    /// Calls to `uri`, run by `runner`.
+    pub const fn new(uri: String, runner: Runner) -> Self {
+        Self { uri, runner }
+    }
+
+    /// The connection's URI.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Whether libvirt runs on this machine, so that its paths are ours: the URI names no host.
+    pub fn is_local(&self) -> bool {
+        let authority = self.uri.split_once("://").map_or("", |(_, rest)| rest);
+        authority.starts_with('/') || authority.is_empty()
+    }
+
+    /// The call as it can be pasted into a shell, without this crate's own options.
+    pub fn command(&self, args: &[&str]) -> String {
+        Tool::new("virsh").args(["-c", &self.uri]).args(args.iter().copied()).command()
+    }
+
+    /// A `virsh` that is handed the terminal.
+    pub fn attached(&self, args: &[&str]) -> Tool {
+        Tool::new("virsh").args(["-c", &self.uri]).args(args.iter().copied())
+    }
+
+    fn tool(&self, args: &[&str]) -> Tool {
+        Tool::new("virsh").args(["-q", "-c", &self.uri]).args(args.iter().copied())
+    }
+
+    /// Runs one command that only reads; `what` completes "cannot …".
+    fn read(&self, what: &str, args: &[&str]) -> Result<String> {
+        let finished = self.tool(args).read(&self.runner)?;
+        if !finished.status.success() {
+            return Err(failure::explain(what, &self.uri, &finished.stderr));
+        }
+        finished.text()
+    }
+
+    /// Runs one command that changes something; `what` completes "cannot …".
+    fn change(&self, what: &str, args: &[&str]) -> Result<()> {
+        self.change_with(what, self.tool(args))
+    }
+
+    fn change_with(&self, what: &str, tool: Tool) -> Result<()> {
+        match tool.changes().run(&self.runner)? {
+            Some(finished) if !finished.status.success() => Err(failure::explain(what, &self.uri, &finished.stderr)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs several commands that only read in one process.
+    fn batch(&self, what: &str, commands: &[Vec<&str>]) -> Result<Batch> {
+        // No output can hold a mark that did not exist before the call.
+        let mark = Uuid::new_v4().to_string();
+        let script = commands
+            .iter()
+            .map(|command| format!("{}; echo {mark}", shell_words::join(command)))
+            .collect::<Vec<_>>()
+            .join("; ");
+        let finished = self.tool(&[&script]).read(&self.runner)?;
+        let complaints = complaints(&finished.stderr);
+        if finished.stderr.contains("failed to connect to the hypervisor") {
+            return Err(failure::explain(what, &self.uri, &finished.stderr));
+        }
+        let text = String::from_utf8_lossy(&finished.stdout);
+        let mut sections: Vec<_> = text.split(&mark).map(str::to_owned).collect();
+        sections.pop();
+        if sections.len() != commands.len() {
+            return Err(failure::explain(what, &self.uri, &finished.stderr));
+        }
+        Ok(Batch { sections, complaints })
+    }
+
+    /// Runs several commands that only read, of which those in `tolerated` may fail; their sections are empty then.
+    fn batch_tolerating(&self, what: &str, commands: &[Vec<&str>], tolerated: &[Code]) -> Result<Vec<String>> {
+        let batch = self.batch(what, commands)?;
+        match batch.complaints.iter().find(|text| !tolerated.contains(&failure::classify(text))) {
+            Some(complaint) => Err(failure::explain(what, &self.uri, complaint)),
+            None => Ok(batch.sections),
+        }
+    }
+}
+
+/// Groups standard error's lines into complaints: virsh's own line and libvirt's behind it.
+///
+/// Nothing in their form tells one command's lines from the next one's, so a line is added to the complaint before it
+/// only as long as that means nothing by itself. A line nobody knows is thus never hidden behind a known one.
+fn complaints(stderr: &str) -> Vec<String> {
+    let mut complaints: Vec<String> = Vec::new();
+    for line in stderr.lines().filter(|line| !line.trim().is_empty()) {
+        match complaints.last_mut() {
+            Some(last) if failure::classify(last) == Code::ToolFailed => {
+                last.push('\n');
+                last.push_str(line);
+            }
+            _ => complaints.push(line.to_owned()),
+        }
+    }
+    complaints
+}
+
+/// Parses XML that libvirt wrote.
+fn from_xml<'de, T: serde::Deserialize<'de>>(what: &str, xml: &'de str) -> Result<T> {
+    quick_xml::de::from_str(xml)
+        .map_err(|error| Error::new(Code::ToolFailed, format!("cannot read libvirt's {what} XML")).because(error))
+}

@@ -1,0 +1,115 @@
+//! Networks, and the addresses of guests.
+
+use uuid::Uuid;
+
+use super::Virsh;
+use crate::{
+    error::{Code, Result},
+    model::vm::{Address, AddressSource as Source},
+};
+
+impl Virsh {
+    /// Makes the NAT network that libvirt's packages bring, when it is missing, and has it start with the host.
+    pub fn make_network(&self, name: &str, subnet: u8) -> Result<()> {
+        let what = format!("make the network `{name}`");
+        let xml = format!(
+            "<network><name>{name}</name><forward mode='nat'/><bridge stp='on' delay='0'/>\
+             <ip address='192.168.{subnet}.1' netmask='255.255.255.0'>\
+             <dhcp><range start='192.168.{subnet}.2' end='192.168.{subnet}.254'/></dhcp></ip></network>"
+        );
+        match self.change_with(&what, self.tool(&["net-define", "/dev/stdin"]).stdin(xml)) {
+            Err(error) if error.code == Code::AlreadyExists => {} // another vmprov made it first
+            result => result?,
+        }
+        self.change(&what, &["net-autostart", "--network", name])
+    }
+
+    /// Forgets a network that is not active.
+    pub fn remove_network(&self, name: &str) -> Result<()> {
+        self.change(&format!("remove the network `{name}`"), &["net-undefine", "--network", name])
+    }
+
+    /// Starts a network; one that is active already is fine.
+    pub fn start_network(&self, name: &str) -> Result<()> {
+        match self.change(&format!("start the network `{name}`"), &["net-start", "--network", name]) {
+            Err(error) if error.code == Code::Conflict => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The leases of every network that is up, in two processes however many there are.
+    pub fn leases(&self) -> Result<Vec<Address>> {
+        let networks = self.read("list the networks", &["net-list", "--name"])?;
+        let commands: Vec<_> = networks
+            .lines()
+            .map(str::trim_end)
+            .filter(|name| !name.is_empty())
+            .map(|name| vec!["net-dhcp-leases", "--network", name])
+            .collect();
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A network may have no DHCP server of its own, or have gone meanwhile.
+        let sections = self.batch_tolerating("read the leases", &commands, &[Code::NotFound, Code::Conflict])?;
+        Ok(sections.iter().flat_map(|text| addresses(text, Source::Lease)).collect())
+    }
+
+    /// A running domain's addresses, from leases, the guest agent and the host's neighbour table: one process.
+    pub fn addresses(&self, uuid: Uuid) -> Result<Vec<Address>> {
+        let uuid = uuid.to_string();
+        let of = |source| vec!["domifaddr", "--domain", &uuid, "--full", "--source", source];
+        // No agent, no lease or no network of libvirt's is no failure: another source may know.
+        let commands = [of("lease"), of("agent"), of("arp")];
+        let batch = self.batch("ask for the VM's addresses", &commands)?;
+        let sources = [Source::Lease, Source::Agent, Source::Arp];
+        let all = batch.sections.iter().zip(sources).flat_map(|(text, source)| addresses(text, source));
+        let mut known: Vec<Address> = Vec::new();
+        for lease in all.filter(|lease| !lease.address.is_loopback()) {
+            if !known.iter().any(|other| other.address == lease.address) {
+                known.push(lease);
+            }
+        }
+        Ok(known)
+    }
+}
+
+/// Reads `net-dhcp-leases` and `domifaddr`, which virsh prints as tables only. A MAC address and an address with its
+/// prefix length are known by their form, so that no column's place or width matters; the first MAC address of a row
+/// is the interface's, since the client's id, which may hold another, comes last.
+fn addresses(text: &str, source: Source) -> Vec<Address> {
+    let row = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mac = words.find(|word| is_mac(word))?.to_ascii_lowercase();
+        let address = words.find_map(|word| word.split_once('/')?.0.parse().ok())?;
+        Some(Address { mac, address, source })
+    };
+    text.lines().filter_map(row).collect()
+}
+
+fn is_mac(word: &str) -> bool {
+    let mut parts = 0;
+    word.split(':').all(|part| {
+        parts += 1;
+        part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+    }) && parts == 6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_known_by_their_form() {
+        let text = " Expiry Time           MAC address         Protocol   IP address           Hostname   Client ID or DUID\n\
+                    ------------------------------------------------\n \
+                    2026-11-23 04:20:11   52:54:00:AA:bb:01   ipv4       192.168.122.76/24    web        ff:00:aa:52:54:00:aa:bb:02\n \
+                    2026-11-23 04:20:11   52:54:00:aa:bb:01   ipv6       fd00::5/64           -          -\n";
+        let leases = addresses(text, Source::Lease);
+        let seen: Vec<_> = leases.iter().map(|lease| (lease.mac.as_str(), lease.address.to_string())).collect();
+        assert_eq!(
+            seen,
+            [("52:54:00:aa:bb:01", "192.168.122.76".to_owned()), ("52:54:00:aa:bb:01", "fd00::5".to_owned())]
+        );
+        assert!(addresses(" lo  -  N/A  N/A\n", Source::Agent).is_empty());
+    }
+}

@@ -1,0 +1,205 @@
+//! Storage pools and their volumes. libvirtd does the writing, so that it works without a right to the files.
+
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+
+use super::{Virsh, from_xml};
+use crate::error::{Code, Result};
+
+/// How long an upload may take: an image of tens of GiB over a slow line.
+const UPLOAD_LIMIT: Duration = Duration::from_hours(2);
+
+/// A storage pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// `dir`, `logical`, …
+    pub kind: String,
+    /// The folder that its volumes are in.
+    pub path: Utf8PathBuf,
+    /// The bytes that are left in it.
+    pub available: u64,
+    /// Whether it is started.
+    pub active: bool,
+}
+
+#[derive(Deserialize)]
+struct RawPool {
+    #[serde(rename = "@type")]
+    kind: String,
+    name: String,
+    available: u64,
+    target: Option<RawTarget>,
+}
+
+#[derive(Deserialize)]
+struct RawTarget {
+    path: Option<Utf8PathBuf>,
+}
+
+impl Pool {
+    pub(super) fn from_xml(xml: &str, active: bool) -> Result<Self> {
+        let raw: RawPool = from_xml("storage pool", xml)?;
+        Ok(Self {
+            path: raw.target.and_then(|target| target.path).unwrap_or_default(),
+            name: raw.name,
+            kind: raw.kind,
+            available: raw.available,
+            active,
+        })
+    }
+
+    /// The directory pool that will be there when it has been made.
+    pub fn to_be_made(name: &str, path: &Utf8Path) -> Self {
+        Self { name: name.to_owned(), kind: "dir".to_owned(), path: path.to_owned(), available: u64::MAX, active: true }
+    }
+
+    /// Where a volume of it is. For pools of files, which are all that qcow2 overlays can be in, libvirt joins the
+    /// pool's target and the volume's name; knowing it beforehand lets a domain be defined before its volumes are.
+    pub fn path_of(&self, volume: &str) -> String {
+        self.path.join(volume).into_string()
+    }
+
+    /// Whether volumes are files in a folder.
+    pub fn holds_files(&self) -> bool {
+        matches!(self.kind.as_str(), "dir" | "fs" | "netfs")
+    }
+}
+
+/// A volume as libvirt describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Volume {
+    /// Its virtual size in bytes.
+    pub capacity: u64,
+    /// The bytes that it occupies.
+    pub allocation: u64,
+}
+
+/// A volume to be made.
+#[derive(Debug, Clone)]
+pub enum NewVolume<'a> {
+    /// A blank qcow2 disk of so many bytes.
+    Blank(u64),
+    /// A qcow2 overlay of so many bytes on a base volume.
+    Overlay(u64, &'a str),
+    /// Room for the content of a file of so many bytes.
+    Content(u64),
+    /// The same, but to be changed by nobody: a `blockcommit` into the wrong layer then fails instead of destroying
+    /// what other VMs stand on.
+    Immutable(u64),
+}
+
+impl Virsh {
+    /// Makes a directory pool, starts it, and has it start with the host.
+    pub fn make_pool(&self, name: &str, path: &Utf8Path) -> Result<()> {
+        let what = format!("make the storage pool `{name}`");
+        let tolerated = |result: Result<()>| match result {
+            // Another vmprov made it first.
+            Err(error) if matches!(error.code, Code::AlreadyExists | Code::Conflict) => Ok(()),
+            result => result,
+        };
+        tolerated(self.change(&what, &["pool-define-as", "--name", name, "--type", "dir", "--target", path.as_str()]))?;
+        tolerated(self.change(&what, &["pool-build", "--pool", name]))?;
+        self.start_pool(name)?;
+        self.change(&what, &["pool-autostart", "--pool", name])
+    }
+
+    /// Starts a pool; one that is active already is fine.
+    pub fn start_pool(&self, name: &str) -> Result<()> {
+        match self.change(&format!("start the storage pool `{name}`"), &["pool-start", "--pool", name]) {
+            Err(error) if error.code == Code::Conflict => Ok(()),
+            result => result,
+        }
+    }
+
+    /// A pool, and whether it is active; none when there is no such pool.
+    pub fn pool(&self, name: &str) -> Result<Option<Pool>> {
+        let commands = [vec!["pool-dumpxml", "--pool", name], vec!["pool-list", "--name"]];
+        let sections = self.batch_tolerating("look at the storage pool", &commands, &[Code::NotFound])?;
+        let active = sections[1].lines().any(|line| line.trim_end() == name);
+        match sections[0].trim() {
+            "" => Ok(None),
+            xml => Pool::from_xml(xml, active).map(Some),
+        }
+    }
+
+    /// Makes a volume; fails when there is one of that name.
+    pub fn create_volume(&self, pool: &str, name: &str, volume: &NewVolume) -> Result<()> {
+        let what = format!("make the volume `{name}` in pool `{pool}`");
+        let make = |capacity: u64, more: &[&str]| {
+            let capacity = capacity.to_string();
+            let mut args = vec!["vol-create-as", "--pool", pool, "--name", name, "--capacity", &capacity];
+            args.extend(more);
+            self.change(&what, &args)
+        };
+        match *volume {
+            NewVolume::Blank(size) => make(size, &["--format", "qcow2"]),
+            NewVolume::Overlay(size, base) => {
+                make(size, &["--format", "qcow2", "--backing-vol", base, "--backing-vol-format", "qcow2"])
+            }
+            NewVolume::Content(size) => make(size, &["--allocation", "0", "--format", "raw"]),
+            NewVolume::Immutable(size) => {
+                let xml = format!(
+                    "<volume><name>{name}</name><capacity>{size}</capacity><allocation>0</allocation>\
+                     <target><format type='raw'/><permissions><mode>0444</mode></permissions></target></volume>"
+                );
+                let tool = self.tool(&["vol-create", "--pool", pool, "--file", "/dev/stdin"]).stdin(xml);
+                self.change_with(&what, tool)
+            }
+        }
+    }
+
+    /// Writes a file's content into a volume.
+    pub fn upload(&self, pool: &str, name: &str, file: &Utf8Path) -> Result<()> {
+        let args = ["vol-upload", "--pool", pool, "--vol", name, "--file", file.as_str(), "--sparse"];
+        let tool = self.tool(&args).limit(UPLOAD_LIMIT);
+        self.change_with(&format!("upload into the volume `{name}` of pool `{pool}`"), tool)
+    }
+
+    /// Writes a volume's content into a file.
+    pub fn download(&self, pool: &str, name: &str, file: &Utf8Path) -> Result<()> {
+        let args = ["vol-download", "--pool", pool, "--vol", name, "--file", file.as_str()];
+        self.read(&format!("read the volume `{name}` of pool `{pool}`"), &args).map(drop)
+    }
+
+    /// A volume; none when there is no such volume.
+    pub fn volume(&self, pool: &str, name: &str) -> Result<Option<Volume>> {
+        match self.read(&format!("look at the volume `{name}`"), &["vol-dumpxml", "--pool", pool, "--vol", name]) {
+            Ok(xml) => from_xml("volume", &xml).map(Some),
+            Err(error) if error.code == Code::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes a volume; true when it was there.
+    pub fn delete_volume(&self, pool: &str, name: &str) -> Result<bool> {
+        match self.change(
+            &format!("delete the volume `{name}` of pool `{pool}`"),
+            &["vol-delete", "--pool", pool, "--vol", name],
+        ) {
+            Ok(()) => Ok(true),
+            Err(error) if error.code == Code::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of a pool's volumes that begin with `prefix`, which must hold no space. virsh prints them in a table
+    /// only; a name of ours is the first word of its row, wherever the columns are.
+    pub fn volumes_like(&self, pool: &str, prefix: &str) -> Result<Vec<String>> {
+        let text = self.read(&format!("list the volumes of pool `{pool}`"), &["vol-list", "--pool", pool])?;
+        let first = text.lines().filter_map(|line| line.split_whitespace().next());
+        Ok(first.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect())
+    }
+
+    /// Whether libvirt knows a file of the host as a volume of an active pool.
+    pub fn volume_at(&self, path: &str) -> Result<bool> {
+        match self.read("look for the volume", &["vol-path", "--vol", path]) {
+            Ok(_) => Ok(true),
+            Err(error) if error.code == Code::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
