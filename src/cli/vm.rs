@@ -84,13 +84,15 @@ pub(super) enum Command {
 
     /// Log in to a VM, or run a command in it; its host keys are verified
     Ssh {
+        // The completers put an argument behind the others unless it has its place.
         /// VM, by name or UUID
+        #[arg(index = 1)]
         vm: String,
         /// User to log in as [default: the VM's]
         #[arg(short = 'l', long, value_name = "NAME")]
         user: Option<String>,
         /// Command to run; its exit status is passed on
-        #[arg(last = true)]
+        #[arg(index = 2, last = true)]
         command: Vec<String>,
     },
 

@@ -142,7 +142,7 @@ fn try_kvm(host: &Host, offered: &Capabilities) -> Result<Verdict> {
         undo.push("the domain that tries KVM", end.clone());
         match host.virsh.create_transient(&domain.to_xml()?) {
             Err(error) if error.code == Code::ToolFailed => {
-                return Ok(Verdict::Fails(error.cause.unwrap_or(error.message)));
+                return Ok(Verdict::Fails(qemus_word(&error.cause.unwrap_or(error.message)).to_owned()));
             }
             result => result?,
         }
@@ -158,4 +158,25 @@ fn try_kvm(host: &Host, offered: &Capabilities) -> Result<Verdict> {
         end()?;
         Ok(Verdict::Fails("a guest starts but its CPU never executes".to_owned()))
     })
+}
+
+/// QEMU's own complaint inside libvirt's: `… qemu-system-x86_64: error: failed to set MSR …: qemu-system-x86_64: …`.
+fn qemus_word(cause: &str) -> &str {
+    let is_program = |word: &str| word.starts_with("qemu-system-") || word.contains(" qemu-system-");
+    let mut parts = cause.split(": ").skip_while(|part| !is_program(part)).skip(1);
+    parts.find(|part| *part != "error").unwrap_or(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_has_qemus_own_words() {
+        let cause = "Failed to create domain from /dev/stdin: internal error: QEMU unexpectedly closed the monitor (vm='x'): \
+                     2026-11-23T04:03:13.6Z qemu-system-x86_64: error: failed to set MSR 0x10a: qemu-system-x86_64: \
+                     target/i386/kvm/kvm.c:3849: kvm_buf_set_msrs: Assertion failed.";
+        assert_eq!(qemus_word(cause), "failed to set MSR 0x10a");
+        assert_eq!(qemus_word("something: else"), "something: else");
+    }
 }
