@@ -26,7 +26,7 @@ pub enum KeyKind {
 pub struct NewKey {
     /// Name of the key
     pub name: Name,
-    /// Text at the end of the public key [default: the name]
+    /// Text at the end of the public key (default: the name)
     #[arg(long, value_name = "TEXT")]
     #[serde(default)]
     pub comment: Option<String>,
@@ -34,7 +34,7 @@ pub struct NewKey {
     #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t)]
     #[serde(default, rename = "type", deserialize_with = "null_is_default")]
     pub kind: KeyKind,
-    /// Size of an RSA key in bits, 2048 to 8192 [default: 4096]
+    /// Size of an RSA key in bits, 2048 to 8192 (default: 4096)
     // Not a plain number with a default: `--bits` beside `--type ed25519` has to be noticed.
     #[arg(long)]
     #[serde(default)]

@@ -67,7 +67,8 @@ mod tests {
         let log = RefCell::new(Vec::new());
         let error = undoing(|undo| {
             for step in ["a", "b", "c"] {
-                undo.push(step, || {
+                let log = &log;
+                undo.push(step, move || {
                     log.borrow_mut().push(step);
                     if step == "b" { Err(Error::internal("stuck")) } else { Ok(()) }
                 });

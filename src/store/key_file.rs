@@ -1,6 +1,8 @@
 //! What a key file holds: OpenSSH's private and public formats, and a plain word on every other. Touches no file.
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ssh_key::{Algorithm, EcdsaCurve, PrivateKey, PublicKey, public::KeyData};
+use zeroize::Zeroizing;
 
 use crate::{
     error::{Error, Result},
@@ -9,14 +11,17 @@ use crate::{
 
 /// The content of a file that somebody wants to use as a key.
 pub(super) enum KeyFile {
-    /// A private key, perhaps encrypted; its public half can be read in any case.
-    Private(Box<PrivateKey>),
+    /// A private key, perhaps encrypted, as text to be stored; its public half can be read in any case.
+    Private(Zeroizing<String>, PublicKey),
     /// A public key.
     Public(PublicKey),
 }
 
 /// How private keys in OpenSSH's own format begin.
 const PRIVATE_HEADER: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
+
+/// And how they end.
+const PRIVATE_FOOTER: &str = "-----END OPENSSH PRIVATE KEY-----\n";
 
 /// The largest modulus that OpenSSH takes.
 const MAX_RSA_BITS: u32 = 16384;
@@ -30,14 +35,27 @@ pub(super) fn parse(file: &str, content: &[u8]) -> Result<KeyFile> {
     if let Some((what, hint)) = foreign(file, text) {
         return Err(unusable(file, what).hint(hint));
     }
-    if text.starts_with("-----BEGIN ") {
-        let private = private(file, text)?;
-        refuse_weak(file, private.public_key())?;
-        return Ok(KeyFile::Private(Box::new(private)));
+    let key = if text.starts_with("-----BEGIN ") {
+        let text = with_unix_lines(text);
+        let public = public_half(file, &text)?;
+        KeyFile::Private(text, public)
+    } else {
+        KeyFile::Public(public_line(file, text)?)
+    };
+    let (KeyFile::Private(_, public) | KeyFile::Public(public)) = &key;
+    refuse_weak(file, public)?;
+    Ok(key)
+}
+
+/// OpenSSH does not take a private key with the line ends of Windows.
+fn with_unix_lines(text: &str) -> Zeroizing<String> {
+    // All the room at once: a string that grows leaves copies behind.
+    let mut lines = Zeroizing::new(String::with_capacity(text.len() + 1));
+    for line in text.lines() {
+        lines.push_str(line);
+        lines.push('\n');
     }
-    let public = public(file, text)?;
-    refuse_weak(file, &public)?;
-    Ok(KeyFile::Public(public))
+    lines
 }
 
 /// The formats of other programs, and the command that converts each.
@@ -59,22 +77,53 @@ fn foreign(file: &str, text: &str) -> Option<(&'static str, String)> {
     None
 }
 
-fn private(file: &str, text: &str) -> Result<PrivateKey> {
+fn public_half(file: &str, text: &str) -> Result<PublicKey> {
     if !text.starts_with(PRIVATE_HEADER) {
         return Err(unusable(file, "it is PEM, but not a private key of OpenSSH"));
     }
     if text.matches("-----BEGIN ").count() > 1 {
         return Err(unusable(file, "it holds more than one key"));
     }
-    let mut key = PrivateKey::from_openssh(text).map_err(|error| unusable(file, error))?;
-    if !key.is_encrypted() {
-        let comment = key::comment(key.comment())?.to_owned();
-        key.set_comment(comment);
-    }
+    let mut key = match PrivateKey::from_openssh(text) {
+        Ok(key) => key.public_key().clone(),
+        Err(error) => ecdsa_public_half(text).ok_or_else(|| unusable(file, error))?,
+    };
+    let comment = key::comment(key.comment())?.to_owned();
+    key.set_comment(comment);
     Ok(key)
 }
 
-fn public(file: &str, text: &str) -> Result<PublicKey> {
+/// ssh-key 0.6.7 wants the secret number of an ECDSA key in full length. OpenSSH leaves out zeroes in front, which every
+/// second P-521 key has.
+fn ecdsa_public_half(text: &str) -> Option<PublicKey> {
+    let body = text.strip_prefix(PRIVATE_HEADER)?.strip_suffix(PRIVATE_FOOTER)?;
+    let mut base64 = Zeroizing::new(String::with_capacity(body.len()));
+    body.lines().for_each(|line| base64.push_str(line));
+    let data = Zeroizing::new(BASE64.decode(&*base64).ok()?);
+    let mut outer = data.strip_prefix(b"openssh-key-v1\0")?;
+    for _cipher_kdf_options in 0..3 {
+        field(&mut outer)?;
+    }
+    outer = outer.strip_prefix(&1_u32.to_be_bytes())?;
+    let mut key = PublicKey::from_bytes(field(&mut outer)?).ok()?;
+    // Behind the two check numbers.
+    let mut inner = field(&mut outer)?.get(8..)?;
+    for _type_curve_point_secret in 0..4 {
+        field(&mut inner)?;
+    }
+    key.set_comment(std::str::from_utf8(field(&mut inner)?).ok()?);
+    key.algorithm().is_ecdsa().then_some(key)
+}
+
+/// Takes the next field off: four bytes of length, and the content.
+fn field<'a>(data: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, rest) = data.split_first_chunk()?;
+    let (content, rest) = rest.split_at_checked(u32::from_be_bytes(*length).try_into().ok()?)?;
+    *data = rest;
+    Some(content)
+}
+
+fn public_line(file: &str, text: &str) -> Result<PublicKey> {
     let mut lines = text.lines().filter(|line| !line.trim_start().starts_with('#') && !line.trim().is_empty());
     let Some(line) = lines.next() else {
         return Err(unusable(file, "it is empty"));

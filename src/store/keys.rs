@@ -55,7 +55,7 @@ pub struct Listing {
 }
 
 impl KeyStore {
-    /// Keeps the keys in `dir`, which is made when the first key is.
+    /// Keeps the keys in `dir`, an absolute path, which is made when the first key is.
     pub fn new(dir: &Utf8Path) -> Self {
         Self { dir: dir.to_owned() }
     }
@@ -71,14 +71,15 @@ impl KeyStore {
         };
         let mut private = private.map_err(|error| Error::internal("cannot generate a key").because(error))?;
         private.set_comment(new.comment()?);
-        self.write(&new.name, Some(&private), private.public_key())
+        let text = private.to_openssh(LineEnding::LF).map_err(cannot_encode)?;
+        self.write(&new.name, Some(&text), private.public_key())
     }
 
     /// Takes over an existing key: a private one, encrypted or not, or only a public one.
     pub fn import(&self, name: &Name, file: &Utf8Path) -> Result<Key> {
         let content = secret_file::read(file, MAX_FILE_BYTES)?;
         let (mut public, private) = match key_file::parse(file.as_str(), &content)? {
-            KeyFile::Private(private) => (private.public_key().clone(), Some(private)),
+            KeyFile::Private(private, public) => (public, Some(private)),
             KeyFile::Public(public) => (public, None),
         };
         self.refuse_taken(name)?;
@@ -86,7 +87,7 @@ impl KeyStore {
         if public.comment().is_empty() {
             public.set_comment(name.as_str());
         }
-        self.write(name, private.as_deref(), &public)
+        self.write(name, private.as_deref().map(String::as_str), &public)
     }
 
     /// Lists the keys, and whatever else is in the folder.
@@ -177,14 +178,13 @@ impl KeyStore {
     }
 
     /// Writes both halves, or neither, and reports what is there now.
-    fn write(&self, name: &Name, private: Option<&PrivateKey>, public: &PublicKey) -> Result<Key> {
+    fn write(&self, name: &Name, private: Option<&str>, public: &PublicKey) -> Result<Key> {
         let (private_path, public_path) = self.paths(name);
         let line = public.to_openssh().map_err(cannot_encode)? + "\n";
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
         made.map_err(|error| self.failed("make", &error))?;
         let mut files = Vec::new();
-        if let Some(key) = private {
-            let text = key.to_openssh(LineEnding::LF).map_err(cannot_encode)?;
+        if let Some(text) = private {
             files.push(NewFile::create(private_path, 0o600, text.as_bytes())?);
         }
         files.push(NewFile::create(public_path, 0o644, line.as_bytes())?);
@@ -275,13 +275,13 @@ impl KeyStore {
 fn read_public(path: &Utf8Path) -> Result<PublicKey> {
     match read_own(path)? {
         KeyFile::Public(key) => Ok(key),
-        KeyFile::Private(_) => Err(Error::conflict(format!("`{path}` holds a private key"))),
+        KeyFile::Private(..) => Err(Error::conflict(format!("`{path}` holds a private key"))),
     }
 }
 
 fn read_private(path: &Utf8Path) -> Result<PublicKey> {
     match read_own(path)? {
-        KeyFile::Private(key) => Ok(key.public_key().clone()),
+        KeyFile::Private(_, key) => Ok(key),
         KeyFile::Public(_) => Err(Error::conflict(format!("`{path}` holds only a public key"))),
     }
 }
@@ -308,10 +308,10 @@ mod tests {
     fn a_failure_between_the_two_files_leaves_neither() {
         let dir = tempfile::tempdir().unwrap();
         let dir = Utf8Path::from_path(dir.path()).unwrap();
-        let store = KeyStore::new(dir).unwrap();
+        let store = KeyStore::new(dir);
         let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).unwrap();
         fs::write(dir.join("k.pub"), "somebody else's").unwrap();
-        let error = store.write(&"k".parse().unwrap(), Some(&key), key.public_key()).unwrap_err();
+        let error = store.write(&"k".parse().unwrap(), Some("private"), key.public_key()).unwrap_err();
         assert_eq!(error.code, Code::AlreadyExists);
         assert!(!dir.join("k").exists());
         assert_eq!(fs::read(dir.join("k.pub")).unwrap(), b"somebody else's");

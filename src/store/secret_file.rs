@@ -113,9 +113,9 @@ mod tests {
         let path = dir.join("f");
         drop(NewFile::create(path.clone(), 0o600, b"x").unwrap());
         assert!(!path.exists());
-        NewFile::create(path.clone(), 0o640, b"x").unwrap().keep();
+        NewFile::create(path.clone(), 0o666, b"x").unwrap().keep();
         assert_eq!(fs::read(&path).unwrap(), b"x");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
     }
 
     #[test]

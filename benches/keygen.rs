@@ -1,0 +1,52 @@
+//! Whether `vmprov key generate` is at least as fast as `ssh-keygen`: whole processes in turns, RSA 4096, median of 20.
+//!
+//! Run with `cargo bench --bench keygen`; fails if vmprov is slower.
+#![expect(clippy::print_stdout, clippy::expect_used, reason = "what it prints, or dies of, is its result")]
+
+use std::{
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Even, so that the median is the mean of the two in the middle.
+const PAIRS: usize = 20;
+
+fn main() -> ExitCode {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        theirs.push(timed(&mut ssh_keygen(&dir.path().join(format!("theirs{pair}")))));
+        ours.push(timed(&mut vmprov(dir.path(), &format!("ours{pair}"))));
+    }
+    let (theirs, ours) = (median(theirs), median(ours));
+    let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+    println!("ssh-keygen           {:7.0} ms", theirs.as_secs_f64() * 1e3);
+    println!("vmprov key generate  {:7.0} ms", ours.as_secs_f64() * 1e3);
+    println!("ratio                {ratio:7.2}  (median of {PAIRS} in turns, at most 1.00)");
+    if ratio > 1.0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn ssh_keygen(file: &Path) -> Command {
+    let mut command = Command::new("ssh-keygen");
+    command.args(["-q", "-t", "rsa", "-b", "4096", "-N", "", "-f"]).arg(file);
+    command
+}
+
+fn vmprov(dir: &Path, name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmprov"));
+    command.arg("--key-dir").arg(dir).args(["key", "generate", name]);
+    command
+}
+
+fn timed(command: &mut Command) -> Duration {
+    let start = Instant::now();
+    let status = command.stdout(Stdio::null()).status().expect("a program that can be started");
+    assert!(status.success(), "{command:?}: {status}");
+    start.elapsed()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    (times[PAIRS / 2 - 1] + times[PAIRS / 2]) / 2
+}
