@@ -98,8 +98,9 @@ pub(super) fn examine<'s>(host: &Host, source: &'s ImageSource, warnings: &mut V
     Ok(examined)
 }
 
-/// Makes an examined image a complete base volume in the pool, unless it is one already.
-pub(super) fn store(host: &Host, pool: &Pool, examined: &Examined) -> Result<Base> {
+/// Makes an examined image a complete base volume in the pool, unless it is one already. `user` is remembered as the
+/// one that it logs in as, where its name does not tell.
+pub(super) fn store(host: &Host, pool: &Pool, examined: &Examined, user: Option<&str>) -> Result<Base> {
     let source = examined.source;
     let Some(info) = &examined.info else {
         host.runner.plan(|| "# upload it as an immutable base volume".to_owned());
@@ -114,7 +115,7 @@ pub(super) fn store(host: &Host, pool: &Pool, examined: &Examined) -> Result<Bas
         sha256,
         virtual_size: info.virtual_size,
         verification: source.verification().to_owned(),
-        user: default_user(source.given()).map(str::to_owned),
+        user: default_user(source.given()).or(user).map(str::to_owned),
         file: source.identity().cloned(),
     };
     let _one_upload = Lock::take(&lock_name(host, pool, &base.volume), UPLOAD_WAIT, &host.runner.cancel)?;
@@ -145,6 +146,11 @@ impl Base {
             file: None,
         }
     }
+}
+
+/// Forgets what a source led to; the next use looks at it anew.
+pub(super) fn forget(host: &Host, source: &ImageSource) -> Result<()> {
+    host.virsh.delete_volume(&host.settings.pool, &source.companion()).map(drop)
 }
 
 fn fetch(host: &Host, url: &str, warnings: &mut Vec<String>) -> Result<Scratch> {
@@ -222,14 +228,13 @@ fn put(host: &Host, pool: &Pool, name: &str, size: u64, file: &Utf8Path) -> Resu
     super::undo::undoing(|undo| {
         let (undoer, pool_name) = (host.uncancellable(), pool.name.clone());
         let volume = name.to_owned();
-        undo.push(format!("volume `{name}`"), move || undoer.virsh.delete_volume(&pool_name, &volume).map(drop));
-        match host.virsh.create_volume(&pool.name, name, &NewVolume::Immutable(size)) {
-            Err(error) if error.code == Code::AlreadyExists => {
-                undo.forget_last();
-                return Err(error);
-            }
-            result => result?,
+        let claim =
+            undo.push(format!("volume `{name}`"), move || undoer.virsh.delete_volume(&pool_name, &volume).map(drop));
+        let made = host.virsh.create_volume(&pool.name, name, &NewVolume::Immutable(size));
+        if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
+            claim.waive();
         }
+        made?;
         host.virsh.upload(&pool.name, name, file)
     })
 }

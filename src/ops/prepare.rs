@@ -84,35 +84,49 @@ pub(super) fn network(host: &Host, name: &str, survey: &Survey) -> Result<()> {
         .hint("Define a network with a range that is free (virsh net-define) and name it with --network."))
 }
 
+/// What is known of KVM on this host without trying.
+pub(super) fn verdict(host: &Host) -> Option<Verdict> {
+    kvm::read(&host.settings.cache_dir, &host.settings.uri)
+}
+
+/// What to ask libvirt's capabilities for: its own preference, unless that is known to fail.
+pub(super) const fn virttype(verdict: Option<&Verdict>) -> Option<&'static str> {
+    match verdict {
+        Some(Verdict::Fails(_)) => Some("qemu"),
+        _ => None,
+    }
+}
+
 /// What guests will be run with: KVM where it works, else emulation with a warning. KVM that is present proves
 /// nothing: it has been met refusing to start guests, and running guests that never execute. So it is tried, once for
 /// each boot of the host.
-pub(super) fn accelerator(host: &Host, offered: Capabilities, warnings: &mut Vec<String>) -> Result<Capabilities> {
+pub(super) fn accelerator(
+    host: &Host,
+    verdict: Option<Verdict>,
+    offered: Capabilities,
+    warnings: &mut Vec<String>,
+) -> Result<Capabilities> {
     let slow = "VMs are emulated, which is many times slower";
-    if offered.kind == "qemu" {
-        host.warn(
-            warnings,
-            format!("this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?): {slow}"),
-        );
-        return Ok(offered);
-    }
-    if !offered.is_kvm() || host.is_dry_run() {
-        return Ok(offered);
-    }
-    let verdict = match kvm::read(&host.settings.cache_dir, &host.settings.uri) {
-        Some(verdict) => verdict,
-        None => {
+    let verdict = match verdict {
+        None if offered.is_kvm() && !host.is_dry_run() => {
             host.step("trying whether KVM works");
             let verdict = try_kvm(host, &offered)?;
             kvm::write(&host.settings.cache_dir, &host.settings.uri, &verdict);
-            verdict
+            Some(verdict)
         }
+        verdict => verdict,
     };
     match verdict {
-        Verdict::Works => Ok(offered),
-        Verdict::Fails(reason) => {
+        Some(Verdict::Fails(reason)) => {
             host.warn(warnings, format!("KVM is there but does not work ({reason}): {slow}"));
-            host.virsh.emulation()
+            if offered.is_kvm() { host.virsh.emulation() } else { Ok(offered) }
+        }
+        _ => {
+            if offered.kind == "qemu" {
+                let why = "this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?)";
+                host.warn(warnings, format!("{why}: {slow}"));
+            }
+            Ok(offered)
         }
     }
 }

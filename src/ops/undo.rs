@@ -1,32 +1,53 @@
 //! [`undoing`]: whole, or not at all.
 
-use crate::error::{Error, Result};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-type Step<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
+use crate::error::{Error, Result};
 
 /// What is to be undone when the work fails, in the order it was begun.
 #[derive(Default)]
-pub struct Undo<'a>(Vec<(String, Step<'a>)>);
+pub struct Undo<'a>(Vec<Step<'a>>);
+
+struct Step<'a> {
+    what: String,
+    claim: Claim,
+    undo: Box<dyn FnOnce() -> Result<()> + 'a>,
+}
+
+/// That what a step undoes is ours.
+#[derive(Debug, Clone, Default)]
+pub struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    /// It turned out not to be: the step is left out.
+    pub fn waive(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn holds(&self) -> bool {
+        !self.0.load(Ordering::SeqCst)
+    }
+}
 
 impl<'a> Undo<'a> {
     /// Adds a step. It is added before what it undoes is tried, because a call that failed may have done its work;
     /// so it must bear that there is nothing to undo.
-    pub fn push(&mut self, what: impl Into<String>, step: impl FnOnce() -> Result<()> + 'a) {
-        self.0.push((what.into(), Box::new(step)));
-    }
-
-    /// Takes the last step back: what it undoes is not ours.
-    pub fn forget_last(&mut self) {
-        self.0.pop();
+    pub fn push(&mut self, what: impl Into<String>, undo: impl FnOnce() -> Result<()> + 'a) -> Claim {
+        let claim = Claim::default();
+        self.0.push(Step { what: what.into(), claim: claim.clone(), undo: Box::new(undo) });
+        claim
     }
 
     /// Undoes in reverse order, all of it even where a step fails, and names what is left behind.
     fn run(&mut self) -> Vec<String> {
-        let undo = |(what, step): (String, Step)| {
-            tracing::info!("undoing: {what}");
-            step().err().map(|error| format!("{what} ({error})"))
+        let undo = |Step { what, undo, .. }: Step| {
+            tracing::info!("# undoing: {what}");
+            undo().err().map(|error| format!("{what} ({error})"))
         };
-        self.0.drain(..).rev().filter_map(undo).collect()
+        self.0.drain(..).rev().filter(|step| step.claim.holds()).filter_map(undo).collect()
     }
 }
 
@@ -73,8 +94,7 @@ mod tests {
                     if step == "b" { Err(Error::internal("stuck")) } else { Ok(()) }
                 });
             }
-            undo.push("d", || unreachable!("it was not ours"));
-            undo.forget_last();
+            undo.push("d", || unreachable!("it was not ours")).waive();
             Err::<(), _>(Error::internal("boom").hint("Do this."))
         })
         .unwrap_err();

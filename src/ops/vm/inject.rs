@@ -272,7 +272,7 @@ fn replace(host: &Host, domain: &Domain, listed: &Listed, metadata: &Metadata, s
         let (undoer, before, uuid) = (host.uncancellable(), metadata.clone(), listed.uuid);
         undo.push("the note of the new seed", move || undoer.virsh.set_metadata(uuid, &before, live));
         host.virsh.set_metadata(listed.uuid, &noted, live)?;
-        seed::write(host, &volume, seed, undo)?;
+        seed::put(host, &volume, &seed::make(host, seed)?, undo)?;
         noted.instance_id = Some(seed.instance_id.clone());
         let (undoer, uuid) = (host.uncancellable(), listed.uuid);
         let old_path = domain.disks.iter().find(|disk| disk.target == target).and_then(|disk| disk.source.clone());

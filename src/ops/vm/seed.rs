@@ -30,21 +30,18 @@ pub(super) fn instance_id(vm: &str) -> String {
     format!("{vm}-{}", &unique[..12])
 }
 
-/// Makes the volume and fills it. In a dry run the seed's files are shown, without the private halves of host keys.
-pub(super) fn write<'u>(host: &Host, volume: &OwnedVolume, seed: &Seed, undo: &mut Undo<'u>) -> Result<()> {
-    let iso = if host.is_dry_run() {
-        for (name, content) in without_secrets(seed).files() {
-            host.runner.plan(|| format!("cat > {name} <<'EOF'\n{}\nEOF", String::from_utf8_lossy(&content).trim_end()));
-        }
-        host.runner.plan(|| {
-            "genisoimage -joliet -rational-rock -volid cidata -output seed.iso meta-data user-data network-config vmprov.json"
-                .to_owned()
-        });
-        Scratch::memory(b"")?
-    } else {
-        genisoimage::write_seed(&host.runner, &seed.files())?
-    };
-    put(host, volume, &iso, undo)
+/// Makes the seed's ISO image. In a dry run its files are shown instead, without the private halves of host keys.
+pub(super) fn make(host: &Host, seed: &Seed) -> Result<Scratch> {
+    if !host.is_dry_run() {
+        return genisoimage::write_seed(&host.runner, &seed.files());
+    }
+    for (name, content) in without_secrets(seed).files() {
+        let text = String::from_utf8_lossy(&content).trim_end().to_owned();
+        host.runner.plan(|| format!("cat > {name} <<'EOF'\n{text}\nEOF"));
+    }
+    let command = "genisoimage -joliet -rational-rock -volid cidata -output seed.iso meta-data user-data network-config vmprov.json";
+    host.runner.plan(|| command.to_owned());
+    Scratch::memory(b"")
 }
 
 /// A seed that may be shown.
@@ -56,23 +53,29 @@ fn without_secrets(seed: &Seed) -> Seed {
     seed
 }
 
-/// Makes an owned volume and fills it with a file's content.
-pub(super) fn put<'u>(host: &Host, volume: &OwnedVolume, content: &Scratch, undo: &mut Undo<'u>) -> Result<()> {
-    create_volume(host, volume, &NewVolume::Content(content.len()?), undo)?;
-    host.virsh.upload(&volume.pool, &volume.name, content.path())
+/// Makes an owned volume and fills it with a seed.
+pub(super) fn put(host: &Host, volume: &OwnedVolume, iso: &Scratch, undo: &mut Undo) -> Result<()> {
+    volume_maker(host, volume, undo)(&NewVolume::Content(iso.len()?))?;
+    host.virsh.upload(&volume.pool, &volume.name, iso.path())
 }
 
-/// Makes an owned volume, which a failure later on deletes again.
-pub(super) fn create_volume<'u>(host: &Host, volume: &OwnedVolume, new: &NewVolume, undo: &mut Undo<'u>) -> Result<()> {
+/// What makes an owned volume, which a failure later on deletes again; one that was there before is left alone.
+pub(super) fn volume_maker<'h>(
+    host: &'h Host,
+    volume: &'h OwnedVolume,
+    undo: &mut Undo,
+) -> impl FnOnce(&NewVolume) -> Result<()> + Send + use<'h> {
     let undoer = host.uncancellable();
     let OwnedVolume { pool, name, .. } = volume.clone();
-    undo.push(format!("volume `{pool}/{name}`"), move || undoer.virsh.delete_volume(&pool, &name).map(drop));
-    let made = host.virsh.create_volume(&volume.pool, &volume.name, new);
-    if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
-        // It was there before us and is not ours to delete.
-        undo.forget_last();
+    let claim =
+        undo.push(format!("volume `{pool}/{name}`"), move || undoer.virsh.delete_volume(&pool, &name).map(drop));
+    move |new| {
+        let made = host.virsh.create_volume(&volume.pool, &volume.name, new);
+        if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
+            claim.waive();
+        }
+        made
     }
-    made
 }
 
 /// Reads a VM's current seed back.

@@ -110,15 +110,21 @@ pub struct Survey {
 
 impl Virsh {
     /// Looks at the host, the pool `pool` and whether it holds `volumes`; `downloads` are small volumes of it, and the
-    /// files to put their content into. One process; what is missing is reported as missing.
-    pub fn survey(&self, pool: &str, volumes: &[&str], downloads: &[(String, String)]) -> Result<Survey> {
+    /// files to put their content into; `virttype` is the hypervisor type to ask about, if not the preferred. One process; what is missing is reported as missing.
+    pub fn survey(
+        &self,
+        pool: &str,
+        volumes: &[&str],
+        downloads: &[(String, String)],
+        virttype: Option<&str>,
+    ) -> Result<Survey> {
         let mut commands = vec![
             vec!["list", "--all", "--uuid", "--name"],
             vec!["pool-dumpxml", "--pool", pool],
             vec!["pool-list", "--name"],
             vec!["net-list", "--name"],
             vec!["net-list", "--all", "--name"],
-            vec!["domcapabilities"],
+            domcapabilities(virttype),
             vec!["nodememstats"],
         ];
         commands.extend(volumes.iter().map(|volume| vec!["vol-path", "--pool", pool, "--vol", volume]));
@@ -158,6 +164,12 @@ impl Virsh {
         let xml = self.read("ask what the host can emulate", &["domcapabilities", "--virttype", "qemu"])?;
         Capabilities::from_xml(&xml)
     }
+}
+
+fn domcapabilities(virttype: Option<&str>) -> Vec<&str> {
+    let mut command = vec!["domcapabilities"];
+    command.extend(virttype.into_iter().flat_map(|virttype| ["--virttype", virttype]));
+    command
 }
 
 /// Reads the total from `nodememstats`: `total  :  24689656 KiB`.

@@ -218,6 +218,16 @@ impl Virsh {
         self.change("note in the VM's metadata how far it has come", &args)
     }
 
+    /// Starts a domain and replaces vmprov's element of it, in one process. A failure of either is one of both, and is
+    /// for the caller to undo; so it does no harm that virsh goes on after the first has failed.
+    pub fn start_and_note(&self, uuid: Uuid, metadata: &Metadata) -> Result<()> {
+        let (uuid, xml) = (uuid.to_string(), metadata.to_xml("vm")?);
+        let note =
+            ["metadata", "--domain", &uuid, "--uri", NAMESPACE, "--key", "vmprov", "--set", &xml, "--config", "--live"];
+        let script = format!("start --domain {uuid}; {}", shell_words::join(note));
+        self.change_all("start the VM", &script)
+    }
+
     /// Marks a running domain as asked to shut down.
     pub fn mark_stopping(&self, uuid: Uuid) -> Result<()> {
         let uuid = uuid.to_string();

@@ -32,8 +32,7 @@ pub struct Virsh {
 
 /// What the commands of a batch printed, each by itself, and what virsh complained of.
 ///
-/// virsh goes on after a command that failed and exits with the last one's status (11.3.0), so a batch is for
-/// reading only.
+/// virsh goes on after a command that failed and exits with the last one's status (11.3.0).
 #[derive(Debug)]
 struct Batch {
     sections: Vec<String>,
@@ -92,6 +91,17 @@ impl Virsh {
         }
     }
 
+    /// Runs several commands that change something in one process. virsh goes on after one that failed, so this is
+    /// for what is undone as a whole.
+    fn change_all(&self, what: &str, script: &str) -> Result<()> {
+        match self.tool(&[script]).changes().run(&self.runner)? {
+            Some(finished) if !finished.status.success() || !complaints(&finished.stderr).is_empty() => {
+                Err(failure::explain(what, &self.uri, &finished.stderr))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Runs several commands that only read in one process.
     fn batch(&self, what: &str, commands: &[Vec<&str>]) -> Result<Batch> {
         // No output can hold a mark that did not exist before the call.
@@ -125,19 +135,22 @@ impl Virsh {
     }
 }
 
-/// Groups standard error's lines into complaints: virsh's own line and libvirt's behind it.
+/// Groups standard error's lines into complaints: virsh's own line, libvirt's behind it, and what QEMU adds to that.
+/// What is no error (a warning of the library's) is left out.
 ///
-/// Nothing in their form tells one command's lines from the next one's, so a line is added to the complaint before it
-/// only as long as that means nothing by itself. A line nobody knows is thus never hidden behind a known one.
+/// Nothing in their form tells one command's lines from the next one's, so an `error:` line is added to the complaint
+/// before it only as long as that means nothing by itself. One that nobody knows is thus never hidden behind another.
 fn complaints(stderr: &str) -> Vec<String> {
     let mut complaints: Vec<String> = Vec::new();
     for line in stderr.lines().filter(|line| !line.trim().is_empty()) {
+        let is_error = line.starts_with("error:");
         match complaints.last_mut() {
-            Some(last) if failure::classify(last) == Code::ToolFailed => {
+            Some(last) if !is_error || failure::classify(last) == Code::ToolFailed => {
                 last.push('\n');
                 last.push_str(line);
             }
-            _ => complaints.push(line.to_owned()),
+            _ if is_error => complaints.push(line.to_owned()),
+            _ => {}
         }
     }
     complaints
@@ -147,4 +160,31 @@ fn complaints(stderr: &str) -> Vec<String> {
 fn from_xml<'de, T: serde::Deserialize<'de>>(what: &str, xml: &'de str) -> Result<T> {
     quick_xml::de::from_str(xml)
         .map_err(|error| Error::new(Code::ToolFailed, format!("cannot read libvirt's {what} XML")).because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_complaint_is_not_hidden_behind_a_known_one() {
+        let stderr = "warning: x\nerror: failed to get domain 'a'\n\nerror: cannot do it\nerror: internal error: boom\nqemu: y\n";
+        assert_eq!(
+            complaints(stderr),
+            ["error: failed to get domain 'a'", "error: cannot do it\nerror: internal error: boom\nqemu: y"]
+        );
+    }
+
+    #[test]
+    fn a_uri_that_names_a_host_is_not_local() {
+        for (uri, local) in [
+            ("qemu:///system", true),
+            ("test:///default", true),
+            ("qemu+unix:///system?socket=/run/x", true),
+            ("qemu+ssh://host/system", false),
+            ("qemu+tls://host:16514/system", false),
+        ] {
+            assert_eq!(Virsh::new(uri.to_owned(), Runner::default()).is_local(), local, "{uri}");
+        }
+    }
 }

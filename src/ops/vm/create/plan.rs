@@ -1,0 +1,249 @@
+//! What is to be built, after a look at the host; what must be there first is made.
+
+use camino::Utf8PathBuf;
+use uuid::Uuid;
+
+use super::{
+    super::{
+        super::{Host, image, prepare},
+        incomplete, remove, seed,
+    },
+    request::{Request, check_user},
+};
+use crate::{
+    cloud_init::{HostKey, Seed},
+    error::{Code, Error, Result},
+    model::{key::Key, size::human, vm::NewVm},
+    store::host_keys,
+    tools::{
+        scratch::Scratch,
+        virsh::{
+            Capabilities, DiskDevice, InjectedKey, Metadata, NewDomain, OwnedVolume, Phase, Pool, Provenance, Role,
+            Survey,
+        },
+    },
+};
+
+/// Everything that is needed to build the VM.
+pub(super) struct Plan {
+    pub(super) uuid: Uuid,
+    mac: String,
+    pool: Pool,
+    capabilities: Capabilities,
+    pub(super) base: Option<image::Base>,
+    pub(super) disk: OwnedVolume,
+    pub(super) seed: Option<(OwnedVolume, Seed)>,
+    /// The installer's file and, where it is uploaded, the volume for it.
+    pub(super) installer: Option<(Utf8PathBuf, Option<OwnedVolume>)>,
+    pub(super) metadata: Metadata,
+}
+
+/// Looks at the host, refuses what cannot be done, and makes what must be there first.
+pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut Vec<String>) -> Result<Plan> {
+    let owned = |suffix: &str, role| OwnedVolume {
+        pool: host.settings.pool.clone(),
+        name: format!("{}{suffix}", new.name),
+        role,
+    };
+    let (disk, iso) = (owned(".qcow2", Role::Disk), owned("-installer.iso", Role::Installer));
+    let verdict = prepare::verdict(host);
+    let mut companion = Scratch::memory(b"")?;
+    let downloads: Vec<_> =
+        request.image.iter().map(|source| (source.companion(), companion.path().to_string())).collect();
+    let virttype = prepare::virttype(verdict.as_ref());
+    let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name], &downloads, virttype)?;
+    check_name(host, new, &survey)?;
+    check_figures(host, new, &survey, warnings)?;
+    let mut base = match &request.image {
+        Some(source) => image::Base::from_companion(source, &companion.content()?),
+        None => None,
+    };
+    let user = user(new, request, base.as_ref())?;
+    if let (Some(data), Some(user)) = (&request.user_data, &user) {
+        data.check(&new.name, user)?.into_iter().for_each(|warning| host.warn(warnings, warning));
+    }
+    let examined = match &request.image {
+        Some(source) if base.is_none() => Some(image::examine(host, source, warnings)?),
+        _ => None,
+    };
+    check_disk_size(
+        new,
+        base.as_ref().map(|base| base.virtual_size).or(examined.as_ref().map(image::Examined::virtual_size)),
+    )?;
+    prepare::check_network(&new.network, &survey)?;
+    let installer = match &request.installer {
+        // One that libvirt knows as a volume is used where it is; another is uploaded for this VM.
+        Some(file) if host.virsh.is_local() && host.virsh.volume_at(file.as_str())? => Some((file.clone(), None)),
+        Some(file) => Some((file.clone(), Some(iso))),
+        None => None,
+    };
+    let pool = prepare::pool(host, survey.pool.as_ref())?;
+    prepare::network(host, &new.network, &survey)?;
+    let capabilities = prepare::accelerator(host, verdict, survey.capabilities, warnings)?;
+    if let Some(examined) = examined {
+        base = Some(image::store(host, &pool, &examined, user.as_deref())?);
+    }
+    let mac = random_mac();
+    let seed = match user {
+        Some(user) => Some((seed::volume(host, new.name.as_str()), plan_seed(new, user, &mac, request)?)),
+        None => None,
+    };
+    let metadata = Metadata::new();
+    let mut plan = Plan { uuid: Uuid::new_v4(), mac, pool, capabilities, base, disk, seed, installer, metadata };
+    plan.note(&request.keys);
+    Ok(plan)
+}
+
+/// The user to log in as, where a seed will tell the guest of one.
+fn user(new: &NewVm, request: &Request, base: Option<&image::Base>) -> Result<Option<String>> {
+    if !request.seeded {
+        return Ok(None);
+    }
+    let source = request.image.as_ref().map(image::ImageSource::given);
+    let user = (new.user.as_deref())
+        .or_else(|| base?.user.as_deref())
+        .or_else(|| image::default_user(source?))
+        .ok_or_else(|| {
+            let what = source.map_or_else(|| "the installed system".to_owned(), |source| format!("`{source}`"));
+            Error::invalid(format!("nobody knows which user {what} logs in as")).hint("Name one with --user NAME.")
+        })?;
+    check_user(user)?;
+    Ok(Some(user.to_owned()))
+}
+
+fn check_disk_size(new: &NewVm, least: Option<u64>) -> Result<()> {
+    match least {
+        Some(least) if least > new.disk_size.bytes() => Err(Error::invalid(format!(
+            "a disk of {} ({} bytes) is smaller than the image, which needs {} ({least} bytes)",
+            new.disk_size,
+            new.disk_size.bytes(),
+            human(least)
+        ))
+        .hint(format!("Give at least --disk-size {}", human(least.next_multiple_of(1 << 30))))),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a name that is taken. What a killed create of that name left is removed first.
+fn check_name(host: &Host, new: &NewVm, survey: &Survey) -> Result<()> {
+    let mut removed = false;
+    if let Some((uuid, name)) = survey.domains.iter().find(|(_, name)| name == new.name.as_str()) {
+        let described = host.virsh.describe(&[(*uuid, false)])?;
+        match described.get(uuid) {
+            // We hold the lock, so whoever began it on this machine is not at it any more.
+            Some((_, Some(metadata))) if metadata.phase == Phase::Creating && metadata.is_of_this_host() => {
+                host.progress.note(&format!("removed what a create of `{name}` that was cut short had left"));
+                remove(host, *uuid, Some(metadata))?;
+                removed = true;
+            }
+            Some((_, Some(metadata))) if metadata.is_incomplete() => return Err(incomplete(name)),
+            _ => {
+                return Err(Error::new(Code::AlreadyExists, format!("there is a VM `{name}` already"))
+                    .hint(format!("Choose another name, or remove it: vmprov vm delete {name}")));
+            }
+        }
+    }
+    match survey.volumes.first() {
+        Some(volume) if !removed => {
+            let pool = &host.settings.pool;
+            let message = format!("the pool `{pool}` has a volume `{volume}` already, which no VM of vmprov's owns");
+            Err(Error::new(Code::AlreadyExists, message).hint(format!(
+                "Choose another name, or delete it: virsh vol-delete --pool {} --vol {volume}",
+                shell_words::quote(pool)
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_figures(host: &Host, new: &NewVm, survey: &Survey, warnings: &mut Vec<String>) -> Result<()> {
+    if let Some(most) = survey.capabilities.max_vcpus.filter(|&most| new.vcpus > most) {
+        return Err(Error::invalid(format!(
+            "{} virtual CPUs are more than the {most} that this host can give a VM",
+            new.vcpus
+        )));
+    }
+    if let Some(most) = survey.memory_mib.filter(|&most| new.memory.mib() > most) {
+        let memory = human(most << 20);
+        host.warn(
+            warnings,
+            format!("{} of memory are more than the {memory} that the host has: the VM may be killed", new.memory),
+        );
+    }
+    Ok(())
+}
+
+fn plan_seed(new: &NewVm, user: String, mac: &str, request: &Request) -> Result<Seed> {
+    let host_keys = host_keys::generate(new.name.as_str())?.into_iter().map(|key| HostKey {
+        algorithm: key.algorithm.to_owned(),
+        private: key.private.to_string(),
+        public: key.public,
+    });
+    Ok(Seed {
+        instance_id: seed::instance_id(new.name.as_str()),
+        hostname: new.name.clone(),
+        user,
+        mac: mac.to_owned(),
+        authorized_keys: request.keys.iter().map(|key| key.public_key.clone()).collect(),
+        host_keys: host_keys.collect(),
+        user_data: request.user_data.clone(),
+    })
+}
+
+/// A MAC address of QEMU's range. It is random, not made from the name: a VM that is created again must not be given
+/// its predecessor's lease.
+fn random_mac() -> String {
+    let random = Uuid::new_v4();
+    let bytes = random.as_bytes();
+    format!("52:54:00:{:02x}:{:02x}:{:02x}", bytes[0], bytes[1], bytes[2])
+}
+
+impl Plan {
+    /// Fills in what is noted of the VM.
+    fn note(&mut self, keys: &[Key]) {
+        let metadata = &mut self.metadata;
+        metadata.image = self.base.as_ref().map(|base| Provenance {
+            source: base.source.clone(),
+            sha256: base.sha256.clone(),
+            base: base.volume.clone(),
+        });
+        metadata.volumes.push(self.disk.clone());
+        if let Some((volume, seed)) = &self.seed {
+            metadata.user = Some(seed.user.clone());
+            metadata.instance_id = Some(seed.instance_id.clone());
+            metadata.host_keys = seed.host_keys.iter().map(|key| key.public.clone()).collect();
+            metadata.volumes.push(volume.clone());
+        }
+        metadata.volumes.extend(self.installer.iter().filter_map(|(_, volume)| volume.clone()));
+        metadata.keys = keys.iter().map(injected_key).collect();
+    }
+
+    /// The domain's XML, which names volumes that are not there yet.
+    pub(super) fn domain_xml(&self, new: &NewVm) -> Result<String> {
+        let path = |volume: &OwnedVolume| self.pool.path_of(&volume.name);
+        let mut disks = vec![DiskDevice::Disk(path(&self.disk))];
+        disks.extend(self.seed.iter().map(|(volume, _)| DiskDevice::Seed(path(volume))));
+        disks.extend(
+            self.installer
+                .iter()
+                .map(|(file, volume)| DiskDevice::Installer(volume.as_ref().map_or_else(|| file.to_string(), path))),
+        );
+        NewDomain {
+            name: new.name.as_str(),
+            uuid: self.uuid,
+            memory_mib: new.memory.mib(),
+            vcpus: new.vcpus,
+            capabilities: &self.capabilities,
+            disks,
+            interface: Some((&new.network, &self.mac)),
+            seeded: self.seed.is_some(),
+            metadata: &self.metadata,
+        }
+        .to_xml()
+    }
+}
+
+/// What is noted of a key that a VM is given.
+pub(in crate::ops) fn injected_key(key: &Key) -> InjectedKey {
+    InjectedKey { name: key.name.to_string(), fingerprint: key.fingerprint.clone() }
+}

@@ -1,0 +1,103 @@
+//! A request that makes sense by itself: what can be refused without looking at the host.
+
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::super::super::{Host, image::ImageSource, key};
+use crate::{
+    cloud_init::UserData,
+    error::{Error, Result},
+    model::{
+        key::Key,
+        vm::{NewVm, WaitFor},
+    },
+};
+
+/// What was asked for, with what it names read and found usable.
+pub(super) struct Request {
+    pub(super) image: Option<ImageSource>,
+    /// The installer's file.
+    pub(super) installer: Option<Utf8PathBuf>,
+    pub(super) keys: Vec<Key>,
+    pub(super) user_data: Option<UserData>,
+    /// Whether there is something in the guest to tell of keys and users.
+    pub(super) seeded: bool,
+}
+
+impl Request {
+    pub(super) fn check(
+        host: &Host,
+        new: &NewVm,
+        wait: Option<(WaitFor, Duration)>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self> {
+        let given = match (&new.image, &new.image_url) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("an image is given twice").hint("Give either image or imageUrl."));
+            }
+            (image, url) => image.as_ref().or(url.as_ref()),
+        };
+        let image = given.map(|given| ImageSource::parse(given)).transpose()?;
+        let installer = new.iso.as_deref().map(installer).transpose()?;
+        let keys = new.ssh_keys.iter().map(|name| key::get(host, name)).collect::<Result<Vec<_>>>()?;
+        let user_data = new.user_data.as_ref().map(|data| UserData::parse(&data.0)).transpose()?;
+        new.user.as_deref().map_or(Ok(()), check_user)?;
+        let wants_seed = !keys.is_empty() || user_data.is_some() || new.user.is_some();
+        let seeded = image.is_some() || installer.is_some() && wants_seed;
+        if wants_seed && !seeded {
+            return Err(Error::invalid("a key, a user or user data is given, but no image that would read it")
+                .hint("Give the cloud image with --image PATH or --image URL."));
+        }
+        check_goal(new, wait, image.is_some())?;
+        if image.is_none() && installer.is_none() {
+            host.warn(warnings, "no image is given: the disk is blank, and nothing will boot from it");
+        }
+        if image.is_some() && keys.is_empty() && user_data.is_none() {
+            let name = &new.name;
+            let text = format!("no key is given, so nobody can log in until one is injected: vmprov inject {name} KEY");
+            host.warn(warnings, text);
+        }
+        Ok(Self { image, installer, keys, user_data, seeded })
+    }
+}
+
+/// Refuses to wait for what cannot come.
+fn check_goal(new: &NewVm, wait: Option<(WaitFor, Duration)>, has_image: bool) -> Result<()> {
+    match wait {
+        Some((goal, _)) if !new.start => {
+            Err(Error::invalid(format!("waiting for {goal} contradicts leaving the VM stopped"))
+                .hint("Leave out one of the two."))
+        }
+        Some((goal @ (WaitFor::Ip | WaitFor::Ssh | WaitFor::CloudInit | WaitFor::Agent), _)) if !has_image => {
+            Err(Error::invalid(format!("without an image there will be no {goal} to wait for")))
+        }
+        Some((goal @ (WaitFor::Ssh | WaitFor::CloudInit), _)) if new.ssh_keys.is_empty() => {
+            Err(Error::invalid(format!("waiting for {goal} needs a key to log in with"))
+                .hint("Give one with --ssh-key."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what no Linux takes for a user's name (`useradd` of shadow 4.13).
+pub(in crate::ops) fn check_user(user: &str) -> Result<()> {
+    let first = |c: char| c.is_ascii_lowercase() || c == '_';
+    let rest = |c: char| first(c) || c.is_ascii_digit() || c == '-';
+    if user.len() > 32 || !user.starts_with(first) || !user.chars().all(rest) {
+        return Err(Error::invalid(format!("`{}` cannot be a user's name", user.escape_debug()))
+            .hint("A user's name is up to 32 lower-case letters, digits, - and _, and begins with a letter or _."));
+    }
+    Ok(())
+}
+
+fn installer(given: &str) -> Result<Utf8PathBuf> {
+    let failed = |error: std::io::Error| Error::io(format!("read the installer `{}`", given.escape_debug()), &error);
+    let path = Utf8Path::new(given).canonicalize_utf8().map_err(failed)?;
+    let metadata = std::fs::metadata(&path).map_err(failed)?;
+    std::fs::File::open(&path).map_err(failed)?;
+    if !metadata.is_file() || metadata.len() == 0 {
+        return Err(Error::invalid(format!("the installer `{path}` is empty or no regular file")));
+    }
+    Ok(path)
+}
