@@ -52,7 +52,7 @@ fn page(command: &Command, folder: &Utf8Path) -> Result<()> {
 fn section<'a>(title: &str, entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = format!(".SH \"{title}\"\n");
     for (term, meaning) in entries {
-        text.push_str(&format!(".TP\n\\fB{term}\\fR\n{meaning}\n"));
+        text.extend([".TP\n\\fB", term, "\\fR\n", meaning, "\n"]);
     }
     text
 }

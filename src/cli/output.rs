@@ -383,18 +383,19 @@ impl Show for Injected {
     }
 }
 
-/// A VM's addresses.
+/// Where a VM is.
 #[derive(Debug, Serialize)]
-pub(super) struct Addresses {
+pub(super) struct Found {
     pub(super) vm: String,
     pub(super) addresses: Vec<Address>,
+    /// Whether people want to see them all.
     #[serde(skip)]
-    pub(super) all: bool,
+    pub(super) whole: bool,
 }
 
-impl Show for Addresses {
+impl Show for Found {
     fn table(&self) -> String {
-        if !self.all {
+        if !self.whole {
             return self.addresses.first().map(|address| address.address.to_string()).unwrap_or_default();
         }
         let row = |address: &Address| [address.address.to_string(), address.mac.clone(), address.source.to_string()];

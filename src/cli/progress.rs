@@ -3,6 +3,7 @@
 use std::{io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::output;
 use crate::ops::progress::Progress;
@@ -84,6 +85,5 @@ pub(super) fn log_commands(verbose: u8) {
         .with_level(false)
         .with_target(false)
         .with_ansi(false);
-    use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
 }

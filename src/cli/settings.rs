@@ -19,7 +19,7 @@ const SYSTEM_FILE: &str = "/etc/vmprov/config.toml";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct Flags {
-    /// libvirt connection [default: qemu:///system]
+    /// libvirt connection [default: `qemu:///system`]
     #[arg(short, long, global = true, value_name = "URI")]
     connect: Option<String>,
 

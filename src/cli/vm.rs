@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Subcommand};
 
 use super::{
-    output::{Addresses, DryRun, Kind, Output, Results, Show, Vms, line, say},
+    output::{DryRun, Found, Kind, Output, Results, Show, Vms, line, say},
     progress::Terminal,
 };
 use crate::{
@@ -185,7 +185,7 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         Command::Delete(args) => delete(host, &args, output, terminal),
         Command::Ip { vm, all } => {
             let addresses = vm::addresses(host, &vm)?;
-            show(&|| output.show(&Addresses { vm: vm.clone(), addresses: addresses.clone(), all }))
+            show(&|| output.show(&Found { vm: vm.clone(), addresses: addresses.clone(), whole: all }))
         }
         Command::Wait { vm, goal, timeout } => {
             let reached = vm::wait(host, &vm, goal, timeout.0)?;

@@ -1,5 +1,6 @@
 //! The nouns: plain data, parsed and validated, without any input or output.
 
+pub mod digest;
 pub mod key;
 pub mod name;
 pub mod size;

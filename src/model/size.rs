@@ -71,7 +71,7 @@ fn parse(text: &str, unit: u64, what: &str, min: u64, max: u64) -> Result<u64, E
         "t" => TIB,
         _ => return Err(refuse(format!("`{}` is no unit", suffix.escape_debug()))),
     };
-    let bytes = number.checked_mul(factor).unwrap_or(u64::MAX);
+    let bytes = number.saturating_mul(factor);
     if bytes < min {
         return Err(refuse(format!("the least is {}", human(min))));
     }

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use super::Host;
 use crate::{
     error::{Code, Error, Result},
+    model::{digest, size::human},
     store::{download::download, lock::Lock},
     tools::{
         qemu_img::{self, ImageInfo},
@@ -175,7 +176,7 @@ fn checksum(host: &Host, path: &Utf8Path) -> Result<String> {
             read => hash.update(&buffer[..read]),
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest::hex(&hash.finalize()))
 }
 
 /// Whether the base volume is there and whole. One without its companion is what an upload left that was killed; it
@@ -210,11 +211,11 @@ fn is_growing(host: &Host, pool: &Pool, name: &str) -> Result<bool> {
 fn upload(host: &Host, pool: &Pool, base: &Base, file: &Utf8Path) -> Result<()> {
     let size = std::fs::metadata(file).map_err(|error| Error::io("look at the image", &error))?.len();
     if size > pool.available {
-        let room = crate::model::size::human(pool.available);
+        let room = human(pool.available);
         return Err(Error::conflict(format!(
             "the storage pool `{}` has {room} left, the image needs {}",
             pool.name,
-            crate::model::size::human(size)
+            human(size)
         ))
         .hint("Free some space, or choose another pool with --pool."));
     }
@@ -256,7 +257,7 @@ pub(super) fn remove_unfinished(host: &Host) -> Result<Vec<String>> {
     let Some(pool) = host.virsh.pool(&host.settings.pool)?.filter(|pool| pool.active) else { return Ok(Vec::new()) };
     let volumes = host.virsh.volumes_like(&pool.name, "base-")?;
     let mut removed = Vec::new();
-    for name in volumes.iter().filter(|name| name.ends_with(".qcow2")) {
+    for name in volumes.iter().filter(|name| name.contains(".qcow2")) {
         if volumes.contains(&name.replace(".qcow2", ".json")) {
             continue;
         }

@@ -116,26 +116,22 @@ pub(super) fn accelerator(
         }
         verdict => verdict,
     };
-    match verdict {
-        Some(Verdict::Fails(reason)) => {
-            host.warn(warnings, format!("KVM is there but does not work ({reason}): {slow}"));
-            if offered.is_kvm() { host.virsh.emulation() } else { Ok(offered) }
-        }
-        _ => {
-            if offered.kind == "qemu" {
-                let why = "this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?)";
-                host.warn(warnings, format!("{why}: {slow}"));
-            }
-            Ok(offered)
-        }
+    if let Some(Verdict::Fails(reason)) = verdict {
+        host.warn(warnings, format!("KVM is there but does not work ({reason}): {slow}"));
+        return if offered.is_kvm() { host.virsh.emulation() } else { Ok(offered) };
     }
+    if offered.kind == "qemu" {
+        let why = "this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?)";
+        host.warn(warnings, format!("{why}: {slow}"));
+    }
+    Ok(offered)
 }
 
 /// Runs a domain whose firmware finds nothing to boot and reboots at once, upon which libvirt ends it: that it ends
 /// proves that its CPU executes.
 fn try_kvm(host: &Host, offered: &Capabilities) -> Result<Verdict> {
     let uuid = Uuid::new_v4();
-    let metadata = Metadata { phase: Phase::Probe, ..Metadata::new() };
+    let metadata = Metadata { phase: Phase::Probe, ..Metadata::begun() };
     let domain = NewDomain {
         name: &format!("vmprov-kvm-test-{}", uuid.simple()),
         uuid,

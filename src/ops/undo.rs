@@ -115,11 +115,11 @@ mod tests {
 
     #[test]
     fn a_panic_undoes_too() {
-        let undone = std::sync::atomic::AtomicBool::new(false);
+        let undone = AtomicBool::new(false);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             undoing::<()>(|undo| {
                 undo.push("a", || {
-                    undone.store(true, std::sync::atomic::Ordering::SeqCst);
+                    undone.store(true, Ordering::SeqCst);
                     Ok(())
                 });
                 panic!("boom")

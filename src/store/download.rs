@@ -65,8 +65,11 @@ fn broken(url: &str, done: u64, length: Option<u64>) -> Error {
         .hint("Try again.")
 }
 
+/// What was read at once; an empty one is the end.
+type Chunk = std::io::Result<Vec<u8>>;
+
 /// Asks for the file; a thread reads it, so that a server that falls silent cannot hold this one.
-fn open(url: &str) -> Result<(Option<u64>, Receiver<std::io::Result<Vec<u8>>>)> {
+fn open(url: &str) -> Result<(Option<u64>, Receiver<Chunk>)> {
     let agent: Agent = Agent::config_builder()
         .timeout_connect(Some(CONNECT_LIMIT))
         .timeout_recv_response(Some(ANSWER_LIMIT))

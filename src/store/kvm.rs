@@ -4,7 +4,8 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+
+use crate::model::digest;
 
 /// What trying KVM has shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,8 +54,7 @@ fn boot_id() -> Option<String> {
 }
 
 fn path_of(folder: &Utf8Path, uri: &str) -> Utf8PathBuf {
-    let hash = Sha256::digest(uri.as_bytes());
-    folder.join(format!("kvm-{:02x}{:02x}{:02x}{:02x}.json", hash[0], hash[1], hash[2], hash[3]))
+    folder.join(format!("kvm-{}.json", &digest::of(uri.as_bytes())[..8]))
 }
 
 #[cfg(test)]

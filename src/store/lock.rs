@@ -13,6 +13,7 @@ use std::{
 use crate::{
     cancel::Cancel,
     error::{Code, Error, Result},
+    model::digest,
 };
 
 /// A lock that is held until it is dropped or the process ends.
@@ -75,16 +76,13 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// One file for each thing that can be locked, shared by all users of the machine.
 fn path_of(what: &str) -> PathBuf {
-    use sha2::{Digest, Sha256};
-    let hash = Sha256::digest(what.as_bytes());
-    let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     let shared = PathBuf::from("/run/lock");
     let folder = if shared.is_dir() { shared } else { std::env::temp_dir() };
-    folder.join(format!("vmprov-{hex}.lock"))
+    folder.join(format!("vmprov-{}.lock", &digest::of(what.as_bytes())[..16]))
 }
 
 /// Opens without creating first: in a sticky folder the kernel refuses `O_CREAT` on another user's file
-/// (fs.protected_regular), but not a plain open.
+/// (`fs.protected_regular`), but not a plain open.
 fn open(path: &PathBuf) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());

@@ -57,7 +57,7 @@ impl Scratch {
     }
 
     /// Its size in bytes.
-    pub fn len(&self) -> Result<u64> {
+    pub fn size(&self) -> Result<u64> {
         self.file
             .metadata()
             .map(|metadata| metadata.len())

@@ -85,8 +85,7 @@ fn raw(head: &[u8], info: &ImageInfo, given: &str) -> Result<()> {
         (entry[4], word(8) + word(12))
     });
     // A protective partition (GPT) of the greatest size stands for "all of it" on disks above 2 TiB.
-    let end =
-        ends.filter(|&(kind, end)| kind != 0 && end <= u64::from(u32::MAX)).map(|(_, end)| end).max().unwrap_or(0);
+    let end = ends.filter(|&(kind, end)| kind != 0 && end < u64::from(u32::MAX)).map(|(_, end)| end).max().unwrap_or(0);
     if end * SECTOR > info.virtual_size {
         return refuse(&format!(
             "is truncated: its partitions end at byte {}, the file at {}",

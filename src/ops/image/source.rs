@@ -4,9 +4,11 @@ use std::os::unix::fs::MetadataExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::digest,
+};
 
 /// Where an image comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,9 +89,7 @@ impl ImageSource {
 
     /// The small volume that leads from this source to its base.
     pub(in crate::ops) fn companion(&self) -> String {
-        let hash = Sha256::digest(self.given().as_bytes());
-        let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("source-{hex}.json")
+        format!("source-{}.json", &digest::of(self.given().as_bytes())[..16])
     }
 
     /// What speaks for the content being what its publisher made.

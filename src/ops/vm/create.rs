@@ -156,7 +156,7 @@ fn make_volumes(host: &Host, new: &NewVm, plan: &Plan, iso: Option<&Scratch>, un
     thread::scope(|scope| {
         let made = scope.spawn(|| make_disk(&disk));
         if let (Some((volume, make)), Some(iso)) = (make_seed, iso) {
-            make(&NewVolume::Content(iso.len()?))?;
+            make(&NewVolume::Content(iso.size()?))?;
             host.virsh.upload(&volume.pool, &volume.name, iso.path())?;
         }
         joined(made)

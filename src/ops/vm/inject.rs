@@ -181,9 +181,9 @@ fn choose(
             Err(Error::conflict(format!("no guest agent answers in the VM `{name}`"))
                 .hint("Install qemu-guest-agent in the guest, or use --method cloud-init."))
         }
-        Method::CloudInit if !seeded => Err(no_seed()),
+        Method::Agent => Ok(Method::Agent),
         Method::Auto if running && domain.agent_connected => Ok(Method::Agent),
-        Method::Auto if !seeded => Err(no_seed()),
+        Method::Auto | Method::CloudInit if !seeded => Err(no_seed()),
         Method::Auto | Method::CloudInit => {
             if host.virsh.has_managed_save(listed.uuid)? {
                 host.warn(warnings, format!(
@@ -192,7 +192,6 @@ fn choose(
             }
             Ok(Method::CloudInit)
         }
-        Method::Agent => Ok(Method::Agent),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What there is: the list, one VM, its addresses. A fixed number of processes, however many VMs there are.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::net::IpAddr;
 
 use super::{super::Host, look_up};
 use crate::{
@@ -23,7 +23,7 @@ pub fn list(host: &Host, brief: bool) -> Result<Vec<Vm>> {
     let mut vms = Vec::with_capacity(listed.len());
     for listed in &listed {
         let (domain, metadata) = match described.get(&listed.uuid) {
-            Some((domain, metadata)) => (domain.as_ref(), metadata.as_ref()),
+            Some(known) => (known.domain.as_ref(), known.metadata.as_ref()),
             None if brief && !lacks(listed) => (None, None),
             None => continue, // it has gone since it was listed
         };
@@ -117,10 +117,10 @@ pub(super) fn known_addresses(host: &Host, domain: &Domain) -> Result<Vec<Addres
 pub(in crate::ops) fn known(host: &Host) -> Result<Vec<(Listed, Metadata)>> {
     let listed = host.virsh.domains()?;
     let asked: Vec<_> = listed.iter().map(|domain| (domain.uuid, false)).collect();
-    let mut described: HashMap<_, _> = host.virsh.describe(&asked)?;
+    let mut described = host.virsh.describe(&asked)?;
     let with_metadata = |listed: Listed| {
-        let (_, metadata) = described.remove(&listed.uuid)?;
-        Some((listed, metadata?))
+        let metadata = described.remove(&listed.uuid)?.metadata?;
+        Some((listed, metadata))
     };
     Ok(listed.into_iter().filter_map(with_metadata).collect())
 }

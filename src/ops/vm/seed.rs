@@ -55,7 +55,7 @@ fn without_secrets(seed: &Seed) -> Seed {
 
 /// Makes an owned volume and fills it with a seed.
 pub(super) fn put(host: &Host, volume: &OwnedVolume, iso: &Scratch, undo: &mut Undo) -> Result<()> {
-    volume_maker(host, volume, undo)(&NewVolume::Content(iso.len()?))?;
+    volume_maker(host, volume, undo)(&NewVolume::Content(iso.size()?))?;
     host.virsh.upload(&volume.pool, &volume.name, iso.path())
 }
 

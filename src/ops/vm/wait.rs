@@ -86,6 +86,7 @@ pub(super) fn wait_with(
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it ends a function that can fail")]
 fn not(stage: impl Into<String>, why: impl Into<String>) -> Result<Progress> {
     Ok(Progress::Not { stage: stage.into(), why: why.into() })
 }

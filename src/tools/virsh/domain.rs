@@ -56,6 +56,15 @@ pub struct Domain {
     pub metadata: Option<Metadata>,
 }
 
+/// What was found out of a domain.
+#[derive(Debug, Clone, Default)]
+pub struct Described {
+    /// Its XML, where that was asked for.
+    pub domain: Option<Domain>,
+    /// What vmprov knows of it; none when vmprov did not make it.
+    pub metadata: Option<Metadata>,
+}
+
 impl Domain {
     /// Reads a domain's XML.
     pub(super) fn from_xml(xml: &str) -> Result<Self> {
@@ -96,7 +105,7 @@ impl Virsh {
 
     /// What vmprov and libvirt know of each domain, in one process. `whole` asks for the domain's XML, else only
     /// vmprov's element is fetched, which is far cheaper. A domain that has gone meanwhile is left out.
-    pub fn describe(&self, domains: &[(Uuid, bool)]) -> Result<HashMap<Uuid, (Option<Domain>, Option<Metadata>)>> {
+    pub fn describe(&self, domains: &[(Uuid, bool)]) -> Result<HashMap<Uuid, Described>> {
         let uuids: Vec<_> = domains.iter().map(|(uuid, _)| uuid.to_string()).collect();
         let command = |(uuid, &(_, whole)): (_, &(Uuid, bool))| -> Vec<&str> {
             if whole {
@@ -117,11 +126,10 @@ impl Virsh {
                 (true, true) => continue,
                 (true, false) => {
                     let domain = Domain::from_xml(section)?;
-                    let metadata = domain.metadata.clone();
-                    (Some(domain), metadata)
+                    Described { metadata: domain.metadata.clone(), domain: Some(domain) }
                 }
-                (false, true) => (None, None),
-                (false, false) => (None, Some(Metadata::from_element(section)?)),
+                (false, true) => Described::default(),
+                (false, false) => Described { metadata: Some(Metadata::from_element(section)?), domain: None },
             };
             described.insert(uuid, known);
         }

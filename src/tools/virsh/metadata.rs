@@ -122,7 +122,7 @@ pub enum Role {
 
 impl Metadata {
     /// What is noted of a VM before anything of it is there.
-    pub fn new() -> Self {
+    pub fn begun() -> Self {
         Self {
             phase: Phase::Creating,
             created: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),

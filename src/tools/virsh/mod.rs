@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{Runner, Tool};
 use crate::error::{Code, Error, Result};
 
-pub use domain::{Domain, Listed};
+pub use domain::{Described, Domain, Listed};
 pub use domain_xml::{DiskDevice, NewDomain};
 pub use host::{Capabilities, Survey};
 pub use metadata::{InjectedKey, Metadata, OwnedVolume, Phase, Provenance, Role};

@@ -81,7 +81,7 @@ fn addresses(text: &str, source: Source) -> Vec<Address> {
         let mut words = line.split_whitespace();
         let mac = words.find(|word| is_mac(word))?.to_ascii_lowercase();
         let address = words.find_map(|word| word.split_once('/')?.0.parse().ok())?;
-        Some(Address { mac, address, source })
+        Some(Address { address, mac, source })
     };
     text.lines().filter_map(row).collect()
 }

@@ -88,7 +88,7 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
         Some(user) => Some((seed::volume(host, new.name.as_str()), plan_seed(new, user, &mac, request)?)),
         None => None,
     };
-    let metadata = Metadata::new();
+    let metadata = Metadata::begun();
     let mut plan = Plan { uuid: Uuid::new_v4(), mac, pool, capabilities, base, disk, seed, installer, metadata };
     plan.note(&request.keys);
     Ok(plan)
@@ -129,14 +129,14 @@ fn check_name(host: &Host, new: &NewVm, survey: &Survey) -> Result<()> {
     let mut removed = false;
     if let Some((uuid, name)) = survey.domains.iter().find(|(_, name)| name == new.name.as_str()) {
         let described = host.virsh.describe(&[(*uuid, false)])?;
-        match described.get(uuid) {
+        match described.get(uuid).and_then(|known| known.metadata.as_ref()) {
             // We hold the lock, so whoever began it on this machine is not at it any more.
-            Some((_, Some(metadata))) if metadata.phase == Phase::Creating && metadata.is_of_this_host() => {
+            Some(metadata) if metadata.phase == Phase::Creating && metadata.is_of_this_host() => {
                 host.progress.note(&format!("removed what a create of `{name}` that was cut short had left"));
                 remove(host, *uuid, Some(metadata))?;
                 removed = true;
             }
-            Some((_, Some(metadata))) if metadata.is_incomplete() => return Err(incomplete(name)),
+            Some(metadata) if metadata.is_incomplete() => return Err(incomplete(name)),
             _ => {
                 return Err(Error::new(Code::AlreadyExists, format!("there is a VM `{name}` already"))
                     .hint(format!("Choose another name, or remove it: vmprov vm delete {name}")));
