@@ -2,10 +2,20 @@
 # Package functions for Debian and Ubuntu. Sourced, never run:
 #   packages_missing NAME...   prints those of the packages that are not installed
 #   packages_install NAME...   installs them (as root)
+#   packages_ensure NAME...    installs those that are not there, saying which; fails when that takes root and we are not
 #   debian_mirror [SUITE]      prints the machine's own Debian mirror for SUITE, or for any release
 # Nothing here names a mirror: the machine's own apt sources say which one it uses.
 
 debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# shellcheck disable=SC2034 # for whoever sources this
+{
+    # libvirt and QEMU, what they call, and what vmprov calls
+    packages_to_run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils ovmf
+        dnsmasq-base iptables nftables passt dmidecode mdevctl iproute2 genisoimage openssh-client ca-certificates)
+    # what `image` builds with
+    packages_to_build_image=(debootstrap debian-archive-keyring e2fsprogs fdisk dosfstools mtools grub-common grub-pc-bin)
+}
 
 packages_missing() {
     local name installed
@@ -65,4 +75,16 @@ packages_install() {
     apt_quiet install --no-install-recommends "${release[@]}" "$@" || status=$?
     [[ -z $guard ]] || rm -f "$guard"
     return "$status"
+}
+
+packages_ensure() {
+    local missing
+    mapfile -t missing < <(packages_missing "$@")
+    ((${#missing[@]})) || return 0
+    if ((EUID)); then
+        echo "packages are missing, and only root can install them: ${missing[*]}" >&2
+        return 1
+    fi
+    echo "installing packages: ${missing[*]}" >&2
+    packages_install "${missing[@]}"
 }
