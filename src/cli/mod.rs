@@ -27,9 +27,6 @@ use settings::Flags;
 #[derive(Debug, Parser)]
 #[command(name = "vmprov", version, max_term_width = 100, args_override_self = true, disable_help_subcommand = true)]
 struct Cli {
-    #[command(flatten)]
-    flags: Flags,
-
     /// Print as
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -41,6 +38,10 @@ struct Cli {
     /// Show the commands that change something; twice: every command
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
+
+    // Last, because its heading holds for all that follows.
+    #[command(flatten)]
+    flags: Flags,
 
     #[command(subcommand)]
     command: Command,
@@ -130,7 +131,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli, output: &mut Output) -> Result<ExitCode> {
-    let Cli { flags, output: _, quiet, verbose, command } = cli;
+    let Cli { output: _, quiet, verbose, flags, command } = cli;
     progress::log_commands(verbose);
     let resolved = settings::resolve(&flags)?;
     let cancel = Cancel::default();

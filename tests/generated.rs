@@ -1,0 +1,102 @@
+//! What is generated, or copied from the code into a document, is current. `UPDATE=1` writes it anew.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use vmprov::error::Code;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn updates() -> bool {
+    std::env::var_os("UPDATE").is_some()
+}
+
+/// The files of a folder, by name.
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
+    let file = |entry: fs::DirEntry| {
+        (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap())
+    };
+    entries.map(|entry| file(entry.unwrap())).collect()
+}
+
+/// The manual pages as the program makes them now.
+fn manual() -> BTreeMap<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let made = Command::new(env!("CARGO_BIN_EXE_vmprov")).arg("man").arg(folder.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    files(folder.path())
+}
+
+#[test]
+fn the_manual_pages_are_current() {
+    let (folder, now) = (root().join("man"), manual());
+    if updates() {
+        for name in files(&folder).keys().filter(|name| !now.contains_key(*name)) {
+            fs::remove_file(folder.join(name)).unwrap();
+        }
+        for (name, text) in &now {
+            fs::write(folder.join(name), text).unwrap();
+        }
+    }
+    let kept = files(&folder);
+    assert!(now.keys().eq(kept.keys()), "man/ has pages {:?}, not {:?}: UPDATE=1", kept.keys(), now.keys());
+    for (name, text) in &now {
+        assert_eq!(kept[name], *text, "man/{name} is not current: UPDATE=1 cargo test --test generated");
+    }
+}
+
+/// Every completion asks the binary, and that answers.
+#[test]
+fn the_completions_ask_a_binary_that_answers() {
+    for shell in ["bash", "zsh", "fish"] {
+        let stub = fs::read_to_string(root().join(format!("completions/vmprov.{shell}"))).unwrap();
+        assert!(stub.contains(&format!("COMPLETE={shell} vmprov")), "{stub}");
+        let answer = Command::new(env!("CARGO_BIN_EXE_vmprov")).env("COMPLETE", shell).output().unwrap();
+        assert!(answer.status.success() && !answer.stdout.is_empty(), "{shell}: {answer:?}");
+    }
+}
+
+/// Holds what stands between two marks of the README against `now`.
+fn compare_in_readme(mark: &str, now: &str) {
+    let path = root().join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->\n"));
+    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("the README has no {begin}"));
+    let (there, after) = rest.split_once(&end).unwrap_or_else(|| panic!("the README has no {end}"));
+    if updates() {
+        fs::write(&path, format!("{before}{begin}{now}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(there, now, "the README's {mark} are not current: UPDATE=1 cargo test --test generated");
+    }
+}
+
+/// One test for both tables: `UPDATE=1` must not write the README twice at a time.
+#[test]
+fn the_readmes_tables_are_current() {
+    let mut statuses = String::from("| Status | `code` in JSON | When |\n|---|---|---|\n| 0 | | done |\n");
+    for code in Code::ALL {
+        writeln!(statuses, "| {} | `{}` | {} |", code.exit_status(), code.name(), code.meaning()).unwrap();
+    }
+    compare_in_readme("exit statuses", &statuses);
+
+    let mut commands = String::from("| Command | |\n|---|---|\n");
+    for (file, page) in manual() {
+        // A page with commands of its own stands for none.
+        if page.contains("\n.SH SUBCOMMANDS\n") {
+            continue;
+        }
+        let about = page.lines().skip_while(|line| *line != ".SH NAME").nth(1).unwrap();
+        let (_, about) = about.split_once(" \\- ").unwrap();
+        let command = file.trim_end_matches(".1").replace('-', " ");
+        writeln!(commands, "| `{command}` | {} |", about.replace("\\-", "-")).unwrap();
+    }
+    compare_in_readme("commands", &commands);
+}
