@@ -32,7 +32,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("LIBVIRT_DEFAULT_URI", "The same, where LIBVIRT_URI is not set."),
     ("LIBVIRT_STORAGE_POOL", "The storage pool (default)."),
     ("LIBVIRT_STORAGE_PATH", "Where that pool is made when it is missing (/var/lib/libvirt/images)."),
-    ("SSH_KEY_DIR", "The folder of the ssh keys (/app/ssh_keys where that exists, else keys in the data folder below)."),
+    (
+        "SSH_KEY_DIR",
+        "The folder of the ssh keys (/app/ssh_keys where that exists, else keys in the data folder below).",
+    ),
     ("NO_COLOR", "When set, nothing is coloured."),
 ];
 
@@ -134,7 +137,9 @@ fn see_also(command: &Command, is_root: bool) -> String {
     }
     let parent = title(command).rsplit_once('-').map(|(parent, _)| parent).filter(|parent| *parent != "vmprov");
     let parent = parent.map(|parent| format!("\\fB{}\\fR(1), ", escape(parent))).unwrap_or_default();
-    format!(".SH \"SEE ALSO\"\n{parent}\\fBvmprov\\fR(1): options of every command, exit statuses, environment, files\n")
+    format!(
+        ".SH \"SEE ALSO\"\n{parent}\\fBvmprov\\fR(1): options of every command, exit statuses, environment, files\n"
+    )
 }
 
 fn section<'a>(title: &str, entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {

@@ -28,15 +28,15 @@ use settings::Flags;
 #[command(name = "vmprov", version, max_term_width = 100, args_override_self = true, disable_help_subcommand = true)]
 struct Cli {
     /// Print as
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Output")]
     output: Format,
 
     /// Say nothing but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
     quiet: bool,
 
     /// Show the commands that change something; twice: every command
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Output")]
     verbose: u8,
 
     // Last, because its heading holds for all that follows.
