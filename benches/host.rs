@@ -1,0 +1,266 @@
+//! What vmprov costs beside what it calls: whole processes in turns within one run, medians, and their ratios.
+//!
+//! Run with `benches/run`, or as root with `cargo bench --bench host`: it starts a private libvirtd (`tests/lab`), makes
+//! what it measures there, and ends it. Fails if a ratio is above its limit.
+#![expect(clippy::print_stdout, reason = "what it prints is its result")]
+
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+const LIST_ROUNDS: usize = 25;
+const CREATE_ROUNDS: usize = 9;
+const VERSION_ROUNDS: usize = 51;
+const DOMAINS: usize = 100;
+
+fn main() -> Result<ExitCode> {
+    if std::env::var_os("VMPROV_BENCH_INSIDE").is_some() {
+        return inside();
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let image = text(&mut Command::new(root.join("tests/lab/image")))?;
+    let state = PathBuf::from(format!("/var/tmp/vmprov-bench-{}", std::process::id()));
+    let lab = |args: &[&str]| {
+        let mut command = Command::new(root.join("tests/lab/libvirtd"));
+        command.args(args).env("VMPROV_LAB", &state);
+        command
+    };
+    let ended = ok(&mut lab(&["start"])).and_then(|()| {
+        let itself = std::env::current_exe()?;
+        let mut command = lab(&["exec"]);
+        // Inside, so that entering the namespaces is in nobody's time.
+        Ok(command.arg(itself).env("VMPROV_BENCH_INSIDE", image.trim()).status()?)
+    });
+    ok(&mut lab(&["stop"]))?;
+    Ok(if ended?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn inside() -> Result<ExitCode> {
+    let bench = Bench::new(&std::env::var("VMPROV_BENCH_INSIDE")?)?;
+    let mut report = Report::default();
+    version(&bench, &mut report)?;
+    create(&bench, &mut report)?;
+    list(&bench, &mut report)?;
+    Ok(if report.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The folder of one run, and what each side needs.
+struct Bench {
+    folder: tempfile::TempDir,
+    image: String,
+}
+
+impl Bench {
+    /// Creates one VM first: pool, network and base image are made, and KVM has been tried.
+    fn new(image: &str) -> Result<Self> {
+        let bench = Self { folder: tempfile::tempdir()?, image: image.to_owned() };
+        ok(&mut bench.vmprov(&["key", "generate", "bench", "--type", "ed25519"]))?;
+        ok(&mut bench.create("first"))?;
+        ok(&mut bench.vmprov(&["vm", "stop", "first", "--force"]))?;
+        Ok(bench)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn vmprov(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmprov"));
+        command.args(args).env("SSH_KEY_DIR", self.path("keys")).env("XDG_CACHE_HOME", self.path("cache"));
+        command
+    }
+
+    fn create(&self, name: &str) -> Command {
+        self.vmprov(&["vm", "create", name, "--image", &self.image, "--ssh-key", "bench", "--memory", "256"])
+    }
+}
+
+fn virsh(args: &[&str]) -> Command {
+    let mut command = Command::new("virsh");
+    command.args(["-q", "-c", "qemu:///system"]).args(args);
+    command
+}
+
+fn version(bench: &Bench, report: &mut Report) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..VERSION_ROUNDS {
+        times.push(timed(&mut bench.vmprov(&["--version"]))?);
+    }
+    report.line("vmprov --version", median(times), "5 ms", ms(5), 1.0);
+    Ok(())
+}
+
+/// From a base image that is there to a running VM: vmprov, a script of what one would type, and virt-install, which
+/// makes no seed. Deleting is in nobody's time.
+fn create(bench: &Bench, report: &mut Report) -> Result<()> {
+    let script = bench.path("script");
+    fs::write(&script, SCRIPT)?;
+    fs::write(bench.path("domain.xml"), template(&text(&mut virsh(&["dumpxml", "--inactive", "--domain", "first"]))?))?;
+    let base = text(&mut virsh(&["vol-list", "--pool", "default"]))?;
+    let base = base.split_whitespace().find(|word| word.starts_with("base-") && word.ends_with(".qcow2"));
+    let base = base.context("no base image")?;
+    let backing = format!("size=20,pool=default,backing_store=/var/lib/libvirt/images/{base},backing_format=qcow2");
+
+    let (mut ours, mut bare, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..CREATE_ROUNDS {
+        // Each goes first equally often.
+        for side in 0..3 {
+            match (round + side) % 3 {
+                0 => {
+                    ours.push(timed(&mut bench.create("ours"))?);
+                    ok(&mut bench.vmprov(&["vm", "delete", "ours", "--yes"]))?;
+                }
+                1 => {
+                    let mut command = Command::new("bash");
+                    bare.push(timed(command.arg(&script).arg(base).current_dir(bench.folder.path()))?);
+                    remove("bare", &["bare.qcow2", "bare-seed.iso"])?;
+                }
+                _ => {
+                    let mut command = Command::new("virt-install");
+                    command.args(["-q", "--connect", "qemu:///system", "--name", "theirs", "--memory", "256"]);
+                    command.args(["--vcpus", "2", "--import", "--disk", &backing, "--network", "network=default"]);
+                    command.args(["--virt-type", "qemu", "--graphics", "none", "--noautoconsole"]);
+                    command.args(["--osinfo", "detect=off,require=off"]);
+                    theirs.push(timed(&mut command)?);
+                    remove("theirs", &["theirs.qcow2"])?;
+                }
+            }
+        }
+    }
+    let ours = median(ours);
+    report.line("vm create", ours, "script of virsh and genisoimage", median(bare), 1.0);
+    report.line("vm create", ours, "virt-install --import", median(theirs), 0.5);
+    Ok(())
+}
+
+/// What one would type; no rollback, no checks. The seed holds as much as vmprov's.
+const SCRIPT: &str = r#"set -e
+v="virsh -q -c qemu:///system"
+printf '#cloud-config\nusers:\n- name: debian\n  ssh_authorized_keys: [ "%s" ]\n' "$(cat keys/bench.pub)" >user-data
+printf 'instance-id: bare\nlocal-hostname: bare\n' >meta-data
+printf 'version: 2\nethernets:\n  e: { match: { name: "e*" }, dhcp4: true }\n' >network-config
+genisoimage -quiet -joliet -rational-rock -volid cidata -output seed.iso user-data meta-data network-config
+$v vol-create-as default bare.qcow2 20G --format qcow2 --backing-vol "$1" --backing-vol-format qcow2
+$v vol-create-as default bare-seed.iso "$(stat -c %s seed.iso)" --format raw
+$v vol-upload --pool default bare-seed.iso seed.iso
+$v define domain.xml
+$v start bare
+"#;
+
+/// Of vmprov's own VM's XML that of the script's: the same devices under names of its own.
+fn template(xml: &str) -> String {
+    let mut kept = String::new();
+    let mut in_metadata = false;
+    for line in xml.lines() {
+        in_metadata |= line.contains("<metadata>");
+        if !in_metadata && !line.contains("<uuid>") && !line.contains("<mac ") {
+            let line = match line.find("first-seed-") {
+                Some(at) => format!("{}bare-seed.iso'/>", &line[..at]),
+                None => line.replace("first.qcow2", "bare.qcow2").replace("<name>first<", "<name>bare<"),
+            };
+            let _ = writeln!(kept, "{line}");
+        }
+        in_metadata &= !line.contains("</metadata>");
+    }
+    kept
+}
+
+fn remove(domain: &str, volumes: &[&str]) -> Result<()> {
+    ok(&mut virsh(&["destroy", "--domain", domain]))?;
+    ok(&mut virsh(&["undefine", "--domain", domain]))?;
+    volumes.iter().try_for_each(|volume| ok(&mut virsh(&["vol-delete", "--pool", "default", "--vol", volume])))
+}
+
+/// The list, with a hundred domains of vmprov's.
+fn list(bench: &Bench, report: &mut Report) -> Result<()> {
+    let few = [processes(bench, &["vm", "list"])?, processes(bench, &["vm", "info", "first"])?];
+    let xml = text(&mut virsh(&["dumpxml", "--inactive", "--domain", "first"]))?;
+    let no_uuid: Vec<_> = xml.lines().filter(|line| !line.contains("<uuid>") && !line.contains("<mac ")).collect();
+    let no_uuid = no_uuid.join("\n");
+    for i in 1..DOMAINS {
+        let file = bench.path("copy.xml");
+        fs::write(&file, no_uuid.replace("<name>first<", &format!("<name>copy-{i}<")))?;
+        ok(&mut virsh(&["define", "--file", &file.to_string_lossy()]))?;
+    }
+    let many = [processes(bench, &["vm", "list"])?, processes(bench, &["vm", "info", "first"])?];
+    report.equal("processes of vm list", few[0], many[0]);
+    report.equal("processes of vm info", few[1], many[1]);
+
+    let (mut brief, mut whole, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..LIST_ROUNDS {
+        brief.push(timed(&mut bench.vmprov(&["vm", "list", "--brief"]))?);
+        theirs.push(timed(&mut virsh(&["list", "--all"]))?);
+        whole.push(timed(&mut bench.vmprov(&["vm", "list"]))?);
+        theirs.push(timed(&mut virsh(&["list", "--all"]))?);
+    }
+    let theirs = median(theirs);
+    report.line("vm list --brief", median(brief), "virsh list --all", theirs, 1.3);
+    report.line("vm list", median(whole), "virsh list --all", theirs, 3.0);
+    Ok(())
+}
+
+/// How many programs a call starts, itself included.
+fn processes(bench: &Bench, args: &[&str]) -> Result<usize> {
+    let trace = bench.path("trace");
+    let ours = bench.vmprov(args);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "trace=execve", "-o"]).arg(&trace);
+    command.arg(ours.get_program()).args(ours.get_args());
+    command.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    ok(&mut command)?;
+    Ok(fs::read_to_string(trace)?.lines().filter(|line| line.contains("execve(") && line.ends_with(" = 0")).count())
+}
+
+#[derive(Default)]
+struct Report {
+    missed: bool,
+}
+
+impl Report {
+    fn line(&mut self, what: &str, ours: Duration, against: &str, theirs: Duration, limit: f64) {
+        let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
+        let met = ratio <= limit;
+        self.missed |= !met;
+        let [ours, theirs] = [ours, theirs].map(|time| time.as_secs_f64() * 1e3);
+        let word = if met { "" } else { "  MISSED" };
+        println!("{what:20} {ours:7.1} ms  {against:32} {theirs:7.1} ms  {ratio:5.2}x of at most {limit:.2}x{word}");
+    }
+
+    fn equal(&mut self, what: &str, few: usize, many: usize) {
+        self.missed |= few != many;
+        let word = if few == many { "" } else { "  MISSED" };
+        println!("{what:20} {few:7}     with {DOMAINS} domains: {many}{word}");
+    }
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn timed(command: &mut Command) -> Result<Duration> {
+    let start = Instant::now();
+    ok(command)?;
+    Ok(start.elapsed())
+}
+
+fn ok(command: &mut Command) -> Result<()> {
+    text(command).map(drop)
+}
+
+fn text(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    let middle = times.len() / 2;
+    if times.len().is_multiple_of(2) { (times[middle - 1] + times[middle]) / 2 } else { times[middle] }
+}
