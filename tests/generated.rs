@@ -1,4 +1,5 @@
 //! What is generated, or copied from the code into a document, is current. `UPDATE=1` writes it anew.
+#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 use std::{
     collections::BTreeMap,
