@@ -88,15 +88,23 @@ fn the_readmes_tables_are_current() {
     compare_in_readme("exit statuses", &statuses);
 
     let mut commands = String::from("| Command | |\n|---|---|\n");
-    for (file, page) in manual() {
-        // A page with commands of its own stands for none.
-        if page.contains("\n.SH SUBCOMMANDS\n") {
-            continue;
-        }
+    let manual = manual();
+    for (title, page) in leaves(&manual, "vmprov") {
         let about = page.lines().skip_while(|line| *line != ".SH NAME").nth(1).unwrap();
         let (_, about) = about.split_once(" \\- ").unwrap();
-        let command = file.trim_end_matches(".1").replace('-', " ");
-        writeln!(commands, "| `{command}` | {} |", about.replace("\\-", "-")).unwrap();
+        let about = about.replace("\\-", "-").replace("\\*(Aq", "'");
+        writeln!(commands, "| `{}` | {about} |", title.replace('-', " ")).unwrap();
     }
     compare_in_readme("commands", &commands);
+}
+
+/// The pages below a title that list no commands of their own, in the order of the help.
+fn leaves(manual: &BTreeMap<String, String>, title: &str) -> Vec<(String, String)> {
+    let page = &manual[&format!("{title}.1")];
+    let Some((_, rest)) = page.split_once("\n.SH SUBCOMMANDS\n") else {
+        return vec![(title.to_owned(), page.clone())];
+    };
+    let section = rest.split("\n.SH ").next().unwrap();
+    let below = section.lines().filter_map(|line| line.strip_suffix("(1)"));
+    below.flat_map(|below| leaves(manual, &below.replace("\\-", "-"))).collect()
 }
