@@ -48,7 +48,7 @@ pub struct Created {
 pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Result<Created> {
     let mut warnings = Vec::new();
     let request = Request::check(host, new, wait, &mut warnings)?;
-    let _lock = lock(host, new.name.as_str())?;
+    let lock = lock(host, new.name.as_str())?;
     let mut planned = plan(host, new, &request, &mut warnings)?;
     match build(host, new, &planned) {
         // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
@@ -59,9 +59,17 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
         }
         result => result?,
     }
+    // Who waits for a guest keeps nobody from stopping it.
+    drop(lock);
     let mut addresses = Vec::new();
     if let Some((goal, limit)) = wait.filter(|_| !host.is_dry_run()) {
-        addresses = wait::wait_for(host, planned.uuid, goal, limit)?.addresses;
+        let kept = |error: Error| match error.code {
+            Code::Interrupted => {
+                error.hint(format!("The VM `{}` is there and stays; only the waiting ended.", new.name))
+            }
+            _ => error,
+        };
+        addresses = wait::wait_for(host, planned.uuid, goal, limit).map_err(kept)?.addresses;
     }
     let Plan { uuid, metadata, .. } = planned;
     let known = Known {

@@ -145,13 +145,12 @@ pub fn inject(host: &Host, request: &NewInjection, limit: Duration) -> Result<In
         let renew = report.method == Method::CloudInit;
         report.kept_in_seed = reseed(host, &domain, &listed, metadata, &key, user, renew, &mut report.warnings)?;
     }
+    drop(lock);
     report.restart_needed = report.method == Method::CloudInit && listed.state.is_active();
-    let comes_up = *restart && report.method == Method::CloudInit;
-    if comes_up {
-        power::restart_locked(host, &listed, Some(limit), false)?;
+    if *restart && report.method == Method::CloudInit {
+        power::restart_listed(host, &listed, Some(limit), false)?;
         report.restart_needed = false;
     }
-    drop(lock);
     if *restart {
         prove(host, &listed, &key, user, limit, &mut report)?;
     }

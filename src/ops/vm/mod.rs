@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{Host, unknown};
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     model::vm::State,
     store::lock::Lock,
     tools::virsh::{Domain, Listed},
@@ -84,12 +84,20 @@ fn require_whole(domain: &Domain) -> Result<()> {
     }
 }
 
+/// A VM's state; one that is gone when it ends (it was never defined) is shut off.
+fn state_or_gone(host: &Host, uuid: Uuid) -> Result<State> {
+    match host.virsh.state(uuid) {
+        Err(error) if error.code == Code::NotFound => Ok(State::ShutOff),
+        result => result,
+    }
+}
+
 /// Waits until a VM is in a state that is `wanted`; none when the time is up.
 fn wait_for_state(host: &Host, uuid: Uuid, limit: Duration, wanted: impl Fn(State) -> bool) -> Result<Option<State>> {
     const POLL: Duration = Duration::from_millis(250);
     let deadline = std::time::Instant::now() + limit;
     loop {
-        let state = host.virsh.state(uuid)?;
+        let state = state_or_gone(host, uuid)?;
         if wanted(state) {
             return Ok(Some(state));
         }

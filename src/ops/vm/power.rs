@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{super::Host, find, lock, require_whole, wait_for_state};
+use super::{super::Host, find, lock, require_whole, state_or_gone, wait_for_state};
 use crate::{
     error::{Code, Error, Result},
     model::vm::State,
@@ -13,6 +13,9 @@ use crate::{
 
 /// How often a guest is asked again to shut down. One that is just booting does not listen yet, and some lose it.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a guest may take to shut down when nobody says.
+pub const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long a VM that is on its way down is waited for before it is started.
 const GOING_DOWN: Duration = Duration::from_mins(2);
@@ -41,13 +44,12 @@ impl Changed {
 
 /// Starts a VM. One that is on its way down is waited for first; one that sleeps or is paused goes on.
 pub fn start(host: &Host, reference: &str) -> Result<Changed> {
-    let listed = find(host, reference)?;
-    let _lock = lock(host, &listed.name)?;
-    start_locked(host, &listed)
+    start_listed(host, &find(host, reference)?)
 }
 
-fn start_locked(host: &Host, listed: &Listed) -> Result<Changed> {
+fn start_listed(host: &Host, listed: &Listed) -> Result<Changed> {
     let uuid = listed.uuid;
+    let _lock = lock(host, &listed.name)?;
     let domain = host.virsh.domain(uuid)?;
     require_whole(&domain)?;
     let state = host.virsh.state(uuid)?;
@@ -58,7 +60,10 @@ fn start_locked(host: &Host, listed: &Listed) -> Result<Changed> {
         State::Running | State::Blocked | State::ShuttingDown => {
             host.step(format!("waiting until {} is down", listed.name));
             if wait_for_state(host, uuid, GOING_DOWN, |state| !state.is_active())?.is_none() {
-                return Err(still_up(host, listed, GOING_DOWN)?);
+                let (name, seconds) = (&listed.name, GOING_DOWN.as_secs());
+                host.progress.warn(&format!("`{name}` was asked to shut down and still runs after {seconds} s"));
+                host.virsh.unmark_stopping(uuid)?;
+                return Ok(Changed::new("started", listed, host.virsh.state(uuid)?, false));
             }
         }
         State::Paused | State::Suspended => {
@@ -93,74 +98,71 @@ fn remove_old_seeds(host: &Host, before: &Domain) -> Result<()> {
 }
 
 /// Stops a VM: asks the guest, asks again, and waits until it is down. With `force`, it is powered off when it is not
-/// down in time; without a limit, at once.
+/// down in time; without a limit, at once. It takes no lock: who waits for a guest must not keep another from
+/// powering it off.
 pub fn stop(host: &Host, reference: &str, limit: Option<Duration>, force: bool) -> Result<Changed> {
-    let listed = find(host, reference)?;
-    let _lock = lock(host, &listed.name)?;
-    stop_locked(host, &listed, limit, force)
+    stop_listed(host, &find(host, reference)?, limit, force)
 }
 
-/// How long a guest may take to shut down when nobody says.
-pub const STOP_LIMIT: Duration = Duration::from_mins(1);
-
-fn stop_locked(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
+fn stop_listed(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
     let uuid = listed.uuid;
     if !listed.state.is_active() {
         return Ok(Changed::new("stopped", listed, listed.state, false));
     }
     let limit = limit.unwrap_or(if force { Duration::ZERO } else { STOP_LIMIT });
+    let stopped = |forced| -> Result<Changed> {
+        Ok(Changed { forced, ..Changed::new("stopped", listed, state_or_gone(host, uuid)?, true) })
+    };
     if !limit.is_zero() && ask_to_shut_down(host, listed, limit)? {
-        return Ok(Changed::new("stopped", listed, host.virsh.state(uuid)?, true));
+        return stopped(false);
     }
     if !force {
-        return Err(still_up(host, listed, limit)?);
+        let state = state_or_gone(host, uuid)?;
+        let name = &listed.name;
+        let message = format!("the VM `{name}` did not shut down within {} s: it is {state}", limit.as_secs());
+        let name = shell_words::quote(name);
+        return Err(Error::new(Code::Timeout, message)
+            .hint(format!("Give it longer (--timeout 5m), or power it off: vmprov vm stop {name} --force")));
     }
     host.step(format!("powering {} off", listed.name));
-    match host.virsh.destroy(uuid) {
-        Err(error) if error.code == Code::Conflict => {} // it went down by itself just now
-        result => result?,
-    }
-    Ok(Changed { forced: true, ..Changed::new("stopped", listed, host.virsh.state(uuid)?, true) })
+    unless_down(host.virsh.destroy(uuid))?;
+    stopped(true)
 }
 
 /// Asks the guest to shut down until it is down or the time is up; true when it is down.
 fn ask_to_shut_down(host: &Host, listed: &Listed, limit: Duration) -> Result<bool> {
     let deadline = Instant::now() + limit;
     host.step(format!("waiting until {} has shut down", listed.name));
-    host.virsh.mark_stopping(listed.uuid)?;
-    loop {
-        match host.virsh.shutdown(listed.uuid) {
-            Err(error) if error.code == Code::Conflict => return Ok(true), // it is not running any more
-            result => result?,
-        }
+    let mut up = unless_down(host.virsh.mark_stopping(listed.uuid))?;
+    while up {
+        up = unless_down(host.virsh.shutdown(listed.uuid))?;
         let left = deadline.saturating_duration_since(Instant::now());
-        let down = wait_for_state(host, listed.uuid, left.min(ASK_AGAIN), |state| !state.is_active())?;
-        if down.is_some() {
+        if wait_for_state(host, listed.uuid, left.min(ASK_AGAIN), |state| !state.is_active())?.is_some() {
             return Ok(true);
         }
         if Instant::now() >= deadline {
             return Ok(false);
         }
     }
+    Ok(true)
 }
 
-fn still_up(host: &Host, listed: &Listed, limit: Duration) -> Result<Error> {
-    let state = host.virsh.state(listed.uuid)?;
-    let name = shell_words::quote(&listed.name);
-    let message = format!("the VM `{}` did not shut down within {} s: it is {state}", listed.name, limit.as_secs());
-    Ok(Error::new(Code::Timeout, message)
-        .hint(format!("Give it longer (--timeout 5m), or power it off: vmprov vm stop {name} --force")))
+/// What was done to a running VM; false when it had gone down by itself just before.
+fn unless_down(result: Result<()>) -> Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.code, Code::Conflict | Code::NotFound) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Stops a VM as [`stop`] does and starts it again, so that it comes up with its present configuration and seed, which
 /// a reboot from inside does not do.
 pub fn restart(host: &Host, reference: &str, limit: Option<Duration>, force: bool) -> Result<Changed> {
-    let listed = find(host, reference)?;
-    let _lock = lock(host, &listed.name)?;
-    restart_locked(host, &listed, limit, force)
+    restart_listed(host, &find(host, reference)?, limit, force)
 }
 
-pub(super) fn restart_locked(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
-    let forced = stop_locked(host, listed, limit, force)?.forced;
-    Ok(Changed { forced, ..start_locked(host, listed)? })
+pub(super) fn restart_listed(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
+    let forced = stop_listed(host, listed, limit, force)?.forced;
+    Ok(Changed { forced, ..start_listed(host, listed)? })
 }

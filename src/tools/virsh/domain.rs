@@ -98,11 +98,6 @@ impl Virsh {
         Ok(listed(names, autostart, stats))
     }
 
-    /// The names and UUIDs of every domain, cheaper than [`Self::domains`].
-    pub fn domain_names(&self) -> Result<Vec<(Uuid, String)>> {
-        Ok(names(&self.read("list the VMs", LIST_NAMES)?))
-    }
-
     /// What vmprov and libvirt know of each domain, in one process. `whole` asks for the domain's XML, else only
     /// vmprov's element is fetched, which is far cheaper. A domain that has gone meanwhile is left out.
     pub fn describe(&self, domains: &[(Uuid, bool)]) -> Result<HashMap<Uuid, Described>> {

@@ -245,6 +245,12 @@ impl Virsh {
         ];
         self.change("mark the VM as asked to shut down", &args)
     }
+
+    /// Takes that mark back.
+    pub fn unmark_stopping(&self, uuid: Uuid) -> Result<()> {
+        let args = ["metadata", "--domain", &uuid.to_string(), "--uri", STOPPING, "--remove", "--live"];
+        self.change("take the mark back that the VM is asked to shut down", &args)
+    }
 }
 
 #[cfg(test)]
