@@ -102,10 +102,11 @@ fn create(bench: &Bench, report: &mut Report) -> Result<()> {
     let script = bench.path("script");
     fs::write(&script, SCRIPT)?;
     fs::write(bench.path("domain.xml"), template(&text(&mut virsh(&["dumpxml", "--inactive", "--domain", "first"]))?))?;
-    let base = text(&mut virsh(&["vol-list", "--pool", "default"]))?;
-    let base = base.split_whitespace().find(|word| word.starts_with("base-") && word.ends_with(".qcow2"));
-    let base = base.context("no base image")?;
-    let backing = format!("size=20,pool=default,backing_store=/var/lib/libvirt/images/{base},backing_format=qcow2");
+    let volumes = text(&mut virsh(&["vol-list", "--pool", "default"]))?;
+    let is_image = |word: &&str| Path::new(word).extension().is_some_and(|extension| extension == "qcow2");
+    let image = volumes.split_whitespace().filter(|word| word.starts_with("base-")).find(is_image);
+    let image = image.context("no base image")?;
+    let backing = format!("size=20,pool=default,backing_store=/var/lib/libvirt/images/{image},backing_format=qcow2");
 
     let (mut ours, mut bare, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..CREATE_ROUNDS {
@@ -118,7 +119,7 @@ fn create(bench: &Bench, report: &mut Report) -> Result<()> {
                 }
                 1 => {
                     let mut command = Command::new("bash");
-                    bare.push(timed(command.arg(&script).arg(base).current_dir(bench.folder.path()))?);
+                    bare.push(timed(command.arg(&script).arg(image).current_dir(bench.folder.path()))?);
                     remove("bare", &["bare.qcow2", "bare-seed.iso"])?;
                 }
                 _ => {
