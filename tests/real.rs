@@ -103,7 +103,7 @@ fn agent_story(host: &Host, image: &str, user_data: &str) {
     let root_kib: u64 = host.guest("agent", "df -k --output=size / | tail -n 1").trim().parse().unwrap();
     assert!(root_kib > 3_500_000, "the root file system has not grown: {root_kib} KiB");
     let host_keys = host.info("agent")["hostKeys"].clone();
-    let in_guest = host.guest("agent", "cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub");
+    let in_guest = host.guest("agent", "sudo cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub");
     assert!(host_keys[0].as_str().unwrap().starts_with(&in_guest), "{host_keys}: {in_guest}");
     host.run(&["vm", "ssh", "agent", "--", "exit 7"]).failed_with(7);
 
@@ -143,7 +143,7 @@ fn plain_story(host: &Host, image: &str, user_data: &str) {
     host.ok(&["vm", "wait", "plain", "--for", "cloud-init", "--timeout", LIMIT]);
     assert_eq!(host.guest("plain", "hostname; cat /var/tmp/script"), "plain\nran");
 
-    let fingerprint = "cat /etc/ssh/ssh_host_ed25519_key.pub";
+    let fingerprint = "sudo cat /etc/ssh/ssh_host_ed25519_key.pub";
     let ours = host.guest("plain", fingerprint);
     let change = "sudo rm /etc/ssh/ssh_host_*; sudo ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; sudo systemctl restart ssh";
     host.guest("plain", change);
