@@ -1,0 +1,381 @@
+//! A private libvirtd, vmprov run against it, and a look at everything that a run may leave behind.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    os::unix::{fs::symlink, process::ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// How long one run of vmprov may take before the test gives it up.
+const RUN_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long what libvirt and the kernel do by themselves may take: a process's end, a pool's notice of a file.
+const SETTLE_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often is looked.
+const POLL: Duration = Duration::from_millis(5);
+
+/// The programs that the shim stands in front of.
+const PROGRAMS: [&str; 4] = ["virsh", "qemu-img", "genisoimage", "isoinfo"];
+
+/// Where the programs of the system are.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The lab, one connection to it, and a home for vmprov. One test at a time has it.
+pub(crate) struct Lab {
+    uri: &'static str,
+    folder: PathBuf,
+    /// The process that keeps the lab's namespaces.
+    holder: String,
+    home: tempfile::TempDir,
+    /// The shim's folder.
+    shim: tempfile::TempDir,
+    store: bool,
+    _alone: File,
+}
+
+/// How a run of vmprov ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    /// The external calls that it made.
+    pub(crate) calls: Vec<String>,
+    /// Whether one of them was spoilt.
+    pub(crate) hit: bool,
+}
+
+impl Ran {
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    pub(crate) fn was_killed(&self) -> bool {
+        self.status.signal() == Some(9)
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeded(self) -> Self {
+        assert!(self.status.success(), "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn failed_with(self, code: i32) -> Self {
+        assert_eq!(self.code(), Some(code), "{self}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self}"))
+    }
+}
+
+impl std::fmt::Display for Ran {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { status, stdout, stderr, calls, .. } = self;
+        write!(f, "{status}\nstdout: {stdout}\nstderr: {stderr}\ncalls:\n  {}", calls.join("\n  "))
+    }
+}
+
+impl Lab {
+    /// The lab's own QEMU driver.
+    pub(crate) fn qemu() -> Self {
+        Self::enter("qemu:///system", false)
+    }
+
+    /// libvirt's in-memory driver in the lab's libvirtd; what is uploaded is kept by the shim.
+    #[allow(dead_code, reason = "each test binary has one of the two")]
+    pub(crate) fn in_memory() -> Self {
+        Self::enter("test+unix:///default", true)
+    }
+
+    fn enter(uri: &'static str, store: bool) -> Self {
+        let alone = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/lab.rs")).unwrap();
+        alone.lock().unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/libvirtd");
+        let folder = std::env::var_os("VMPROV_LAB").map_or_else(
+            || PathBuf::from(format!("/var/tmp/vmprov-lab-{}", rustix::process::geteuid().as_raw())),
+            PathBuf::from,
+        );
+        let started = Command::new(script).arg("start").env("VMPROV_LAB", &folder).output().unwrap();
+        let complaint = String::from_utf8_lossy(&started.stderr);
+        assert!(started.status.success(), "these tests need the lab, and it does not start: {complaint}");
+        let holder = std::fs::read_to_string(folder.join("holder")).unwrap();
+        let holder = holder.split_whitespace().next().unwrap().to_owned();
+        let shim = tempfile::tempdir().unwrap();
+        std::fs::create_dir(shim.path().join("store")).unwrap();
+        std::fs::create_dir(shim.path().join("bin")).unwrap();
+        for program in PROGRAMS {
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/shim");
+            symlink(script, shim.path().join("bin").join(program)).unwrap();
+        }
+        Self { uri, folder, holder, home: tempfile::tempdir().unwrap(), shim, store, _alone: alone }
+    }
+
+    /// The folder of the pool `default`, as it is seen from outside.
+    #[allow(dead_code, reason = "the in-memory driver has no files")]
+    pub(crate) fn pool_folder(&self) -> PathBuf {
+        self.folder.join("lib/images")
+    }
+
+    /// A file of the temporary home.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Makes a tiny qcow2 image of `size` in the home. Nothing boots from it.
+    pub(crate) fn image(&self, name: &str, size: &str) -> String {
+        let path = self.file(name);
+        let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&path).arg(size).status();
+        assert!(made.unwrap().success());
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// A command inside the lab, with no environment but what it needs.
+    fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("/usr/bin/nsenter");
+        command.args(["-t", &self.holder, "-m", "-n", "--", program]);
+        command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdin(Stdio::null());
+        command
+    }
+
+    fn command(&self, fault: &str, dir: &Path, args: &[&str]) -> Command {
+        let mut command = self.inside(env!("CARGO_BIN_EXE_vmprov"));
+        command
+            .args(args)
+            .env("PATH", format!("{}:{PATH}", self.shim.path().join("bin").display()))
+            .env("HOME", self.home.path())
+            .env("LIBVIRT_URI", self.uri)
+            .env("SHIM_DIR", dir)
+            .env("SHIM_FAULT", fault);
+        if self.store {
+            command.env("SHIM_STORE", self.shim.path().join("store"));
+        }
+        command
+    }
+
+    /// Runs vmprov to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
+        self.spoil("", args)
+    }
+
+    /// Runs vmprov with one of its external calls spoilt: `MODE:K`, as the shim has it.
+    pub(crate) fn spoil(&self, fault: &str, args: &[&str]) -> Ran {
+        self.begin(fault, args).end()
+    }
+
+    /// Starts vmprov.
+    pub(crate) fn begin(&self, fault: &str, args: &[&str]) -> Running {
+        let dir = tempfile::tempdir_in(self.shim.path()).unwrap();
+        // Files, not pipes: a killed vmprov's children would keep those open.
+        let out = File::create(dir.path().join("out")).unwrap();
+        let err = File::create(dir.path().join("err")).unwrap();
+        std::fs::write(dir.path().join("calls"), "").unwrap();
+        let child = self.command(fault, dir.path(), args).stdout(out).stderr(err).spawn().unwrap();
+        Running { child, dir }
+    }
+
+    /// One call of virsh, past the shim.
+    #[track_caller]
+    pub(crate) fn virsh(&self, args: &[&str]) -> String {
+        let ran = self.inside("virsh").args(["-q", "-c", self.uri]).args(args).output().unwrap();
+        assert!(ran.status.success(), "virsh {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    /// The same, with standard input.
+    #[allow(dead_code, reason = "each test binary uses its own part")]
+    #[track_caller]
+    pub(crate) fn virsh_with(&self, args: &[&str], stdin: &str) {
+        let file = self.shim.path().join("stdin");
+        std::fs::write(&file, stdin).unwrap();
+        let mut virsh = self.inside("virsh");
+        let ran =
+            virsh.args(["-q", "-c", self.uri]).args(args).stdin(File::open(file).unwrap()).output().unwrap();
+        assert!(ran.status.success(), "virsh {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+
+    /// Keeps a connection open, without which the in-memory driver forgets everything.
+    #[allow(dead_code, reason = "only the in-memory driver needs it")]
+    pub(crate) fn hold(&self) -> Held {
+        let out = File::create(self.shim.path().join("held")).unwrap();
+        let mut virsh = self.inside("virsh");
+        let child = virsh.args(["-c", self.uri, "event", "--all", "--loop"]).stdout(out).spawn().unwrap();
+        let held = Held(child);
+        // It is connected once a second connection finds what a third has changed.
+        wait_until("the held connection", || {
+            self.virsh(&["pool-define-as", "--name", "held", "--type", "dir", "--target", "/held"]);
+            let names = self.virsh(&["pool-list", "--all", "--name"]);
+            let there = names.lines().any(|name| name.trim() == "held");
+            if there {
+                self.virsh(&["pool-undefine", "--pool", "held"]);
+            }
+            there
+        });
+        held
+    }
+
+    /// Everything that a run may leave behind, a line each.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let lines = |text: &str| -> Vec<String> {
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
+        };
+        let mark = "\n--8<--\n";
+        let script = [
+            "list --all --uuid --name",
+            "list --uuid",
+            "pool-list --all --name",
+            "pool-list --name",
+            "net-list --all --name",
+            "net-list --name",
+        ]
+        .join("; echo; echo --8<--; echo; ");
+        let text = self.virsh(&[&script]);
+        let sections: Vec<_> = text.split(mark).map(lines).collect();
+        let [domains, active, pools, active_pools, networks, active_networks] = &sections[..] else {
+            panic!("virsh printed something else: {text}")
+        };
+        let mut seen = BTreeSet::new();
+        for domain in domains {
+            let state = if active.iter().any(|uuid| domain.starts_with(uuid)) { "active" } else { "inactive" };
+            seen.insert(format!("domain {domain}: {state}"));
+        }
+        for (kind, all, active) in [("pool", pools, active_pools), ("network", networks, active_networks)] {
+            for name in all {
+                seen.insert(format!("{kind} {name}: {}", if active.contains(name) { "active" } else { "inactive" }));
+            }
+        }
+        for pool in active_pools {
+            for row in lines(&self.virsh(&["vol-list", "--pool", pool])) {
+                seen.insert(format!("volume {pool}/{}", row.split_whitespace().next().unwrap()));
+            }
+        }
+        let mut files = |what: &str, folder: &Path| {
+            for file in walk(folder) {
+                seen.insert(format!("{what} {}", file.strip_prefix(folder).unwrap().display()));
+            }
+        };
+        files("pool file", &self.folder.join("lib/images"));
+        files("home", self.home.path());
+        let ours = |folder: &str| {
+            let entries = std::fs::read_dir(folder).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+            entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("vmprov")).collect::<Vec<_>>()
+        };
+        seen.extend(ours("/tmp").iter().map(|path| format!("temporary file {}", path.display())));
+        seen.extend(stale(&ours("/run/lock")).map(|path| format!("lock {}", path.display())));
+        seen.extend(self.processes().into_iter().map(|(pid, name)| format!("process {name} ({pid})")));
+        Snapshot(seen)
+    }
+
+    /// The processes in the lab: libvirt's daemons, guests, and what was started and has not ended.
+    fn processes(&self) -> Vec<(String, String)> {
+        let net = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let lab = net(&self.holder);
+        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let members = pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && net(pid) == lab);
+        members
+            .filter_map(|pid| {
+                let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+                Some((pid, name.trim().to_owned()))
+            })
+            .collect()
+    }
+
+    /// Waits until everything is as it was, and shows the difference when it does not become so.
+    #[track_caller]
+    pub(crate) fn settles(&self, before: &Snapshot, when: &str) {
+        self.settles_without(before, |_| false, when);
+    }
+
+    /// The same, where some lines may have come or gone.
+    #[track_caller]
+    pub(crate) fn settles_without(&self, before: &Snapshot, ignored: impl Fn(&str) -> bool, when: &str) {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        loop {
+            let now = self.snapshot();
+            let gone = before.0.difference(&now.0).filter(|line| !ignored(line)).map(|line| format!("- {line}"));
+            let came = now.0.difference(&before.0).filter(|line| !ignored(line)).map(|line| format!("+ {line}"));
+            let difference: Vec<_> = gone.chain(came).collect();
+            if difference.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{when}: not as before:\n{}", difference.join("\n"));
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// What there was at one time.
+pub(crate) struct Snapshot(pub(crate) BTreeSet<String>);
+
+/// A vmprov at work.
+pub(crate) struct Running {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Running {
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> Ran {
+        let deadline = Instant::now() + RUN_LIMIT;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > deadline {
+                self.child.kill().unwrap();
+                panic!("vmprov does not end; its calls: {}", self.read("calls"));
+            }
+            std::thread::sleep(POLL);
+        };
+        let calls = self.read("calls").lines().map(str::to_owned).collect();
+        let hit = self.dir.path().join("hit").exists();
+        Ran { status, stdout: self.read("out"), stderr: self.read("err"), calls, hit }
+    }
+
+    fn read(&self, name: &str) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.dir.path().join(name)).unwrap()).into_owned()
+    }
+}
+
+/// A process that is ended with its owner.
+pub(crate) struct Held(Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Looks again and again, within bounds.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SETTLE_LIMIT;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The lock files that nobody holds. Held ones are other processes'.
+fn stale(locks: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
+    let held = std::fs::read_to_string("/proc/locks").unwrap();
+    locks.iter().filter(move |path| {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(metadata) = std::fs::symlink_metadata(path) else { return false };
+        !held.split_whitespace().any(|word| word.ends_with(&format!(":{}", metadata.ino())))
+    })
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.flat_map(|path| if path.is_dir() && !path.is_symlink() { walk(&path) } else { vec![path] }).collect()
+}
