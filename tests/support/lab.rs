@@ -176,7 +176,6 @@ impl Lab {
         // Files, not pipes: a killed vmprov's children would keep those open.
         let out = File::create(dir.path().join("out")).unwrap();
         let err = File::create(dir.path().join("err")).unwrap();
-        std::fs::write(dir.path().join("calls"), "").unwrap();
         let child = self.command(fault, dir.path(), args).stdout(out).stderr(err).spawn().unwrap();
         Running { child, dir }
     }
@@ -196,8 +195,7 @@ impl Lab {
         let file = self.shim.path().join("stdin");
         std::fs::write(&file, stdin).unwrap();
         let mut virsh = self.inside("virsh");
-        let ran =
-            virsh.args(["-q", "-c", self.uri]).args(args).stdin(File::open(file).unwrap()).output().unwrap();
+        let ran = virsh.args(["-q", "-c", self.uri]).args(args).stdin(File::open(file).unwrap()).output().unwrap();
         assert!(ran.status.success(), "virsh {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
     }
 
@@ -226,7 +224,7 @@ impl Lab {
         let lines = |text: &str| -> Vec<String> {
             text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
         };
-        let mark = "\n--8<--\n";
+        let mark = "8-8-8";
         let script = [
             "list --all --uuid --name",
             "list --uuid",
@@ -235,7 +233,7 @@ impl Lab {
             "net-list --all --name",
             "net-list --name",
         ]
-        .join("; echo; echo --8<--; echo; ");
+        .join("; echo 8-8-8; ");
         let text = self.virsh(&[&script]);
         let sections: Vec<_> = text.split(mark).map(lines).collect();
         let [domains, active, pools, active_pools, networks, active_networks] = &sections[..] else {
@@ -330,13 +328,31 @@ impl Running {
             }
             if Instant::now() > deadline {
                 self.child.kill().unwrap();
-                panic!("vmprov does not end; its calls: {}", self.read("calls"));
+                panic!("vmprov does not end; its calls: {:?}", self.calls());
             }
             std::thread::sleep(POLL);
         };
-        let calls = self.read("calls").lines().map(str::to_owned).collect();
+        if status.signal().is_some() {
+            // Nobody comes to clean up within the milliseconds that calls under way still take.
+            wait_until("the calls of a killed vmprov", || !self.has_processes());
+        }
+        assert!(!self.has_processes(), "vmprov has ended, a call of it has not: {:?}", self.calls());
         let hit = self.dir.path().join("hit").exists();
-        Ran { status, stdout: self.read("out"), stderr: self.read("err"), calls, hit }
+        Ran { status, stdout: self.read("out"), stderr: self.read("err"), calls: self.calls(), hit }
+    }
+
+    /// The external calls so far, in the order in which they began.
+    fn calls(&self) -> Vec<String> {
+        let call = |number: usize| std::fs::read_to_string(self.dir.path().join(number.to_string())).ok();
+        (1..).map_while(call).map(|call| call.trim_end().replace('\n', " ")).collect()
+    }
+
+    /// Whether a process that vmprov started is there: they have the shim's folder in their environment.
+    fn has_processes(&self) -> bool {
+        let mark = format!("SHIM_DIR={}", self.dir.path().display());
+        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("environ")));
+        let mut environments = pids.filter_map(|path| std::fs::read(path).ok());
+        environments.any(|environment| environment.split(|&byte| byte == 0).any(|word| word == mark.as_bytes()))
     }
 
     fn read(&self, name: &str) -> String {
