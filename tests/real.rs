@@ -1,5 +1,6 @@
 //! Real guests: two of them boot a real cloud image, are logged in to, stopped, started, given keys by both methods,
 //! and deleted; afterwards everything is as it was before.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
@@ -16,6 +17,15 @@ const LIMIT: &str = "12m";
 /// vmprov, and what is asked of it again and again.
 struct Host {
     lab: Lab,
+}
+
+impl Drop for Host {
+    /// A failed test leaves no guest running.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.run(&["vm", "delete", "agent", "plain", "warm", "--yes", "--ignore-missing"]);
+        }
+    }
 }
 
 impl Host {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Host, image, vm};
 use crate::{
     error::{Code, Result},
-    store::lock::Lock,
+    store::lock::{self, Lock},
     tools::virsh::{Metadata, Phase},
 };
 
@@ -51,6 +51,7 @@ pub fn collect(host: &Host) -> Result<Collected> {
         collected.vms.push(listed.name);
     }
     collected.volumes.extend(image::remove_unfinished(host)?);
+    lock::remove_stale();
     Ok(collected)
 }
 

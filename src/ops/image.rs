@@ -14,7 +14,10 @@ use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::Host;
+use super::{
+    Host,
+    undo::{Undo, undoing},
+};
 use crate::{
     error::{Code, Error, Result},
     model::{digest, size::human},
@@ -220,31 +223,30 @@ fn upload(host: &Host, pool: &Pool, base: &Base, file: &Utf8Path) -> Result<()> 
         .hint("Free some space, or choose another pool with --pool."));
     }
     host.step("uploading the image into the storage pool");
-    put(host, pool, &base.volume, size, file)?;
-    write_companion(host, pool, &base.companion(), base)
+    undoing(|undo| {
+        put(host, pool, &base.volume, size, file, undo)?;
+        write_companion(host, pool, &base.companion(), base)
+    })
 }
 
-/// Makes a volume that nobody will change and fills it; a failure leaves none.
-fn put(host: &Host, pool: &Pool, name: &str, size: u64, file: &Utf8Path) -> Result<()> {
-    super::undo::undoing(|undo| {
-        let (undoer, pool_name) = (host.uncancellable(), pool.name.clone());
-        let volume = name.to_owned();
-        let claim =
-            undo.push(format!("volume `{name}`"), move || undoer.virsh.delete_volume(&pool_name, &volume).map(drop));
-        let made = host.virsh.create_volume(&pool.name, name, &NewVolume::Immutable(size));
-        if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
-            claim.waive();
-        }
-        made?;
-        host.virsh.upload(&pool.name, name, file)
-    })
+/// Makes a volume that nobody will change and fills it; a failure, here or later on, leaves none.
+fn put(host: &Host, pool: &Pool, name: &str, size: u64, file: &Utf8Path, undo: &mut Undo) -> Result<()> {
+    let (undoer, pool_name, volume) = (host.uncancellable(), pool.name.clone(), name.to_owned());
+    let claim =
+        undo.push(format!("volume `{name}`"), move || undoer.virsh.delete_volume(&pool_name, &volume).map(drop));
+    let made = host.virsh.create_volume(&pool.name, name, &NewVolume::Immutable(size));
+    if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
+        claim.waive();
+    }
+    made?;
+    host.virsh.upload(&pool.name, name, file)
 }
 
 fn write_companion(host: &Host, pool: &Pool, name: &str, base: &Base) -> Result<()> {
     let json = serde_json::to_vec_pretty(base).map_err(|error| Error::internal("cannot write JSON").because(error))?;
     host.virsh.delete_volume(&pool.name, name)?;
     let content = Scratch::memory(&json)?;
-    match put(host, pool, name, json.len() as u64, content.path()) {
+    match undoing(|undo| put(host, pool, name, json.len() as u64, content.path(), undo)) {
         // Another process wrote the same just now.
         Err(error) if error.code == Code::AlreadyExists => Ok(()),
         result => result,
@@ -257,7 +259,7 @@ pub(super) fn remove_unfinished(host: &Host) -> Result<Vec<String>> {
     let Some(pool) = host.virsh.pool(&host.settings.pool)?.filter(|pool| pool.active) else { return Ok(Vec::new()) };
     let volumes = host.virsh.volumes_like(&pool.name, "base-")?;
     let mut removed = Vec::new();
-    for name in volumes.iter().filter(|name| name.contains(".qcow2")) {
+    for name in volumes.iter().filter(|name| name.ends_with(".qcow2")) {
         if volumes.contains(&name.replace(".qcow2", ".json")) {
             continue;
         }

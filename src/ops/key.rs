@@ -36,8 +36,8 @@ pub struct Keys {
 /// Lists every key.
 pub fn list(host: &Host) -> Result<Keys> {
     let Listing { keys, unusable } = host.keys.list()?;
-    for error in &unusable {
-        host.progress.warn(&error.to_string());
+    for text in unusable.iter().map(ToString::to_string).chain(host.keys.warning()) {
+        host.progress.warn(&text);
     }
     Ok(Keys { keys, unusable })
 }

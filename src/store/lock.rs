@@ -74,11 +74,32 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// Removes the lock files that killed processes left. One that is held stays, and so does another user's.
+pub fn remove_stale() {
+    let entries = std::fs::read_dir(folder()).into_iter().flatten().filter_map(Result::ok);
+    let is_lock = |name: &str| name.starts_with(PREFIX) && name.ends_with(SUFFIX);
+    for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_lock)) {
+        let path = entry.path();
+        if let Ok(file) = open(&path)
+            && file.try_lock().is_ok()
+            && is_at(&file, &path)
+        {
+            drop(Lock { path, file });
+        }
+    }
+}
+
+const PREFIX: &str = "vmprov-";
+const SUFFIX: &str = ".lock";
+
 /// One file for each thing that can be locked, shared by all users of the machine.
 fn path_of(what: &str) -> PathBuf {
+    folder().join(format!("{PREFIX}{}{SUFFIX}", &digest::of(what.as_bytes())[..16]))
+}
+
+fn folder() -> PathBuf {
     let shared = PathBuf::from("/run/lock");
-    let folder = if shared.is_dir() { shared } else { std::env::temp_dir() };
-    folder.join(format!("vmprov-{}.lock", &digest::of(what.as_bytes())[..16]))
+    if shared.is_dir() { shared } else { std::env::temp_dir() }
 }
 
 /// Opens without creating first: in a sticky folder the kernel refuses `O_CREAT` on another user's file

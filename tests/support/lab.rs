@@ -10,7 +10,7 @@ use std::{
 };
 
 /// How long one run of vmprov may take before the test gives it up.
-const RUN_LIMIT: Duration = Duration::from_secs(120);
+const RUN_LIMIT: Duration = Duration::from_mins(2);
 
 /// How long what libvirt and the kernel do by themselves may take: a process's end, a pool's notice of a file.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
@@ -90,7 +90,6 @@ impl Lab {
     }
 
     /// libvirt's in-memory driver in the lab's libvirtd; what is uploaded is kept by the shim.
-    #[allow(dead_code, reason = "each test binary has one of the two")]
     pub(crate) fn in_memory() -> Self {
         Self::enter("test+unix:///default", true)
     }
@@ -119,7 +118,6 @@ impl Lab {
     }
 
     /// The folder of the pool `default`, as it is seen from outside.
-    #[allow(dead_code, reason = "the in-memory driver has no files")]
     pub(crate) fn pool_folder(&self) -> PathBuf {
         self.folder.join("lib/images")
     }
@@ -189,7 +187,6 @@ impl Lab {
     }
 
     /// The same, with standard input.
-    #[allow(dead_code, reason = "each test binary uses its own part")]
     #[track_caller]
     pub(crate) fn virsh_with(&self, args: &[&str], stdin: &str) {
         let file = self.shim.path().join("stdin");
@@ -200,7 +197,6 @@ impl Lab {
     }
 
     /// Keeps a connection open, without which the in-memory driver forgets everything.
-    #[allow(dead_code, reason = "only the in-memory driver needs it")]
     pub(crate) fn hold(&self) -> Held {
         let out = File::create(self.shim.path().join("held")).unwrap();
         let mut virsh = self.inside("virsh");

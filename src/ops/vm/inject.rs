@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{Host, key, undo::undoing},
     create::{check_user, injected_key},
-    lock, look_up, power, require_whole, seed,
+    find, lock, look_up, power, require_whole, seed,
     wait::wait_with,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     },
     tools::{
         scratch::Scratch,
-        virsh::{DiskDevice, Domain, Listed, Metadata, Role},
+        virsh::{DiskDevice, Domain, Listed, Metadata, OwnedVolume, Role},
     },
 };
 
@@ -106,9 +106,10 @@ pub struct Injected {
 pub fn inject(host: &Host, request: &NewInjection, limit: Duration) -> Result<Injected> {
     let NewInjection { vm, key: key_name, user, method, restart } = request;
     let key = key::get(host, key_name)?;
+    let lock = lock(host, &find(host, vm)?.name)?;
+    // What another vmprov did to it before we had the lock counts.
     let (listed, domain) = look_up(host, vm)?;
     require_whole(&domain)?;
-    let lock = lock(host, &listed.name)?;
     let seed_user = domain.metadata.as_ref().and_then(|metadata| metadata.user.as_deref());
     let user = user.as_deref().or(seed_user).ok_or_else(|| {
         Error::invalid(format!("nobody knows which user the VM `{}` logs in as", listed.name))
@@ -127,7 +128,7 @@ pub fn inject(host: &Host, request: &NewInjection, limit: Duration) -> Result<In
         warnings: Vec::new(),
     };
     // A VM that has a seed keeps every key in it; another can only be reached through its agent.
-    let seeded = domain.metadata.as_ref().filter(|metadata| metadata.seed().is_some());
+    let seeded = domain.metadata.as_ref().filter(|metadata| metadata.has_seed());
     report.method = choose(host, &domain, &listed, *method, seeded.is_some(), &mut report.warnings)?;
     if report.method == Method::Agent {
         match through_agent(host, &domain, user, &key) {
@@ -143,7 +144,7 @@ pub fn inject(host: &Host, request: &NewInjection, limit: Duration) -> Result<In
     }
     if let Some(metadata) = seeded {
         let renew = report.method == Method::CloudInit;
-        report.kept_in_seed = reseed(host, &domain, &listed, metadata, &key, user, renew, &mut report.warnings)?;
+        report.kept_in_seed = reseed(host, &listed, metadata, &key, user, renew, &mut report.warnings)?;
     }
     drop(lock);
     report.restart_needed = report.method == Method::CloudInit && listed.state.is_active();
@@ -210,10 +211,8 @@ fn through_agent(host: &Host, domain: &Domain, user: &str, key: &Key) -> Result<
 
 /// Writes a new seed that has the key, and puts it in the old one's place. With `renew` the guest takes it for a new
 /// instance and reads it; without, it is for later. True when the seed has the key.
-#[expect(clippy::too_many_arguments, reason = "each is one thing that was found out before")]
 fn reseed(
     host: &Host,
-    domain: &Domain,
     listed: &Listed,
     metadata: &Metadata,
     key: &Key,
@@ -222,7 +221,8 @@ fn reseed(
     warnings: &mut Vec<String>,
 ) -> Result<bool> {
     host.step("writing a new seed");
-    let mut seed = seed::read(host, metadata)?;
+    let attached = attached_seed(host, listed, metadata)?;
+    let mut seed = seed::read(host, &attached.volume)?;
     if seed.user != user {
         if renew {
             return Err(Error::conflict(format!(
@@ -241,7 +241,7 @@ fn reseed(
     if renew {
         seed.instance_id = seed::instance_id(&listed.name);
     }
-    replace(host, domain, listed, metadata, &seed, key)?;
+    replace(host, listed, metadata, &attached, &seed, key)?;
     Ok(true)
 }
 
@@ -255,7 +255,14 @@ fn note_key(host: &Host, listed: &Listed, mut metadata: Metadata, key: &Key) -> 
 
 /// Puts a new seed in the place of the VM's present one. The order makes a VM that is whole at every moment: the new
 /// volume is noted before it is there, and the old one goes last, or at the next start when the VM runs with it.
-fn replace(host: &Host, domain: &Domain, listed: &Listed, metadata: &Metadata, seed: &Seed, key: &Key) -> Result<()> {
+fn replace(
+    host: &Host,
+    listed: &Listed,
+    metadata: &Metadata,
+    attached: &AttachedSeed,
+    seed: &Seed,
+    key: &Key,
+) -> Result<()> {
     let old = metadata.volumes.clone();
     let volume = seed::volume(host, &listed.name);
     let live = listed.state.is_active();
@@ -263,7 +270,8 @@ fn replace(host: &Host, domain: &Domain, listed: &Listed, metadata: &Metadata, s
         .virsh
         .pool(&volume.pool)?
         .ok_or_else(|| Error::not_found(format!("the storage pool `{}` is gone", volume.pool)))?;
-    let target = seed_target(domain, metadata)?;
+    let device = |path: &str| DiskDevice::Seed(path.to_owned()).to_xml_at(&attached.target);
+    let back = device(&attached.path)?;
     let mut noted = metadata.clone();
     noted.volumes.push(volume.clone());
     undoing(|undo| {
@@ -273,16 +281,13 @@ fn replace(host: &Host, domain: &Domain, listed: &Listed, metadata: &Metadata, s
         seed::put(host, &volume, &seed::make(host, seed)?, undo)?;
         noted.instance_id = Some(seed.instance_id.clone());
         let (undoer, uuid) = (host.uncancellable(), listed.uuid);
-        let old_path = domain.disks.iter().find(|disk| disk.target == target).and_then(|disk| disk.source.clone());
-        let device = |path: String| DiskDevice::Seed(path).to_xml_at(&target);
-        let back = device(old_path.ok_or_else(|| Error::conflict("the VM's seed is not attached any more"))?)?;
         undo.push("the VM's new seed", move || undoer.virsh.replace_disk(uuid, &back));
-        host.virsh.replace_disk(listed.uuid, &device(pool.path_of(&volume.name))?)?;
+        host.virsh.replace_disk(listed.uuid, &device(&pool.path_of(&volume.name))?)?;
         note_key(host, listed, noted.clone(), key)
     })?;
     if !live {
         // Nothing uses the old seeds any more.
-        let is_old = |other: &&crate::tools::virsh::OwnedVolume| other.role == Role::Seed;
+        let is_old = |other: &&OwnedVolume| other.role == Role::Seed;
         for volume in old.iter().filter(is_old) {
             host.virsh.delete_volume(&volume.pool, &volume.name)?;
         }
@@ -293,14 +298,24 @@ fn replace(host: &Host, domain: &Domain, listed: &Listed, metadata: &Metadata, s
     Ok(())
 }
 
-/// The guest's name for the disk that the seed is.
-fn seed_target(domain: &Domain, metadata: &Metadata) -> Result<String> {
-    let names: Vec<_> =
-        metadata.volumes.iter().filter(|volume| volume.role == Role::Seed).map(|volume| &volume.name).collect();
-    let is_seed = |source: &str| names.iter().any(|name| source.rsplit('/').next() == Some(name));
-    let disk = domain.disks.iter().find(|disk| disk.source.as_deref().is_some_and(is_seed));
-    disk.map(|disk| disk.target.clone())
-        .ok_or_else(|| Error::conflict(format!("the seed of the VM `{}` is not attached any more", domain.name)))
+/// The seed that a VM will start with next.
+struct AttachedSeed {
+    volume: OwnedVolume,
+    /// The guest's name for the disk that it is.
+    target: String,
+    path: String,
+}
+
+/// Finds it by what is attached: an inject that was killed has noted a seed that may not be there.
+fn attached_seed(host: &Host, listed: &Listed, metadata: &Metadata) -> Result<AttachedSeed> {
+    let domain = host.virsh.persistent_domain(listed.uuid)?;
+    let seeds: Vec<_> = metadata.volumes.iter().filter(|volume| volume.role == Role::Seed).collect();
+    let attached = domain.disks.into_iter().find_map(|disk| {
+        let path = disk.source?;
+        let volume = seeds.iter().find(|volume| path.rsplit('/').next() == Some(&volume.name))?;
+        Some(AttachedSeed { volume: (*volume).clone(), target: disk.target, path })
+    });
+    attached.ok_or_else(|| Error::conflict(format!("the seed of the VM `{}` is not attached any more", listed.name)))
 }
 
 /// Logs in with the key alone.

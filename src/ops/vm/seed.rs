@@ -5,12 +5,12 @@ use uuid::Uuid;
 use super::super::Host;
 use crate::{
     cloud_init::Seed,
-    error::{Code, Error, Result},
+    error::{Code, Result},
     ops::undo::Undo,
     tools::{
         genisoimage,
         scratch::Scratch,
-        virsh::{Metadata, NewVolume, OwnedVolume, Role},
+        virsh::{NewVolume, OwnedVolume, Role},
     },
 };
 
@@ -78,9 +78,8 @@ pub(super) fn volume_maker<'h>(
     }
 }
 
-/// Reads a VM's current seed back.
-pub(super) fn read(host: &Host, metadata: &Metadata) -> Result<Seed> {
-    let volume = metadata.seed().ok_or_else(|| Error::conflict("the VM has no cloud-init seed"))?;
+/// Reads a seed back.
+pub(super) fn read(host: &Host, volume: &OwnedVolume) -> Result<Seed> {
     let iso = Scratch::memory(b"")?;
     host.virsh.download(&volume.pool, &volume.name, iso.path())?;
     Seed::from_json(&genisoimage::read_file(&host.runner, iso.path(), WHOLE)?)
