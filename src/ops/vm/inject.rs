@@ -4,19 +4,20 @@
 //! cloud-init goes through its work again at the next start. The seed gets the key either way, so that whatever
 //! makes the guest anew from it knows every key.
 
+mod reseed;
+
 use std::{fmt, time::Duration};
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{Host, key, undo::undoing},
-    create::{check_user, injected_key},
-    find, lock, look_up, power, require_whole, seed,
+    super::{Host, key},
+    create::check_user,
+    find, lock, look_up, power, require_whole,
     wait::wait_with,
 };
 use crate::{
-    cloud_init::Seed,
     error::{Code, Error, Result},
     model::{
         key::Key,
@@ -25,9 +26,10 @@ use crate::{
     },
     tools::{
         scratch::Scratch,
-        virsh::{DiskDevice, Domain, Listed, Metadata, OwnedVolume, Role},
+        virsh::{Domain, Listed},
     },
 };
+use reseed::Reseed;
 
 /// Describes the key to inject
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -144,7 +146,14 @@ pub fn inject(host: &Host, request: &NewInjection, limit: Duration) -> Result<In
     }
     if let Some(metadata) = seeded {
         let renew = report.method == Method::CloudInit;
-        report.kept_in_seed = reseed(host, &listed, metadata, &key, user, renew, &mut report.warnings)?;
+        let other = Reseed { host, listed: &listed, metadata, key: &key }.run(user, renew)?;
+        report.kept_in_seed = other.is_none();
+        if let Some(other) = other {
+            host.warn(
+                &mut report.warnings,
+                format!("the key is not kept in the seed, which is for the user `{other}`"),
+            );
+        }
     }
     drop(lock);
     report.restart_needed = report.method == Method::CloudInit && listed.state.is_active();
@@ -207,115 +216,6 @@ fn through_agent(host: &Host, domain: &Domain, user: &str, key: &Key) -> Result<
         }
         error
     })
-}
-
-/// Writes a new seed that has the key, and puts it in the old one's place. With `renew` the guest takes it for a new
-/// instance and reads it; without, it is for later. True when the seed has the key.
-fn reseed(
-    host: &Host,
-    listed: &Listed,
-    metadata: &Metadata,
-    key: &Key,
-    user: &str,
-    renew: bool,
-    warnings: &mut Vec<String>,
-) -> Result<bool> {
-    host.step("writing a new seed");
-    let attached = attached_seed(host, listed, metadata)?;
-    let mut seed = seed::read(host, &attached.volume)?;
-    if seed.user != user {
-        if renew {
-            return Err(Error::conflict(format!(
-                "the seed of the VM `{}` is for the user `{}`, not `{user}`",
-                listed.name, seed.user
-            ))
-            .hint("Leave out --user, or inject while the VM runs with a guest agent."));
-        }
-        host.warn(warnings, format!("the key is not kept in the seed, which is for the user `{}`", seed.user));
-        note_key(host, listed, metadata.clone(), key)?;
-        return Ok(false);
-    }
-    if !seed.authorized_keys.contains(&key.public_key) {
-        seed.authorized_keys.push(key.public_key.clone());
-    }
-    if renew {
-        seed.instance_id = seed::instance_id(&listed.name);
-    }
-    replace(host, listed, metadata, &attached, &seed, key)?;
-    Ok(true)
-}
-
-/// Notes that a VM has a key.
-fn note_key(host: &Host, listed: &Listed, mut metadata: Metadata, key: &Key) -> Result<Metadata> {
-    metadata.keys.retain(|other| other.fingerprint != key.fingerprint && other.name != key.name.as_str());
-    metadata.keys.push(injected_key(key));
-    host.virsh.set_metadata(listed.uuid, &metadata, listed.state.is_active())?;
-    Ok(metadata)
-}
-
-/// Puts a new seed in the place of the VM's present one. The order makes a VM that is whole at every moment: the new
-/// volume is noted before it is there, and the old one goes last, or at the next start when the VM runs with it.
-fn replace(
-    host: &Host,
-    listed: &Listed,
-    metadata: &Metadata,
-    attached: &AttachedSeed,
-    seed: &Seed,
-    key: &Key,
-) -> Result<()> {
-    let old = metadata.volumes.clone();
-    let volume = seed::volume(host, &listed.name);
-    let live = listed.state.is_active();
-    let pool = host
-        .virsh
-        .pool(&volume.pool)?
-        .ok_or_else(|| Error::not_found(format!("the storage pool `{}` is gone", volume.pool)))?;
-    let device = |path: &str| DiskDevice::Seed(path.to_owned()).to_xml_at(&attached.target);
-    let back = device(&attached.path)?;
-    let mut noted = metadata.clone();
-    noted.volumes.push(volume.clone());
-    undoing(|undo| {
-        let (undoer, before, uuid) = (host.uncancellable(), metadata.clone(), listed.uuid);
-        undo.push("the note of the new seed", move || undoer.virsh.set_metadata(uuid, &before, live));
-        host.virsh.set_metadata(listed.uuid, &noted, live)?;
-        seed::put(host, &volume, &seed::make(host, seed)?, undo)?;
-        noted.instance_id = Some(seed.instance_id.clone());
-        let (undoer, uuid) = (host.uncancellable(), listed.uuid);
-        undo.push("the VM's new seed", move || undoer.virsh.replace_disk(uuid, &back));
-        host.virsh.replace_disk(listed.uuid, &device(&pool.path_of(&volume.name))?)?;
-        note_key(host, listed, noted.clone(), key)
-    })?;
-    if !live {
-        // Nothing uses the old seeds any more.
-        let is_old = |other: &&OwnedVolume| other.role == Role::Seed;
-        for volume in old.iter().filter(is_old) {
-            host.virsh.delete_volume(&volume.pool, &volume.name)?;
-        }
-        let mut metadata = noted;
-        metadata.volumes.retain(|other| other.role != Role::Seed || other.name == volume.name);
-        note_key(host, listed, metadata, key)?;
-    }
-    Ok(())
-}
-
-/// The seed that a VM will start with next.
-struct AttachedSeed {
-    volume: OwnedVolume,
-    /// The guest's name for the disk that it is.
-    target: String,
-    path: String,
-}
-
-/// Finds it by what is attached: an inject that was killed has noted a seed that may not be there.
-fn attached_seed(host: &Host, listed: &Listed, metadata: &Metadata) -> Result<AttachedSeed> {
-    let domain = host.virsh.persistent_domain(listed.uuid)?;
-    let seeds: Vec<_> = metadata.volumes.iter().filter(|volume| volume.role == Role::Seed).collect();
-    let attached = domain.disks.into_iter().find_map(|disk| {
-        let path = disk.source?;
-        let volume = seeds.iter().find(|volume| path.rsplit('/').next() == Some(&volume.name))?;
-        Some(AttachedSeed { volume: (*volume).clone(), target: disk.target, path })
-    });
-    attached.ok_or_else(|| Error::conflict(format!("the seed of the VM `{}` is not attached any more", listed.name)))
 }
 
 /// Logs in with the key alone.
