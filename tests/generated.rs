@@ -24,7 +24,7 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
     let file =
         |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap());
-    entries.map(|entry| file(entry.unwrap())).collect()
+    entries.map(Result::unwrap).filter(|entry| entry.path().is_file()).map(file).collect()
 }
 
 /// The manual pages as the program makes them now.
@@ -61,6 +61,21 @@ fn the_completions_ask_a_binary_that_answers() {
         assert!(stub.contains(&format!("COMPLETE={shell} vmprov")), "{stub}");
         let answer = Command::new(env!("CARGO_BIN_EXE_vmprov")).env("COMPLETE", shell).output().unwrap();
         assert!(answer.status.success() && !answer.stdout.is_empty(), "{shell}: {answer:?}");
+    }
+}
+
+/// Tests that share the lab would otherwise spend their time limits waiting for each other.
+#[test]
+fn every_test_that_uses_the_lab_is_in_its_group() {
+    let groups = fs::read_to_string(root().join(".config/nextest.toml")).unwrap();
+    let group = groups.lines().find(|line| line.starts_with("filter = ")).unwrap();
+    for (name, text) in files(&root().join("tests")) {
+        let Some(binary) = name.strip_suffix(".rs") else { continue };
+        let uses_lab = text.contains("#[path = \"support/lab.rs\"]");
+        assert!(
+            !uses_lab || group.split(['|', '(', ')']).any(|word| word == binary),
+            "{binary} is not in .config/nextest.toml's group"
+        );
     }
 }
 
