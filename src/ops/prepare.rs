@@ -8,12 +8,18 @@ use super::{Host, undo::undoing, unknown};
 use crate::{
     error::{Code, Error, Result},
     model::vm::DEFAULT_NETWORK,
-    store::kvm::{self, Verdict},
+    store::{
+        kvm::{self, Verdict},
+        lock::Lock,
+    },
     tools::virsh::{Capabilities, Metadata, NewDomain, Phase, Pool, Survey},
 };
 
 /// The third octets that a new `default` network is tried with: libvirt's own first.
 const SUBNETS: [u8; 5] = [122, 123, 124, 142, 222];
+
+/// How long another vmprov may take to make the storage pool.
+const POOL_WAIT: Duration = Duration::from_mins(1);
 
 /// How long firmware may take to show that it runs. With KVM that works it takes about a second.
 const PROBE_LIMIT: Duration = Duration::from_secs(15);
@@ -23,16 +29,8 @@ const PROBE_POLL: Duration = Duration::from_millis(200);
 
 /// The storage pool, made or started where that is needed.
 pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
-    let (name, path) = (&host.settings.pool, &host.settings.pool_path);
-    let Some(pool) = found else {
-        host.progress.note(&format!("made the storage pool `{name}` in {path}, which was missing"));
-        host.virsh.make_pool(name, path)?;
-        if host.is_dry_run() {
-            return Ok(Pool::to_be_made(name, path));
-        }
-        let made = host.virsh.pool(name)?;
-        return made.ok_or_else(|| Error::internal(format!("the storage pool `{name}` is gone after it was made")));
-    };
+    let name = &host.settings.pool;
+    let Some(pool) = found else { return make_pool(host) };
     if !pool.holds_files() {
         return Err(Error::conflict(format!(
             "the storage pool `{name}` is of type `{}`, which cannot hold overlays",
@@ -41,10 +39,42 @@ pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
         .hint("Choose a pool of files with --pool, or let vmprov make one by naming one that is not there."));
     }
     if !pool.active {
-        host.virsh.start_pool(name)?;
+        start_pool(host, pool)?;
         host.progress.note(&format!("started the storage pool `{name}`, which was inactive"));
     }
     Ok(Pool { active: true, ..pool.clone() })
+}
+
+/// Makes the storage pool, whole or not at all.
+fn make_pool(host: &Host) -> Result<Pool> {
+    let (name, path) = (&host.settings.pool, &host.settings.pool_path);
+    let what = format!("the storage pool `{name}` at {}", host.settings.uri);
+    let _one_maker = Lock::take(&what, POOL_WAIT, &host.runner.cancel)?;
+    if let Some(made) = host.virsh.pool(name)? {
+        return pool(host, Some(&made)); // another vmprov was first
+    }
+    undoing(|undo| {
+        let undoer = host.uncancellable();
+        undo.push(format!("storage pool `{name}`"), move || undoer.virsh.remove_pool(name));
+        host.virsh.make_pool(name, path)
+    })?;
+    host.progress.note(&format!("made the storage pool `{name}` in {path}, which was missing"));
+    if host.is_dry_run() {
+        return Ok(Pool::to_be_made(name, path));
+    }
+    let made = host.virsh.pool(name)?;
+    made.ok_or_else(|| Error::internal(format!("the storage pool `{name}` is gone after it was made")))
+}
+
+/// Starts a storage pool. The folder of one whose making was cut short is made first.
+fn start_pool(host: &Host, pool: &Pool) -> Result<()> {
+    match host.virsh.start_pool(&pool.name) {
+        Err(error) if error.code == Code::ToolFailed && pool.kind == "dir" => {
+            host.virsh.build_pool(&pool.name)?;
+            host.virsh.start_pool(&pool.name)
+        }
+        result => result,
+    }
 }
 
 /// Refuses a network that is neither there nor made by [`network`].
@@ -152,6 +182,7 @@ fn try_kvm(host: &Host, offered: &Capabilities) -> Result<Verdict> {
         undo.push("the domain that tries KVM", end.clone());
         match host.virsh.create_transient(&domain.to_xml()?) {
             Err(error) if error.code == Code::ToolFailed => {
+                end()?; // it failed, but there may be something of it
                 return Ok(Verdict::Fails(qemus_word(&error.cause.unwrap_or(error.message)).to_owned()));
             }
             result => result?,

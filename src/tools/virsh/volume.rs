@@ -96,15 +96,27 @@ impl Virsh {
     /// Makes a directory pool, starts it, and has it start with the host.
     pub fn make_pool(&self, name: &str, path: &Utf8Path) -> Result<()> {
         let what = format!("make the storage pool `{name}`");
-        let tolerated = |result: Result<()>| match result {
-            // Another vmprov made it first.
-            Err(error) if matches!(error.code, Code::AlreadyExists | Code::Conflict) => Ok(()),
-            result => result,
-        };
-        tolerated(self.change(&what, &["pool-define-as", "--name", name, "--type", "dir", "--target", path.as_str()]))?;
-        tolerated(self.change(&what, &["pool-build", "--pool", name]))?;
+        self.change(&what, &["pool-define-as", "--name", name, "--type", "dir", "--target", path.as_str()])?;
+        self.build_pool(name)?;
         self.start_pool(name)?;
         self.change(&what, &["pool-autostart", "--pool", name])
+    }
+
+    /// Makes the folder of a directory pool where it is missing; nothing in it is touched.
+    pub fn build_pool(&self, name: &str) -> Result<()> {
+        self.change(&format!("make the folder of the storage pool `{name}`"), &["pool-build", "--pool", name])
+    }
+
+    /// Forgets a pool; its folder and volumes stay. One that is not there is fine.
+    pub fn remove_pool(&self, name: &str) -> Result<()> {
+        let what = format!("remove the storage pool `{name}`");
+        for verb in ["pool-destroy", "pool-undefine"] {
+            match self.change(&what, &[verb, "--pool", name]) {
+                Err(error) if matches!(error.code, Code::NotFound | Code::Conflict) => {}
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// Starts a pool; one that is active already is fine.
