@@ -1,6 +1,8 @@
 //! A VM's life against libvirt's in-memory driver: libvirt's own semantics, shared between processes, and no QEMU.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
 
 use lab::{Held, Lab, Ran, wait_until};
@@ -144,8 +146,8 @@ fn a_name_that_is_taken_is_left_alone() {
 fn of_eight_creates_of_one_name_one_succeeds() {
     let (lab, _held, image) = lab();
     let args = ["vm", "create", "web"].into_iter().chain(with_image(&image, &["--no-start"])).collect::<Vec<_>>();
-    let begun: Vec<_> = (0..8).map(|_| lab.begin("", &args)).collect();
-    let ended: Vec<_> = begun.into_iter().map(lab::Running::end).collect();
+    let running: Vec<_> = (0..8).map(|_| lab.begin("", &args)).collect();
+    let ended: Vec<_> = running.into_iter().map(lab::Running::end).collect();
     let (good, bad): (Vec<_>, Vec<_>) = ended.iter().partition(|ran| ran.status.success());
     assert_eq!(good.len(), 1, "{}", ended.iter().map(Ran::to_string).collect::<String>());
     for ran in bad {
@@ -165,8 +167,8 @@ fn eight_creates_with_one_new_image_make_one_base() {
         let args: Vec<_> = ["vm", "create", name].into_iter().chain(with_image(&image, &["--no-start"])).collect();
         lab.begin("", &args)
     };
-    let begun: Vec<_> = names.iter().map(begin).collect();
-    for running in begun {
+    let running: Vec<_> = names.iter().map(begin).collect();
+    for running in running {
         running.end().succeeded();
     }
     let volumes = volumes(&lab);

@@ -81,7 +81,7 @@ struct Inject {
 
     /// How long the restart and the login may take
     #[arg(long, value_name = "TIME", default_value = "5m")]
-    timeout: crate::model::vm::Limit,
+    timeout: crate::model::limit::Limit,
 }
 
 /// The command line's grammar, with what completes each word.

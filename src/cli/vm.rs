@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    model::vm::{Bytes, Limit, NewVm, WaitFor},
+    model::{
+        limit::Limit,
+        vm::{Bytes, NewVm, WaitFor},
+    },
     ops::{
         Host,
         vm::{self, DeleteOptions},

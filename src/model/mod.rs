@@ -2,6 +2,7 @@
 
 pub mod digest;
 pub mod key;
+pub mod limit;
 pub mod name;
 pub mod size;
 pub mod vm;

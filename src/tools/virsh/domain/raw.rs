@@ -1,0 +1,163 @@
+//! The parts of libvirt's domain XML that are read; what else is there is left alone.
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::model::vm;
+
+#[derive(Deserialize)]
+pub(super) struct Domain {
+    #[serde(rename = "@type")]
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) uuid: Uuid,
+    pub(super) memory: Memory,
+    pub(super) vcpu: Vcpu,
+    pub(super) os: Os,
+    #[serde(default)]
+    pub(super) devices: Devices,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Memory {
+    #[serde(rename = "@unit")]
+    unit: Option<String>,
+    #[serde(rename = "$text")]
+    value: u64,
+}
+
+impl Memory {
+    /// libvirt writes KiB; the other units are for what it may write one day.
+    pub(super) fn mib(&self) -> u64 {
+        match self.unit.as_deref() {
+            Some("b" | "bytes") => self.value >> 20,
+            Some("MiB" | "M") => self.value,
+            Some("GiB" | "G") => self.value << 10,
+            _ => self.value >> 10,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Vcpu {
+    #[serde(rename = "@current")]
+    pub(super) current: Option<u32>,
+    #[serde(rename = "$text")]
+    pub(super) count: u32,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Os {
+    #[serde(rename = "type")]
+    pub(super) kind: OsType,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OsType {
+    #[serde(rename = "@arch")]
+    pub(super) arch: Option<String>,
+    #[serde(rename = "@machine")]
+    pub(super) machine: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct Devices {
+    #[serde(rename = "disk", default)]
+    pub(super) disks: Vec<Disk>,
+    #[serde(rename = "interface", default)]
+    pub(super) interfaces: Vec<Interface>,
+    #[serde(rename = "channel", default)]
+    pub(super) channels: Vec<Channel>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Disk {
+    #[serde(rename = "@device")]
+    device: Option<String>,
+    source: Option<Source>,
+    target: Target,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    #[serde(rename = "@file")]
+    file: Option<String>,
+    #[serde(rename = "@dev")]
+    dev: Option<String>,
+    #[serde(rename = "@pool")]
+    pool: Option<String>,
+    #[serde(rename = "@volume")]
+    volume: Option<String>,
+    #[serde(rename = "@network")]
+    network: Option<String>,
+    #[serde(rename = "@bridge")]
+    bridge: Option<String>,
+    #[serde(rename = "@name")]
+    name: Option<String>,
+}
+
+impl From<Disk> for vm::Disk {
+    fn from(raw: Disk) -> Self {
+        let source = |source: Source| {
+            let volume = source.pool.zip(source.volume).map(|(pool, volume)| format!("{pool}/{volume}"));
+            source.file.or(source.dev).or(volume).or(source.name)
+        };
+        Self {
+            target: raw.target.dev,
+            device: raw.device.unwrap_or_else(|| "disk".to_owned()),
+            source: raw.source.and_then(source),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Target {
+    #[serde(rename = "@dev")]
+    dev: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Interface {
+    #[serde(rename = "@type")]
+    kind: String,
+    mac: Option<Mac>,
+    source: Option<Source>,
+}
+
+impl Interface {
+    /// One without a MAC (a passed-through device in old XML) has no address that could be found.
+    pub(super) fn into_known(self) -> Option<vm::Interface> {
+        Some(vm::Interface {
+            mac: self.mac?.address.to_ascii_lowercase(),
+            kind: self.kind,
+            source: self.source.and_then(|source| source.network.or(source.bridge).or(source.dev)),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Mac {
+    #[serde(rename = "@address")]
+    address: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Channel {
+    target: Option<ChannelTarget>,
+}
+
+#[derive(Deserialize)]
+struct ChannelTarget {
+    #[serde(rename = "@name")]
+    name: Option<String>,
+    #[serde(rename = "@state")]
+    state: Option<String>,
+}
+
+impl Channel {
+    pub(super) fn is_connected_agent(&self) -> bool {
+        let is = |value: &Option<String>, wanted| value.as_deref() == Some(wanted);
+        let target = self.target.as_ref();
+        target.is_some_and(|target| is(&target.name, "org.qemu.guest_agent.0") && is(&target.state, "connected"))
+    }
+}
