@@ -196,6 +196,12 @@ impl Lab {
         assert!(ran.status.success(), "virsh {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
     }
 
+    /// Starts a program inside the lab, to be ended with its owner.
+    pub(crate) fn start_inside(&self, program: &str, args: &[&str]) -> Held {
+        let mut command = self.inside(program);
+        Held(command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
     /// Keeps a connection open, without which the in-memory driver forgets everything.
     pub(crate) fn hold(&self) -> Held {
         let out = File::create(self.shim.path().join("held")).unwrap();
