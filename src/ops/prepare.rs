@@ -25,8 +25,8 @@ const PROBE_POLL: Duration = Duration::from_millis(200);
 pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
     let (name, path) = (&host.settings.pool, &host.settings.pool_path);
     let Some(pool) = found else {
-        host.progress.note(&format!("made the storage pool `{name}` in {path}, which was missing"));
-        host.virsh.make_pool(name, path)?;
+        make_pool(host)?;
+        note(host, "made", &format!("the storage pool `{name}` in {path}"), "missing");
         if host.is_dry_run() {
             return Ok(Pool::to_be_made(name, path));
         }
@@ -41,10 +41,40 @@ pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
         .hint("Choose a pool of files with --pool, or let vmprov make one by naming one that is not there."));
     }
     if !pool.active {
-        host.virsh.start_pool(name)?;
-        host.progress.note(&format!("started the storage pool `{name}`, which was inactive"));
+        match host.virsh.start_pool(name) {
+            // Making it was cut short before its folder was there.
+            Err(error) if pool.kind == "dir" && pool.path == *path => {
+                host.virsh.set_up_pool(name).map_err(|_| error)?;
+            }
+            result => result?,
+        }
+        note(host, "started", &format!("the storage pool `{name}`"), "inactive");
     }
     Ok(Pool { active: true, ..pool.clone() })
+}
+
+/// Makes the storage pool whole or not at all.
+fn make_pool(host: &Host) -> Result<()> {
+    let (name, path) = (&host.settings.pool, &host.settings.pool_path);
+    undoing(|undo| {
+        let undoer = host.uncancellable();
+        let claim = undo.push(format!("storage pool `{name}`"), move || undoer.virsh.remove_pool(name));
+        match host.virsh.define_pool(name, path) {
+            // Another vmprov made it first.
+            Err(error) if error.code == Code::AlreadyExists => claim.waive(),
+            result => result?,
+        }
+        host.virsh.set_up_pool(name)
+    })
+}
+
+/// Says what was done beside what was asked for, or would be.
+fn note(host: &Host, done: &str, what: &str, because: &str) {
+    if host.is_dry_run() {
+        host.progress.note(&format!("{what} is {because}: it would be {done}"));
+    } else {
+        host.progress.note(&format!("{done} {what}, which was {because}"));
+    }
 }
 
 /// Refuses a network that is neither there nor made by [`network`].
@@ -64,18 +94,27 @@ pub(super) fn network(host: &Host, name: &str, survey: &Survey) -> Result<()> {
     }
     if survey.networks.iter().any(|known| known == name) {
         host.virsh.start_network(name)?;
-        host.progress.note(&format!("started the network `{name}`, which was inactive"));
+        note(host, "started", &format!("the network `{name}`"), "inactive");
         return Ok(());
     }
     for subnet in SUBNETS {
-        host.virsh.make_network(name, subnet)?;
-        match host.virsh.start_network(name) {
+        let made = undoing(|undo| {
+            let undoer = host.uncancellable();
+            let claim = undo.push(format!("network `{name}`"), move || undoer.virsh.remove_network(name));
+            match host.virsh.define_network(name, subnet) {
+                // Another vmprov made it first.
+                Err(error) if error.code == Code::AlreadyExists => claim.waive(),
+                result => result?,
+            }
+            host.virsh.autostart_network(name)?;
+            host.virsh.start_network(name)
+        });
+        match made {
             // "Network is already in use by interface …": another network of this machine has the addresses.
-            Err(error) if error.code == Code::AlreadyExists => host.uncancellable().virsh.remove_network(name)?,
+            Err(error) if error.code == Code::AlreadyExists => {}
             Err(error) => return Err(error),
             Ok(()) => {
-                host.progress
-                    .note(&format!("made the network `{name}` (NAT, 192.168.{subnet}.0/24), which was missing"));
+                note(host, "made", &format!("the network `{name}` (NAT, 192.168.{subnet}.0/24)"), "missing");
                 return Ok(());
             }
         }

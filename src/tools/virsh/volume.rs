@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use quick_xml::escape::escape;
 use serde::Deserialize;
 
 use super::{Virsh, from_xml};
@@ -92,19 +93,40 @@ pub enum NewVolume<'a> {
     Immutable(u64),
 }
 
+fn making(pool: &str) -> String {
+    format!("make the storage pool `{pool}`")
+}
+
 impl Virsh {
-    /// Makes a directory pool, starts it, and has it start with the host.
-    pub fn make_pool(&self, name: &str, path: &Utf8Path) -> Result<()> {
-        let what = format!("make the storage pool `{name}`");
-        let tolerated = |result: Result<()>| match result {
-            // Another vmprov made it first.
-            Err(error) if matches!(error.code, Code::AlreadyExists | Code::Conflict) => Ok(()),
-            result => result,
-        };
-        tolerated(self.change(&what, &["pool-define-as", "--name", name, "--type", "dir", "--target", path.as_str()]))?;
-        tolerated(self.change(&what, &["pool-build", "--pool", name]))?;
+    /// Defines a directory pool; fails when there is one of that name.
+    pub fn define_pool(&self, name: &str, path: &Utf8Path) -> Result<()> {
+        // `pool-define-as` puts its arguments into XML as they are (11.3.0).
+        let (escaped, target) = (escape(name), escape(path.as_str()));
+        let xml = format!("<pool type='dir'><name>{escaped}</name><target><path>{target}</path></target></pool>");
+        self.change_with(&making(name), self.tool(&["pool-define", "/dev/stdin"]).stdin(xml))
+    }
+
+    /// Makes a directory pool's folder where it is missing, starts the pool, and has it start with the host.
+    pub fn set_up_pool(&self, name: &str) -> Result<()> {
+        match self.change(&making(name), &["pool-build", "--pool", name]) {
+            // Another vmprov has built and started it.
+            Err(error) if matches!(error.code, Code::AlreadyExists | Code::Conflict) => {}
+            result => result?,
+        }
         self.start_pool(name)?;
-        self.change(&what, &["pool-autostart", "--pool", name])
+        self.change(&making(name), &["pool-autostart", "--pool", name])
+    }
+
+    /// Forgets a pool; its folder stays.
+    pub fn remove_pool(&self, name: &str) -> Result<()> {
+        let what = format!("remove the storage pool `{name}`");
+        for verb in ["pool-destroy", "pool-undefine"] {
+            match self.change(&what, &[verb, "--pool", name]) {
+                Err(error) if matches!(error.code, Code::NotFound | Code::Conflict) => {}
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// Starts a pool; one that is active already is fine.
