@@ -56,6 +56,11 @@ impl Error {
             Kind::NotFound => Code::NotFound,
             Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Code::Denied,
             Kind::AlreadyExists => Code::AlreadyExists,
+            Kind::IsADirectory
+            | Kind::NotADirectory
+            | Kind::InvalidFilename
+            | Kind::InvalidInput
+            | Kind::InvalidData => Code::InvalidInput,
             _ => Code::ToolFailed,
         };
         Self::new(code, format!("cannot {what}")).because(error)

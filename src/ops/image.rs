@@ -23,9 +23,10 @@ use crate::{
     model::{digest, size::human},
     store::{download::download, lock::Lock},
     tools::{
+        here_document,
         qemu_img::{self, ImageInfo},
         scratch::Scratch,
-        virsh::{NewVolume, Pool},
+        virsh::{NewVolume, Pool, Volume},
     },
 };
 
@@ -126,6 +127,11 @@ pub(super) fn store(host: &Host, pool: &Pool, examined: &Examined, user: Option<
     if !is_complete(host, pool, &base)? {
         if info.format == "qcow2" {
             upload(host, pool, &base, file)?;
+        } else if host.is_dry_run() {
+            let words = ["qemu-img", "convert", "-f", &info.format, "-O", "qcow2", file.as_str(), &base.volume];
+            host.runner.plan(|| shell_words::join(words));
+            undoing(|undo| put(host, pool, &base.volume, info.virtual_size, Utf8Path::new(&base.volume), undo))?;
+            write_companion(host, pool, &base.companion(), &base)?;
         } else {
             host.step("converting the image to qcow2");
             let converted = Scratch::on_disk(&host.settings.cache_dir)?;
@@ -158,7 +164,7 @@ pub(super) fn forget(host: &Host, source: &ImageSource) -> Result<()> {
 }
 
 fn fetch(host: &Host, url: &str, warnings: &mut Vec<String>) -> Result<Scratch> {
-    if url.starts_with("http://") {
+    if !url.to_ascii_lowercase().starts_with("https://") {
         host.warn(warnings, format!("`{url}` comes without TLS: nothing proves that it is what its publisher made"));
     }
     host.step(format!("fetching {url}"));
@@ -182,13 +188,21 @@ fn checksum(host: &Host, path: &Utf8Path) -> Result<String> {
     Ok(digest::hex(&hash.finalize()))
 }
 
+/// A volume of the pool. In a dry run the pool may not be started; then nobody knows of any.
+fn volume(host: &Host, pool: &Pool, name: &str) -> Result<Option<Volume>> {
+    match host.virsh.volume(&pool.name, name) {
+        Err(error) if error.code == Code::Conflict && host.is_dry_run() => Ok(None),
+        result => result,
+    }
+}
+
 /// Whether the base volume is there and whole. One without its companion is what an upload left that was killed; it
 /// is removed.
 fn is_complete(host: &Host, pool: &Pool, base: &Base) -> Result<bool> {
-    if host.virsh.volume(&pool.name, &base.volume)?.is_none() {
+    if volume(host, pool, &base.volume)?.is_none() {
         return Ok(false);
     }
-    if host.virsh.volume(&pool.name, &base.companion())?.is_some() {
+    if volume(host, pool, &base.companion())?.is_some() {
         return Ok(true);
     }
     if is_growing(host, pool, &base.volume)? {
@@ -243,9 +257,17 @@ fn put(host: &Host, pool: &Pool, name: &str, size: u64, file: &Utf8Path, undo: &
 }
 
 fn write_companion(host: &Host, pool: &Pool, name: &str, base: &Base) -> Result<()> {
-    let json = serde_json::to_vec_pretty(base).map_err(|error| Error::internal("cannot write JSON").because(error))?;
+    let failed = |error| Error::internal("cannot write JSON").because(error);
+    let json = serde_json::to_string_pretty(base).map_err(failed)? + "\n";
+    if host.is_dry_run() {
+        if volume(host, pool, name)?.is_some() {
+            host.virsh.delete_volume(&pool.name, name)?;
+        }
+        host.runner.plan(|| here_document(&format!("cat > {name}"), "", &json));
+        return undoing(|undo| put(host, pool, name, json.len() as u64, Utf8Path::new(name), undo));
+    }
     host.virsh.delete_volume(&pool.name, name)?;
-    let content = Scratch::memory(&json)?;
+    let content = Scratch::memory(json.as_bytes())?;
     match undoing(|undo| put(host, pool, name, json.len() as u64, content.path(), undo)) {
         // Another process wrote the same just now.
         Err(error) if error.code == Code::AlreadyExists => Ok(()),

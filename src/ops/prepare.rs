@@ -40,7 +40,7 @@ pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
     }
     if !pool.active {
         start_pool(host, pool)?;
-        host.progress.note(&format!("started the storage pool `{name}`, which was inactive"));
+        note(host, "started", &format!("the storage pool `{name}`"), "inactive");
     }
     Ok(Pool { active: true, ..pool.clone() })
 }
@@ -55,10 +55,15 @@ fn make_pool(host: &Host) -> Result<Pool> {
     }
     undoing(|undo| {
         let undoer = host.uncancellable();
-        undo.push(format!("storage pool `{name}`"), move || undoer.virsh.remove_pool(name));
-        host.virsh.make_pool(name, path)
+        let claim = undo.push(format!("storage pool `{name}`"), move || undoer.virsh.remove_pool(name));
+        let made = host.virsh.make_pool(name, path);
+        if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
+            // Somebody whom our lock does not reach was first.
+            claim.waive();
+        }
+        made
     })?;
-    host.progress.note(&format!("made the storage pool `{name}` in {path}, which was missing"));
+    note(host, "made", &format!("the storage pool `{name}` in {path}"), "missing");
     if host.is_dry_run() {
         return Ok(Pool::to_be_made(name, path));
     }
@@ -74,6 +79,15 @@ fn start_pool(host: &Host, pool: &Pool) -> Result<()> {
             host.virsh.start_pool(&pool.name)
         }
         result => result,
+    }
+}
+
+/// Says what was done beside what was asked for, or would be.
+fn note(host: &Host, done: &str, what: &str, because: &str) {
+    if host.is_dry_run() {
+        host.progress.note(&format!("{what} is {because}: it would be {done}"));
+    } else {
+        host.progress.note(&format!("{done} {what}, which was {because}"));
     }
 }
 
@@ -94,18 +108,27 @@ pub(super) fn network(host: &Host, name: &str, survey: &Survey) -> Result<()> {
     }
     if survey.networks.iter().any(|known| known == name) {
         host.virsh.start_network(name)?;
-        host.progress.note(&format!("started the network `{name}`, which was inactive"));
+        note(host, "started", &format!("the network `{name}`"), "inactive");
         return Ok(());
     }
     for subnet in SUBNETS {
-        host.virsh.make_network(name, subnet)?;
-        match host.virsh.start_network(name) {
+        let made = undoing(|undo| {
+            let undoer = host.uncancellable();
+            let claim = undo.push(format!("network `{name}`"), move || undoer.virsh.remove_network(name));
+            match host.virsh.define_network(name, subnet) {
+                // Another vmprov made it first.
+                Err(error) if error.code == Code::AlreadyExists => claim.waive(),
+                result => result?,
+            }
+            host.virsh.autostart_network(name)?;
+            host.virsh.start_network(name)
+        });
+        match made {
             // "Network is already in use by interface …": another network of this machine has the addresses.
-            Err(error) if error.code == Code::AlreadyExists => host.uncancellable().virsh.remove_network(name)?,
+            Err(error) if error.code == Code::AlreadyExists => {}
             Err(error) => return Err(error),
             Ok(()) => {
-                host.progress
-                    .note(&format!("made the network `{name}` (NAT, 192.168.{subnet}.0/24), which was missing"));
+                note(host, "made", &format!("the network `{name}` (NAT, 192.168.{subnet}.0/24)"), "missing");
                 return Ok(());
             }
         }

@@ -107,7 +107,9 @@ fn refused(url: &str, error: &ureq::Error) -> Error {
         }
         ureq::Error::StatusCode(401 | 403) => (Code::Denied, "The server wants a login, which vmprov does not have."),
         ureq::Error::StatusCode(_) => (Code::Unreachable, "Try again later."),
-        ureq::Error::BadUri(_) => (Code::InvalidInput, "An image's URL begins with http:// or https://."),
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+            (Code::InvalidInput, "An image's URL begins with http:// or https://.")
+        }
         ureq::Error::Timeout(_) => {
             (Code::Timeout, "Look whether this machine reaches the internet, or needs HTTPS_PROXY set.")
         }

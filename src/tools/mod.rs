@@ -141,14 +141,18 @@ impl Tool {
 
     /// The call as it can be pasted into a shell.
     pub fn command(&self) -> String {
+        self.command_with_remark("")
+    }
+
+    /// The same with a remark at the end of its first line, where a shell takes it for one even when lines of standard
+    /// input follow.
+    fn command_with_remark(&self, remark: &str) -> String {
         let words = std::iter::once(self.program).chain(self.args.iter().map(String::as_str));
-        let mut command = shell_words::join(words);
-        if let Some(stdin) = &self.stdin {
-            command.push_str(" <<'EOF'\n");
-            command.push_str(stdin.trim_end());
-            command.push_str("\nEOF");
+        let command = shell_words::join(words);
+        match &self.stdin {
+            Some(stdin) => here_document(&command, remark, stdin),
+            None => format!("{command}{remark}"),
         }
-        command
     }
 
     /// Runs it to its end. An exit status other than 0 is the caller's to judge; `None` is a dry run's.
@@ -160,11 +164,11 @@ impl Tool {
         let started = Instant::now();
         let output = self.wait(&self.start()?, runner)?;
         let command = shell_words::join(std::iter::once(self.program).chain(self.args.iter().map(String::as_str)));
-        let took = started.elapsed().as_millis();
+        let took = format!(" # {} ms", started.elapsed().as_millis());
         if self.changes {
-            tracing::info!("{} # {took} ms", self.command());
+            tracing::info!("{}", self.command_with_remark(&took));
         } else {
-            tracing::debug!("{} # {took} ms", self.command());
+            tracing::debug!("{}", self.command_with_remark(&took));
         }
         Ok(Some(Finished {
             command,
@@ -244,6 +248,16 @@ impl Tool {
     }
 }
 
+/// A shell's command with the text that is its standard input, for pasting; `remark` ends its first line.
+pub fn here_document(command: &str, remark: &str, text: &str) -> String {
+    // Text that has such a line itself would end there, and its rest would be run.
+    let mut end = "EOF".to_owned();
+    while text.lines().any(|line| line == end) {
+        end.push('_');
+    }
+    format!("{command} <<'{end}'{remark}\n{}\n{end}", text.trim_end())
+}
+
 /// Ends the call's whole process group: SIGTERM, and SIGKILL for what is still there after [`GRACE`].
 fn end(handle: &Handle) {
     let groups = || handle.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed()));
@@ -319,6 +333,15 @@ mod tests {
     fn much_output_on_both_pipes_does_not_block() {
         let script = "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2";
         assert_eq!(sh(script).read(&Runner::default()).unwrap().stdout.len(), 3_000_000);
+    }
+
+    #[test]
+    fn what_is_shown_of_a_call_can_be_pasted() {
+        let cat = Tool::new("cat").stdin("a\nEOF\necho ran\n");
+        assert_eq!(cat.command_with_remark(" # 3 ms"), "cat <<'EOF_' # 3 ms\na\nEOF\necho ran\nEOF_");
+        let pasted = sh(&cat.command_with_remark(" # 3 ms")).read(&Runner::default()).unwrap();
+        assert_eq!(pasted.text().unwrap(), "a\nEOF\necho ran\n");
+        assert_eq!(sh("exit 1").command_with_remark(" # 3 ms"), "sh -c 'exit 1' # 3 ms");
     }
 
     #[test]

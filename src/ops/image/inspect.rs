@@ -5,7 +5,7 @@ use std::io::Read;
 use camino::Utf8Path;
 
 use crate::{
-    error::{Error, Result},
+    error::{Code, Error, Result},
     ops::Host,
     tools::qemu_img::{self, ImageInfo},
 };
@@ -25,7 +25,13 @@ pub(super) fn inspect(host: &Host, file: &Utf8Path, given: &str) -> Result<Image
     if let Some(packed) = packed(&head) {
         return refuse(&format!("is compressed with {packed}"), "Decompress it first.");
     }
-    let info = qemu_img::info(&host.runner, file)?;
+    let info = qemu_img::info(&host.runner, file).map_err(|error| match (error.code, error.cause) {
+        (Code::ToolFailed, cause) => {
+            let cause = cause.unwrap_or(error.message).replace(file.as_str(), given);
+            Error::invalid(format!("`{given}` is no image that can be read")).because(cause).hint("Fetch it again.")
+        }
+        (_, cause) => Error { cause, ..error },
+    })?;
     if let Some(backing) = &info.backing_filename {
         return refuse(
             &format!("has a backing file (`{}`), which a guest could read", backing.escape_debug()),

@@ -165,7 +165,7 @@ fn make_volumes(host: &Host, new: &NewVm, plan: &Plan, iso: Option<&Scratch>, un
         let made = scope.spawn(|| make_disk(&disk));
         if let (Some((volume, make)), Some(iso)) = (make_seed, iso) {
             make(&NewVolume::Content(iso.size()?))?;
-            host.virsh.upload(&volume.pool, &volume.name, iso.path())?;
+            host.virsh.upload(&volume.pool, &volume.name, seed::file(host, iso))?;
         }
         joined(made)
     })?;

@@ -1,5 +1,6 @@
 //! A VM's NoCloud seed: made, written into a volume, read back.
 
+use camino::Utf8Path;
 use uuid::Uuid;
 
 use super::super::Host;
@@ -8,7 +9,7 @@ use crate::{
     error::{Code, Result},
     ops::undo::Undo,
     tools::{
-        genisoimage,
+        genisoimage, here_document,
         scratch::Scratch,
         virsh::{NewVolume, OwnedVolume, Role},
     },
@@ -16,6 +17,9 @@ use crate::{
 
 /// The file in the seed that holds it whole, for making the next one from it.
 const WHOLE: &str = "vmprov.json";
+
+/// What a dry run calls the seed's ISO image.
+const SHOWN: &str = "seed.iso";
 
 /// A name for a new seed of a VM. Each has one of its own, so that a running VM keeps the one that it was started
 /// with, and a write that is cut short spoils none.
@@ -35,13 +39,22 @@ pub(super) fn make(host: &Host, seed: &Seed) -> Result<Scratch> {
     if !host.is_dry_run() {
         return genisoimage::write_seed(&host.runner, &seed.files());
     }
-    for (name, content) in without_secrets(seed).files() {
-        let text = String::from_utf8_lossy(&content).trim_end().to_owned();
-        host.runner.plan(|| format!("cat > {name} <<'EOF'\n{text}\nEOF"));
+    let files = without_secrets(seed).files();
+    for (name, content) in &files {
+        let text = String::from_utf8_lossy(content);
+        host.runner.plan(|| here_document(&format!("cat > {name}"), "", &text));
     }
-    let command = "genisoimage -joliet -rational-rock -volid cidata -output seed.iso meta-data user-data network-config vmprov.json";
-    host.runner.plan(|| command.to_owned());
-    Scratch::memory(b"")
+    let command = format!(
+        "genisoimage -quiet -joliet -rational-rock -volid cidata -output {SHOWN} meta-data user-data network-config {WHOLE}"
+    );
+    host.runner.plan(|| command);
+    // Made all the same, for its size.
+    genisoimage::write_seed(&host.runner, &files)
+}
+
+/// Where the seed's ISO image is; in a dry run, where the commands shown put it.
+pub(super) fn file<'i>(host: &Host, iso: &'i Scratch) -> &'i Utf8Path {
+    if host.is_dry_run() { Utf8Path::new(SHOWN) } else { iso.path() }
 }
 
 /// A seed that may be shown.
@@ -56,7 +69,7 @@ fn without_secrets(seed: &Seed) -> Seed {
 /// Makes an owned volume and fills it with a seed.
 pub(super) fn put(host: &Host, volume: &OwnedVolume, iso: &Scratch, undo: &mut Undo) -> Result<()> {
     volume_maker(host, volume, undo)(&NewVolume::Content(iso.size()?))?;
-    host.virsh.upload(&volume.pool, &volume.name, iso.path())
+    host.virsh.upload(&volume.pool, &volume.name, file(host, iso))
 }
 
 /// What makes an owned volume, which a failure later on deletes again; one that was there before is left alone.

@@ -10,8 +10,8 @@ const KNOWN: &[(&str, Code)] = &[
     ("authentication unavailable", Code::Denied),
     ("authentication failed", Code::Denied),
     ("Unable to get system bus connection", Code::Denied),
-    ("libvirt-sock': Permission denied", Code::Denied),
-    ("libvirt-sock-ro': Permission denied", Code::Denied),
+    ("-sock': Permission denied", Code::Denied),
+    ("-sock-ro': Permission denied", Code::Denied),
     ("operation forbidden", Code::Denied),
     ("access denied", Code::Denied),
     ("failed to connect to the hypervisor", Code::Unreachable),
@@ -30,6 +30,7 @@ const KNOWN: &[(&str, Code)] = &[
     ("no storage vol with matching", Code::NotFound),
     ("Cannot access storage file", Code::NotFound),
     ("failed to lookup user", Code::NotFound),
+    ("cannot contain '/'", Code::InvalidInput),
     ("already exists", Code::AlreadyExists),
     ("already in use by", Code::AlreadyExists),
     ("is already active", Code::Conflict),
@@ -76,12 +77,12 @@ fn hint(stderr: &str, code: Code, uri: &str) -> Option<String> {
             "Let your user manage VMs, then log in anew: sudo usermod -aG libvirt $USER".to_owned()
         } else if has("Connection refused") {
             "libvirtd is gone and left its socket behind; start it: sudo systemctl restart libvirtd".to_owned()
-        } else if has("No such file or directory") {
+        } else if has("Failed to connect socket") && has("No such file or directory") {
             "libvirtd is not running; start it: sudo systemctl enable --now libvirtd \
              (or install it: apt-get install libvirt-daemon-system)"
                 .to_owned()
         } else {
-            format!("Try the connection by hand: virsh -c {uri} version")
+            format!("Try the connection by hand: virsh -c {} version", shell_words::quote(uri))
         });
     }
     if has("Permission denied") {

@@ -9,24 +9,28 @@ use crate::{
 };
 
 impl Virsh {
-    /// Makes the NAT network that libvirt's packages bring, when it is missing, and has it start with the host.
-    pub fn make_network(&self, name: &str, subnet: u8) -> Result<()> {
-        let what = format!("make the network `{name}`");
+    /// Defines a NAT network like the one that libvirt's packages bring; fails when there is one of that name.
+    pub fn define_network(&self, name: &str, subnet: u8) -> Result<()> {
         let xml = format!(
             "<network><name>{name}</name><forward mode='nat'/><bridge stp='on' delay='0'/>\
              <ip address='192.168.{subnet}.1' netmask='255.255.255.0'>\
              <dhcp><range start='192.168.{subnet}.2' end='192.168.{subnet}.254'/></dhcp></ip></network>"
         );
-        match self.change_with(&what, self.tool(&["net-define", "/dev/stdin"]).stdin(xml)) {
-            Err(error) if error.code == Code::AlreadyExists => {} // another vmprov made it first
-            result => result?,
-        }
+        self.change_with(&format!("make the network `{name}`"), self.tool(&["net-define", "/dev/stdin"]).stdin(xml))
+    }
+
+    /// Has a network start with the host.
+    pub fn autostart_network(&self, name: &str) -> Result<()> {
+        let what = format!("make the network `{name}` start with the host");
         self.change(&what, &["net-autostart", "--network", name])
     }
 
-    /// Forgets a network that is not active.
+    /// Forgets a network that is not active; one that is not there is fine.
     pub fn remove_network(&self, name: &str) -> Result<()> {
-        self.change(&format!("remove the network `{name}`"), &["net-undefine", "--network", name])
+        match self.change(&format!("remove the network `{name}`"), &["net-undefine", "--network", name]) {
+            Err(error) if error.code == Code::NotFound => Ok(()),
+            result => result,
+        }
     }
 
     /// Starts a network; one that is active already is fine.

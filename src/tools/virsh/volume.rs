@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use quick_xml::escape::escape;
 use serde::Deserialize;
 
 use super::{Virsh, from_xml};
@@ -92,14 +93,20 @@ pub enum NewVolume<'a> {
     Immutable(u64),
 }
 
+fn making(pool: &str) -> String {
+    format!("make the storage pool `{pool}`")
+}
+
 impl Virsh {
     /// Makes a directory pool, starts it, and has it start with the host.
     pub fn make_pool(&self, name: &str, path: &Utf8Path) -> Result<()> {
-        let what = format!("make the storage pool `{name}`");
-        self.change(&what, &["pool-define-as", "--name", name, "--type", "dir", "--target", path.as_str()])?;
+        // `pool-define-as` puts its arguments into XML as they are (11.3.0).
+        let (escaped, target) = (escape(name), escape(path.as_str()));
+        let xml = format!("<pool type='dir'><name>{escaped}</name><target><path>{target}</path></target></pool>");
+        self.change_with(&making(name), self.tool(&["pool-define", "/dev/stdin"]).stdin(xml))?;
         self.build_pool(name)?;
         self.start_pool(name)?;
-        self.change(&what, &["pool-autostart", "--pool", name])
+        self.change(&making(name), &["pool-autostart", "--pool", name])
     }
 
     /// Makes the folder of a directory pool where it is missing; nothing in it is touched.

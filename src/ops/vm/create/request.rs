@@ -95,9 +95,9 @@ fn installer(given: &str) -> Result<Utf8PathBuf> {
     let failed = |error: std::io::Error| Error::io(format!("read the installer `{}`", given.escape_debug()), &error);
     let path = Utf8Path::new(given).canonicalize_utf8().map_err(failed)?;
     let metadata = std::fs::metadata(&path).map_err(failed)?;
-    std::fs::File::open(&path).map_err(failed)?;
     if !metadata.is_file() || metadata.len() == 0 {
         return Err(Error::invalid(format!("the installer `{path}` is empty or no regular file")));
     }
+    std::fs::File::open(&path).map_err(failed)?;
     Ok(path)
 }
