@@ -77,7 +77,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 /// One file for each thing that can be locked, shared by all users of the machine.
 fn path_of(what: &str) -> PathBuf {
     let shared = PathBuf::from("/run/lock");
-    let folder = if shared.is_dir() { shared } else { std::env::temp_dir() };
+    let folder = if shared.is_dir() { shared } else { PathBuf::from("/tmp") };
     folder.join(format!("vmprov-{}.lock", &digest::of(what.as_bytes())[..16]))
 }
 
