@@ -6,7 +6,8 @@ use camino::Utf8PathBuf;
 use clap::Subcommand;
 
 use super::{
-    output::{Output, line},
+    each,
+    output::{DeletedKey, Output, line},
     progress::Terminal,
 };
 use crate::{
@@ -66,9 +67,10 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         }
         Command::Import { name, file } => output.show(&key::import(host, &name, &file)?)?,
         Command::Delete { name } => {
-            for name in &name {
+            return each(&name, output, terminal, |name| {
                 key::delete(host, name)?;
-            }
+                Ok(DeletedKey { status: "deleted", key: name.to_string() })
+            });
         }
     }
     Ok(ExitCode::SUCCESS)

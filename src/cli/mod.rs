@@ -19,13 +19,14 @@ use crate::{
     error::{Code, Error, Result},
     ops::{self, Host, vm::NewInjection},
 };
-use output::{Format, Output};
+use output::{Format, Output, Results, Show};
 use progress::Terminal;
 use settings::Flags;
 
 /// Provisions virtual machines on libvirt/QEMU from cloud images, and gets an ssh key into them
 #[derive(Debug, Parser)]
 #[command(name = "vmprov", version, max_term_width = 100, args_override_self = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     /// Print as
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Output")]
@@ -96,12 +97,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    let mut output = Output::new(cli.output);
-    let quiet = cli.quiet;
-    match run(cli, &mut output) {
+    let output = Output::new(cli.output);
+    match run(cli, &output) {
         Ok(code) => code,
         Err(error) => {
-            let _ = quiet;
             output.error(&error);
             ExitCode::from(error.code.exit_status())
         }
@@ -113,24 +112,64 @@ fn refuse(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return output::help(error);
     }
-    let json = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    let json =
-        ["-o json", "-ojson", "-o=json", "--output json", "--output=json"].iter().any(|flag| json.contains(flag));
+    let json = wants_json(std::env::args().skip(1));
+    let output = Output::new(if json { Format::Json } else { Format::Table });
     let ours = error.source().and_then(|source| source.downcast_ref::<Error>());
     match ours {
-        Some(ours) => Output::new(if json { Format::Json } else { Format::Table }).error(ours),
-        None if json => {
-            let text = error.render().to_string();
-            let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
-            let rest = rest.split_whitespace().collect::<Vec<_>>().join(" ");
-            Output::new(Format::Json).error(&Error::invalid(first.trim_start_matches("error: ")).hint(rest));
-        }
+        Some(ours) => output.error(ours),
+        None if json => output.error(&described(error)),
         None => return output::help(error),
     }
     ExitCode::from(Code::InvalidInput.exit_status())
 }
 
-fn run(cli: Cli, output: &mut Output) -> Result<ExitCode> {
+/// Whether JSON was asked for on a line that cannot be parsed. As everywhere, the last word counts.
+fn wants_json(args: impl Iterator<Item = String>) -> bool {
+    let mut json = false;
+    let mut args = args.take_while(|arg| arg != "--");
+    while let Some(arg) = args.next() {
+        let format = match arg.as_str() {
+            "-o" | "--output" => args.next(),
+            // Short flags can stand together: -qo json, -vojson.
+            short if short.starts_with('-') && !short.starts_with("--") => {
+                let flags = short.trim_start_matches(['-', 'q', 'v']);
+                match flags.strip_prefix('o').map(|format| format.trim_start_matches('=')) {
+                    Some("") => args.next(),
+                    format => format.map(str::to_owned),
+                }
+            }
+            long => long.strip_prefix("--output=").map(str::to_owned),
+        };
+        json = format.map_or(json, |format| format == "json");
+    }
+    json
+}
+
+/// clap's complaint as one of ours: its first paragraph says what is wrong, the others what is right.
+fn described(error: &clap::Error) -> Error {
+    let text = error.render().to_string();
+    let joined = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.strip_prefix("error: ") {
+        Some(text) => {
+            let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+            // The list of what is missing is part of what is wrong.
+            let missing: Vec<_> = rest.lines().take_while(|line| line.starts_with("  ")).map(str::trim).collect();
+            let message = [&[first], &missing[..]].concat().join(" ");
+            let rest = rest.lines().skip(missing.len()).collect::<Vec<_>>().join("\n");
+            Error::invalid(joined(&message)).hint(joined(&rest))
+        }
+        // The help, which is shown to people who leave out the command.
+        None => {
+            let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("vmprov");
+            let commands = text.lines().skip_while(|line| *line != "Commands:").skip(1);
+            let commands = commands.take_while(|line| line.starts_with("  "));
+            let names: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+            Error::invalid("a command is missing").hint(format!("Usage: {usage}; commands: {}", names.join(", ")))
+        }
+    }
+}
+
+fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let Cli { output: _, quiet, verbose, flags, command } = cli;
     progress::log_commands(verbose);
     let resolved = settings::resolve(&flags)?;
@@ -165,6 +204,30 @@ fn run(cli: Cli, output: &mut Output) -> Result<ExitCode> {
     Ok(code)
 }
 
+/// Does something to each of several things and goes on after a failure. Every failure is reported, and the first one
+/// gives the exit status.
+fn each<N, R>(names: &[N], output: &Output, terminal: &Terminal, work: impl Fn(&N) -> Result<R>) -> Result<ExitCode>
+where
+    Results<R>: Show,
+{
+    let (mut results, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        match work(name) {
+            Ok(report) => results.push(report),
+            Err(error) => failures.push(error),
+        }
+        if failures.last().is_some_and(|error| error.code == Code::Interrupted) {
+            break;
+        }
+    }
+    terminal.finish();
+    if !results.is_empty() {
+        output.show(&Results { results })?;
+    }
+    failures.iter().for_each(|error| output.error(error));
+    Ok(failures.first().map_or(ExitCode::SUCCESS, |error| ExitCode::from(error.code.exit_status())))
+}
+
 /// Lets the first SIGINT, SIGTERM or SIGHUP undo what was begun. Whoever asks a third time does not want to wait.
 fn interrupt(cancel: &Cancel) -> Result<()> {
     const PATIENCE: usize = 3;
@@ -177,4 +240,22 @@ fn interrupt(cancel: &Cancel) -> Result<()> {
         }
     })
     .map_err(|error| Error::internal("cannot listen for signals").because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_recognised_on_a_line_that_cannot_be_parsed() {
+        let wants = |line: &str| wants_json(line.split(' ').map(str::to_owned));
+        for line in
+            ["-o json", "-ojson", "-o=json", "--output json", "--output=json", "x -qo json y", "-o yaml -vojson"]
+        {
+            assert!(wants(line), "{line}");
+        }
+        for line in ["x", "json", "-o yaml", "-ojson -o table", "x -- -o json", "--comment -ojsonx", "-o"] {
+            assert!(!wants(line), "{line}");
+        }
+    }
 }

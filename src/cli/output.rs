@@ -256,7 +256,7 @@ impl Show for VmInfo {
             ("autostart", yes(vm.autostart)),
             ("managed", known.map(|known| yes(known.managed)).unwrap_or_default()),
             ("accelerator", self.accelerator.clone()),
-            ("machine", [or_empty(&self.machine), self.arch.clone()].join(" ")),
+            ("machine", self.machine.iter().chain([&self.arch]).cloned().collect::<Vec<_>>().join(" ")),
             ("addresses", known.map(|known| join(&known.addresses)).unwrap_or_default()),
             ("agent", if vm.state.is_active() { yes(self.agent) } else { String::new() }),
             ("user", known.and_then(|known| known.user.clone()).unwrap_or_default()),
@@ -332,6 +332,23 @@ impl Show for Results<Changed> {
 
     fn names(&self) -> Vec<String> {
         self.results.iter().map(|report| report.vm.clone()).collect()
+    }
+}
+
+/// A key that was deleted.
+#[derive(Debug, Serialize)]
+pub(super) struct DeletedKey {
+    pub(super) status: &'static str,
+    pub(super) key: String,
+}
+
+impl Show for Results<DeletedKey> {
+    fn table(&self) -> String {
+        self.results.iter().map(|report| format!("{}: {}", report.key, report.status)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.results.iter().map(|report| report.key.clone()).collect()
     }
 }
 

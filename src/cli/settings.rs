@@ -147,17 +147,21 @@ fn layer(
             defaults.key_dir.as_str(),
         ),
     ];
+    for Setting { name, value, origin } in &settings {
+        let why = match value.as_str() {
+            "" => "it is empty",
+            value if value.starts_with('-') => "it begins with a hyphen",
+            value if value.contains(char::is_control) => "it contains a line break or another control character",
+            _ => continue,
+        };
+        let message = format!("`{}` cannot be the setting {name}: {why}", value.escape_debug());
+        return Err(Error::invalid(message).hint(format!("It comes from {origin}.")));
+    }
     for setting in &mut settings[2..] {
         // libvirtd would take a relative path from its own folder.
         let path = std::path::absolute(&setting.value)
             .map_err(|error| Error::io(format!("use `{}` for {}", setting.value, setting.name), &error))?;
         setting.value = path.to_string_lossy().into_owned();
-    }
-    for setting in &settings {
-        if setting.value.starts_with('-') || setting.value.contains(char::is_control) {
-            let Setting { name, value, origin } = setting;
-            return Err(Error::invalid(format!("`{}` cannot be the setting {name} ({origin})", value.escape_debug())));
-        }
     }
     Ok(Resolved { settings, cache_dir: defaults.cache_dir.clone() })
 }

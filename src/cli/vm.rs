@@ -1,19 +1,25 @@
 //! `vmprov vm …`
 
 use std::{
-    io::{BufRead, IsTerminal, Read},
+    fs::{File, OpenOptions},
+    io::{IsTerminal, Read},
+    os::unix::fs::OpenOptionsExt,
     process::{ExitCode, ExitStatus},
+    sync::mpsc::{RecvTimeoutError, channel},
+    time::Duration,
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Subcommand};
+use rustix::fs::OFlags;
 
 use super::{
-    output::{DryRun, Found, Kind, Output, Results, Show, Vms, line, say},
+    each,
+    output::{DryRun, Found, Kind, Output, Vms, say},
     progress::Terminal,
 };
 use crate::{
-    error::{Code, Error, Result},
+    error::{Error, Result},
     model::{
         limit::Limit,
         vm::{Bytes, NewVm, WaitFor},
@@ -204,7 +210,7 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
 
 fn create(host: &Host, args: Create, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
     let Create { mut new, user_data, wait, timeout, dry_run } = args;
-    new.user_data = user_data.as_deref().map(read_user_data).transpose()?;
+    new.user_data = user_data.as_deref().map(|file| read_user_data(host, file)).transpose()?;
     let wait = wait.map(|goal| (goal, timeout.0));
     if dry_run {
         let host = host.dry_run();
@@ -219,51 +225,41 @@ fn create(host: &Host, args: Create, output: &Output, terminal: &Terminal) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_user_data(file: &Utf8Path) -> Result<Bytes> {
-    let failed = |error: &std::io::Error| Error::io(format!("read the user data `{file}`"), error);
-    if file != "-" {
-        return std::fs::read(file).map(Bytes).map_err(|error| failed(&error));
+/// Reads a file, standard input, or the pipe of a `<(command)`, up to what nobody would call user data.
+fn read_user_data(host: &Host, file: &Utf8Path) -> Result<Bytes> {
+    const MOST: u64 = 1 << 20;
+    let path = file.to_owned();
+    let read = move || {
+        let mut data = Vec::new();
+        let mut up_to_most = |input: &mut dyn Read| input.take(MOST + 1).read_to_end(&mut data).map(drop);
+        match path.as_str() {
+            "-" => up_to_most(&mut std::io::stdin()),
+            _ => up_to_most(&mut open_pipe_or_file(&path)?),
+        }?;
+        Ok(data)
+    };
+    let data = interruptible(host, read)?;
+    let data = data.map_err(|error: std::io::Error| Error::io(format!("read the user data `{file}`"), &error))?;
+    if data.len() as u64 > MOST {
+        return Err(Error::invalid(format!("the user data `{file}` has more than {MOST} bytes"))
+            .hint("Give the guest an address to fetch the rest from, in `#include` or in a script."));
     }
-    let mut data = Vec::new();
-    std::io::stdin().read_to_end(&mut data).map_err(|error| failed(&error))?;
     Ok(Bytes(data))
 }
 
-/// Does something to each of several VMs, goes on after a failure, and exits as the first one says.
-fn each<R>(vms: &[String], output: &Output, terminal: &Terminal, work: impl Fn(&str) -> Result<R>) -> Result<ExitCode>
-where
-    Results<R>: Show,
-{
-    let mut results = Vec::new();
-    let mut first: Option<Error> = None;
-    for vm in vms {
-        match work(vm) {
-            Ok(report) => results.push(report),
-            Err(error) => {
-                let stop = error.code == Code::Interrupted;
-                // The last one is reported by whoever called us.
-                if let Some(earlier) = first.replace(error) {
-                    terminal.finish();
-                    output.error(&earlier);
-                    first = first.map(|last| Error { code: earlier.code, ..last });
-                }
-                if stop {
-                    break;
-                }
-            }
-        }
-    }
-    terminal.finish();
-    if !results.is_empty() || first.is_none() {
-        output.show(&Results { results })?;
-    }
-    first.map_or(Ok(ExitCode::SUCCESS), Err)
+/// Opens a file. A pipe that nobody writes to is empty, instead of never being opened.
+fn open_pipe_or_file(path: &Utf8Path) -> std::io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    // A writer that is there may take its time.
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
 }
 
 fn delete(host: &Host, args: &Delete, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
     let Delete { vm, yes, unmanaged, ignore_missing } = args;
-    if !yes && !confirm(vm)? {
-        line("nothing was deleted")?;
+    if !yes && !confirm(host, vm)? {
+        say(Kind::Note, "nothing was deleted");
         return Ok(ExitCode::SUCCESS);
     }
     let options = DeleteOptions { unmanaged: *unmanaged, ignore_missing: *ignore_missing };
@@ -271,17 +267,34 @@ fn delete(host: &Host, args: &Delete, output: &Output, terminal: &Terminal) -> R
 }
 
 /// Asks on the terminal; where there is none, nobody has said yes.
-fn confirm(vms: &[String]) -> Result<bool> {
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
+fn confirm(host: &Host, vms: &[String]) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
         return Err(
             Error::invalid("deleting asks first, and nobody is there to answer").hint("Say so beforehand: --yes")
         );
     }
     say(Kind::Warning, &format!("this deletes {} and the volumes owned. Type yes to go on:", vms.join(", ")));
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer).map_err(|error| Error::io("read the answer", &error))?;
+    let answer = interruptible(host, || {
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map(|_| answer)
+    })?;
+    let answer = answer.map_err(|error| Error::io("read the answer", &error))?;
     Ok(matches!(answer.trim(), "y" | "yes"))
+}
+
+/// Reads what may never come, such as an answer. The read itself cannot be ended, so it is left behind when somebody
+/// interrupts.
+fn interruptible<T: Send + 'static>(host: &Host, read: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    const POLL: Duration = Duration::from_millis(50);
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || sender.send(read()));
+    loop {
+        match receiver.recv_timeout(POLL) {
+            Ok(read) => return Ok(read),
+            Err(RecvTimeoutError::Timeout) => host.runner.cancel.check()?,
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("reading has ended without a result")),
+        }
+    }
 }
 
 /// The exit status of a program that had the terminal, as a shell would have it.

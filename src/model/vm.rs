@@ -45,7 +45,7 @@ pub struct NewVm {
     pub memory: Memory,
 
     /// Virtual CPUs
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_VCPUS, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_VCPUS, value_parser = parse_vcpus)]
     #[serde(default = "default_vcpus", deserialize_with = "null_as_default_vcpus")]
     pub vcpus: u32,
 
@@ -83,6 +83,22 @@ pub struct NewVm {
     #[arg(long)]
     #[serde(default, deserialize_with = "null_as_default")]
     pub autostart: bool,
+}
+
+/// Refuses a number of virtual CPUs that no machine has.
+pub fn check_vcpus(vcpus: u32) -> Result<u32, Error> {
+    if vcpus == 0 {
+        return Err(Error::invalid("a VM cannot have 0 virtual CPUs").hint("Give at least 1."));
+    }
+    Ok(vcpus)
+}
+
+fn parse_vcpus(text: &str) -> Result<u32, Error> {
+    let refuse = |_| {
+        Error::invalid(format!("`{}` is no number of virtual CPUs", text.escape_debug()))
+            .hint("Give a whole number, at least 1.")
+    };
+    text.parse().map_err(refuse).and_then(check_vcpus)
 }
 
 /// Content that is text in JSON, but need not be text where a file is read (cloud-init takes gzip).

@@ -99,7 +99,7 @@ fn path_of(what: &str) -> PathBuf {
 
 fn folder() -> PathBuf {
     let shared = PathBuf::from("/run/lock");
-    if shared.is_dir() { shared } else { std::env::temp_dir() }
+    if shared.is_dir() { shared } else { PathBuf::from("/tmp") }
 }
 
 /// Opens without creating first: in a sticky folder the kernel refuses `O_CREAT` on another user's file

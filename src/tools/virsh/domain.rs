@@ -180,7 +180,14 @@ impl Virsh {
 
     /// Asks the guest to shut down, as its power button would.
     pub fn shutdown(&self, uuid: Uuid) -> Result<()> {
-        self.change("ask the guest to shut down", &["shutdown", "--domain", &uuid.to_string(), "--mode", "acpi"])
+        let (what, uuid) = ("ask the guest to shut down", uuid.to_string());
+        match self.change(what, &["shutdown", "--domain", &uuid, "--mode", "acpi"]) {
+            // Drivers other than QEMU's have one way only, and refuse to be told which.
+            Err(error) if error.cause.as_ref().is_some_and(|cause| cause.contains("unsupported flags")) => {
+                self.change(what, &["shutdown", "--domain", &uuid])
+            }
+            result => result,
+        }
     }
 
     /// Ends a domain at once, as pulling its plug would.

@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     model::{
         key::Key,
-        vm::{NewVm, WaitFor},
+        vm::{NewVm, WaitFor, check_vcpus},
     },
 };
 
@@ -32,6 +32,7 @@ impl Request {
         wait: Option<(WaitFor, Duration)>,
         warnings: &mut Vec<String>,
     ) -> Result<Self> {
+        check_vcpus(new.vcpus)?;
         let given = match (&new.image, &new.image_url) {
             (Some(_), Some(_)) => {
                 return Err(Error::invalid("an image is given twice").hint("Give either image or imageUrl."));
