@@ -243,10 +243,9 @@ fn create_that_is_killed(modes: &[&str], cold: bool) {
                     delete(&lab);
                 } else if k % 3 == 1 || is_last {
                     lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
-                    lab.run(&["gc"]).succeeded();
-                } else {
-                    lab.run(&["gc"]).succeeded();
                 }
+                // Alone it removes everything, after the others it removes the lock files that are left.
+                lab.run(&["gc"]).succeeded();
                 nothing_but_whole_images(&lab, &before, &image, ran.was_killed(), &format!("{when}\n{ran}"));
                 forget_images(&lab, &before);
             },
@@ -385,4 +384,50 @@ fn a_delete_that_is_killed_is_finished_by_a_second_one() {
 fn a_delete_that_gets_a_signal_is_finished_by_a_second_one() {
     let late = |ran: &Ran| ran.status.success() && ran.calls.last().is_some_and(|call| call.contains("undefine"));
     delete_that_is_disturbed(&SIGNALS, |ran| ran.code() == Some(INTERRUPTED) || late(ran));
+}
+
+/// A first run, in which the pool is missing: a failure leaves none, or one that the next create can use.
+#[test]
+fn making_the_pool_is_undone_or_finished() {
+    const POOL: &str = "fault-pool";
+    let (lab, _) = warm();
+    let before = lab.snapshot();
+    let folder = lab.pool_folder().with_file_name(POOL);
+    let path = format!("/var/lib/libvirt/{POOL}");
+    let create = |fault: &str| {
+        let args = ["vm", "create", VM, "--disk-size", "1", "--no-start", "--pool", POOL, "--pool-path", &path];
+        lab.spoil(fault, &args)
+    };
+    let remove = || {
+        lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
+        lab.run(&["gc"]).succeeded();
+        lab.virsh(&["pool-destroy", "--pool", POOL]);
+        lab.virsh(&["pool-undefine", "--pool", POOL]);
+        std::fs::remove_dir(&folder).unwrap();
+        lab.settles(&before, "without the pool");
+    };
+    for mode in ["fail", "lie", "kill-before", "kill-after"] {
+        each_call(
+            mode,
+            |fault, _| {
+                let ran = create(fault);
+                if !ran.hit {
+                    remove();
+                }
+                ran
+            },
+            |_, when, ran| {
+                let when = &format!("{when}\n{ran}");
+                assert!(ran.was_killed() || ran.code().is_some_and(|code| code != 0), "{when}");
+                if !ran.was_killed() {
+                    let made = format!("pool {POOL}: active");
+                    lab.settles_without(&before, |line| line == made, when);
+                }
+                // One that was killed after its last call has made a VM.
+                lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
+                create("").succeeded();
+                remove();
+            },
+        );
+    }
 }
