@@ -10,6 +10,7 @@ use super::{
     name::Name,
     size::{DiskSize, Memory},
 };
+use crate::error::Error;
 
 /// The virtual CPUs that a VM gets when nobody says.
 const DEFAULT_VCPUS: u32 = 2;
