@@ -149,24 +149,20 @@ fn wants_json(args: impl Iterator<Item = String>) -> bool {
 fn described(error: &clap::Error) -> Error {
     let text = error.render().to_string();
     let joined = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.strip_prefix("error: ") {
-        Some(text) => {
-            let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-            // The list of what is missing is part of what is wrong.
-            let missing: Vec<_> = rest.lines().take_while(|line| line.starts_with("  ")).map(str::trim).collect();
-            let message = [&[first], &missing[..]].concat().join(" ");
-            let rest = rest.lines().skip(missing.len()).collect::<Vec<_>>().join("\n");
-            Error::invalid(joined(&message)).hint(joined(&rest))
-        }
+    let Some(text) = text.strip_prefix("error: ") else {
         // The help, which is shown to people who leave out the command.
-        None => {
-            let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("vmprov");
-            let commands = text.lines().skip_while(|line| *line != "Commands:").skip(1);
-            let commands = commands.take_while(|line| line.starts_with("  "));
-            let names: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
-            Error::invalid("a command is missing").hint(format!("Usage: {usage}; commands: {}", names.join(", ")))
-        }
-    }
+        let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("vmprov");
+        let commands = text.lines().skip_while(|line| *line != "Commands:").skip(1);
+        let commands = commands.take_while(|line| line.starts_with("  "));
+        let names: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+        return Error::invalid("a command is missing").hint(format!("Usage: {usage}; commands: {}", names.join(", ")));
+    };
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    // The list of what is missing is part of what is wrong.
+    let missing: Vec<_> = rest.lines().take_while(|line| line.starts_with("  ")).map(str::trim).collect();
+    let message = [&[first], &missing[..]].concat().join(" ");
+    let rest = rest.lines().skip(missing.len()).collect::<Vec<_>>().join("\n");
+    Error::invalid(joined(&message)).hint(joined(&rest))
 }
 
 fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
@@ -224,7 +220,9 @@ where
     if !results.is_empty() {
         output.show(&Results { results })?;
     }
-    failures.iter().for_each(|error| output.error(error));
+    for error in &failures {
+        output.error(error);
+    }
     Ok(failures.first().map_or(ExitCode::SUCCESS, |error| ExitCode::from(error.code.exit_status())))
 }
 
