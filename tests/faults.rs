@@ -370,6 +370,17 @@ fn delete_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
     }
 }
 
+/// `virsh undefine` of a running VM leaves one that is gone as soon as it is powered off.
+#[test]
+fn a_delete_of_a_vm_that_somebody_undefined_removes_its_volumes() {
+    let (lab, image) = warm();
+    let before = lab.snapshot();
+    create(&lab, &image, "", true).succeeded();
+    lab.virsh(&["undefine", "--domain", VM]);
+    delete(&lab);
+    lab.settles(&before, "delete of a transient VM");
+}
+
 #[test]
 fn a_delete_whose_call_fails_is_finished_by_a_second_one() {
     delete_that_is_disturbed(&FAILURES, |ran| ran.code().is_some_and(|code| code != 0));

@@ -69,7 +69,10 @@ pub(in crate::ops) fn remove(host: &Host, uuid: Uuid, metadata: Option<&Metadata
     let mut deleted = Vec::new();
     if let Some(metadata) = metadata.filter(|metadata| !metadata.volumes.is_empty()) {
         let deleting = Metadata { phase: Phase::Deleting, ..metadata.clone() };
-        host.virsh.set_metadata(uuid, &deleting, false)?;
+        match host.virsh.set_metadata(uuid, &deleting, false) {
+            Err(error) if error.code == Code::NotFound => {} // somebody undefined it while it ran
+            result => result?,
+        }
         for volume in metadata.volumes.iter().rev() {
             if delete_volume(host, volume)? {
                 deleted.push(volume.clone());
