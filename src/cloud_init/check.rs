@@ -9,6 +9,9 @@ use crate::model::name::Name;
 /// The modules that carry out vmprov's part of the configuration. All are in `cloud_init_modules` by default.
 const MODULES: [&str; 4] = ["growpart", "resizefs", "users_groups", "ssh"];
 
+/// What comes of users and groups that cannot be carried out: the module ends there.
+const GIVES_UP: &str = "on which cloud-init gives up making users";
+
 pub(super) fn check(parts: &[Part], hostname: &Name, user: &str) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for Part { label, content } in parts {
@@ -101,53 +104,60 @@ impl Config<'_> {
     /// (`_normalize_users` in `distros/ug_util.py`). vmprov's entry goes first, with the keys that are visible here
     /// added to its own; an entry for the default user, whatever the image calls it, goes before both.
     fn check_users(&self) -> Result<()> {
-        let default_keys = "carries keys for the image's default user, which would take the place of vmprov's";
-        let move_keys = "Put these keys into the top-level `ssh_authorized_keys`, which adds to them.";
-        if self.members.get("user").is_some_and(has_keys) {
-            return self.refuse("user", default_keys, move_keys);
+        if let Some(entry) = self.members.get("user") {
+            self.check_user("user", Some("default"), entry)?;
         }
-        let Some(users) = self.members.get("users") else {
-            return Ok(());
-        };
-        let Value::Sequence(users) = users else {
-            return self.refuse(
-                "users",
-                "is no list, so vmprov's user cannot be added",
-                "Write `users: [default, …]`.",
-            );
-        };
-        for (index, entry) in users.iter().enumerate() {
-            let member = format!("users[{index}]");
-            if !matches!(entry, Value::String(_) | Value::Sequence(_) | Value::Mapping(_)) {
-                let why = "is neither a name nor a mapping, on which cloud-init gives up making any user";
-                return self.refuse(&member, why, "Write `- default`, `- NAME` or `- name: NAME`.");
+        match self.members.get("users") {
+            None => {}
+            Some(Value::Sequence(users)) => {
+                for (index, entry) in users.iter().enumerate() {
+                    let member = format!("users[{index}]");
+                    if !matches!(entry, Value::String(_) | Value::Sequence(_) | Value::Mapping(_)) {
+                        let why = format!("is neither a name nor a mapping, {GIVES_UP}");
+                        return self.refuse(&member, &why, "Write `- default`, `- NAME` or `- name: NAME`.");
+                    }
+                    let name = entry.get("name").map_or(Some("default"), Value::as_str);
+                    self.check_user(&member, name, entry)?;
+                }
             }
-            if !entry.is_mapping() {
-                continue;
-            }
-            let name = entry.get("name").map_or(Some("default"), Value::as_str);
-            if name == Some("default") && has_keys(entry) {
-                return self.refuse(&member, default_keys, move_keys);
-            }
-            if name == Some(self.user) {
-                self.check_own_user(&member, entry)?;
+            Some(_) => {
+                let why = "is no list, so vmprov's user cannot be added";
+                return self.refuse("users", why, "Write `users: [default, …]`.");
             }
         }
-        Ok(())
+        match self.members.get("groups") {
+            Some(groups) if !are_groups(groups) => {
+                let why = format!("is neither a list of names nor a mapping of names to members, {GIVES_UP}");
+                self.refuse("groups", &why, "Write `groups: [NAME, …]` or `- NAME: [MEMBER, …]`.")
+            }
+            _ => Ok(()),
+        }
     }
 
-    fn check_own_user(&self, member: &str, entry: &Value) -> Result<()> {
-        if entry.get("ssh-authorized-keys").is_some() {
+    fn check_user(&self, member: &str, name: Option<&str>, entry: &Value) -> Result<()> {
+        let is_default = name == Some("default");
+        let is_own = name == Some(self.user);
+        if is_default && has_keys(entry) {
+            let why = "carries keys for the image's default user, which would take the place of vmprov's";
+            let hint = "Put these keys into the top-level `ssh_authorized_keys`, which adds to them.";
+            return self.refuse(member, why, hint);
+        }
+        if is_own && entry.get("ssh-authorized-keys").is_some() {
             let why = "spells the keys in a way in which they would replace vmprov's";
             return self.refuse(member, why, "Write `ssh_authorized_keys`.");
         }
-        // cloud-init makes no user with both one of these and keys (`handle` in `config/cc_users_groups.py`).
+        if !(is_own || is_default || has_keys(entry)) {
+            return Ok(());
+        }
+        // The image's default user may be the one that vmprov's keys are for. Upon a user with both keys and one of
+        // these, the module fails (`handle` in `config/cc_users_groups.py`), or passes over the keys (`create_user`
+        // in `distros/__init__.py`).
         let keyless =
             ["no_create_home", "no-create-home", "system", "ssh_redirect_user", "ssh-redirect-user", "snapuser"];
         match keyless.iter().find(|&&name| entry.get(name).is_some_and(|value| !is_false(value) && !value.is_null())) {
-            Some(name) => {
-                let why = format!("makes `{}` with `{name}`, and such a user can have no keys", self.user);
-                self.refuse(member, &why, "Leave that out, or pick another user for vmprov with `--user`.")
+            Some(keyless) => {
+                let why = format!("makes `{}` with `{keyless}` and with keys, {GIVES_UP}", name.unwrap_or("a user"));
+                self.refuse(member, &why, "Leave one of them out, or pick another user for vmprov with `--user`.")
             }
             None => Ok(()),
         }
@@ -227,6 +237,20 @@ impl Config<'_> {
 
 fn has_keys(user: &Value) -> bool {
     ["ssh_authorized_keys", "ssh-authorized-keys"].iter().any(|name| user.get(name).is_some())
+}
+
+/// What `_normalize_groups` of `distros/ug_util.py` takes.
+fn are_groups(groups: &Value) -> bool {
+    let are_members = |members: &Value| members.is_string() || members.is_sequence();
+    match groups {
+        Value::String(_) => true,
+        Value::Sequence(list) => list.iter().all(|group| match group {
+            Value::Mapping(members) => members.values().all(are_members),
+            name => name.is_string(),
+        }),
+        Value::Mapping(members) => members.values().all(are_members),
+        _ => false,
+    }
 }
 
 /// A module list's entry is a name, a list that begins with one, or a mapping with one; `cc_`, `.py` and hyphens do

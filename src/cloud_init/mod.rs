@@ -6,9 +6,8 @@
 //! - `check` refuses what contradicts vmprov and warns of what cannot be looked into,
 //! - `render` puts the operator's data first, unchanged, and vmprov's last, with directives on how to merge them.
 //!
-//! Nothing here does I/O. Facts about cloud-init were read in, and are held by `tests/cloud_init.rs` against, its own
-//! code: 20.4.1 (Debian 11), 22.4.2 (Debian 12) and 25.1.4 (Debian 13). File names below are relative to its
-//! `cloudinit/`.
+//! Nothing here does I/O. Facts about cloud-init were read in its own code: 20.4.1 (Debian 11), 22.4.2 (Debian 12) and
+//! 25.1.4 (Debian 13). File names below are relative to its `cloudinit/`. `tests/cloud_init` runs that code on seeds.
 
 mod check;
 mod parts;

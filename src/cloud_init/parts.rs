@@ -118,7 +118,9 @@ fn split_message(message: &ParsedMail<'_>, parts: &mut Vec<Part>) -> Result<()> 
         return message.subparts.iter().try_for_each(|part| split_message(part, parts));
     }
     let label = format!("part {} of the user data", parts.len() + 1);
-    let mime = message.ctype.mimetype.as_str();
+    // A type without exactly one slash is none (`get_content_type` of Python's `email.message`).
+    let declared = message.ctype.mimetype.as_str();
+    let mime = if declared.matches('/').count() == 1 { declared } else { "text/plain" };
     let mut body =
         message.get_body_raw().map_err(|error| Error::invalid(format!("{label} cannot be decoded")).because(error))?;
     let compressed = GZIP_TYPES.contains(&mime);
@@ -190,6 +192,19 @@ fn split_archive(text: &str, label: &str, parts: &mut Vec<Part>) -> Result<()> {
     Ok(())
 }
 
+/// More than any configuration has, but few enough for libyaml, whose time grows with the square of it.
+const MAX_NESTING: usize = 1000;
+
+/// At most how deep brackets are nested; those in texts are counted, too, but they come in pairs.
+fn nesting(text: &str) -> usize {
+    let deeper = |(depth, deepest): (usize, usize), byte: u8| match byte {
+        b'[' | b'{' => (depth + 1, deepest.max(depth + 1)),
+        b']' | b'}' => (depth.saturating_sub(1), deepest),
+        _ => (depth, deepest),
+    };
+    text.bytes().fold((0, 0), deeper).1
+}
+
 fn config(text: &str, label: &str) -> Result<Mapping> {
     match yaml(text, label)? {
         Value::Mapping(members) => Ok(members),
@@ -201,6 +216,10 @@ fn config(text: &str, label: &str) -> Result<Mapping> {
 }
 
 fn yaml(text: &str, label: &str) -> Result<Value> {
+    if nesting(text) > MAX_NESTING {
+        return Err(Error::invalid(format!("{label} is nested too deeply to be read"))
+            .hint("Are there brackets without their counterparts?"));
+    }
     let parsed = yaml_serde::from_str(text).and_then(|mut value: Value| value.apply_merge().map(|()| value));
     parsed.map_err(|error| {
         Error::invalid(format!("{label} is no YAML"))

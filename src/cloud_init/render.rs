@@ -102,12 +102,10 @@ fn texts(value: &yaml_serde::Value) -> Vec<&str> {
     }
 }
 
-/// What must hold whatever comes before it. Where the operator's value is visible it has passed the check, and is the
-/// one that is held.
+/// What must hold whatever comes before it. What the operator says of the disk and of old keys has passed the check,
+/// and stays as it was merged.
 fn held(seed: &Seed, parts: &[Part]) -> Value {
     let theirs = |member: &str| configs(parts).filter_map(|config| config.get(member)).last();
-    let theirs_or =
-        |member: &str, ours: Value| theirs(member).and_then(|value| serde_json::to_value(value).ok()).unwrap_or(ours);
     // A host name with a domain is cloud-init's other way of writing an fqdn (`get_hostname_fqdn` in `util.py`).
     let fqdn = theirs("fqdn").or(theirs("hostname")).and_then(|name| name.as_str());
     let mut held = json!({
@@ -115,12 +113,19 @@ fn held(seed: &Seed, parts: &[Part]) -> Value {
         // Without it, content that is not visible here could still rename the guests of distributions that prefer it.
         "fqdn": fqdn.unwrap_or(seed.hostname.as_str()),
         "preserve_hostname": false,
-        "growpart": theirs_or("growpart", json!({"mode": "auto", "devices": ["/"]})),
-        "resize_rootfs": theirs_or("resize_rootfs", json!(true)),
+    });
+    let unless_theirs = [
+        ("growpart", json!({"mode": "auto", "devices": ["/"]})),
+        ("resize_rootfs", json!(true)),
         // Removes the keys that the image came with. vmprov's are written afterwards and none are generated, at every
         // new instance-id alike (`handle` in `config/cc_ssh.py`), so the guest's never change.
-        "ssh_deletekeys": theirs_or("ssh_deletekeys", json!(true)),
-    });
+        ("ssh_deletekeys", json!(true)),
+    ];
+    for (member, ours) in unless_theirs {
+        if theirs(member).is_none() {
+            held[member] = ours;
+        }
+    }
     if !seed.host_keys.is_empty() {
         let keys = seed.host_keys.iter().flat_map(|key| {
             [("private", &key.private), ("public", &key.public)]
@@ -129,6 +134,7 @@ fn held(seed: &Seed, parts: &[Part]) -> Value {
         held["ssh_keys"] = Value::Object(keys.collect());
     }
     if seed.user == "root" {
+        // Else whoever logs in is told to use the default user (`apply_credentials` in `config/cc_ssh.py`).
         held["disable_root"] = json!(false);
     }
     held

@@ -1,0 +1,186 @@
+//! What cannot be together with what vmprov needs, or would be ignored by the guest, is refused with the reason; what
+//! cannot be seen is warned of.
+
+use std::io::Write;
+
+use vmprov::{
+    cloud_init::UserData,
+    error::{Code, Error},
+};
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn verdict(data: &[u8], user: &str) -> Result<Vec<String>, Error> {
+    UserData::parse(data)?.check(&"web".parse().unwrap(), user)
+}
+
+/// For a refusal: the whole of it, in one line.
+fn reason(data: &[u8], user: &str) -> String {
+    let error = match verdict(data, user) {
+        Err(error) => error,
+        Ok(warnings) => panic!("{:?} is taken, with {warnings:?}", String::from_utf8_lossy(data)),
+    };
+    assert_eq!(error.code, Code::InvalidInput, "{error}");
+    let hint = error.hint.as_deref().unwrap_or_else(|| panic!("no hint: {error}"));
+    format!("{error}. {hint}")
+}
+
+#[test]
+fn what_no_guest_would_act_on() {
+    let cases: [(&[u8], &str); 20] = [
+        (b"", "the user data is empty"),
+        (b"\n \n", "the user data is empty"),
+        (b"\xef\xbb\xbf", "the user data is empty"),
+        (b"packages: [nginx]\n", "lacks its first line"),
+        (b"# cloud-config\npackages: [nginx]\n", "lacks its first line"),
+        (b"echo hello\n", "is of no form that cloud-init knows: its first line is `echo hello`"),
+        (b"ssh-ed25519 AAAA me@here\n", "is an ssh key"),
+        (b"-----BEGIN OPENSSH PRIVATE KEY-----\n", "is an ssh key"),
+        (b"<!DOCTYPE html>\n<html>", "is a web page"),
+        (b"Content-Type: text/cloud-config\n\npackages: []\n", "without `MIME-Version`"),
+        (b"\xff\xfe#\0!\0", "is UTF-16"),
+        (b"CD001\0\0", "is a binary file"),
+        (b"#!/bin/sh\necho \xe9\n", "is not UTF-8, in line 2"),
+        (b"\x1f\x8b\x08broken", "the user data cannot be decompressed as gzip"),
+        (b"#cloud-config\n", "is a cloud-config that says nothing"),
+        (b"#cloud-config\n- nginx\n", "no mapping of members to values"),
+        (b"#cloud-config\npackages: [nginx\n", "is no YAML: did not find expected ',' or ']' at line"),
+        (b"#cloud-config\na: 1\na: 2\n", "duplicate entry with key \"a\""),
+        (b"#cloud-config-archive\nnginx: 1\n", "is a cloud-config archive that is no list"),
+        (b"#cloud-config-archive\n- type: text/x-shellscript\n", "entry 1 of the user data has no text as `content`"),
+    ];
+    for (data, expected) in cases {
+        let reason = reason(data, "alice");
+        assert!(reason.contains(expected), "{reason:?} lacks {expected:?}");
+    }
+    let sizes = [
+        (gzip(b"#!/bin/sh\n")[..18].to_vec(), "the user data cannot be decompressed as gzip"),
+        (gzip(&gzip(b"#!/bin/sh\n")), "is a binary file"),
+        (gzip(&vec![b'#'; 17 << 20]), "becomes more than 16777216 bytes"),
+        (vec![b'#'; 2 << 20], "has 2097152 bytes, 1048576 are allowed"),
+    ];
+    for (data, expected) in sizes {
+        let reason = reason(&data, "alice");
+        assert!(reason.contains(expected), "{reason:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn messages_that_no_guest_would_act_on() {
+    let base64 = "Content-Transfer-Encoding: base64\n\nIyHp\n--b--";
+    let cases = [
+        ("multipart/mixed; boundary=b\n\n--b\n\n#!/bin/sh\n", "the boundary `b` does not begin and end its parts"),
+        ("multipart/mixed; boundary=b\n\n#!/bin/sh\n", "the boundary `b` does not begin and end its parts"),
+        ("multipart/mixed\n\n--b\n", "no boundary is declared"),
+        ("text/html\n\n<p>", "no part is of a type that cloud-init takes"),
+        ("text/cloud-config\n\na: ü\n", "has non-ASCII characters, which cloud-init would garble"),
+        (
+            "multipart/mixed; boundary=b\n\n--b\nContent-Type: text/cloud-config\n\n- a\n--b--",
+            "part 1 of the user data is a cloud-config, but no mapping",
+        ),
+        (
+            &format!("multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain\n{base64}"),
+            "no part is of a type that cloud-init takes",
+        ),
+        (
+            &format!("multipart/mixed; boundary=b\n\n--b\nContent-Type: text/x-shellscript\n{base64}"),
+            "part 1 of the user data is not UTF-8",
+        ),
+    ];
+    for (message, expected) in cases {
+        let reason = reason(format!("MIME-Version: 1.0\nContent-Type: {message}").as_bytes(), "alice");
+        assert!(reason.contains(expected), "{reason:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn what_would_undo_what_vmprov_needs() {
+    let cases = [
+        ("hostname: other", "`hostname` is not the VM's name, `web`"),
+        ("hostname:", "`hostname` is not the VM's name"),
+        ("fqdn: other.example.org", "`fqdn` is not the VM's name, `web`, nor `web` and a domain"),
+        ("preserve_hostname: yes", "`preserve_hostname` would keep the image's host name"),
+        ("ssh_keys: {rsa_private: a}", "`ssh_keys` sets the host keys"),
+        ("users: bob", "`users` is no list"),
+        ("users: {bob: true}", "`users` is no list"),
+        ("users: [5]", "`users[0]` is neither a name nor a mapping, on which cloud-init gives up making users"),
+        ("groups:", "`groups` is neither a list of names nor a mapping"),
+        ("groups: [a, 5]", "`groups` is neither a list of names nor a mapping"),
+        ("groups: [{a: 5}]", "`groups` is neither a list of names nor a mapping"),
+        ("user: {name: bob, ssh_authorized_keys: [a]}", "`user` carries keys for the image's default user"),
+        ("user: {name: bob, system: true}", "`user` makes `default` with `system` and with keys"),
+        ("users: [{name: default, ssh-authorized-keys: [a]}]", "`users[0]` carries keys for the image's default user"),
+        ("users: [{gecos: a, ssh_authorized_keys: [a]}]", "`users[0]` carries keys for the image's default user"),
+        ("users: [default, {name: alice, ssh-authorized-keys: [a]}]", "`users[1]` spells the keys in a way"),
+        ("users: [{name: alice, system: true}]", "`users[0]` makes `alice` with `system` and with keys"),
+        ("users: [{name: alice, no-create-home: true}]", "makes `alice` with `no-create-home`"),
+        ("users: [{name: alice, ssh_redirect_user: true}]", "makes `alice` with `ssh_redirect_user`"),
+        ("users: [{name: svc, system: true, ssh_authorized_keys: [a]}]", "makes `svc` with `system` and with keys"),
+        ("growpart: {mode: off}", "`growpart` would leave the file system at the image's size"),
+        ("growpart: {mode: 'false'}", "`growpart` would leave the file system at the image's size"),
+        ("growpart: off", "`growpart` would leave the file system at the image's size"),
+        ("resize_rootfs: false", "`resize_rootfs` would leave the file system at the image's size"),
+        ("cloud_init_modules: [growpart, resizefs, ssh]", "leaves out what vmprov needs: users_groups, set_hostname"),
+        (
+            "cloud_init_modules: none",
+            "leaves out what vmprov needs: growpart, resizefs, users_groups, ssh, set_hostname",
+        ),
+        ("datasource_list: [Ec2, None]", "`datasource_list` leaves out NoCloud"),
+    ];
+    for (members, expected) in cases {
+        // Wherever it stands.
+        let plain = format!("#cloud-config\n{members}\n");
+        let archived = format!("#cloud-config-archive\n- content: |\n    #cloud-config\n    {members}\n");
+        let part = format!(
+            "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain\n\n#!/bin/sh\n\
+             --b\nContent-Type: text\n\n{plain}--b--\n"
+        );
+        for (data, label) in [
+            (plain.as_bytes(), "the user data: "),
+            (archived.as_bytes(), "entry 1 of the user data: "),
+            (part.as_bytes(), "part 2 of the user data: "),
+            (&gzip(part.as_bytes()), "part 2 of the user data: "),
+        ] {
+            let reason = reason(data, "alice");
+            assert!(reason.starts_with(label) && reason.contains(expected), "{reason:?} lacks {expected:?}");
+        }
+    }
+    let root = reason(b"#cloud-config\ndisable_root: true\n", "root");
+    assert!(root.contains("`disable_root` would lock out root"), "{root}");
+    verdict(b"#cloud-config\ndisable_root: true\n", "alice").unwrap();
+}
+
+#[test]
+fn what_is_only_warned_of() {
+    let message = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\n#!/bin/sh\n--b\n";
+    let cases = [
+        ("#include\nhttp://example.org/\n", "the user data includes what is not known before the guest fetches it"),
+        ("#include-once http://example.org/\n", "cloud-init drops all user data, vmprov's too"),
+        ("#part-handler\n", "is a part handler: should it take `text/cloud-config`"),
+        (
+            "## template: jinja\n#cloud-config\nhostname: {{ v1.region }}\n",
+            "is filled in by the guest and was not checked",
+        ),
+        ("#cloud-config-jsonp\n[]\n", "is filled in by the guest and was not checked"),
+        ("#cloud-config\ngrowpart: {devices: [/dev/vdb]}\n", "`growpart` does not name `/`"),
+        ("#cloud-config\nmanual_cache_clean: true\n", "keeps the guest from seeing a later seed"),
+        ("#cloud-config\nnetwork: {version: 2}\n", "`network` is ignored"),
+        ("#cloud-config-archive\n- |\n  #include http://example.org/\n", "an include or an archive inside an archive"),
+        (&format!("{message}Content-Type: text/x-thing\n\nthing\n--b--\n"), "part 2 of the user data is text/x-thing"),
+    ];
+    for (data, expected) in cases {
+        let warnings = verdict(data.as_bytes(), "alice").unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains(expected), "{warnings:?} lacks {expected:?}");
+    }
+}
+
+/// A password in user data is not to be seen in a log.
+#[test]
+fn what_is_not_shown() {
+    let data = UserData::parse(b"#cloud-config\npassword: secret\n").unwrap();
+    assert_eq!(format!("{data:?}"), "UserData(31 bytes, 1 parts)");
+}

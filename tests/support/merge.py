@@ -1,0 +1,192 @@
+"""Asks cloud-init's own code what a guest makes of seeds.
+
+    merge.py DEFAULT_USER FOLDER...
+
+Each folder has `user-data`, perhaps the seed's other files, and in `included/` what `#include` is to find, by the last
+part of the address. `merged.json` is written beside them: the merged configuration, the scripts, what the modules for
+users and for ssh would have done to the guest, its names and interfaces, and what cloud-init warned of. The modules
+run as they are; only what would change this machine is taken note of instead.
+"""
+
+import contextlib
+import glob
+import inspect
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+import types
+
+from cloudinit import cloud, helpers, sources, ssh_util, stages, subp, user_data, util
+from cloudinit.config import cc_ssh, cc_users_groups
+from cloudinit.net import network_state
+
+
+class Warnings(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.texts = []
+
+    def emit(self, record):
+        self.texts.append(record.getMessage())
+
+
+def read(folder):
+    files = {}
+    with contextlib.suppress(FileNotFoundError):
+        for name in sorted(os.listdir(folder)):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    files[name] = file.read()
+    return files
+
+
+def texts(folder):
+    return {name: content.decode() for name, content in read(folder).items()}
+
+
+def consume(files, included, default_user):
+    """The merged configuration, with everything else that cloud-init makes of user data written to its folders."""
+
+    def fetch(url, **_):
+        content = included.get(url.rsplit("/", 1)[-1])
+        if content is None:
+            raise user_data.UrlError(IOError("not found"), code=404, url=url)
+        return types.SimpleNamespace(ok=lambda: True, contents=content, code=200)
+
+    user_data.read_file_or_url = fetch
+    init = stages.Init()
+    init._cfg = {
+        "system_info": {
+            "distro": "debian",
+            "paths": {"cloud_dir": os.path.abspath("lib"), "run_dir": os.path.abspath("run")},
+            "default_user": {
+                "name": default_user,
+                "sudo": ["ALL=(ALL) NOPASSWD:ALL"],
+                "groups": ["adm", "sudo"],
+                "shell": "/bin/bash",
+            },
+        }
+    }
+    source = sources.DataSource(init._cfg, init.distro, init.paths)
+    source.metadata = util.load_yaml(files.get("meta-data", b"instance-id: alone"))
+    source.userdata_raw = files["user-data"]
+    init.datasource = source
+    init.paths.datasource = source
+    for folder in ("scripts", "handlers", "boothooks", "data"):
+        util.ensure_dir(init.paths.get_ipath(folder))
+    # The current instance, to which cloud-init sets this link before it takes user data.
+    os.symlink(init.paths.get_ipath(), init.paths.instance_link)
+    # What templates are filled in from.
+    util.write_file(os.path.join(init.paths.run_dir, "instance-data-sensitive.json"), '{"v1": {"region": "somewhere"}}')
+    subp.subp = lambda *_, **__: ("", "")  # boot hooks, which run at once
+    init._consume_userdata(frequency="once-per-instance")
+    with open(init.paths.get_ipath("cloud_config"), encoding="utf-8") as file:
+        return init, util.load_yaml(file.read()) or {}
+
+
+def run(module, config, guest):
+    """Runs a module on a copy, because modules change what they are given."""
+    # The image's own configuration has the default user made.
+    config = {"users": ["default"], **json.loads(json.dumps(config, default=str))}
+    arguments = [module.__name__, config, guest]
+    # Older versions hand the log over, under two names.
+    if len(inspect.signature(module.handle).parameters) == 5:
+        arguments.append(logging.getLogger())
+    with contextlib.redirect_stdout(io.StringIO()):
+        module.handle(*arguments, [])
+
+
+def make_users(config, guest):
+    """What is done to users, and which users get which keys."""
+    users, authorized, distro = {}, [], guest.distro
+
+    def add(name, **arguments):
+        users[name] = arguments
+        return name != "root"
+
+    distro.add_user = add
+    distro.create_group = lambda *_, **__: None
+    distro.lock_passwd = lambda name: users[name].update(locked=True)
+    distro.unlock_passwd = lambda name: users[name].update(locked=False)
+    distro.set_passwd = lambda *_, **__: None
+    distro.write_sudo_rules = lambda name, rules, **_: users[name].update(rules=rules)
+    distro._shadow_file_has_empty_user_password = lambda _: False
+    ssh_util.setup_user_keys = lambda keys, name, options=None: authorized.append(
+        {"user": name, "keys": sorted(keys), "options": options or ""}
+    )
+    try:
+        run(cc_users_groups, config, guest)
+    except Exception as error:
+        logging.warning("users_groups failed: %s", error)
+    return users, authorized
+
+
+def make_host_keys(config, guest):
+    """The files in /etc/ssh, where the image came with some, and the commands that made others."""
+    commands, real = [], glob.glob
+    os.mkdir("ssh")
+    for name in ("ssh_host_rsa_key", "ssh_host_dsa_key", "ssh_host_dsa_key.pub"):
+        util.write_file(os.path.join("ssh", name), "the image's")
+
+    def here(path):
+        return path.replace("/etc/ssh/", "ssh/")
+
+    cc_ssh.glob = types.SimpleNamespace(glob=lambda path: real(here(path)))
+    cc_ssh.KEY_FILE_TPL = here(cc_ssh.KEY_FILE_TPL)
+    cc_ssh.CONFIG_KEY_TO_FILE = {key: (here(file), mode) for key, (file, mode) in cc_ssh.CONFIG_KEY_TO_FILE.items()}
+    subp.subp = lambda command, **_: commands.append(command) or ("", "")
+    run(cc_ssh, config, guest)
+    return texts("ssh"), commands
+
+
+def merge(folder, default_user):
+    warnings = Warnings()
+    logging.getLogger().addHandler(warnings)
+    files = read(folder)
+    init, config = consume(files, read(os.path.join(folder, "included")), default_user)
+    guest = cloud.Cloud(init.datasource, init.paths, init._cfg, init.distro, helpers.Runners(init.paths))
+    users, authorized = make_users(config, guest)
+    host_keys, commands = make_host_keys(config, guest)
+    name = util.get_hostname_fqdn(config, guest)
+    network = network_state.parse_net_config_data(util.load_yaml(files.get("network-config", b"version: 2")))
+    return {
+        "config": config,
+        "scripts": texts(init.paths.get_ipath("scripts")),
+        "boothooks": texts(init.paths.get_ipath("boothooks")),
+        # Part handlers leave here what they were given.
+        "handled": texts("handled"),
+        "users": users,
+        "authorized": authorized,
+        "hostKeys": host_keys,
+        "keygen": commands,
+        "hostname": name[0],
+        "fqdn": name[1],
+        "interfaces": list(network.iter_interfaces()),
+        "instance": init.datasource.get_instance_id(),
+        "warnings": warnings.texts,
+    }
+
+
+def main(default_user, folders):
+    for folder in map(os.path.abspath, folders):
+        # One process a seed: cloud-init keeps state in its modules.
+        child = os.fork()
+        if child:
+            _, status = os.waitpid(child, 0)
+            if status:
+                sys.exit(f"{folder} could not be merged")
+            continue
+        with tempfile.TemporaryDirectory() as state:
+            os.chdir(state)
+            merged = merge(folder, default_user)
+            with open(os.path.join(folder, "merged.json"), "w", encoding="utf-8") as file:
+                json.dump(merged, file, default=str)
+            os.chdir("/")
+        os._exit(0)
+
+
+main(sys.argv[1], sys.argv[2:])
