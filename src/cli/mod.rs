@@ -117,7 +117,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     let ours = error.source().and_then(|source| source.downcast_ref::<Error>());
     match ours {
         Some(ours) => output.error(ours),
-        None if json => output.error(&described(error)),
+        None if json || error.kind() == ErrorKind::MissingSubcommand => output.error(&described(error)),
         None => return output::help(error),
     }
     ExitCode::from(Code::InvalidInput.exit_status())
@@ -149,24 +149,23 @@ fn wants_json(args: impl Iterator<Item = String>) -> bool {
 fn described(error: &clap::Error) -> Error {
     let text = error.render().to_string();
     let joined = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.strip_prefix("error: ") {
-        Some(text) => {
-            let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-            // The list of what is missing is part of what is wrong.
-            let missing: Vec<_> = rest.lines().take_while(|line| line.starts_with("  ")).map(str::trim).collect();
-            let message = [&[first], &missing[..]].concat().join(" ");
-            let rest = rest.lines().skip(missing.len()).collect::<Vec<_>>().join("\n");
-            Error::invalid(joined(&message)).hint(joined(&rest))
-        }
-        // The help, which is shown to people who leave out the command.
-        None => {
-            let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("vmprov");
-            let commands = text.lines().skip_while(|line| *line != "Commands:").skip(1);
-            let commands = commands.take_while(|line| line.starts_with("  "));
-            let names: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
-            Error::invalid("a command is missing").hint(format!("Usage: {usage}; commands: {}", names.join(", ")))
-        }
+    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("vmprov");
+    if matches!(error.kind(), ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
+        // The whole help, or a list of commands in which hidden ones stand, too.
+        let words = usage.split_whitespace().filter(|word| !word.starts_with(['[', '<', '-']));
+        let root = Cli::command();
+        let named = words.skip(1).try_fold(&root, |command, word| command.find_subcommand(word));
+        let visible = named.unwrap_or(&root).get_subcommands().filter(|command| !command.is_hide_set());
+        let names: Vec<_> = visible.map(clap::Command::get_name).collect();
+        return Error::invalid("a command is missing").hint(format!("Usage: {usage}; commands: {}", names.join(", ")));
     }
+    let text = text.trim_start_matches("error: ");
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    // The list of what is missing is part of what is wrong.
+    let missing: Vec<_> = rest.lines().take_while(|line| line.starts_with("  ")).map(str::trim).collect();
+    let message = [&[first], &missing[..]].concat().join(" ");
+    let rest = rest.lines().skip(missing.len()).collect::<Vec<_>>().join("\n");
+    Error::invalid(joined(&message)).hint(joined(&rest))
 }
 
 fn run(cli: Cli, output: &Output) -> Result<ExitCode> {

@@ -181,7 +181,7 @@ impl Virsh {
         let (what, uuid) = ("ask the guest to shut down", uuid.to_string());
         match self.change(what, &["shutdown", "--domain", &uuid, "--mode", "acpi"]) {
             // Drivers other than QEMU's have one way only, and refuse to be told which.
-            Err(error) if error.cause.as_ref().is_some_and(|cause| cause.contains("unsupported flags")) => {
+            Err(error) if error.cause.as_ref().is_some_and(|cause| is_unsupported(cause)) => {
                 self.change(what, &["shutdown", "--domain", &uuid])
             }
             result => result,
@@ -200,28 +200,17 @@ impl Virsh {
 
     /// Forgets a domain with its NVRAM, TPM state, snapshots' and checkpoints' metadata and saved state. Volumes stay.
     pub fn undefine(&self, uuid: Uuid) -> Result<()> {
-        let uuid = uuid.to_string();
-        let mut args = vec![
-            "undefine",
-            "--domain",
-            &uuid,
-            "--managed-save",
-            "--snapshots-metadata",
-            "--checkpoints-metadata",
-            "--nvram",
-        ];
-        let without_tpm = self.change("remove the VM's definition", &{
-            let mut args = args.clone();
-            args.push("--tpm"); // since libvirt 8.9
-            args
-        });
-        match without_tpm {
-            Err(error) if error.cause.as_ref().is_some_and(|cause| cause.contains("support option --tpm")) => {
-                args.retain(|arg| *arg != "--tpm");
-                self.change("remove the VM's definition", &args)
+        let (what, uuid) = ("remove the VM's definition", uuid.to_string());
+        let base = ["undefine", "--domain", &uuid, "--managed-save", "--snapshots-metadata"];
+        let more = ["--checkpoints-metadata", "--nvram", "--tpm"];
+        // virsh knows --tpm since 8.9; drivers other than QEMU's refuse what they have nothing of.
+        for most in [3, 2] {
+            match self.change(what, &[&base[..], &more[..most]].concat()) {
+                Err(error) if error.cause.as_ref().is_some_and(|cause| is_unsupported(cause)) => {}
+                result => return result,
             }
-            result => result,
         }
+        self.change(what, &base)
     }
 
     /// Puts another file behind a disk of a domain's configuration; takes effect at its next start.
@@ -246,6 +235,11 @@ impl Virsh {
         serde_json::from_str(&answer)
             .map_err(|error| Error::new(Code::ToolFailed, "the guest agent's answer is no JSON").because(error))
     }
+}
+
+/// Whether virsh or the driver does not know an option, so that nothing was done.
+fn is_unsupported(cause: &str) -> bool {
+    cause.contains("unsupported flags") || cause.contains("support option --")
 }
 
 /// The commands that list every domain by its name with its UUID, those that start with the host, and their figures.
