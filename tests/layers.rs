@@ -29,7 +29,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
         &["cli/settings.rs"],
         "read the environment",
     ),
-    (&["env::args"], &["cli/mod.rs"], "read the command line"),
+    (&["env::args"], &["cli/refusal.rs"], "read the command line"),
     (&["println!", "print!(", "io::stdout", "io::stdin", "anstream"], &["cli"], "talk to the terminal"),
     (&["std::fs", "fs::", "File::", "std::net", "ureq::"], &["cli", "ops", "tools", "store"], "do input or output"),
 ];

@@ -6,12 +6,13 @@ mod key;
 mod manual;
 mod output;
 mod progress;
+mod refusal;
 mod settings;
 mod vm;
 
-use std::{error::Error as _, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 
 use crate::{
@@ -95,7 +96,7 @@ pub fn main() -> ExitCode {
     CompleteEnv::with_factory(command).complete();
     let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error),
+        Err(error) => return refusal::refuse(&error),
     };
     let output = Output::new(cli.output);
     match run(cli, &output) {
@@ -105,64 +106,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.code.exit_status())
         }
     }
-}
-
-/// Reports arguments that cannot be parsed, or prints the help that was asked for.
-fn refuse(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return output::help(error);
-    }
-    let json = wants_json(std::env::args().skip(1));
-    let output = Output::new(if json { Format::Json } else { Format::Table });
-    let ours = error.source().and_then(|source| source.downcast_ref::<Error>());
-    match ours {
-        Some(ours) => output.error(ours),
-        None if json => output.error(&described(error)),
-        None => return output::help(error),
-    }
-    ExitCode::from(Code::InvalidInput.exit_status())
-}
-
-/// Whether JSON was asked for on a line that cannot be parsed. As everywhere, the last word counts.
-fn wants_json(args: impl Iterator<Item = String>) -> bool {
-    let mut json = false;
-    let mut args = args.take_while(|arg| arg != "--");
-    while let Some(arg) = args.next() {
-        let format = match arg.as_str() {
-            "-o" | "--output" => args.next(),
-            // Short flags can stand together: -qo json, -vojson.
-            short if short.starts_with('-') && !short.starts_with("--") => {
-                let flags = short.trim_start_matches(['-', 'q', 'v']);
-                match flags.strip_prefix('o').map(|format| format.trim_start_matches('=')) {
-                    Some("") => args.next(),
-                    format => format.map(str::to_owned),
-                }
-            }
-            long => long.strip_prefix("--output=").map(str::to_owned),
-        };
-        json = format.map_or(json, |format| format == "json");
-    }
-    json
-}
-
-/// clap's complaint as one of ours: its first paragraph says what is wrong, the others what is right.
-fn described(error: &clap::Error) -> Error {
-    let text = error.render().to_string();
-    let joined = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let Some(text) = text.strip_prefix("error: ") else {
-        // The help, which is shown to people who leave out the command.
-        let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("vmprov");
-        let commands = text.lines().skip_while(|line| *line != "Commands:").skip(1);
-        let commands = commands.take_while(|line| line.starts_with("  "));
-        let names: Vec<_> = commands.filter_map(|line| line.split_whitespace().next()).collect();
-        return Error::invalid("a command is missing").hint(format!("Usage: {usage}; commands: {}", names.join(", ")));
-    };
-    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-    // The list of what is missing is part of what is wrong.
-    let missing: Vec<_> = rest.lines().take_while(|line| line.starts_with("  ")).map(str::trim).collect();
-    let message = [&[first], &missing[..]].concat().join(" ");
-    let rest = rest.lines().skip(missing.len()).collect::<Vec<_>>().join("\n");
-    Error::invalid(joined(&message)).hint(joined(&rest))
 }
 
 fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
@@ -238,22 +181,4 @@ fn interrupt(cancel: &Cancel) -> Result<()> {
         }
     })
     .map_err(|error| Error::internal("cannot listen for signals").because(error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_is_recognised_on_a_line_that_cannot_be_parsed() {
-        let wants = |line: &str| wants_json(line.split(' ').map(str::to_owned));
-        for line in
-            ["-o json", "-ojson", "-o=json", "--output json", "--output=json", "x -qo json y", "-o yaml -vojson"]
-        {
-            assert!(wants(line), "{line}");
-        }
-        for line in ["x", "json", "-o yaml", "-ojson -o table", "x -- -o json", "--comment -ojsonx", "-o"] {
-            assert!(!wants(line), "{line}");
-        }
-    }
 }

@@ -183,7 +183,7 @@ impl Virsh {
         let (what, uuid) = ("ask the guest to shut down", uuid.to_string());
         match self.change(what, &["shutdown", "--domain", &uuid, "--mode", "acpi"]) {
             // Drivers other than QEMU's have one way only, and refuse to be told which.
-            Err(error) if error.cause.as_ref().is_some_and(|cause| cause.contains("unsupported flags")) => {
+            Err(error) if error.cause.as_ref().is_some_and(|cause| is_unsupported(cause)) => {
                 self.change(what, &["shutdown", "--domain", &uuid])
             }
             result => result,
@@ -239,6 +239,11 @@ impl Virsh {
         serde_json::from_str(&answer)
             .map_err(|error| Error::new(Code::ToolFailed, "the guest agent's answer is no JSON").because(error))
     }
+}
+
+/// Whether virsh or the driver does not know an option, so that nothing was done.
+fn is_unsupported(cause: &str) -> bool {
+    cause.contains("unsupported flags") || cause.contains("support option --")
 }
 
 /// The commands that list every domain by its name with its UUID, those that start with the host, and their figures.
