@@ -109,11 +109,9 @@ fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<()> {
             move || absent_is_fine(host.virsh.undefine(uuid))
         });
         // Making the seed changes nothing that anybody sees, so it need not wait for the name.
-        let seed = thread::scope(|scope| {
-            let seed = plan.seed.as_ref().map(|(_, seed)| scope.spawn(|| seed::make(host, seed)));
-            host.virsh.define(&xml).map_err(|error| taken_meanwhile(error, new))?;
-            seed.map(joined).transpose()
-        })?;
+        let make_seed = || plan.seed.as_ref().map(|(_, seed)| seed::make(host, seed)).transpose();
+        let define = || host.virsh.define(&xml).map_err(|error| taken_meanwhile(error, new));
+        let (seed, ()) = side_by_side(host, make_seed, define)?;
         host.step("making its volumes");
         make_volumes(host, new, plan, seed.as_ref(), undo)?;
         if new.autostart {
@@ -140,8 +138,21 @@ fn absent_is_fine(result: Result<()>) -> Result<()> {
     }
 }
 
-fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+/// Does two things at once; in a dry run one after the other, so that its commands have an order.
+fn side_by_side<A: Send, B>(
+    host: &Host,
+    beside: impl FnOnce() -> Result<A> + Send,
+    here: impl FnOnce() -> Result<B>,
+) -> Result<(A, B)> {
+    if host.is_dry_run() {
+        return Ok((beside()?, here()?));
+    }
+    thread::scope(|scope| {
+        let beside = scope.spawn(beside);
+        let here = here();
+        let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((beside?, here?))
+    })
 }
 
 fn taken_meanwhile(error: Error, new: &NewVm) -> Error {
@@ -160,15 +171,11 @@ fn make_volumes(host: &Host, new: &NewVm, plan: &Plan, iso: Option<&Scratch>, un
         None => NewVolume::Blank(size),
     };
     let make_disk = seed::volume_maker(host, &plan.disk, undo);
-    let make_seed = plan.seed.as_ref().map(|(volume, _)| (volume, seed::volume_maker(host, volume, undo)));
-    thread::scope(|scope| {
-        let made = scope.spawn(|| make_disk(&disk));
-        if let (Some((volume, make)), Some(iso)) = (make_seed, iso) {
-            make(&NewVolume::Content(iso.size()?))?;
-            host.virsh.upload(&volume.pool, &volume.name, seed::file(host, iso))?;
-        }
-        joined(made)
-    })?;
+    let make_seed = match (&plan.seed, iso) {
+        (Some((volume, _)), Some(iso)) => Some(seed::writer(host, volume, iso, undo)),
+        _ => None,
+    };
+    side_by_side(host, || make_disk(&disk), || make_seed.map_or(Ok(()), |make| make()))?;
     if let Some((file, Some(volume))) = &plan.installer {
         host.step("uploading the installer");
         let metadata = std::fs::metadata(file);

@@ -7,7 +7,7 @@ use super::super::Host;
 use crate::{
     cloud_init::Seed,
     error::{Code, Result},
-    ops::undo::Undo,
+    ops::undo::{Claim, Undo},
     tools::{
         genisoimage, here_document,
         scratch::Scratch,
@@ -66,29 +66,42 @@ fn without_secrets(seed: &Seed) -> Seed {
     seed
 }
 
-/// Makes an owned volume and fills it with a seed.
-pub(super) fn put(host: &Host, volume: &OwnedVolume, iso: &Scratch, undo: &mut Undo) -> Result<()> {
-    volume_maker(host, volume, undo)(&NewVolume::Content(iso.size()?))?;
-    host.virsh.upload(&volume.pool, &volume.name, file(host, iso))
+/// What makes an owned volume and fills it with a seed, which a failure later on deletes again.
+pub(super) fn writer<'h>(
+    host: &'h Host,
+    volume: &'h OwnedVolume,
+    iso: &'h Scratch,
+    undo: &mut Undo,
+) -> impl FnOnce() -> Result<()> + use<'h> {
+    let claim = claim(host, volume, undo);
+    move || {
+        let (pool, name) = (&volume.pool, &volume.name);
+        unless_foreign(&claim, host.virsh.create_filled_volume(pool, name, iso.size()?, file(host, iso)))
+    }
 }
 
-/// What makes an owned volume, which a failure later on deletes again; one that was there before is left alone.
+/// What makes an owned volume, which a failure later on deletes again.
 pub(super) fn volume_maker<'h>(
     host: &'h Host,
     volume: &'h OwnedVolume,
     undo: &mut Undo,
 ) -> impl FnOnce(&NewVolume) -> Result<()> + Send + use<'h> {
+    let claim = claim(host, volume, undo);
+    move |new| unless_foreign(&claim, host.virsh.create_volume(&volume.pool, &volume.name, new))
+}
+
+fn claim(host: &Host, volume: &OwnedVolume, undo: &mut Undo) -> Claim {
     let undoer = host.uncancellable();
     let OwnedVolume { pool, name, .. } = volume.clone();
-    let claim =
-        undo.push(format!("volume `{pool}/{name}`"), move || undoer.virsh.delete_volume(&pool, &name).map(drop));
-    move |new| {
-        let made = host.virsh.create_volume(&volume.pool, &volume.name, new);
-        if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
-            claim.waive();
-        }
-        made
+    undo.push(format!("volume `{pool}/{name}`"), move || undoer.virsh.delete_volume(&pool, &name).map(drop))
+}
+
+/// A volume that was there before us is not ours to delete.
+fn unless_foreign(claim: &Claim, made: Result<()>) -> Result<()> {
+    if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
+        claim.waive();
     }
+    made
 }
 
 /// Reads a seed back.

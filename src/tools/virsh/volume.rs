@@ -178,6 +178,28 @@ impl Virsh {
         self.change_with(&format!("upload into the volume `{name}` of pool `{pool}`"), tool)
     }
 
+    /// Makes a volume of so many bytes and writes a file's content into it, in one process. virsh would go on and write
+    /// into a volume that is there already, so this is for a name that nobody else can have.
+    pub fn create_filled_volume(&self, pool: &str, name: &str, size: u64, file: &Utf8Path) -> Result<()> {
+        let size = size.to_string();
+        let create = [
+            "vol-create-as",
+            "--pool",
+            pool,
+            "--name",
+            name,
+            "--capacity",
+            &size,
+            "--allocation",
+            "0",
+            "--format",
+            "raw",
+        ];
+        let upload = ["vol-upload", "--pool", pool, "--vol", name, "--file", file.as_str()];
+        let script = format!("{}; {}", shell_words::join(create), shell_words::join(upload));
+        self.change_all(&format!("make the volume `{name}` in pool `{pool}`"), &script)
+    }
+
     /// Writes a volume's content into a file.
     pub fn download(&self, pool: &str, name: &str, file: &Utf8Path) -> Result<()> {
         let args = ["vol-download", "--pool", pool, "--vol", name, "--file", file.as_str()];

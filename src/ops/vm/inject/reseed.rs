@@ -82,7 +82,7 @@ impl Reseed<'_> {
             let (undoer, before) = (host.uncancellable(), metadata.clone());
             undo.push("the note of the new seed", move || undoer.virsh.set_metadata(uuid, &before, live));
             host.virsh.set_metadata(uuid, &noted, live)?;
-            seed::put(host, &volume, &seed::make(host, seed)?, undo)?;
+            seed::writer(host, &volume, &seed::make(host, seed)?, undo)()?;
             noted.instance_id = Some(seed.instance_id.clone());
             let undoer = host.uncancellable();
             undo.push("the VM's new seed", move || undoer.virsh.replace_disk(uuid, &back));
