@@ -114,7 +114,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let resolved = settings::resolve(&flags)?;
     let cancel = Cancel::default();
     interrupt(&cancel)?;
-    let terminal = Terminal::new(quiet, verbose > 0);
+    let terminal = Terminal::new(quiet, verbose > 0, output.is_json());
     let host = Host::new(resolved.settings(), cancel, Arc::new(terminal.clone()));
     let code = match command {
         Command::Vm(command) => vm::run(&host, command, output, &terminal)?,

@@ -60,7 +60,7 @@ impl Output {
         matches!(self.format, Format::Table)
     }
 
-    const fn is_json(&self) -> bool {
+    pub(super) const fn is_json(&self) -> bool {
         matches!(self.format, Format::Json)
     }
 
@@ -125,14 +125,26 @@ const YELLOW: &str = "\x1b[1;33m";
 const CYAN: &str = "\x1b[36m";
 const RESET: &str = "\x1b[0m";
 
+impl Kind {
+    const fn parts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Error => (RED, "error"),
+            Self::Warning => (YELLOW, "warning"),
+            Self::Note => (CYAN, "note"),
+        }
+    }
+}
+
 /// Says something on standard error.
 pub(super) fn say(kind: Kind, text: &str) {
-    let (colour, word) = match kind {
-        Kind::Error => (RED, "error"),
-        Kind::Warning => (YELLOW, "warning"),
-        Kind::Note => (CYAN, "note"),
-    };
+    let (colour, word) = kind.parts();
     err(&format!("{colour}{word}:{RESET} {}\n", plain(text)));
+}
+
+/// Says something on standard error as JSON: `{"warning": "…"}`.
+pub(super) fn say_json(kind: Kind, text: &str) {
+    let (_, word) = kind.parts();
+    err(&format!("{}\n", serde_json::json!({word: text})));
 }
 
 /// Writes to standard error, in colour where that is a terminal that wants it (`NO_COLOR`, `TERM`).

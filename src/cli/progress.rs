@@ -16,14 +16,16 @@ const TICK: Duration = Duration::from_millis(120);
 pub(super) struct Terminal {
     bar: ProgressBar,
     quiet: bool,
+    json: bool,
 }
 
 impl Terminal {
-    /// Draws nothing when `quiet`, nor between the lines of a `verbose` run.
-    pub(super) fn new(quiet: bool, verbose: bool) -> Self {
+    /// Draws nothing when `quiet`, nor between the lines of a `verbose` run. With `json` what is said is JSON, so that
+    /// all of standard error is.
+    pub(super) fn new(quiet: bool, verbose: bool, json: bool) -> Self {
         let drawn = !quiet && !verbose && std::io::stderr().is_terminal();
         let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { bar: ProgressBar::with_draw_target(None, target), quiet }
+        Self { bar: ProgressBar::with_draw_target(None, target), quiet, json }
     }
 
     /// Clears the line before something is printed.
@@ -33,7 +35,7 @@ impl Terminal {
 
     fn say(&self, kind: output::Kind, text: &str) {
         if !self.quiet {
-            self.bar.suspend(|| output::say(kind, text));
+            self.bar.suspend(|| if self.json { output::say_json(kind, text) } else { output::say(kind, text) });
         }
     }
 }

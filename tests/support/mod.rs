@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     fs::{self, File},
+    io::Write,
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -153,28 +154,42 @@ impl TestHost {
         self.start_program("/bin/bash", &["-c", &format!("vmprov() {{ {binary} \"$@\"; }}; {script}")], "").end()
     }
 
-    /// Runs the program on a terminal, on which `typed` is typed. What it prints comes together on standard output.
-    pub(crate) fn on_terminal(&self, line: &str, typed: &str) -> Ran {
+    /// Runs the program on a terminal, where `typed` is typed once it has said `prompt`. What it prints comes together
+    /// on standard output.
+    pub(crate) fn on_terminal(&self, line: &str, prompt: &str, typed: &str) -> Ran {
         let command = format!("{} {line}", env!("CARGO_BIN_EXE_vmprov"));
-        let mut ran =
-            self.start_program("/usr/bin/script", &["-qefc", &command, "/dev/null"], typed).end();
+        let args = ["-qefc", &command, "/dev/null"];
+        let mut running = self.spawn(self.command("/usr/bin/script", &args).stdin(Stdio::piped()));
+        let mut keyboard = running.child.stdin.take().unwrap();
+        assert!(within(LIMIT, || read(&running.out).contains(prompt)), "no `{prompt}`: {}", read(&running.out));
+        keyboard.write_all(typed.as_bytes()).unwrap();
+        let mut ran = running.end();
+        drop(keyboard);
         ran.stdout = ran.stdout.replace("\r\n", "\n");
         ran
     }
 
     fn start_program(&self, program: &str, args: &[&str], input: &str) -> Running<'_> {
+        let stdin = tempfile::NamedTempFile::new_in(self.folder.path()).unwrap();
+        fs::write(stdin.path(), input).unwrap();
+        self.spawn(self.command(program, args).stdin(stdin.reopen().unwrap()))
+    }
+
+    fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut words = self.wrapper.iter().map(String::as_str).chain([program]).chain(args.iter().copied());
         let mut command = Command::new(words.next().unwrap());
         let bin = self.folder.path().join("bin");
         let path = self.path.clone().unwrap_or_else(|| format!("{}:{SYSTEM_PATH}", bin.display()));
         command.args(words).current_dir(self.path("")).env_clear().env("PATH", path).env("HOME", self.path(""));
         command.env("TERM", "xterm").envs(&self.env);
+        command
+    }
+
+    fn spawn(&self, command: &mut Command) -> Running<'_> {
         // Files, not pipes, which processes left behind would keep open.
         let out = tempfile::tempfile_in(self.folder.path()).unwrap();
         let err = tempfile::tempfile_in(self.folder.path()).unwrap();
-        let stdin = tempfile::NamedTempFile::new_in(self.folder.path()).unwrap();
-        fs::write(stdin.path(), input).unwrap();
-        command.stdin(stdin.reopen().unwrap()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+        command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Running { child, out, err, host: self }
     }
@@ -305,9 +320,24 @@ impl Ran {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
     }
 
-    /// Standard error as the JSON of one error.
+    /// Standard error as JSON: what was said, and the errors, one after the other.
+    #[track_caller]
+    pub(crate) fn said(&self) -> Vec<serde_json::Value> {
+        let values = serde_json::Deserializer::from_str(&self.stderr).into_iter();
+        values.map(|value| value.unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))).collect()
+    }
+
+    /// The last error, as JSON.
     #[track_caller]
     pub(crate) fn error(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stderr).unwrap_or_else(|error| panic!("no JSON error ({error}): {self:?}"))
+        self.said().pop().unwrap_or_else(|| panic!("no error: {self:?}"))
+    }
+
+    /// The cells of a table, which are two spaces apart at least.
+    pub(crate) fn cells(&self) -> Vec<Vec<&str>> {
+        fn cells(line: &str) -> Vec<&str> {
+            line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()
+        }
+        self.stdout.lines().map(cells).collect()
     }
 }
