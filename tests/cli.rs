@@ -35,7 +35,8 @@ fn the_list_in_every_format() {
     ));
     host.run("-o name vm list").prints("test\n");
     host.run("vm list --brief --output=name").prints("test\n");
-    let brief = json!({"name": "test", "uuid": UUID, "state": "running", "memory": 8192, "vcpus": 2, "autostart": false});
+    let brief =
+        json!({"name": "test", "uuid": UUID, "state": "running", "memory": 8192, "vcpus": 2, "autostart": false});
     assert_eq!(host.run("vm list --brief -o json").succeeds().json(), json!({"vms": [brief]}));
     let whole = host.run("vm list -o json").succeeds().json();
     let members: Vec<_> = whole["vms"][0].as_object().unwrap().keys().map(String::as_str).collect();
@@ -58,10 +59,7 @@ fn one_vm_in_every_format() {
     host.run("vm info test -o name").prints("test\n");
     let info = host.run("vm info test -o json").succeeds().json();
     assert_eq!(info["disks"], json!([{"target": "vda", "device": "disk", "source": "/guest/diskimage1"}]));
-    assert_eq!(
-        info["interfaces"],
-        json!([{"mac": "aa:bb:cc:dd:ee:ff", "type": "network", "source": "default"}])
-    );
+    assert_eq!(info["interfaces"], json!([{"mac": "aa:bb:cc:dd:ee:ff", "type": "network", "source": "default"}]));
     assert_eq!((&info["machine"], &info["sshKeys"], &info["volumes"]), (&json!(null), &json!([]), &json!([])));
     let yaml = host.run("vm info test -o yaml").succeeds().stdout;
     let names = |text: &str| -> Vec<String> {
@@ -170,13 +168,13 @@ fn settings_say_where_they_come_from() {
 fn settings_that_cannot_be_are_refused() {
     let host = TestHost::new();
     host.write(".config/vmprov/config.toml", "conect = 'test:///default'\n");
-    host.run("vm list")
-        .fails_saying(2, &["the configuration file ~/.config/vmprov/config.toml cannot be used", "`conect`", "`connect`"]);
-    let host = TestHost::new();
-    host.run("config --config no.toml").fails(
-        3,
-        "error: cannot read the configuration file no.toml\n  why: No such file or directory (os error 2)\n",
+    host.run("vm list").fails_saying(
+        2,
+        &["the configuration file ~/.config/vmprov/config.toml cannot be used", "`conect`", "`connect`"],
     );
+    let host = TestHost::new();
+    host.run("config --config no.toml")
+        .fails(3, "error: cannot read the configuration file no.toml\n  why: No such file or directory (os error 2)\n");
     host.run("config --config .").fails_saying(2, &["Is a directory"]);
     host.write("binary.toml", b"\xff\xfe");
     host.run("config --config binary.toml").fails_saying(2, &["UTF-8"]);
@@ -200,7 +198,10 @@ fn settings_that_cannot_be_are_refused() {
             ran.fails(2, why);
         }
     }
-    TestHost::new().with_env("LIBVIRT_STORAGE_POOL", "-x").run("vm list").fails_saying(2, &["environment: LIBVIRT_STORAGE_POOL"]);
+    TestHost::new()
+        .with_env("LIBVIRT_STORAGE_POOL", "-x")
+        .run("vm list")
+        .fails_saying(2, &["environment: LIBVIRT_STORAGE_POOL"]);
 }
 
 #[test]
@@ -224,10 +225,8 @@ fn names_that_are_not_there_name_those_that_are_near() {
     }
     host.run("key generate laptop --type ed25519").succeeds();
     let make = |key| format!("Make it: vmprov key generate {key}");
-    host.run("key show labtop").fails(
-        3,
-        &format!("error: there is no key `labtop`\nhint: Did you mean `laptop`? {}\n", make("labtop")),
-    );
+    host.run("key show labtop")
+        .fails(3, &format!("error: there is no key `labtop`\nhint: Did you mean `laptop`? {}\n", make("labtop")));
     host.run("inject test nokey").fails(3, &format!("error: there is no key `nokey`\nhint: {}\n", make("nokey")));
     host.run("key delete nokey other laptop").says(&["there is no key `nokey`", "there is no key `other`"]);
     host.run("key list -o name").prints("");
@@ -286,7 +285,10 @@ fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
         let ran = host.run(line);
         assert_eq!((ran.code(), ran.stdout.as_str()), (2, ""), "{ran:?}");
         let error = ran.error();
-        assert_eq!((&error["error"], &error["code"]), (&json!("unrecognized subcommand 'lst'"), &json!("invalid_input")));
+        assert_eq!(
+            (&error["error"], &error["code"]),
+            (&json!("unrecognized subcommand 'lst'"), &json!("invalid_input"))
+        );
         assert!(error["hint"].as_str().unwrap().contains("'list'"), "{error}");
     }
     let missing = host.run("-o json vm create").error();
@@ -391,7 +393,10 @@ fn colour_is_for_terminals_that_want_it() {
     assert!(!host.run("vm info nosuch-vm").stderr.contains('\u{1b}'));
     for (name, value) in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         let ran = TestHost::new().with_env(name, value).on_terminal("vm info nosuch-vm", "no VM", "");
-        assert!(ran.stdout.contains("error: there is no VM") && !ran.stdout.contains("\u{1b}[1;31m"), "{name}: {ran:?}");
+        assert!(
+            ran.stdout.contains("error: there is no VM") && !ran.stdout.contains("\u{1b}[1;31m"),
+            "{name}: {ran:?}"
+        );
         let ran = TestHost::new().with_env(name, value).on_terminal("vm lst", "try '", "");
         assert!(ran.stdout.contains("error: ") && !ran.stdout.contains('\u{1b}'), "{name}: {ran:?}");
     }
@@ -428,7 +433,9 @@ fn a_dry_run_prints_what_would_be_run_and_runs_none_of_it() {
     // Every line of it parses as a shell's, and the programs are these.
     host.write("plan.sh", &ran.stdout);
     host.tool("sh", &["-n", "plan.sh"]);
-    for word in ["virsh -q -c test:///default define /dev/stdin <<'EOF'", "genisoimage -quiet", "cat > user-data <<'EOF'"] {
+    for word in
+        ["virsh -q -c test:///default define /dev/stdin <<'EOF'", "genisoimage -quiet", "cat > user-data <<'EOF'"]
+    {
         assert!(ran.stdout.contains(word), "no `{word}`: {ran:?}");
     }
     let made: Vec<_> = host.files().into_keys().filter(|file| !before.contains_key(file)).collect();

@@ -89,6 +89,10 @@ pub(in crate::ops) fn check_user(user: &str) -> Result<()> {
         return Err(Error::invalid(format!("`{}` cannot be a user's name", user.escape_debug()))
             .hint("A user's name is up to 32 lower-case letters, digits, - and _, and begins with a letter or _."));
     }
+    if user == "default" {
+        return Err(Error::invalid("cloud-init takes the user `default` for the image's own default user")
+            .hint("Name that user itself, or leave out --user."));
+    }
     Ok(())
 }
 
