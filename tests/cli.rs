@@ -218,7 +218,7 @@ fn names_that_are_not_there_name_those_that_are_near() {
             if verb == "ssh" && ran.code() == 2 {
                 continue;
             }
-            let said = ran.stderr.replace("\u{1b}", "ESC");
+            let said = ran.stderr.replace('\u{1b}', "ESC");
             assert_eq!((ran.code(), ran.stdout.as_str()), (3, ""), "{verb} {name}: {ran:?}");
             assert!(said.ends_with(&format!("error: there is no VM `{shown}`\nhint: {list}\n")), "{verb}: {said}");
         }
@@ -481,7 +481,7 @@ fn an_interrupt_ends_a_wait() {
     let host = TestHost::new();
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let running = host.start(&["-vv", "vm", "wait", "test", "--for", "stopped"], "");
-        assert!(within(Duration::from_secs(60), || running.said().contains("dumpxml")), "{}", running.said());
+        assert!(within(Duration::from_mins(1), || running.said().contains("dumpxml")), "{}", running.said());
         running.signal(signal);
         let ran = running.end();
         assert_eq!((ran.code(), ran.stdout.as_str()), (130, ""), "{ran:?}");

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// How long a run may take before the test gives it up. Far more than any needs: a bound, not a measure.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// How often is looked whether a run has ended.
 const POLL: Duration = Duration::from_millis(2);
