@@ -138,12 +138,13 @@ fn create_that_fails(modes: &[&str], cold: bool) {
                 assert!(ran.code().is_some_and(|code| code != 0), "{when}: {ran}");
                 assert!(!ran.stderr.contains("Left behind"), "{when}: {ran}");
                 nothing_but_whole_images(&lab, &before, &image, ran.was_killed(), &format!("{when}\n{ran}"));
-                if cold {
+                // What stayed is usable; each way of failing shows it at every other call, which saves a minute.
+                if cold && k % 2 == usize::from(*mode == "fail") {
                     create(&lab, &image, "", false).succeeded();
                     delete(&lab);
-                    forget_images(&lab, &before);
-                    lab.settles(&before, &format!("{when}, create, delete (k = {k})"));
+                    lab.settles_without(&before, is_image, &format!("{when}, create, delete"));
                 }
+                forget_images(&lab, &before);
             },
         );
     }
