@@ -37,6 +37,7 @@ fn warm() -> (Lab, String) {
     create(&lab, &image, "", true).succeeded();
     delete(&lab);
     lab.image("cold.qcow2", "10M");
+    forget_sources(&lab, &image);
     (lab, image)
 }
 
@@ -109,6 +110,16 @@ fn images(lab: &Lab) -> BTreeSet<String> {
 fn forget_images(lab: &Lab, before: &Snapshot) {
     for name in images(lab).difference(&image_names(before)) {
         lab.virsh(&["vol-delete", "--pool", "default", "--vol", name]);
+    }
+}
+
+/// Removes what led to the images of earlier tests, whose homes are gone.
+fn forget_sources(lab: &Lab, image: &str) {
+    for name in images(lab).iter().filter(|name| name.starts_with("source-")) {
+        let companion = std::fs::read_to_string(lab.pool_folder().join(name)).unwrap_or_default();
+        if !companion.contains(image) && companion.contains("/warm.qcow2\"") {
+            lab.virsh(&["vol-delete", "--pool", "default", "--vol", name]);
+        }
     }
 }
 
