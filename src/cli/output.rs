@@ -334,7 +334,7 @@ impl Show for Results<Changed> {
             let Changed { status, vm, state, changed, forced } = report;
             let how = match (changed, forced) {
                 (false, _) => " already",
-                (true, true) => " (powered off)",
+                (true, true) => " after a power-off",
                 (true, false) => "",
             };
             format!("{vm}: {status}{how} ({state})")

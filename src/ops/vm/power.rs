@@ -24,7 +24,7 @@ const GOING_DOWN: Duration = Duration::from_mins(2);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
-    /// `started` or `stopped`.
+    /// `started`, `stopped` or `restarted`.
     pub status: &'static str,
     /// The VM's name.
     pub vm: String,
@@ -164,5 +164,5 @@ pub fn restart(host: &Host, reference: &str, limit: Option<Duration>, force: boo
 
 pub(super) fn restart_listed(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
     let forced = stop_listed(host, listed, limit, force)?.forced;
-    Ok(Changed { forced, ..start_listed(host, listed)? })
+    Ok(Changed { status: "restarted", changed: true, forced, ..start_listed(host, listed)? })
 }
