@@ -97,7 +97,7 @@ impl Virsh {
         let [names, autostart, stats] = &sections[..] else {
             return Err(Error::internal("virsh printed another number of lists than asked for"));
         };
-        Ok(listed(names, autostart, stats))
+        listed(names, autostart, stats)
     }
 
     /// What vmprov and libvirt know of each domain, in one process. `whole` asks for the domain's XML, else only
@@ -148,7 +148,7 @@ impl Virsh {
         let text =
             self.read("ask for the VM's state", &["domstats", "--raw", "--nowait", "--state", &uuid.to_string()])?;
         let number = text.lines().find_map(|line| line.trim().strip_prefix("state.state="));
-        Ok(state(number.unwrap_or_default()))
+        number.map(state).ok_or_else(|| Error::new(Code::ToolFailed, "libvirt does not tell the VM's state"))
     }
 
     /// Whether a domain's memory was saved when it was stopped, so that its next start goes on from there.
@@ -268,15 +268,20 @@ fn state(number: &str) -> State {
     }
 }
 
-/// Reads `list --uuid --name`: a UUID, a space, and a name that may hold anything but a line break.
-pub(super) fn names(text: &str) -> Vec<(Uuid, String)> {
+/// Reads `list --uuid --name`: a UUID, a space, and a name that may hold anything but a line break. Anything else is
+/// an error: a VM must not be missing from a list because its line was not understood.
+pub(super) fn names(text: &str) -> Result<Vec<(Uuid, String)>> {
     let split = |line: &str| Some((Uuid::parse_str(line.get(..36)?).ok()?, line.get(37..)?.to_owned()));
-    let mut names: Vec<_> = text.lines().filter_map(split).collect();
+    let unreadable = |line: &str| {
+        Error::new(Code::ToolFailed, "cannot read libvirt's list of VMs").because(format!("`{}`", line.escape_debug()))
+    };
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let mut names = lines.map(|line| split(line).ok_or_else(|| unreadable(line))).collect::<Result<Vec<_>>>()?;
     names.sort_by(|(_, a), (_, b)| a.cmp(b));
-    names
+    Ok(names)
 }
 
-fn listed(names_text: &str, autostart: &str, stats: &str) -> Vec<Listed> {
+fn listed(names_text: &str, autostart: &str, stats: &str) -> Result<Vec<Listed>> {
     let autostart: Vec<_> = autostart.lines().filter_map(|line| Uuid::parse_str(line.trim()).ok()).collect();
     let stats = statistics(stats);
     let row = |(uuid, name): (Uuid, String)| {
@@ -290,7 +295,7 @@ fn listed(names_text: &str, autostart: &str, stats: &str) -> Vec<Listed> {
             name,
         }
     };
-    names(names_text).into_iter().map(row).collect()
+    Ok(names(names_text)?.into_iter().map(row).collect())
 }
 
 /// Reads `domstats --raw`: a line `Domain: 'NAME'`, then `key=value` lines, indented.
@@ -320,11 +325,12 @@ mod tests {
         let autostart = format!("{UUID}\n");
         let stats = "Domain: 'it's a 'name' '\n  state.state=1\n  balloon.maximum=2097152\n  vcpu.current=2\n\
                      Domain: '6695eb01-f6a4-8304-79aa-97f2502e193f'\n  state.state=5\n";
-        let rows = listed(&text, &autostart, stats);
+        let rows = listed(&text, &autostart, stats).unwrap();
         assert_eq!(rows.len(), 2);
         assert_eq!((rows[0].name.as_str(), rows[0].state, rows[0].autostart), (UUID, State::ShutOff, false));
         assert_eq!((rows[0].memory_mib, rows[0].vcpus), (None, None));
         assert_eq!((rows[1].name.as_str(), rows[1].state, rows[1].autostart), ("it's a 'name' ", State::Running, true));
         assert_eq!((rows[1].memory_mib, rows[1].vcpus), (Some(2048), Some(2)));
+        assert!(listed("nonsense\n", "", "").unwrap_err().to_string().contains("`nonsense`"));
     }
 }

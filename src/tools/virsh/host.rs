@@ -146,7 +146,7 @@ impl Virsh {
         let active_pools: Vec<String> = lines(active_pools);
         let is_there = |(volume, path): (&&str, &String)| (!path.trim().is_empty()).then(|| (*volume).to_owned());
         Ok(Survey {
-            domains: domain::names(domains),
+            domains: domain::names(domains)?,
             pool: match pool_xml.trim() {
                 "" => None,
                 xml => Some(Pool::from_xml(xml, active_pools.iter().any(|active| active == pool))?),
