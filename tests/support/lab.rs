@@ -122,6 +122,12 @@ impl Lab {
         self.folder.join("lib/images")
     }
 
+    /// What runs a program inside the lab: to be put in front of it.
+    #[allow(dead_code, reason = "each test binary uses its own part")]
+    pub(crate) fn entrance(&self) -> [&str; 6] {
+        ["/usr/bin/nsenter", "-t", &self.holder, "-m", "-n", "--"]
+    }
+
     /// A file of the temporary home.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.home.path().join(name)

@@ -1,0 +1,494 @@
+//! What cannot be used is refused: clearly, with its exit status, and nothing is changed. Against a real libvirtd with
+//! QEMU; the pool that is named does not exist and must not come into being either.
+#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
+#[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod lab;
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    process::Command,
+    thread,
+};
+
+use lab::{Lab, Snapshot};
+
+/// A pool that is not there. A create that gets further than it should makes it.
+const POOL: &str = "bad-input-pool";
+
+const INVALID: i32 = 2;
+const NOT_FOUND: i32 = 3;
+const TAKEN: i32 = 4;
+const TOOL_FAILED: i32 = 8;
+const UNREACHABLE: i32 = 9;
+const TIMEOUT: i32 = 10;
+
+/// The lab, and how everything in it is before.
+struct Host {
+    lab: Lab,
+    before: Snapshot,
+}
+
+impl Host {
+    /// A host with the key `dev`, on which `prepare` makes the files that are needed.
+    fn with(prepare: impl FnOnce(&Lab)) -> Self {
+        let lab = Lab::qemu();
+        lab.run(&["key", "generate", "dev", "--type", "ed25519"]).succeeded();
+        prepare(&lab);
+        let before = lab.snapshot();
+        Self { lab, before }
+    }
+
+    /// Runs what must be refused with `code` and all of `says`; nothing is changed by it.
+    #[track_caller]
+    fn refuses(&self, args: &[&str], code: i32, says: &[&str]) {
+        let ran = self.lab.run(&[&["--pool", POOL], args].concat());
+        let what = args.join(" ");
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(code), ""), "{what}: {ran}");
+        for text in says {
+            assert!(ran.stderr.contains(text), "{what}: it does not say `{text}`: {ran}");
+        }
+        let is_text = |c: char| c == '\n' || !c.is_control();
+        assert!(ran.stderr.chars().all(is_text), "{what}: it says what steers a terminal: {ran}");
+        self.lab.settles(&self.before, &what);
+    }
+
+    /// The same for `vm create` with an image that is as it should be.
+    #[track_caller]
+    fn refuses_create(&self, args: &[&str], code: i32, says: &[&str]) {
+        let image = self.path("good.qcow2");
+        let create = ["vm", "create", "bad", "--image", &image, "--user", "debian", "--ssh-key", "dev"];
+        self.refuses(&[&create, args].concat(), code, says);
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.lab.file(name).to_str().unwrap().to_owned()
+    }
+}
+
+fn sh(lab: &Lab, script: &str) {
+    let ran = Command::new("/bin/bash").args(["-euc", script]).current_dir(lab.file("")).output().unwrap();
+    assert!(ran.status.success(), "{script}: {}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// Names that are no DNS labels, and what is said of them.
+fn no_names() -> Vec<(String, &'static str)> {
+    let names = [
+        ("", "it is empty"),
+        ("-web", "it begins or ends with a hyphen"),
+        ("--all", "it begins or ends with a hyphen"),
+        ("web-", "it begins or ends with a hyphen"),
+        ("Web", "it contains `W`"),
+        ("a.b", "it contains `.`"),
+        ("..", "it contains `.`"),
+        ("../../etc/passwd", "it contains `.`"),
+        ("a/b", "it contains `/`"),
+        ("/", "it contains `/`"),
+        ("a b", "it contains ` `"),
+        ("a'b", "it contains `\\'`"),
+        ("a\"b", "it contains `\\\"`"),
+        ("a\nb", "it contains `\\n`"),
+        ("a\u{1b}[31m", "it contains `\\u{1b}`"),
+        ("<name>x</name>", "it contains `<`"),
+        ("a&b", "it contains `&`"),
+        ("$(reboot)", "it contains `$`"),
+        ("a;reboot", "it contains `;`"),
+        ("wéb", "it contains `é`"),
+        ("a_b", "it contains `_`"),
+    ];
+    let long = ("a".repeat(64), "it has 64 bytes, 63 are allowed");
+    names.into_iter().map(|(name, why)| (name.to_owned(), why)).chain([long]).collect()
+}
+
+#[test]
+fn names() {
+    let host = Host::with(|lab| sh(lab, "cp .local/share/vmprov/keys/dev.pub a-key"));
+    let hint = "A name is 1 to 63 lower-case letters, digits and hyphens";
+    for (name, why) in no_names() {
+        for command in [&["vm", "create"][..], &["key", "generate"], &["key", "show"], &["key", "delete"], &["inject", "x"]] {
+            let says = format!("cannot be a name: {why}\nhint: {hint}");
+            host.refuses(&[command, &["--", &name]].concat(), INVALID, &[&says]);
+        }
+        host.refuses(&["key", "import", "--", &name, "a-key"], INVALID, &[why, hint]);
+        host.refuses(&["vm", "create", "bad", &format!("--ssh-key={name}")], INVALID, &[why, hint]);
+    }
+    host.refuses(&["vm", "create", "-web"], INVALID, &["unexpected argument '-w' found"]);
+    host.refuses(&["vm", "create"], INVALID, &["required arguments were not provided", "<NAME>"]);
+}
+
+#[test]
+fn figures() {
+    let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
+    let number = "it does not begin with a whole number";
+    for (value, why) in [
+        ("0", "the least is 64M"),
+        ("63", "the least is 64M"),
+        ("-1", number),
+        ("", number),
+        ("abc", number),
+        ("NaN", number),
+        ("0x400", "`x400` is no unit"),
+        ("1.5G", "`.5g` is no unit"),
+        ("1e9", "`e9` is no unit"),
+        ("2G;reboot", "`g;reboot` is no unit"),
+        ("17T", "the most is 16T"),
+        ("999999999T", "the most is 16T"),
+        ("9999999999999999999999", "the number is too large"),
+    ] {
+        host.refuses_create(&[&format!("--memory={value}")], INVALID, &[&format!("`{value}` is no memory size: {why}")]);
+    }
+    for (value, why) in [
+        ("0", "the least is 1M"),
+        ("-1", number),
+        ("", number),
+        ("65T", "the most is 64T"),
+        ("1.5G", "`.5g` is no unit"),
+        ("9999999999999999999999", "the number is too large"),
+    ] {
+        host.refuses_create(&[&format!("--disk-size={value}")], INVALID, &[&format!("`{value}` is no disk size: {why}")]);
+    }
+    let smaller = "a disk of 9M (9437184 bytes) is smaller than the image, which needs 10M (10485760 bytes)\n\
+                   hint: Give at least --disk-size 1G\n";
+    host.refuses_create(&["--disk-size", "9M"], INVALID, &[smaller]);
+    for value in ["", "-1", "abc", "1.5", "4294967296", "1;reboot"] {
+        let why = format!("`{value}` is no number of virtual CPUs\nhint: Give a whole number, at least 1.\n");
+        host.refuses_create(&[&format!("--vcpus={value}")], INVALID, &[&why]);
+    }
+    host.refuses_create(&["--vcpus", "0"], INVALID, &["a VM cannot have 0 virtual CPUs"]);
+    host.refuses_create(&["--vcpus", "100000"], INVALID, &["100000 virtual CPUs are more than the ", " that this host can give"]);
+    for value in ["", "-5", "x", "25h", "5 parsecs", "1h;reboot"] {
+        let hint = "is no time limit\nhint: Give up to 24 hours as in 90s, 5m or 1h30m; a number alone is seconds.\n";
+        host.refuses_create(&["--wait", &format!("--timeout={value}")], INVALID, &[hint]);
+        host.refuses(&["vm", "stop", "x", &format!("--timeout={value}")], INVALID, &[hint]);
+    }
+    for value in ["0", "-1", "1", "1024", "2049", "100000", "x"] {
+        host.refuses(&["key", "generate", "new", &format!("--bits={value}")], INVALID, &[value]);
+    }
+}
+
+#[test]
+fn more_memory_than_there_is_is_warned_of() {
+    let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
+    let args = ["vm", "create", "bad", "--image", &host.path("good.qcow2"), "--user", "debian", "--memory", "15T"];
+    let ran = host.lab.run(&[&args[..], &["--dry-run"]].concat()).succeeded();
+    assert!(ran.stderr.contains("warning: 15T of memory are more than the ") && ran.stderr.contains("may be killed"), "{ran}");
+    host.lab.settles(&host.before, "a dry run");
+}
+
+#[test]
+fn images() {
+    let host = Host::with(|lab| {
+        sh(
+            lab,
+            r#"
+            qemu-img create -q -f qcow2 good.qcow2 10M
+            qemu-io -f qcow2 -c 'write -q -P 7 0 5M' good.qcow2
+            : >empty.qcow2
+            printf '<!DOCTYPE html>\n<html>' >page.qcow2
+            printf '\n  <HTML><head>' >page2.img
+            printf '<?xml version="1.0"?><Error>' >answer.qcow2
+            head -c 300000 good.qcow2 >cut.qcow2
+            head -c 10 good.qcow2 >head.qcow2
+            head -c 70000 /dev/zero >zero.img
+            head -c 70000 /dev/zero | tr '\0' x >garbage.img
+            qemu-img create -q -f qcow2 -u -b /etc/passwd -F raw backing.qcow2 10M
+            qemu-img create -q -f qcow2 -u -F raw -b 'json:{"driver":"file","filename":"/etc/passwd"}' json.qcow2 10M
+            qemu-img create -q -f qcow2 -u -b nbd://127.0.0.1:1/x -F raw nbd.qcow2 10M
+            qemu-img create -q -f qcow2 -o data_file="$PWD/data.raw" external.qcow2 10M
+            qemu-img create -q -f qcow2 --object secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s locked.qcow2 10M
+            qemu-img convert -O vmdk good.qcow2 foreign.vmdk
+            printf '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 20480 FLAT "/etc/passwd" 0\n' >text.vmdk
+            xz -k good.qcow2; gzip -k good.qcow2; bzip2 -k good.qcow2 2>/dev/null || printf BZh9 >good.qcow2.bz2
+            # a boot record whose one partition ends far behind the file
+            { head -c 446 /dev/zero; printf '\0\0\0\0\x83\0\0\0\x01\0\0\0\0\0\x10\0'; head -c 48 /dev/zero; printf '\x55\xaa'; } >cut.img
+            mkdir folder; mkfifo pipe; ln -s nowhere dangling.qcow2; ln -s loop loop
+            "#,
+        );
+    });
+    let with = |image: &str, code, says: &[&str]| {
+        // A fifo in the home is a name without content.
+        host.refuses(&["vm", "create", "bad", "--user", "debian", "--ssh-key", "dev", &format!("--image={image}")], code, says);
+    };
+    let file = |name: &str, code, says: &[&str]| with(&host.path(name), code, says);
+    let missing = "No such file or directory";
+    for (name, code, says) in [
+        ("missing.qcow2", NOT_FOUND, missing),
+        ("dangling.qcow2", NOT_FOUND, missing),
+        ("good.qcow2/x", INVALID, "Not a directory"),
+        ("loop", TOOL_FAILED, "Too many levels of symbolic links"),
+        ("folder", INVALID, "is no regular file"),
+        ("pipe", INVALID, "is no regular file"),
+        ("empty.qcow2", INVALID, "empty.qcow2` is empty"),
+        ("page.qcow2", INVALID, "page.qcow2` is a web page and no disk image"),
+        ("page2.img", INVALID, "page2.img` is a web page and no disk image"),
+        ("answer.qcow2", INVALID, "answer.qcow2` is a web page and no disk image"),
+        ("cut.qcow2", INVALID, "cut.qcow2` is damaged or its end is missing"),
+        ("head.qcow2", INVALID, "head.qcow2` is no image that can be read"),
+        ("cut.img", INVALID, "cut.img` is truncated: its partitions end at byte 536871424"),
+        ("zero.img", INVALID, "it is not qcow2, and as a raw disk it has no boot record"),
+        ("garbage.img", INVALID, "it is not qcow2, and as a raw disk it has no boot record"),
+        ("backing.qcow2", INVALID, "has a backing file (`/etc/passwd`), which a guest could read"),
+        ("json.qcow2", INVALID, "has a backing file (`json:{"),
+        ("nbd.qcow2", INVALID, "has a backing file (`nbd://127.0.0.1:1/x`)"),
+        ("external.qcow2", INVALID, "keeps its content in another file (`"),
+        ("locked.qcow2", INVALID, "locked.qcow2` is encrypted"),
+        ("foreign.vmdk", INVALID, "is of the format vmdk; qcow2 and raw are taken"),
+        ("text.vmdk", INVALID, "is of the format vmdk; qcow2 and raw are taken"),
+        ("good.qcow2.xz", INVALID, "is compressed with xz\nhint: Decompress it first."),
+        ("good.qcow2.gz", INVALID, "is compressed with gzip\nhint: Decompress it first."),
+        ("good.qcow2.bz2", INVALID, "is compressed with bzip2\nhint: Decompress it first."),
+    ] {
+        file(name, code, &[says]);
+    }
+    for (given, code, says) in [
+        ("", NOT_FOUND, "Give a path or a URL."),
+        ("debian-12", NOT_FOUND, "Give a path or a URL."),
+        ("/dev/zero", INVALID, "is no regular file"),
+        ("/dev/null", INVALID, "is no regular file"),
+        ("json:{\"driver\":\"null-co\"}", NOT_FOUND, missing),
+        ("nbd:127.0.0.1:1", NOT_FOUND, missing),
+        ("a\nb\u{1b}[31m", NOT_FOUND, "cannot read the image `a\\nb\\u{1b}[31m`"),
+        ("javascript:alert(1)", NOT_FOUND, missing),
+        ("javascript://alert(1)", INVALID, "images cannot be fetched over `javascript`"),
+        ("ftp://example.org/x.qcow2", INVALID, "images cannot be fetched over `ftp`"),
+        ("ssh://example.org/x.qcow2", INVALID, "images cannot be fetched over `ssh`"),
+        ("FILE:///missing.qcow2", NOT_FOUND, missing),
+        ("file://missing.qcow2", NOT_FOUND, missing),
+        ("http://", INVALID, "cannot fetch `http://`"),
+        ("https://[::1", INVALID, "cannot fetch `https://[::1`"),
+        ("http://a b/", INVALID, "cannot fetch `http://a b/`"),
+        ("http://127.0.0.1:1/x.qcow2", UNREACHABLE, "Connection refused"),
+    ] {
+        with(given, code, &[says]);
+    }
+    let unknown = "nobody knows which user `";
+    host.refuses(&["vm", "create", "bad", "--image", &host.path("good.qcow2")], INVALID, &[unknown, "Name one with --user"]);
+    // An unmanaged volume of the name that is needed is not ours to overwrite: see the lifecycle.
+    let none = "but no image that would read it";
+    host.refuses(&["vm", "create", "bad", "--ssh-key", "dev"], INVALID, &[none]);
+    host.refuses(&["vm", "create", "bad", "--user", "debian"], INVALID, &[none]);
+}
+
+/// Answers every request in its own way; returns the URL.
+fn serve(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 2048];
+            if stream.read(&mut request).is_ok() {
+                // Whoever asked may have gone.
+                drop(stream.write_all(answer));
+            }
+        }
+    });
+    format!("http://{address}/debian-12.qcow2")
+}
+
+#[test]
+fn what_a_server_answers() {
+    // Not in the lab, whose network is its own: `test:///default` needs no daemon, and forgets. Nothing is to forget.
+    for (answer, code, says) in [
+        (&b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"[..], NOT_FOUND, "http status: 404"),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", 6, "The server wants a login"),
+        (b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n", UNREACHABLE, "http status: 500"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", INVALID, "` is empty"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<!DOCTYPE html>", INVALID, "is a web page and no disk image"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nconnection: close\r\n\r\nQFI", UNREACHABLE, "broke off after 3 of 1000 bytes"),
+        (b"HTTP/1.1 302 Found\r\nlocation: file:///etc/passwd\r\ncontent-length: 0\r\n\r\n", UNREACHABLE, "cannot fetch"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", UNREACHABLE, "cannot fetch"),
+    ] {
+        let url = serve(answer);
+        let home = tempfile::tempdir().unwrap();
+        let mut vmprov = Command::new(env!("CARGO_BIN_EXE_vmprov"));
+        vmprov.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home.path()).current_dir(home.path());
+        let ran = vmprov.args(["-c", "test:///default", "vm", "create", "bad", "--image", &url]).output().unwrap();
+        let stderr = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!((ran.status.code(), ran.stdout.len()), (Some(code), 0), "{url}: {stderr}");
+        assert!(stderr.contains(says) && stderr.contains(&url), "it does not say `{says}`: {stderr}");
+        assert!(stderr.contains("comes without TLS"), "{stderr}");
+        let left: Vec<_> = std::fs::read_dir(home.path().join(".cache/vmprov")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn installers() {
+    let host = Host::with(|lab| sh(lab, ": >empty.iso; mkdir folder; mkfifo pipe; : >x.iso; echo x >x.iso"));
+    for (name, code, says) in [
+        ("missing.iso", NOT_FOUND, "No such file or directory"),
+        ("empty.iso", INVALID, "is empty or no regular file"),
+        ("folder", INVALID, "is empty or no regular file"),
+        ("pipe", INVALID, "is empty or no regular file"),
+    ] {
+        host.refuses(&["vm", "create", "bad", "--iso", &host.path(name)], code, &[says]);
+    }
+    host.refuses(&["vm", "create", "bad", "--iso", ""], NOT_FOUND, &["cannot read the installer ``"]);
+    host.refuses(&["vm", "create", "bad", "--iso", "/dev/zero"], INVALID, &["no regular file"]);
+    let iso = host.path("x.iso");
+    host.refuses(&["vm", "create", "bad", "--iso", &iso, "--ssh-key", "dev"], INVALID, &["nobody knows which user", "--user"]);
+    host.refuses(&["vm", "create", "bad", "--iso", &iso, "--wait"], INVALID, &["without an image there will be no ssh"]);
+}
+
+#[test]
+fn user_data() {
+    let host = Host::with(|lab| {
+        sh(
+            lab,
+            r#"
+            qemu-img create -q -f qcow2 good.qcow2 10M
+            printf '#cloud-config\na: [\n' >broken; printf '#cloud-config\n- a\n' >list; printf 'packages: [a]\n' >headless
+            : >empty; head -c 2000 /dev/zero >binary; head -c 2000000 /dev/zero | tr '\0' x >large
+            printf '\x1f\x8bnothing' >packed; printf '#cloud-config\na: \xff\n' >latin; mkdir folder; mkfifo pipe
+            printf '#cloud-config\nhostname: other\n' >hostname; printf '#cloud-config\nssh_keys: {}\n' >host-keys
+            printf '#cloud-config\nusers: x\n' >users
+            "#,
+        );
+    });
+    for (name, code, says) in [
+        ("missing", NOT_FOUND, "No such file or directory"),
+        ("folder", INVALID, "Is a directory"),
+        ("pipe", INVALID, "the user data is empty"),
+        ("empty", INVALID, "the user data is empty"),
+        ("broken", INVALID, "the user data is no YAML\n  why: "),
+        ("list", INVALID, "no mapping of members to values"),
+        ("headless", INVALID, "lacks its first line, without which cloud-init ignores it"),
+        ("binary", INVALID, "is a binary file"),
+        ("good.qcow2", INVALID, "is a binary file"),
+        ("large", INVALID, "has more than 1048576 bytes"),
+        ("packed", INVALID, "cannot be decompressed as gzip"),
+        ("latin", INVALID, "is not UTF-8, in line 2"),
+        ("hostname", INVALID, "`hostname` is not the VM's name, `bad`"),
+        ("host-keys", INVALID, "`ssh_keys` sets the host keys"),
+        ("users", INVALID, "`users` is no list"),
+    ] {
+        host.refuses_create(&["--user-data", &host.path(name)], code, &[says]);
+    }
+    host.refuses_create(&["--user-data", "/dev/zero"], INVALID, &["has more than 1048576 bytes"]);
+    host.refuses_create(&["--user-data", "-"], INVALID, &["the user data is empty"]);
+    host.refuses(&["vm", "create", "bad", "--user-data", &host.path("list")], INVALID, &["no mapping of members"]);
+}
+
+#[test]
+fn what_is_named_and_not_there() {
+    let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
+    let networks = "`virsh net-list --all` shows the networks there are.";
+    for (name, shown) in [("nosuch", "nosuch"), ("", ""), ("-x", "-x"), ("a\nb", "a\\nb"), ("a'b", "a\\'b"), ("<x/>", "<x/>"), ("x;list", "x;list")] {
+        host.refuses_create(&[&format!("--network={name}")], NOT_FOUND, &[&format!("there is no network `{shown}`\n"), networks]);
+    }
+    host.refuses_create(&["--ssh-key", "nosuch"], NOT_FOUND, &["there is no key `nosuch`", "vmprov key generate nosuch"]);
+    host.refuses_create(&["--ssh-key", "deb"], NOT_FOUND, &["there is no key `deb`\nhint: Did you mean `dev`?"]);
+    for args in [&["inject", "nosuch", "dev"][..], &["vm", "info", "nosuch"], &["vm", "delete", "nosuch", "-y"], &["vm", "start", "nosuch"]] {
+        host.refuses(args, NOT_FOUND, &["there is no VM `nosuch`", "vmprov vm list"]);
+    }
+    host.refuses(&["key", "import", "new", "missing"], NOT_FOUND, &["cannot read `missing`"]);
+    host.refuses(&["key", "import", "new", "/"], INVALID, &["Is a directory"]);
+    host.refuses(&["key", "import", "new", &host.path("good.qcow2")], INVALID, &["good.qcow2"]);
+    host.refuses(&["key", "generate", "dev"], TAKEN, &["there is a key `dev` already"]);
+}
+
+#[test]
+fn what_contradicts_itself() {
+    let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
+    host.refuses_create(&["--image-url", "https://example.org/x"], INVALID, &["'--image <PATH|URL>' cannot be used with '--image-url <URL>'"]);
+    host.refuses_create(&["--no-start", "--wait"], INVALID, &["waiting for ssh contradicts leaving the VM stopped"]);
+    host.refuses_create(&["--no-start", "--wait=running"], INVALID, &["waiting for running contradicts"]);
+    host.refuses_create(&["--wait=nonsense"], INVALID, &["invalid value 'nonsense' for '--wait[=<FOR>]'", "cloud-init"]);
+    host.refuses_create(&["--nonsense"], INVALID, &["unexpected argument '--nonsense'"]);
+    host.refuses_create(&["another"], INVALID, &["unexpected argument 'another'"]);
+    host.refuses(&["vm", "create", "bad", "--wait=ip"], INVALID, &["without an image there will be no ip to wait for"]);
+    let image = host.path("good.qcow2");
+    let keyless = ["vm", "create", "bad", "--image", &image, "--user", "debian", "--wait"];
+    host.refuses(&keyless, INVALID, &["waiting for ssh needs a key to log in with"]);
+    host.refuses(&["key", "generate", "new", "--type", "ed25519", "--bits", "4096"], INVALID, &["an ed25519 key has no choice of bits"]);
+    host.refuses(&["key", "generate", "new", "--type", "dsa"], INVALID, &["invalid value 'dsa'", "rsa, ed25519"]);
+    host.refuses(&["vm", "list", "-o", "xml"], INVALID, &["invalid value 'xml'", "table, json, yaml, name"]);
+}
+
+#[test]
+fn hostile_text() {
+    let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
+    for user in ["", "-oProxyCommand=reboot", "a;b", "a'b", "a b", "a\nb", "<x>", "Root", "../x", "$(id)", &"u".repeat(33)] {
+        host.refuses_create(&[&format!("--user={user}")], INVALID, &["cannot be a user's name\nhint: A user's name is up to 32"]);
+        host.refuses(&["inject", "nosuch", "dev", &format!("--user={user}")], NOT_FOUND, &["there is no VM `nosuch`"]);
+    }
+    for comment in ["a\nssh-rsa AAAA", "a\rb", "a\u{1b}[31m", &"c".repeat(256)] {
+        let says = "cannot be the comment of a key\n  why: it ";
+        host.refuses(&["key", "generate", "new", &format!("--comment={comment}")], INVALID, &[says]);
+    }
+    for pool in ["", "-x", "--all", "a\nb", "\u{1b}[31m"] {
+        let ran = host.lab.run(&["vm", "create", "bad", &format!("--pool={pool}")]);
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(INVALID), ""), "{pool:?}: {ran}");
+        assert!(ran.stderr.contains("` cannot be the setting pool: it "), "{ran}");
+    }
+    let ran = host.lab.run(&["vm", "create", "bad", "--pool=a/b", "--no-start"]);
+    assert!(ran.code() == Some(INVALID) && ran.stderr.contains("name a/b cannot contain '/'"), "{ran}");
+    host.lab.settles(&host.before, "pools");
+    for uri in ["-x", "a\nb", ""] {
+        host.refuses(&["vm", "list", &format!("--connect={uri}")], INVALID, &["cannot be the setting connect"]);
+    }
+    for uri in ["nonsense", "nonsense:///x", "$(id)", "a;b", "' '", "<x/>", "qemu:///nonsense"] {
+        host.refuses(&["vm", "list", &format!("--connect={uri}")], UNREACHABLE, &["cannot reach libvirt at "]);
+    }
+    // Other people's domains may be called anything; a name that is not there is shown so that it steers nothing.
+    for vm in ["--all", "'", "a\nb", "\u{1b}[31m", "$(reboot)", "<x/>", "x; destroy y", "%s%n", &"v".repeat(5000)] {
+        for verb in [&["vm", "info"][..], &["vm", "start"], &["vm", "delete", "--yes"], &["vm", "ip"]] {
+            host.refuses(&[verb, &["--", vm]].concat(), NOT_FOUND, &["there is no VM `"]);
+        }
+    }
+}
+
+/// A pool that cannot be made leaves none behind, half made.
+#[test]
+fn pools_that_cannot_be_made() {
+    let host = Host::with(|_| ());
+    for (path, says) in [("/etc/passwd", "Not a directory"), ("/proc/pool", "failed to create directory '/proc/pool'")] {
+        host.refuses(&["vm", "create", "bad", "--no-start", "--pool-path", path], TOOL_FAILED, &["cannot ", POOL, says]);
+    }
+}
+
+/// A VM that hostile names surround is found, shown and deleted by exactly its own.
+#[test]
+fn other_peoples_names_are_borne() {
+    let host = Host::with(|_| ());
+    let names = ["it's a \"name\" ", "--all", "6695eb01-f6a4-8304-79aa-97f2502e193f", "a;b $(id) `x` \\ &amp; <>", "ü", "7"];
+    for name in names {
+        let escaped = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let xml = format!(
+            "<domain type='qemu'><name>{escaped}</name><memory>65536</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64'>hvm</type></os></domain>"
+        );
+        host.lab.virsh_with(&["define", "/dev/stdin"], &xml);
+    }
+    let mut listed: Vec<_> = host.lab.run(&["vm", "list", "-o", "name"]).succeeded().stdout.lines().map(str::to_owned).collect();
+    listed.retain(|name| names.contains(&name.as_str()));
+    assert_eq!(listed.len(), names.len(), "{listed:?}");
+    for name in names {
+        let info = host.lab.run(&["vm", "info", "-o", "json", "--", name]).succeeded().json();
+        assert_eq!(info["name"], name);
+        let started = host.lab.run(&["vm", "start", "--", name]).succeeded();
+        assert!(started.stdout.ends_with(": started (running)\n"), "{started}");
+        host.lab.run(&["vm", "stop", "--force", "--", name]).succeeded();
+        host.lab.run(&["vm", "delete", "--yes", "--", name]).failed_with(TAKEN);
+        host.lab.run(&["vm", "delete", "--yes", "--unmanaged", "--", name]).succeeded();
+    }
+    host.lab.settles(&host.before, "after all of them");
+}
+
+#[test]
+fn a_wait_has_an_end() {
+    let host = Host::with(|lab| {
+        let xml = "<domain type='qemu'><name>waits</name><memory>65536</memory><vcpu>1</vcpu>\
+                   <os><type arch='x86_64'>hvm</type></os></domain>";
+        lab.virsh_with(&["create", "/dev/stdin"], xml);
+    });
+    for (goal, says) in [("ip", "no address"), ("stopped", "running"), ("agent", "agent")] {
+        host.refuses(&["vm", "wait", "waits", "--for", goal, "--timeout", "1"], TIMEOUT, &["waits", says]);
+    }
+    host.refuses(&["vm", "stop", "waits", "--timeout", "1"], TIMEOUT, &["the VM `waits` did not shut down within 1 s", "--force"]);
+    host.refuses(&["vm", "ip", "waits"], NOT_FOUND, &["the VM `waits` has no address yet"]);
+    host.lab.virsh(&["destroy", "--domain", "waits"]);
+}
