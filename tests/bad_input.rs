@@ -246,7 +246,7 @@ fn images() {
         ("page2.img", INVALID, "page2.img` is a web page and no disk image"),
         ("answer.qcow2", INVALID, "answer.qcow2` is a web page and no disk image"),
         ("cut.qcow2", INVALID, "cut.qcow2` is damaged or its end is missing"),
-        ("head.qcow2", INVALID, "head.qcow2` is no image that can be read"),
+        ("head.qcow2", INVALID, "head.qcow2` cannot be read as one"),
         ("cut.img", INVALID, "cut.img` is truncated: its partitions end at byte 536871424"),
         ("zero.img", INVALID, "it is not qcow2, and as a raw disk it has no boot record"),
         ("garbage.img", INVALID, "it is not qcow2, and as a raw disk it has no boot record"),

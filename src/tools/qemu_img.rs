@@ -53,7 +53,13 @@ impl ImageInfo {
 /// Asks what a file is, following nothing that it refers to. The path must be absolute: QEMU takes `nbd:…` for a
 /// protocol.
 pub fn info(runner: &Runner, file: &Utf8Path) -> Result<ImageInfo> {
-    let text = Tool::new("qemu-img").args(["info", "--output=json", file.as_str()]).read(runner)?.text()?;
+    let finished = Tool::new("qemu-img").args(["info", "--output=json", file.as_str()]).read(runner)?;
+    if finished.status.code() == Some(1) {
+        return Err(Error::invalid(format!("the image `{file}` cannot be read as one"))
+            .because(finished.stderr.trim())
+            .hint("Fetch it again."));
+    }
+    let text = finished.text()?;
     serde_json::from_str(&text)
         .map_err(|error| Error::new(Code::ToolFailed, "cannot read qemu-img's JSON").because(error))
 }

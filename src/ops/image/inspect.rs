@@ -5,7 +5,7 @@ use std::io::Read;
 use camino::Utf8Path;
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Error, Result},
     ops::Host,
     tools::qemu_img::{self, ImageInfo},
 };
@@ -25,13 +25,11 @@ pub(super) fn inspect(host: &Host, file: &Utf8Path, given: &str) -> Result<Image
     if let Some(packed) = packed(&head) {
         return refuse(&format!("is compressed with {packed}"), "Decompress it first.");
     }
-    let info = qemu_img::info(&host.runner, file).map_err(|error| match (error.code, error.cause) {
-        (Code::ToolFailed, cause) => {
-            let cause = cause.unwrap_or(error.message).replace(file.as_str(), given);
-            Error::invalid(format!("`{given}` is no image that can be read")).because(cause).hint("Fetch it again.")
-        }
-        (_, cause) => Error { cause, ..error },
-    })?;
+    let named = |error: Error| {
+        let name = |text: &str| text.replace(file.as_str(), given);
+        Error { message: name(&error.message), cause: error.cause.as_deref().map(name), ..error }
+    };
+    let info = qemu_img::info(&host.runner, file).map_err(named)?;
     if let Some(backing) = &info.backing_filename {
         return refuse(
             &format!("has a backing file (`{}`), which a guest could read", backing.escape_debug()),
@@ -48,8 +46,7 @@ pub(super) fn inspect(host: &Host, file: &Utf8Path, given: &str) -> Result<Image
         return refuse("is encrypted", "Decrypt it first: qemu-img convert -O qcow2 …");
     }
     match info.format.as_str() {
-        "qcow2" => qemu_img::check(&host.runner, file)
-            .map_err(|error| Error { message: error.message.replace(file.as_str(), given), ..error })?,
+        "qcow2" => qemu_img::check(&host.runner, file).map_err(named)?,
         "raw" => raw(&head, &info, given)?,
         other => {
             return refuse(

@@ -1,0 +1,417 @@
+//! The first run on a machine: what is missing is said with what mends it, or made and said; what is broken is not
+//! taken for something else.
+#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
+#[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod lab;
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+use std::{
+    fs,
+    os::unix::{fs::chown, net::UnixListener},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use lab::Lab;
+use support::{TestHost, within};
+
+const INVALID: i32 = 2;
+const DENIED: i32 = 6;
+const TOOL_MISSING: i32 = 7;
+const TOOL_FAILED: i32 = 8;
+const UNREACHABLE: i32 = 9;
+const INTERRUPTED: i32 = 130;
+
+/// Somebody who is nobody.
+const NOBODY: u32 = 65_534;
+
+/// A host in the lab: its libvirtd, its network, a home of its own.
+fn in_lab(lab: &Lab) -> TestHost {
+    TestHost::bare().by(lab.entrance())
+}
+
+/// The words that run a program as an ordinary user who is in these groups beside their own.
+fn as_user(groups: Option<&str>) -> Vec<String> {
+    let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];
+    let mut words: Vec<_> = words.map(str::to_owned).to_vec();
+    words.extend([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")]);
+    words.push(groups.map_or_else(|| "--clear-groups".to_owned(), |groups| format!("--groups={groups}")));
+    words
+}
+
+/// The id of the group that may use libvirtd.
+fn libvirt_group() -> String {
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    let line = groups
+        .lines()
+        .find(|line| line.starts_with("libvirt:"))
+        .unwrap_or_else(|| panic!("there is no group `libvirt`: tests/lab/install"));
+    line.split(':').nth(2).unwrap().to_owned()
+}
+
+#[test]
+fn a_program_that_is_missing_is_named_with_its_package() {
+    let missing = |program: &str, package: &str| {
+        format!("error: the program `{program}` is not installed\nhint: Install it: apt-get install {package}\n")
+    };
+    let host = TestHost::new().with_only(&[]);
+    for line in ["vm list", "vm info test", "vm create web", "vm delete test --yes", "gc"] {
+        let ran = host.run(&format!("-q {line}"));
+        ran.fails(TOOL_MISSING, &missing("virsh", "libvirt-clients"));
+    }
+    let error = host.run("vm list -o json").error();
+    assert_eq!((&error["code"], &error["exitStatus"]), (&"tool_missing".into(), &7.into()));
+    // What needs no program works.
+    host.run("key generate dev --type ed25519").succeeds();
+    host.run("config").succeeds();
+
+    let host = TestHost::new().with_only(&["virsh"]).with_env("LIBVIRT_STORAGE_POOL", "default-pool");
+    let image = host.image("debian-12.qcow2");
+    host.run(&format!("-q vm create web --image {image}")).fails(TOOL_MISSING, &missing("qemu-img", "qemu-utils"));
+}
+
+#[test]
+fn a_program_that_is_missing_half_way_leaves_nothing() {
+    let lab = Lab::qemu();
+    let whole = in_lab(&lab);
+    let image = whole.image("debian-12.qcow2");
+    // A base image is for every VM; it stays.
+    whole.run(&format!("vm create first --image {image} --no-start")).succeeds();
+    whole.run("vm delete first --yes").succeeds();
+    let before = lab.snapshot();
+    let host = in_lab(&lab).with_only(&["virsh", "qemu-img"]);
+    let ran = host.run(&format!("vm create web --image {image}"));
+    ran.fails_saying(TOOL_MISSING, &["the program `genisoimage` is not installed", "apt-get install genisoimage"]);
+    lab.settles(&before, "without genisoimage");
+
+    whole.run("key generate dev --type ed25519").succeeds();
+    whole.run(&format!("vm create web --image {image} --ssh-key dev --memory 64 --vcpus 1")).succeeds();
+    let path = whole.path("").to_str().unwrap().to_owned();
+    let host = in_lab(&lab).with_only(&["virsh"]).with_env("HOME", &path);
+    let ran = host.run("inject web dev --method cloud-init");
+    ran.fails_saying(TOOL_MISSING, &["the program `isoinfo` is not installed", "apt-get install genisoimage"]);
+    // The lease that its guest would have.
+    let mac = whole.run("vm info web -o json").succeeds().json()["interfaces"][0]["mac"].as_str().unwrap().to_owned();
+    let leases = lab.pool_folder().with_file_name("dnsmasq").join("virbr0.status");
+    let others = fs::read(&leases);
+    let lease = format!(r#"[{{"ip-address": "192.168.122.77", "mac-address": "{mac}", "expiry-time": 4102444800}}]"#);
+    fs::write(&leases, lease).unwrap();
+    whole.run("vm ip web").prints("192.168.122.77\n");
+    host.run("vm ssh web").fails(
+        TOOL_MISSING,
+        "error: the program `ssh` is not installed\nhint: Install it: apt-get install openssh-client\n",
+    );
+    match others {
+        Ok(others) => fs::write(&leases, others).unwrap(),
+        Err(_) => fs::remove_file(&leases).unwrap(),
+    }
+    whole.run("vm delete web --yes").succeeds();
+    lab.settles(&before, "after all");
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
+    // The socket's folder, empty: as on a machine whose libvirtd does not run.
+    let empty = ["/usr/bin/unshare", "-m", "/bin/sh", "-c", "mount -t tmpfs none /run/libvirt && exec \"$@\"", "sh"];
+    let host = TestHost::bare().by(empty);
+    let ran = host.run("vm list");
+    assert!(!ran.stderr.contains("mount:"), "this test needs root: {ran:?}");
+    let not_running = "hint: libvirtd is not running; start it: sudo systemctl enable --now libvirtd (or install it: \
+                       apt-get install libvirt-daemon-system)\n";
+    ran.fails_saying(UNREACHABLE, &["error: cannot reach libvirt at qemu:///system\n  why: ", not_running]);
+    let error = host.run("vm list -o json").error();
+    assert_eq!((&error["code"], &error["retryable"]), (&"unreachable".into(), &true.into()));
+
+    let host = TestHost::bare();
+    let socket = host.path("libvirt-sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    let uri = format!("qemu+unix:///system?socket={}", socket.display());
+    host.args(&["-c", &uri, "vm", "list"]).fails_saying(
+        UNREACHABLE,
+        &[
+            "Connection refused",
+            "hint: libvirtd is gone and left its socket behind; start it: sudo systemctl restart libvirtd\n",
+        ],
+    );
+}
+
+#[test]
+fn a_user_without_the_group_is_told_of_it() {
+    let lab = Lab::qemu();
+    let host = in_lab(&lab).by(as_user(None));
+    let mends = "hint: Let your user manage VMs, then log in anew: sudo usermod -aG libvirt $USER\n";
+    for line in ["vm list", "-q vm create web", "vm start web", "vm delete web --yes", "gc"] {
+        let ran = host.run(line);
+        ran.fails_saying(DENIED, &["error: cannot reach libvirt at qemu:///system\n", "Permission denied", mends]);
+    }
+}
+
+#[test]
+fn a_user_in_the_group_can_do_everything() {
+    let lab = Lab::qemu();
+    let before = lab.snapshot();
+    let host = in_lab(&lab).by(as_user(Some(&libvirt_group())));
+    chown(host.path(""), Some(NOBODY), Some(NOBODY)).unwrap();
+    let image = host.image("debian-12.qcow2");
+    // Only its owner can read it: libvirtd is given what it says.
+    chown(&image, Some(NOBODY), Some(NOBODY)).unwrap();
+    host.tool("chmod", &["600", &image]);
+    host.run("key generate dev --type ed25519").succeeds();
+    host.run("key generate next --type ed25519").succeeds();
+    let create = format!("vm create web --image {image} --ssh-key dev --memory 64 --vcpus 1");
+    host.run(&format!("{create} --no-start")).succeeds();
+    assert!(host.run("vm list -o name").succeeds().stdout.lines().any(|name| name == "web"));
+    assert!(host.run("vm info web").succeeds().stdout.contains("state        shut off\n"));
+    host.run("vm start web").prints("web: started (running)\n");
+    host.run("vm start web").prints("web: started already (running)\n");
+    let injected = host.run("inject web next -o json").succeeds().json();
+    assert_eq!((&injected["method"], &injected["restartNeeded"]), (&"cloud-init".into(), &true.into()));
+    host.run("vm stop web --force").prints("web: stopped (powered off) (shut off)\n");
+    host.run("vm stop web").prints("web: stopped already (shut off)\n");
+    host.run("vm start web").prints("web: started (running)\n");
+    let deleted = host.run("vm delete web --yes").succeeds();
+    assert!(deleted.stdout.starts_with("web: deleted; with default/web-seed-"), "{deleted:?}");
+    assert!(deleted.stdout.ends_with(".iso, default/web.qcow2\n"), "{deleted:?}");
+    host.run("gc").prints("nothing to clean up\n");
+    let is_for_all = |line: &str| {
+        let kinds = ["volume default/base-", "volume default/source-", "pool file base-", "pool file source-"];
+        kinds.iter().any(|kind| line.starts_with(kind)) || line.starts_with("pool ") || line.starts_with("network ")
+    };
+    lab.settles_without(&before, |line| is_for_all(line) || line.contains("dnsmasq"), "after all");
+}
+
+/// A virsh that does not end, and what it started.
+#[test]
+fn a_virsh_that_hangs_is_ended_with_all_that_it_started() {
+    let mark = format!("86{}", std::process::id());
+    let host = TestHost::new().with_program("virsh", &format!("echo begun >>calls; sleep {mark} & sleep {mark}; wait"));
+    let sleeps = || {
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+        pids.filter(|line| *line == format!("sleep\0{mark}\0").into_bytes()).count()
+    };
+    let running = host.start(&["vm", "list"], "");
+    assert!(within(Duration::from_mins(1), || sleeps() == 2), "the fake virsh does not begin");
+    running.signal(rustix::process::Signal::INT);
+    let ran = running.end();
+    ran.fails(INTERRUPTED, "error: interrupted\n");
+    assert_eq!(sleeps(), 0, "what virsh started is still running");
+    assert_eq!(fs::read_to_string(host.path("calls")).unwrap(), "begun\n", "it was called again");
+}
+
+#[test]
+fn what_is_no_answer_is_not_taken_for_one() {
+    let real = "exec /usr/bin/virsh \"$@\"";
+    for (what, script, code, says) in [
+        ("nothing", "exit 0", TOOL_FAILED, "virsh said nothing"),
+        ("nonsense", "echo nonsense; echo '<x'", TOOL_FAILED, "cannot list the VMs"),
+        ("no text", "printf '\\377\\376\\0'", TOOL_FAILED, "cannot list the VMs"),
+        ("an unknown complaint", "echo 'error: the moon is full' >&2; exit 1", TOOL_FAILED, "why: the moon is full\n"),
+        ("a crash", "kill -SEGV $$", TOOL_FAILED, "cannot list the VMs"),
+        ("one list of three", "/usr/bin/virsh \"$@\" | head -n 2", TOOL_FAILED, "cannot list the VMs"),
+        (
+            "no names",
+            "/usr/bin/virsh \"$@\" | sed 's/^6695eb01/zzzzzzzz/'",
+            TOOL_FAILED,
+            "cannot read libvirt's list of VMs",
+        ),
+        ("no XML", "/usr/bin/virsh \"$@\" | sed 's/<domain/<dorain/'", TOOL_FAILED, "cannot read libvirt's domain XML"),
+        ("half of it", "/usr/bin/virsh \"$@\" | sed '/<vcpu/d'", TOOL_FAILED, "cannot read libvirt's domain XML"),
+        (
+            "a lost connection",
+            "echo 'error: Disconnected from test:///default due to end of file' >&2; exit 1",
+            UNREACHABLE,
+            "Disconnected",
+        ),
+    ] {
+        let host = TestHost::new().with_program("virsh", script);
+        for line in ["vm list", "vm info test", "vm list -o name"] {
+            let ran = host.run(line);
+            assert_eq!((ran.code(), ran.stdout.as_str()), (code, ""), "{what}: {line}: {ran:?}");
+            assert!(ran.stderr.contains(says) && !ran.stderr.contains("panicked"), "{what}: {line}: {ran:?}");
+        }
+        // It is neither killed nor deleted on such a word.
+        assert_ne!(host.run("vm delete test --yes --unmanaged").code(), 0, "{what}");
+    }
+    let not_ours = TestHost::new().with_program("virsh", real);
+    not_ours.run("vm list -o name").prints("test\n");
+    // Not a program at all.
+    let host = TestHost::new().with_program("virsh", "exit 0");
+    host.tool("chmod", &["644", "../bin/virsh"]);
+    host.with_only(&[]).run("vm list").fails_saying(DENIED, &["cannot start `virsh`", "Permission denied"]);
+    for (script, code, says) in [
+        ("echo '{}'", TOOL_FAILED, "cannot read qemu-img's JSON"),
+        ("exit 1", INVALID, "debian-12.qcow2` cannot be read as one"),
+        ("kill -9 $$", TOOL_FAILED, "qemu-img info"),
+    ] {
+        let host = TestHost::new().with_program("qemu-img", script).with_env("LIBVIRT_STORAGE_POOL", "default-pool");
+        let image = host.write("debian-12.qcow2", "QFI\u{fb}".repeat(200));
+        host.run(&format!("-q vm create web --image {image}")).fails_saying(code, &[says]);
+    }
+}
+
+#[test]
+fn a_pool_that_cannot_hold_overlays_is_refused() {
+    let script = "/usr/bin/virsh \"$@\" | sed \"s/<pool type='dir'/<pool type='logical'/\"";
+    let host = TestHost::new().with_program("virsh", script).with_env("LIBVIRT_STORAGE_POOL", "default-pool");
+    host.run("-q vm create web").fails(
+        4,
+        "error: the storage pool `default-pool` is of type `logical`, which cannot hold overlays\n\
+         hint: Choose a pool of files with --pool, or let vmprov make one by naming one that is not there.\n",
+    );
+}
+
+/// A lab of this test's own, fresh, and ended with it.
+struct Fresh {
+    folder: PathBuf,
+}
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/libvirtd");
+
+impl Fresh {
+    fn start(env: &[(&str, &str)]) -> Self {
+        let folder = PathBuf::from(format!("/var/tmp/vmprov-lab-first-{}", std::process::id()));
+        let fresh = Self { folder };
+        let started = fresh.script().arg("start").envs(env.iter().copied()).output().unwrap();
+        let complaint = String::from_utf8_lossy(&started.stderr);
+        assert!(started.status.success(), "this test needs the lab, and it does not start: {complaint}");
+        fresh
+    }
+
+    fn script(&self) -> Command {
+        let mut script = Command::new(SCRIPT);
+        script.env("VMPROV_LAB", &self.folder);
+        script
+    }
+
+    /// A home in it. The lab's process is the first word of its file.
+    fn host(&self) -> TestHost {
+        let holder = fs::read_to_string(self.folder.join("holder")).unwrap();
+        let pid = holder.split_whitespace().next().unwrap();
+        TestHost::bare().by(["/usr/bin/nsenter", "-t", pid, "-m", "-n", "--"])
+    }
+
+    #[track_caller]
+    fn does(&self, words: &[&str]) -> String {
+        let ran = self.script().arg("exec").args(words).output().unwrap();
+        assert!(ran.status.success(), "{words:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        let stopped = self.script().arg("stop").status();
+        assert!(stopped.unwrap().success() || std::thread::panicking(), "the lab does not end");
+    }
+}
+
+#[test]
+fn what_is_missing_on_a_fresh_host_is_made_and_said() {
+    let lab = Fresh::start(&[("VMPROV_LAB_KVM", "absent")]);
+    let host = lab.host();
+    let virsh = |words: &[&str]| lab.does(&[&["virsh", "-q", "-c", "qemu:///system"], words].concat());
+    let create = "vm create web --memory 64 --vcpus 1 --no-start -o name";
+    let blank = "warning: no image is given: the disk is blank, and nothing will boot from it\n";
+    let no_kvm = "warning: this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?): \
+                  VMs are emulated, which is many times slower\n";
+    let run_create = |args: &str, notes: &str| {
+        let ran = host.run(&format!("{create} {args}")).succeeds();
+        assert_eq!((ran.stdout.as_str(), ran.stderr), ("web\n", format!("{blank}{notes}{no_kvm}")));
+        host.run("vm delete web --yes").prints("web: deleted; with default/web.qcow2\n");
+    };
+
+    // Looking changes nothing.
+    host.run("vm list -o name").prints("");
+    host.run("gc").prints("nothing to clean up\n");
+    let planned = host.run("vm create web --dry-run --no-start").succeeds();
+    assert!(
+        planned
+            .stderr
+            .contains("note: the storage pool `default` in /var/lib/libvirt/images is missing: it would be made\n"),
+        "{planned:?}"
+    );
+    assert!(
+        planned.stderr.contains("note: the network `default` (NAT, 192.168.122.0/24) is missing: it would be made\n"),
+        "{planned:?}"
+    );
+    assert_eq!(virsh(&["pool-list", "--all", "--name"]).trim(), "");
+    assert_eq!(virsh(&["net-list", "--all", "--name"]).trim(), "");
+
+    // Addresses that are in use: the next ones are taken.
+    lab.does(&["ip", "link", "add", "taken0", "type", "bridge"]);
+    lab.does(&["ip", "address", "add", "192.168.122.1/24", "dev", "taken0"]);
+    lab.does(&["ip", "link", "set", "taken0", "up"]);
+    run_create(
+        "",
+        "note: made the storage pool `default` in /var/lib/libvirt/images, which was missing\n\
+         note: made the network `default` (NAT, 192.168.123.0/24), which was missing\n",
+    );
+    lab.does(&["ip", "link", "delete", "taken0"]);
+    assert!(virsh(&["net-dumpxml", "default"]).contains("192.168.123.1"));
+    for (list, what) in [("pool-list", "pool"), ("net-list", "network")] {
+        assert_eq!(virsh(&[list, "--autostart", "--name"]).trim(), "default", "the {what} starts with the host");
+    }
+
+    // There and active: nothing to say.
+    run_create("", "");
+
+    // Inactive: started, and said.
+    virsh(&["pool-destroy", "default"]);
+    virsh(&["net-destroy", "default"]);
+    let inactive = "note: started the storage pool `default`, which was inactive\nnote: started the network `default`, which was inactive\n";
+    run_create("", inactive);
+
+    // Making the pool was cut short before its folder was there.
+    virsh(&["pool-destroy", "default"]);
+    lab.does(&["rmdir", "/var/lib/libvirt/images"]);
+    run_create("", "note: started the storage pool `default`, which was inactive\n");
+
+    // The pool's folder is where it is said.
+    virsh(&["pool-destroy", "default"]);
+    virsh(&["pool-undefine", "default"]);
+    run_create(
+        "--pool-path /var/lib/libvirt/other/images",
+        "note: made the storage pool `default` in /var/lib/libvirt/other/images, which was missing\n",
+    );
+    assert!(lab.folder.join("lib/other/images").is_dir());
+
+    // Two at once on a fresh host: one makes what is missing, the other finds it.
+    virsh(&["net-destroy", "default"]);
+    virsh(&["net-undefine", "default"]);
+    let both = ["one", "two"].map(|name| host.start(&["-q", "vm", "create", name, "--memory", "64", "--no-start"], ""));
+    for running in both {
+        running.end().succeeds();
+    }
+    host.run("vm delete one two --yes").succeeds();
+    assert_eq!(virsh(&["net-list", "--name"]).trim(), "default");
+
+    kvm_that_does_not_work(&lab);
+}
+
+/// KVM that libvirt offers and that fails at the start of a guest, as a fake virsh has it.
+fn kvm_that_does_not_work(lab: &Fresh) {
+    let complaint = "error: Failed to create domain from /dev/stdin\n\
+                     error: internal error: QEMU unexpectedly closed the monitor (vm='x'): qemu-system-x86_64: error: failed to set MSR 0x10a";
+    let script = format!(
+        "case \"$*\" in\n\
+         *' create /dev/stdin'*) cat >>tried; cat >&2 <<'END'\n{complaint}\nEND\nexit 1 ;;\n\
+         *--virttype*) exec /usr/bin/virsh \"$@\" ;;\n\
+         *domcapabilities*) /usr/bin/virsh \"$@\" | sed 's|<domain>qemu</domain>|<domain>kvm</domain>|' ;;\n\
+         *) exec /usr/bin/virsh \"$@\" ;;\nesac"
+    );
+    let host = lab.host().with_program("virsh", &script);
+    let warning = "warning: KVM is there but does not work (failed to set MSR 0x10a): VMs are emulated, which is many times slower\n";
+    for name in ["one", "two"] {
+        let ran = host.args(&["vm", "create", name, "--memory", "64", "--vcpus", "1"]).succeeds();
+        assert!(ran.stderr.ends_with(warning) && ran.stderr.matches("KVM").count() == 1, "{ran:?}");
+        let info = host.args(&["vm", "info", name, "-o", "json"]).succeeds().json();
+        assert_eq!((&info["accelerator"], &info["state"]), (&"qemu".into(), &"running".into()));
+    }
+    let tried = fs::read_to_string(host.path("tried")).unwrap();
+    assert_eq!(tried.matches("<domain ").count(), 1, "it is tried once: {tried}");
+    host.run("vm delete one two --yes").succeeds();
+}
