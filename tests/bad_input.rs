@@ -107,7 +107,9 @@ fn names() {
     let host = Host::with(|lab| sh(lab, "cp .local/share/vmprov/keys/dev.pub a-key"));
     let hint = "A name is 1 to 63 lower-case letters, digits and hyphens";
     for (name, why) in no_names() {
-        for command in [&["vm", "create"][..], &["key", "generate"], &["key", "show"], &["key", "delete"], &["inject", "x"]] {
+        for command in
+            [&["vm", "create"][..], &["key", "generate"], &["key", "show"], &["key", "delete"], &["inject", "x"]]
+        {
             let says = format!("cannot be a name: {why}\nhint: {hint}");
             host.refuses(&[command, &["--", &name]].concat(), INVALID, &[&says]);
         }
@@ -137,7 +139,11 @@ fn figures() {
         ("999999999T", "the most is 16T"),
         ("9999999999999999999999", "the number is too large"),
     ] {
-        host.refuses_create(&[&format!("--memory={value}")], INVALID, &[&format!("`{value}` is no memory size: {why}")]);
+        host.refuses_create(
+            &[&format!("--memory={value}")],
+            INVALID,
+            &[&format!("`{value}` is no memory size: {why}")],
+        );
     }
     for (value, why) in [
         ("0", "the least is 1M"),
@@ -147,7 +153,11 @@ fn figures() {
         ("1.5G", "`.5g` is no unit"),
         ("9999999999999999999999", "the number is too large"),
     ] {
-        host.refuses_create(&[&format!("--disk-size={value}")], INVALID, &[&format!("`{value}` is no disk size: {why}")]);
+        host.refuses_create(
+            &[&format!("--disk-size={value}")],
+            INVALID,
+            &[&format!("`{value}` is no disk size: {why}")],
+        );
     }
     let smaller = "a disk of 9M (9437184 bytes) is smaller than the image, which needs 10M (10485760 bytes)\n\
                    hint: Give at least --disk-size 1G\n";
@@ -157,7 +167,11 @@ fn figures() {
         host.refuses_create(&[&format!("--vcpus={value}")], INVALID, &[&why]);
     }
     host.refuses_create(&["--vcpus", "0"], INVALID, &["a VM cannot have 0 virtual CPUs"]);
-    host.refuses_create(&["--vcpus", "100000"], INVALID, &["100000 virtual CPUs are more than the ", " that this host can give"]);
+    host.refuses_create(
+        &["--vcpus", "100000"],
+        INVALID,
+        &["100000 virtual CPUs are more than the ", " that this host can give"],
+    );
     for value in ["", "-5", "x", "25h", "5 parsecs", "1h;reboot"] {
         let hint = "is no time limit\nhint: Give up to 24 hours as in 90s, 5m or 1h30m; a number alone is seconds.\n";
         host.refuses_create(&["--wait", &format!("--timeout={value}")], INVALID, &[hint]);
@@ -173,7 +187,10 @@ fn more_memory_than_there_is_is_warned_of() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
     let args = ["vm", "create", "bad", "--image", &host.path("good.qcow2"), "--user", "debian", "--memory", "15T"];
     let ran = host.lab.run(&[&args[..], &["--dry-run"]].concat()).succeeded();
-    assert!(ran.stderr.contains("warning: 15T of memory are more than the ") && ran.stderr.contains("may be killed"), "{ran}");
+    assert!(
+        ran.stderr.contains("warning: 15T of memory are more than the ") && ran.stderr.contains("may be killed"),
+        "{ran}"
+    );
     host.lab.settles(&host.before, "a dry run");
 }
 
@@ -209,7 +226,11 @@ fn images() {
     });
     let with = |image: &str, code, says: &[&str]| {
         // A fifo in the home is a name without content.
-        host.refuses(&["vm", "create", "bad", "--user", "debian", "--ssh-key", "dev", &format!("--image={image}")], code, says);
+        host.refuses(
+            &["vm", "create", "bad", "--user", "debian", "--ssh-key", "dev", &format!("--image={image}")],
+            code,
+            says,
+        );
     };
     let file = |name: &str, code, says: &[&str]| with(&host.path(name), code, says);
     let missing = "No such file or directory";
@@ -264,7 +285,11 @@ fn images() {
         with(given, code, &[says]);
     }
     let unknown = "nobody knows which user `";
-    host.refuses(&["vm", "create", "bad", "--image", &host.path("good.qcow2")], INVALID, &[unknown, "Name one with --user"]);
+    host.refuses(
+        &["vm", "create", "bad", "--image", &host.path("good.qcow2")],
+        INVALID,
+        &[unknown, "Name one with --user"],
+    );
     // An unmanaged volume of the name that is needed is not ours to overwrite: see the lifecycle.
     let none = "but no image that would read it";
     host.refuses(&["vm", "create", "bad", "--ssh-key", "dev"], INVALID, &[none]);
@@ -297,8 +322,16 @@ fn what_a_server_answers() {
         (b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n", UNREACHABLE, "http status: 500"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", INVALID, "` is empty"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<!DOCTYPE html>", INVALID, "is a web page and no disk image"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nconnection: close\r\n\r\nQFI", UNREACHABLE, "broke off after 3 of 1000 bytes"),
-        (b"HTTP/1.1 302 Found\r\nlocation: file:///etc/passwd\r\ncontent-length: 0\r\n\r\n", UNREACHABLE, "cannot fetch"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nconnection: close\r\n\r\nQFI",
+            UNREACHABLE,
+            "broke off after 3 of 1000 bytes",
+        ),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: file:///etc/passwd\r\ncontent-length: 0\r\n\r\n",
+            UNREACHABLE,
+            "cannot fetch",
+        ),
         (b"SSH-2.0-OpenSSH_9.2\r\n", UNREACHABLE, "cannot fetch"),
     ] {
         let url = serve(answer);
@@ -329,8 +362,16 @@ fn installers() {
     host.refuses(&["vm", "create", "bad", "--iso", ""], NOT_FOUND, &["cannot read the installer ``"]);
     host.refuses(&["vm", "create", "bad", "--iso", "/dev/zero"], INVALID, &["no regular file"]);
     let iso = host.path("x.iso");
-    host.refuses(&["vm", "create", "bad", "--iso", &iso, "--ssh-key", "dev"], INVALID, &["nobody knows which user", "--user"]);
-    host.refuses(&["vm", "create", "bad", "--iso", &iso, "--wait"], INVALID, &["without an image there will be no ssh"]);
+    host.refuses(
+        &["vm", "create", "bad", "--iso", &iso, "--ssh-key", "dev"],
+        INVALID,
+        &["nobody knows which user", "--user"],
+    );
+    host.refuses(
+        &["vm", "create", "bad", "--iso", &iso, "--wait"],
+        INVALID,
+        &["without an image there will be no ssh"],
+    );
 }
 
 #[test]
@@ -376,12 +417,33 @@ fn user_data() {
 fn what_is_named_and_not_there() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
     let networks = "`virsh net-list --all` shows the networks there are.";
-    for (name, shown) in [("nosuch", "nosuch"), ("", ""), ("-x", "-x"), ("a\nb", "a\\nb"), ("a'b", "a\\'b"), ("<x/>", "<x/>"), ("x;list", "x;list")] {
-        host.refuses_create(&[&format!("--network={name}")], NOT_FOUND, &[&format!("there is no network `{shown}`\n"), networks]);
+    for (name, shown) in [
+        ("nosuch", "nosuch"),
+        ("", ""),
+        ("-x", "-x"),
+        ("a\nb", "a\\nb"),
+        ("a'b", "a\\'b"),
+        ("<x/>", "<x/>"),
+        ("x;list", "x;list"),
+    ] {
+        host.refuses_create(
+            &[&format!("--network={name}")],
+            NOT_FOUND,
+            &[&format!("there is no network `{shown}`\n"), networks],
+        );
     }
-    host.refuses_create(&["--ssh-key", "nosuch"], NOT_FOUND, &["there is no key `nosuch`", "vmprov key generate nosuch"]);
+    host.refuses_create(
+        &["--ssh-key", "nosuch"],
+        NOT_FOUND,
+        &["there is no key `nosuch`", "vmprov key generate nosuch"],
+    );
     host.refuses_create(&["--ssh-key", "deb"], NOT_FOUND, &["there is no key `deb`\nhint: Did you mean `dev`?"]);
-    for args in [&["inject", "nosuch", "dev"][..], &["vm", "info", "nosuch"], &["vm", "delete", "nosuch", "-y"], &["vm", "start", "nosuch"]] {
+    for args in [
+        &["inject", "nosuch", "dev"][..],
+        &["vm", "info", "nosuch"],
+        &["vm", "delete", "nosuch", "-y"],
+        &["vm", "start", "nosuch"],
+    ] {
         host.refuses(args, NOT_FOUND, &["there is no VM `nosuch`", "vmprov vm list"]);
     }
     host.refuses(&["key", "import", "new", "missing"], NOT_FOUND, &["cannot read `missing`"]);
@@ -393,17 +455,29 @@ fn what_is_named_and_not_there() {
 #[test]
 fn what_contradicts_itself() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
-    host.refuses_create(&["--image-url", "https://example.org/x"], INVALID, &["'--image <PATH|URL>' cannot be used with '--image-url <URL>'"]);
+    host.refuses_create(
+        &["--image-url", "https://example.org/x"],
+        INVALID,
+        &["'--image <PATH|URL>' cannot be used with '--image-url <URL>'"],
+    );
     host.refuses_create(&["--no-start", "--wait"], INVALID, &["waiting for ssh contradicts leaving the VM stopped"]);
     host.refuses_create(&["--no-start", "--wait=running"], INVALID, &["waiting for running contradicts"]);
-    host.refuses_create(&["--wait=nonsense"], INVALID, &["invalid value 'nonsense' for '--wait[=<FOR>]'", "cloud-init"]);
+    host.refuses_create(
+        &["--wait=nonsense"],
+        INVALID,
+        &["invalid value 'nonsense' for '--wait[=<FOR>]'", "cloud-init"],
+    );
     host.refuses_create(&["--nonsense"], INVALID, &["unexpected argument '--nonsense'"]);
     host.refuses_create(&["another"], INVALID, &["unexpected argument 'another'"]);
     host.refuses(&["vm", "create", "bad", "--wait=ip"], INVALID, &["without an image there will be no ip to wait for"]);
     let image = host.path("good.qcow2");
     let keyless = ["vm", "create", "bad", "--image", &image, "--user", "debian", "--wait"];
     host.refuses(&keyless, INVALID, &["waiting for ssh needs a key to log in with"]);
-    host.refuses(&["key", "generate", "new", "--type", "ed25519", "--bits", "4096"], INVALID, &["an ed25519 key has no choice of bits"]);
+    host.refuses(
+        &["key", "generate", "new", "--type", "ed25519", "--bits", "4096"],
+        INVALID,
+        &["an ed25519 key has no choice of bits"],
+    );
     host.refuses(&["key", "generate", "new", "--type", "dsa"], INVALID, &["invalid value 'dsa'", "rsa, ed25519"]);
     host.refuses(&["vm", "list", "-o", "xml"], INVALID, &["invalid value 'xml'", "table, json, yaml, name"]);
 }
@@ -411,8 +485,14 @@ fn what_contradicts_itself() {
 #[test]
 fn hostile_text() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
-    for user in ["", "-oProxyCommand=reboot", "a;b", "a'b", "a b", "a\nb", "<x>", "Root", "../x", "$(id)", &"u".repeat(33)] {
-        host.refuses_create(&[&format!("--user={user}")], INVALID, &["cannot be a user's name\nhint: A user's name is up to 32"]);
+    for user in
+        ["", "-oProxyCommand=reboot", "a;b", "a'b", "a b", "a\nb", "<x>", "Root", "../x", "$(id)", &"u".repeat(33)]
+    {
+        host.refuses_create(
+            &[&format!("--user={user}")],
+            INVALID,
+            &["cannot be a user's name\nhint: A user's name is up to 32"],
+        );
         host.refuses(&["inject", "nosuch", "dev", &format!("--user={user}")], NOT_FOUND, &["there is no VM `nosuch`"]);
     }
     for comment in ["a\nssh-rsa AAAA", "a\rb", "a\u{1b}[31m", &"c".repeat(256)] {
@@ -445,8 +525,13 @@ fn hostile_text() {
 #[test]
 fn pools_that_cannot_be_made() {
     let host = Host::with(|_| ());
-    for (path, says) in [("/etc/passwd", "Not a directory"), ("/proc/pool", "failed to create directory '/proc/pool'")] {
-        host.refuses(&["vm", "create", "bad", "--no-start", "--pool-path", path], TOOL_FAILED, &["cannot ", POOL, says]);
+    for (path, says) in [("/etc/passwd", "Not a directory"), ("/proc/pool", "failed to create directory '/proc/pool'")]
+    {
+        host.refuses(
+            &["vm", "create", "bad", "--no-start", "--pool-path", path],
+            TOOL_FAILED,
+            &["cannot ", POOL, says],
+        );
     }
 }
 
@@ -454,7 +539,8 @@ fn pools_that_cannot_be_made() {
 #[test]
 fn other_peoples_names_are_borne() {
     let host = Host::with(|_| ());
-    let names = ["it's a \"name\" ", "--all", "6695eb01-f6a4-8304-79aa-97f2502e193f", "a;b $(id) `x` \\ &amp; <>", "ü", "7"];
+    let names =
+        ["it's a \"name\" ", "--all", "6695eb01-f6a4-8304-79aa-97f2502e193f", "a;b $(id) `x` \\ &amp; <>", "ü", "7"];
     for name in names {
         let escaped = name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         let xml = format!(
@@ -463,7 +549,8 @@ fn other_peoples_names_are_borne() {
         );
         host.lab.virsh_with(&["define", "/dev/stdin"], &xml);
     }
-    let mut listed: Vec<_> = host.lab.run(&["vm", "list", "-o", "name"]).succeeded().stdout.lines().map(str::to_owned).collect();
+    let mut listed: Vec<_> =
+        host.lab.run(&["vm", "list", "-o", "name"]).succeeded().stdout.lines().map(str::to_owned).collect();
     listed.retain(|name| names.contains(&name.as_str()));
     assert_eq!(listed.len(), names.len(), "{listed:?}");
     for name in names {
@@ -488,7 +575,11 @@ fn a_wait_has_an_end() {
     for (goal, says) in [("ip", "no address"), ("stopped", "running"), ("agent", "agent")] {
         host.refuses(&["vm", "wait", "waits", "--for", goal, "--timeout", "1"], TIMEOUT, &["waits", says]);
     }
-    host.refuses(&["vm", "stop", "waits", "--timeout", "1"], TIMEOUT, &["the VM `waits` did not shut down within 1 s", "--force"]);
+    host.refuses(
+        &["vm", "stop", "waits", "--timeout", "1"],
+        TIMEOUT,
+        &["the VM `waits` did not shut down within 1 s", "--force"],
+    );
     host.refuses(&["vm", "ip", "waits"], NOT_FOUND, &["the VM `waits` has no address yet"]);
     host.lab.virsh(&["destroy", "--domain", "waits"]);
 }

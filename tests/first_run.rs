@@ -129,7 +129,10 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
     let uri = format!("qemu+unix:///system?socket={}", socket.display());
     host.args(&["-c", &uri, "vm", "list"]).fails_saying(
         UNREACHABLE,
-        &["Connection refused", "hint: libvirtd is gone and left its socket behind; start it: sudo systemctl restart libvirtd\n"],
+        &[
+            "Connection refused",
+            "hint: libvirtd is gone and left its socket behind; start it: sudo systemctl restart libvirtd\n",
+        ],
     );
 }
 
@@ -206,10 +209,20 @@ fn what_is_no_answer_is_not_taken_for_one() {
         ("an unknown complaint", "echo 'error: the moon is full' >&2; exit 1", TOOL_FAILED, "why: the moon is full\n"),
         ("a crash", "kill -SEGV $$", TOOL_FAILED, "cannot list the VMs"),
         ("one list of three", "/usr/bin/virsh \"$@\" | head -n 2", TOOL_FAILED, "cannot list the VMs"),
-        ("no names", "/usr/bin/virsh \"$@\" | sed 's/^6695eb01/zzzzzzzz/'", TOOL_FAILED, "cannot read libvirt's list of VMs"),
+        (
+            "no names",
+            "/usr/bin/virsh \"$@\" | sed 's/^6695eb01/zzzzzzzz/'",
+            TOOL_FAILED,
+            "cannot read libvirt's list of VMs",
+        ),
         ("no XML", "/usr/bin/virsh \"$@\" | sed 's/<domain/<dorain/'", TOOL_FAILED, "cannot read libvirt's domain XML"),
         ("half of it", "/usr/bin/virsh \"$@\" | sed '/<vcpu/d'", TOOL_FAILED, "cannot read libvirt's domain XML"),
-        ("a lost connection", "echo 'error: Disconnected from test:///default due to end of file' >&2; exit 1", UNREACHABLE, "Disconnected"),
+        (
+            "a lost connection",
+            "echo 'error: Disconnected from test:///default due to end of file' >&2; exit 1",
+            UNREACHABLE,
+            "Disconnected",
+        ),
     ] {
         let host = TestHost::new().with_program("virsh", script);
         for line in ["vm list", "vm info test", "vm list -o name"] {
@@ -235,6 +248,24 @@ fn what_is_no_answer_is_not_taken_for_one() {
         let image = host.write("debian-12.qcow2", "QFI\u{fb}".repeat(200));
         host.run(&format!("-q vm create web --image {image}")).fails_saying(code, &[says]);
     }
+}
+
+/// What followed from a failure is not taken for it.
+#[test]
+fn a_guest_that_does_not_start_says_why() {
+    let lab = Lab::qemu();
+    let before = lab.snapshot();
+    // Somebody deletes its disk right before.
+    let script = "case \"$*\" in *'start --domain'*) /usr/bin/virsh -q vol-delete --pool default web.qcow2 ;; esac; exec /usr/bin/virsh \"$@\"";
+    let host = in_lab(&lab).with_program("virsh", script);
+    let says = ["error: cannot start the VM\n  why: Failed to start domain 'web': Cannot access storage file"];
+    let ran = host.run("-q vm create web --memory 64 --vcpus 1").fails_saying(3, &says);
+    assert!(!ran.stderr.contains("domain is not running"), "{ran:?}");
+    lab.settles_without(
+        &before,
+        |line| line.starts_with("pool ") || line.starts_with("network ") || line.contains("dnsmasq"),
+        "a start that failed",
+    );
 }
 
 #[test]
@@ -312,8 +343,16 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
     host.run("vm list -o name").prints("");
     host.run("gc").prints("nothing to clean up\n");
     let planned = host.run("vm create web --dry-run --no-start").succeeds();
-    assert!(planned.stderr.contains("note: the storage pool `default` in /var/lib/libvirt/images is missing: it would be made\n"), "{planned:?}");
-    assert!(planned.stderr.contains("note: the network `default` (NAT, 192.168.122.0/24) is missing: it would be made\n"), "{planned:?}");
+    assert!(
+        planned
+            .stderr
+            .contains("note: the storage pool `default` in /var/lib/libvirt/images is missing: it would be made\n"),
+        "{planned:?}"
+    );
+    assert!(
+        planned.stderr.contains("note: the network `default` (NAT, 192.168.122.0/24) is missing: it would be made\n"),
+        "{planned:?}"
+    );
     assert_eq!(virsh(&["pool-list", "--all", "--name"]).trim(), "");
     assert_eq!(virsh(&["net-list", "--all", "--name"]).trim(), "");
 
