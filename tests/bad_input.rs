@@ -379,14 +379,14 @@ fn user_data() {
     let host = Host::with(|lab| {
         sh(
             lab,
-            r#"
+            r"
             qemu-img create -q -f qcow2 good.qcow2 10M
             printf '#cloud-config\na: [\n' >broken; printf '#cloud-config\n- a\n' >list; printf 'packages: [a]\n' >headless
             : >empty; head -c 2000 /dev/zero >binary; head -c 2000000 /dev/zero | tr '\0' x >large
             printf '\x1f\x8bnothing' >packed; printf '#cloud-config\na: \xff\n' >latin; mkdir folder; mkfifo pipe
             printf '#cloud-config\nhostname: other\n' >hostname; printf '#cloud-config\nssh_keys: {}\n' >host-keys
             printf '#cloud-config\nusers: x\n' >users
-            "#,
+            ",
         );
     });
     for (name, code, says) in [

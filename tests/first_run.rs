@@ -46,7 +46,10 @@ fn as_user(groups: Option<&str>) -> Vec<String> {
 /// The id of the group that may use libvirtd.
 fn libvirt_group() -> String {
     let groups = fs::read_to_string("/etc/group").unwrap();
-    let line = groups.lines().find(|line| line.starts_with("libvirt:")).expect("a group `libvirt`: tests/lab/install");
+    let line = groups
+        .lines()
+        .find(|line| line.starts_with("libvirt:"))
+        .unwrap_or_else(|| panic!("no group `libvirt`: run tests/lab/install"));
     line.split(':').nth(2).unwrap().to_owned()
 }
 
@@ -191,7 +194,7 @@ fn a_virsh_that_hangs_is_ended_with_all_that_it_started() {
         pids.filter(|line| *line == format!("sleep\0{mark}\0").into_bytes()).count()
     };
     let running = host.start(&["vm", "list"], "");
-    assert!(within(Duration::from_secs(60), || sleeps() == 2), "the fake virsh does not begin");
+    assert!(within(Duration::from_mins(1), || sleeps() == 2), "the fake virsh does not begin");
     running.signal(rustix::process::Signal::INT);
     let ran = running.end();
     ran.fails(INTERRUPTED, "error: interrupted\n");

@@ -123,7 +123,6 @@ impl Lab {
     }
 
     /// What runs a program inside the lab: to be put in front of it.
-    #[allow(dead_code, reason = "each test binary uses its own part")]
     pub(crate) fn entrance(&self) -> [&str; 6] {
         ["/usr/bin/nsenter", "-t", &self.holder, "-m", "-n", "--"]
     }
