@@ -49,7 +49,7 @@ fn libvirt_group() -> String {
     let line = groups
         .lines()
         .find(|line| line.starts_with("libvirt:"))
-        .unwrap_or_else(|| panic!("there is no group `libvirt`: tests/lab/install"));
+        .unwrap_or_else(|| panic!("no group `libvirt`: run tests/lab/install"));
     line.split(':').nth(2).unwrap().to_owned()
 }
 
@@ -251,6 +251,24 @@ fn what_is_no_answer_is_not_taken_for_one() {
         let image = host.write("debian-12.qcow2", "QFI\u{fb}".repeat(200));
         host.run(&format!("-q vm create web --image {image}")).fails_saying(code, &[says]);
     }
+}
+
+/// What followed from a failure is not taken for it.
+#[test]
+fn a_guest_that_does_not_start_says_why() {
+    let lab = Lab::qemu();
+    let before = lab.snapshot();
+    // Somebody deletes its disk right before.
+    let script = "case \"$*\" in *'start --domain'*) /usr/bin/virsh -q vol-delete --pool default web.qcow2 ;; esac; exec /usr/bin/virsh \"$@\"";
+    let host = in_lab(&lab).with_program("virsh", script);
+    let says = ["error: cannot start the VM\n  why: Failed to start domain 'web': Cannot access storage file"];
+    let ran = host.run("-q vm create web --memory 64 --vcpus 1").fails_saying(3, &says);
+    assert!(!ran.stderr.contains("domain is not running"), "{ran:?}");
+    lab.settles_without(
+        &before,
+        |line| line.starts_with("pool ") || line.starts_with("network ") || line.contains("dnsmasq"),
+        "a start that failed",
+    );
 }
 
 #[test]

@@ -176,11 +176,15 @@ impl TestHost {
     }
 
     fn command(&self, program: &str, args: &[&str]) -> Command {
-        let mut words = self.wrapper.iter().map(String::as_str).chain([program]).chain(args.iter().copied());
+        let home = self.path("");
+        // Entering a namespace loses the working directory.
+        let at_home = ["/usr/bin/env", "-C", home.to_str().unwrap()];
+        let wrapper = self.wrapper.iter().map(String::as_str).chain(at_home);
+        let mut words = wrapper.chain([program]).chain(args.iter().copied());
         let mut command = Command::new(words.next().unwrap());
         let bin = self.folder.path().join("bin");
         let path = self.path.clone().unwrap_or_else(|| format!("{}:{SYSTEM_PATH}", bin.display()));
-        command.args(words).current_dir(self.path("")).env_clear().env("PATH", path).env("HOME", self.path(""));
+        command.args(words).env_clear().env("PATH", path).env("HOME", &home);
         command.env("TERM", "xterm").envs(&self.env);
         command
     }

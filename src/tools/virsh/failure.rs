@@ -85,7 +85,7 @@ fn hint(stderr: &str, code: Code, uri: &str) -> Option<String> {
             format!("Try the connection by hand: virsh -c {} version", shell_words::quote(uri))
         });
     }
-    if has("Permission denied") {
+    if has("Permission denied") && has("Cannot access storage file") {
         return Some(
             "The user that QEMU runs as (libvirt-qemu) must be able to read the file and to enter every folder above it."
                 .to_owned(),

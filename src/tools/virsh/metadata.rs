@@ -224,8 +224,7 @@ impl Virsh {
         let (uuid, xml) = (uuid.to_string(), metadata.to_xml("vm")?);
         let note =
             ["metadata", "--domain", &uuid, "--uri", NAMESPACE, "--key", "vmprov", "--set", &xml, "--config", "--live"];
-        let script = format!("start --domain {uuid}; {}", shell_words::join(note));
-        self.change_all("start the VM", &script)
+        self.change_all("start the VM", &[&["start", "--domain", &uuid], &note])
     }
 
     /// Marks a running domain as asked to shut down.

@@ -196,8 +196,7 @@ impl Virsh {
             "raw",
         ];
         let upload = ["vol-upload", "--pool", pool, "--vol", name, "--file", file.as_str()];
-        let script = format!("{}; {}", shell_words::join(create), shell_words::join(upload));
-        self.change_all(&format!("make the volume `{name}` in pool `{pool}`"), &script)
+        self.change_all(&format!("make the volume `{name}` in pool `{pool}`"), &[&create, &upload])
     }
 
     /// Writes a volume's content into a file.
