@@ -170,7 +170,7 @@ fn a_user_in_the_group_can_do_everything() {
     host.run("vm start web").prints("web: started already (running)\n");
     let injected = host.run("inject web next -o json").succeeds().json();
     assert_eq!((&injected["method"], &injected["restartNeeded"]), (&"cloud-init".into(), &true.into()));
-    host.run("vm stop web --force").prints("web: stopped (powered off) (shut off)\n");
+    host.run("vm stop web --force").prints("web: stopped after a power-off (shut off)\n");
     host.run("vm stop web").prints("web: stopped already (shut off)\n");
     host.run("vm start web").prints("web: started (running)\n");
     let deleted = host.run("vm delete web --yes").succeeds();
