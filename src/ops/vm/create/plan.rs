@@ -54,6 +54,7 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
     let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name], &downloads, virttype)?;
     check_name(host, new, &survey)?;
     check_figures(host, new, &survey, warnings)?;
+    prepare::check_network(&new.network, &survey)?;
     let mut base = match &request.image {
         Some(source) => image::Base::from_companion(source, &companion.content()?),
         None => None,
@@ -70,7 +71,6 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
         new,
         base.as_ref().map(|base| base.virtual_size).or(examined.as_ref().map(image::Examined::virtual_size)),
     )?;
-    prepare::check_network(&new.network, &survey)?;
     let installer = match &request.installer {
         // One that libvirt knows as a volume is used where it is; another is uploaded for this VM.
         Some(file) if host.virsh.is_local() && host.virsh.volume_at(file.as_str())? => Some((file.clone(), None)),
