@@ -273,7 +273,10 @@ impl Lab {
             entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("vmprov")).collect::<Vec<_>>()
         };
         seen.extend(ours("/tmp").iter().map(|path| format!("temporary file {}", path.display())));
-        seen.extend(stale(&ours("/run/lock")).map(|path| format!("lock {}", path.display())));
+        seen.extend(
+            stale(&ours(&format!("/proc/{}/root/run/lock", self.holder)))
+                .map(|path| format!("lock {}", path.display())),
+        );
         seen.extend(self.processes().into_iter().map(|(pid, name)| format!("process {name} ({pid})")));
         Snapshot(seen)
     }
