@@ -7,8 +7,9 @@ use clap::Subcommand;
 
 use super::{
     each,
-    output::{DeletedKey, Output, line},
+    output::{Output, line},
     progress::Terminal,
+    reports::DeletedKey,
 };
 use crate::{
     error::Result,

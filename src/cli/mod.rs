@@ -7,6 +7,7 @@ mod manual;
 mod output;
 mod progress;
 mod refusal;
+mod reports;
 mod settings;
 mod vm;
 
@@ -20,8 +21,9 @@ use crate::{
     error::{Code, Error, Result},
     ops::{self, Host, vm::NewInjection},
 };
-use output::{Format, Output, Results, Show};
+use output::{Format, Output, Show};
 use progress::Terminal;
+use reports::Results;
 use settings::Flags;
 
 /// Provisions virtual machines on libvirt/QEMU from cloud images, and gets an ssh key into them

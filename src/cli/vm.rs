@@ -15,8 +15,9 @@ use rustix::fs::OFlags;
 
 use super::{
     each,
-    output::{DryRun, Found, Kind, Output, Vms, say},
+    output::{Kind, Output, say},
     progress::Terminal,
+    reports::{DryRun, Found, Vms},
 };
 use crate::{
     error::{Error, Result},

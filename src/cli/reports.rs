@@ -1,0 +1,350 @@
+//! The reports as people read them, and the names in them.
+
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+use super::{
+    output::{Show, plain},
+    settings::Resolved,
+};
+use crate::{
+    model::{
+        key::Key,
+        size::human,
+        vm::{Address, Vm, VmInfo},
+    },
+    ops::{
+        gc::Collected,
+        key::Keys,
+        vm::{Changed, Created, Deleted, Injected, Reached},
+    },
+};
+
+/// A table without lines: a header in capitals, and as many spaces as it takes.
+fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl IntoIterator<Item = R>) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row.into_iter().map(|cell| plain(&cell).replace('\n', "\\n")));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Pairs, one a line; what is unknown is left out.
+fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let line = |(name, value): &(&str, String)| format!("{name:width$}  {}", plain(value));
+    pairs.iter().filter(|(_, value)| !value.is_empty()).map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn yes(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}
+
+/// A list of VMs, as the API has it.
+#[derive(Debug, Serialize)]
+pub(super) struct Vms {
+    pub(super) vms: Vec<Vm>,
+}
+
+impl Show for Vms {
+    fn table(&self) -> String {
+        let row = |vm: &Vm| {
+            let mut row =
+                vec![vm.name.clone(), state(vm), human(vm.memory << 20), vm.vcpus.to_string(), yes(vm.autostart)];
+            if let Some(known) = &vm.known {
+                row.push(yes(known.managed));
+                row.push(known.image.as_deref().map(file_name).unwrap_or_default());
+                row.push(join(&known.addresses));
+            }
+            row
+        };
+        let mut header = vec!["NAME", "STATE", "MEMORY", "VCPUS", "AUTOSTART"];
+        if self.vms.iter().all(|vm| vm.known.is_some()) {
+            header.extend(["MANAGED", "IMAGE", "ADDRESSES"]);
+        }
+        table(&header, self.vms.iter().map(row))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.vms.iter().map(|vm| vm.name.clone()).collect()
+    }
+}
+
+fn state(vm: &Vm) -> String {
+    match &vm.known {
+        Some(known) if known.incomplete => format!("{} (incomplete)", vm.state),
+        _ => vm.state.to_string(),
+    }
+}
+
+fn file_name(source: &str) -> String {
+    source.rsplit('/').next().unwrap_or(source).to_owned()
+}
+
+fn join<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Show for VmInfo {
+    fn table(&self) -> String {
+        let vm = &self.vm;
+        let known = vm.known.as_ref();
+        let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
+        let keys: Vec<_> = self.ssh_keys.iter().map(|key| format!("{} ({})", key.name, key.fingerprint)).collect();
+        let disks: Vec<_> = self
+            .disks
+            .iter()
+            .map(|disk| format!("{} {}", disk.target, disk.source.as_deref().unwrap_or("(empty)")))
+            .collect();
+        let interfaces: Vec<_> = self
+            .interfaces
+            .iter()
+            .map(|interface| format!("{} on {}", interface.mac, interface.source.as_deref().unwrap_or(&interface.kind)))
+            .collect();
+        pairs(&[
+            ("name", vm.name.clone()),
+            ("uuid", vm.uuid.to_string()),
+            ("state", state(vm)),
+            ("memory", human(vm.memory << 20)),
+            ("vcpus", vm.vcpus.to_string()),
+            ("autostart", yes(vm.autostart)),
+            ("managed", known.map(|known| yes(known.managed)).unwrap_or_default()),
+            ("accelerator", self.accelerator.clone()),
+            ("machine", self.machine.iter().chain([&self.arch]).cloned().collect::<Vec<_>>().join(" ")),
+            ("addresses", known.map(|known| join(&known.addresses)).unwrap_or_default()),
+            ("agent", if vm.state.is_active() { yes(self.agent) } else { String::new() }),
+            ("user", known.and_then(|known| known.user.clone()).unwrap_or_default()),
+            ("ssh keys", keys.join(", ")),
+            ("image", known.and_then(|known| known.image.clone()).unwrap_or_default()),
+            ("sha256", or_empty(&self.image_sha256)),
+            ("created", or_empty(&self.created)),
+            ("instance-id", or_empty(&self.instance_id)),
+            ("disks", disks.join(", ")),
+            ("interfaces", interfaces.join(", ")),
+            ("volumes", self.volumes.join(", ")),
+        ])
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.vm.name.clone()]
+    }
+}
+
+impl Show for Created {
+    fn table(&self) -> String {
+        let vm = &self.vm;
+        let addresses = vm.known.as_ref().map(|known| join(&known.addresses)).unwrap_or_default();
+        pairs(&[
+            ("name", vm.name.clone()),
+            ("uuid", vm.uuid.to_string()),
+            ("state", vm.state.to_string()),
+            ("addresses", addresses),
+        ])
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.vm.name.clone()]
+    }
+}
+
+/// What a dry run would do.
+#[derive(Debug, Serialize)]
+pub(super) struct DryRun {
+    pub(super) commands: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Show for DryRun {
+    fn table(&self) -> String {
+        self.commands.join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.commands.clone()
+    }
+}
+
+/// What each of several VMs came to.
+#[derive(Debug, Serialize)]
+pub(super) struct Results<T> {
+    pub(super) results: Vec<T>,
+}
+
+impl Show for Results<Changed> {
+    fn table(&self) -> String {
+        let line = |report: &Changed| {
+            let Changed { status, vm, state, changed, forced } = report;
+            let how = match (changed, forced) {
+                (false, _) => " already",
+                (true, true) => " after a power-off",
+                (true, false) => "",
+            };
+            format!("{vm}: {status}{how} ({state})")
+        };
+        self.results.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.results.iter().map(|report| report.vm.clone()).collect()
+    }
+}
+
+/// A key that was deleted.
+#[derive(Debug, Serialize)]
+pub(super) struct DeletedKey {
+    pub(super) status: &'static str,
+    pub(super) key: String,
+}
+
+impl Show for Results<DeletedKey> {
+    fn table(&self) -> String {
+        self.results.iter().map(|report| format!("{}: {}", report.key, report.status)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.results.iter().map(|report| report.key.clone()).collect()
+    }
+}
+
+impl Show for Results<Deleted> {
+    fn table(&self) -> String {
+        let line = |report: &Deleted| {
+            let Deleted { status, vm, deleted, kept } = report;
+            let list = |word: &str, items: &[String]| {
+                if items.is_empty() { String::new() } else { format!("; {word} {}", items.join(", ")) }
+            };
+            format!("{vm}: {status}{}{}", list("with", deleted), list("kept", kept))
+        };
+        self.results.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.results.iter().map(|report| report.vm.clone()).collect()
+    }
+}
+
+impl Show for Reached {
+    fn table(&self) -> String {
+        let at = if self.addresses.is_empty() { String::new() } else { format!(" at {}", join(&self.addresses)) };
+        format!("{}: {}{at} after {} s", self.vm, self.reached, self.seconds)
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.vm.clone()]
+    }
+}
+
+impl Show for Injected {
+    fn table(&self) -> String {
+        let mut text = format!("{}: {} lets {} in (by {})", self.vm, self.key, self.user, self.method);
+        if self.verified {
+            text.push_str(", proven by a login");
+        }
+        if self.restart_needed {
+            text = format!(
+                "{}: {} will let {} in (by {}) after: vmprov vm restart {}",
+                self.vm, self.key, self.user, self.method, self.vm
+            );
+        }
+        text
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.vm.clone()]
+    }
+}
+
+/// Where a VM is.
+#[derive(Debug, Serialize)]
+pub(super) struct Found {
+    pub(super) vm: String,
+    pub(super) addresses: Vec<Address>,
+    /// Whether people want to see them all.
+    #[serde(skip)]
+    pub(super) whole: bool,
+}
+
+impl Show for Found {
+    fn table(&self) -> String {
+        if !self.whole {
+            return self.addresses.first().map(|address| address.address.to_string()).unwrap_or_default();
+        }
+        let row = |address: &Address| [address.address.to_string(), address.mac.clone(), address.source.to_string()];
+        table(&["ADDRESS", "MAC", "SOURCE"], self.addresses.iter().map(row))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.addresses.iter().map(|address| address.address.to_string()).collect()
+    }
+}
+
+impl Show for Collected {
+    fn table(&self) -> String {
+        let mut lines: Vec<_> = self.vms.iter().map(|vm| format!("removed the VM {vm}")).collect();
+        lines.extend(self.volumes.iter().map(|volume| format!("removed the volume {volume}")));
+        lines.extend(self.skipped.iter().map(|skipped| format!("left {} alone: {}", skipped.vm, skipped.reason)));
+        if lines.is_empty() {
+            lines.push("nothing to clean up".to_owned());
+        }
+        lines.join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.vms.clone()
+    }
+}
+
+impl Show for Keys {
+    fn table(&self) -> String {
+        let row = |key: &Key| {
+            let private = if key.private_key_path.is_some() { "yes" } else { "no" };
+            [
+                key.name.to_string(),
+                key.kind.clone(),
+                key.bits.to_string(),
+                key.fingerprint.clone(),
+                private.to_owned(),
+                key.comment.clone(),
+            ]
+        };
+        table(&["NAME", "TYPE", "BITS", "FINGERPRINT", "PRIVATE", "COMMENT"], self.keys.iter().map(row))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.keys.iter().map(|key| key.name.to_string()).collect()
+    }
+}
+
+impl Show for Key {
+    fn table(&self) -> String {
+        pairs(&[
+            ("name", self.name.to_string()),
+            ("type", format!("{} {}", self.kind, self.bits)),
+            ("fingerprint", self.fingerprint.clone()),
+            ("public key", self.public_key_path.as_ref().map(ToString::to_string).unwrap_or_default()),
+            ("private key", self.private_key_path.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ])
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.name.to_string()]
+    }
+}
+
+impl Show for Resolved {
+    fn table(&self) -> String {
+        table(
+            &["SETTING", "VALUE", "ORIGIN"],
+            self.settings.iter().map(|s| [s.name.to_owned(), s.value.clone(), s.origin.clone()]),
+        )
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.settings.iter().map(|setting| setting.name.to_owned()).collect()
+    }
+}
