@@ -33,17 +33,19 @@ pub(super) fn check(parts: &[Part], hostname: &Name, user: &str) -> Result<Vec<S
 fn unseen(form: Form) -> &'static str {
     match form {
         Form::Include => {
-            "includes what is not known before the guest fetches it: vmprov's keys, host keys, host name and disk growth \
-             are merged after it and hold as long as it leaves `users` a list and the module lists alone, but if an \
-             address cannot be fetched at the first boot, cloud-init drops all user data, vmprov's too"
+            "includes what is not known before the guest fetches it: vmprov's keys, host keys, host name and, where no \
+             other part sets it, disk growth are merged after it and hold as long as it leaves `users` a list and the \
+             module lists alone, but if an address cannot be fetched at the first boot, cloud-init drops all user data, \
+             vmprov's too"
         }
         Form::PartHandler => {
             "is a part handler: should it take `text/cloud-config` for itself, vmprov's keys, host keys and host name \
              never reach the guest"
         }
         _ => {
-            "is filled in by the guest and was not checked: vmprov's keys, host keys, host name and disk growth are \
-             merged after it and hold as long as it leaves `users` a list and the module lists alone"
+            "is filled in by the guest and was not checked: vmprov's keys, host keys, host name and, where no other \
+             part sets it, disk growth are merged after it and hold as long as it leaves `users` a list and the module \
+             lists alone"
         }
     }
 }

@@ -91,6 +91,10 @@ pub(super) fn is_mime(text: &str) -> bool {
 pub(super) fn split(text: &str) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     if is_mime(text) {
+        // Python takes each for the end of a line, where mailparse sees a single one.
+        if text.replace("\r\n", "").contains('\r') {
+            return Err(malformed("it has carriage returns that end no line"));
+        }
         let message = parse_mail(text.as_bytes()).map_err(|error| malformed("it cannot be parsed").because(error))?;
         split_message(&message, &mut parts)?;
         if parts.iter().all(|part| matches!(part.content, Content::Unknown(_))) {
@@ -115,14 +119,27 @@ fn split_message(message: &ParsedMail<'_>, parts: &mut Vec<Part>) -> Result<()> 
         if message.subparts.is_empty() || !message.raw_bytes.windows(end.len()).any(|at| at == end.as_bytes()) {
             return Err(malformed(&format!("the boundary `{boundary}` does not begin and end its parts")));
         }
+        if let Some(line) = message.raw_bytes.split(|&byte| byte == b'\n').find(|line| is_nearly(line, boundary)) {
+            let line = String::from_utf8_lossy(line.trim_ascii()).into_owned();
+            return Err(Error::invalid(format!("the user data has the line `{line}`, which begins like a boundary"))
+                .hint(format!("Replace the boundary `{boundary}` with one that no other line begins with.")));
+        }
         return message.subparts.iter().try_for_each(|part| split_message(part, parts));
     }
     let label = format!("part {} of the user data", parts.len() + 1);
     // A type without exactly one slash is none (`get_content_type` of Python's `email.message`).
     let declared = message.ctype.mimetype.as_str();
     let mime = if declared.matches('/').count() == 1 { declared } else { "text/plain" };
-    let mut body =
-        message.get_body_raw().map_err(|error| Error::invalid(format!("{label} cannot be decoded")).because(error))?;
+    // cloud-init looks into it, and we do not.
+    if mime.starts_with("message/") {
+        return Err(Error::invalid(format!("{label} is a message of its own"))
+            .hint("Put what is in it into the user data directly, as parts of a `multipart/mixed`."));
+    }
+    let mut body = message.get_body_raw().map_err(|error| {
+        Error::invalid(format!("{label} cannot be decoded"))
+            .because(error)
+            .hint("Does the content fit the part's `Content-Transfer-Encoding`?")
+    })?;
     let compressed = GZIP_TYPES.contains(&mime);
     if compressed {
         body = gunzip(&body, &label)?;
@@ -148,6 +165,12 @@ fn split_message(message: &ParsedMail<'_>, parts: &mut Vec<Part>) -> Result<()> 
             Ok(())
         }
     }
+}
+
+/// Whether a line begins like a boundary and goes on: mailparse takes it for the boundary, and Python does not.
+fn is_nearly(line: &[u8], boundary: &str) -> bool {
+    let rest = line.strip_prefix(b"--").and_then(|line| line.strip_prefix(boundary.as_bytes()));
+    rest.is_some_and(|rest| !rest.strip_prefix(b"--").unwrap_or(rest).trim_ascii().is_empty())
 }
 
 fn add(form: Form, text: &str, label: String, parts: &mut Vec<Part>) -> Result<()> {
@@ -221,11 +244,30 @@ fn yaml(text: &str, label: &str) -> Result<Value> {
             .hint("Are there brackets without their counterparts?"));
     }
     let parsed = yaml_serde::from_str(text).and_then(|mut value: Value| value.apply_merge().map(|()| value));
-    parsed.map_err(|error| {
+    let value = parsed.map_err(|error| {
         Error::invalid(format!("{label} is no YAML"))
             .because(error)
             .hint("Mend the line that is named; `cloud-init schema --config-file FILE` checks the rest.")
-    })
+    })?;
+    match beyond_python(&value) {
+        None => Ok(value),
+        Some(what) => Err(Error::invalid(format!("{label} has {what}, upon which cloud-init drops the whole of it"))
+            .hint("Write a plain value instead.")),
+    }
+}
+
+/// What is YAML and parses here, but not with the loader that cloud-init uses (`safeyaml.py`).
+fn beyond_python(value: &Value) -> Option<String> {
+    match value {
+        // Those of YAML itself, such as `!!binary`, have been resolved.
+        Value::Tagged(tagged) => Some(format!("the tag `{}`", tagged.tag)),
+        Value::Sequence(list) => list.iter().find_map(beyond_python),
+        Value::Mapping(members) => members.iter().find_map(|(name, value)| match name {
+            Value::Sequence(_) | Value::Mapping(_) => Some("a list or mapping as the name of a member".to_owned()),
+            name => beyond_python(name).or_else(|| beyond_python(value)),
+        }),
+        _ => None,
+    }
 }
 
 /// Data that cloud-init would pass over with no more than a line in its log.

@@ -31,7 +31,7 @@ fn reason(data: &[u8], user: &str) -> String {
 
 #[test]
 fn what_no_guest_would_act_on() {
-    let cases: [(&[u8], &str); 20] = [
+    let cases: [(&[u8], &str); 22] = [
         (b"", "the user data is empty"),
         (b"\n \n", "the user data is empty"),
         (b"\xef\xbb\xbf", "the user data is empty"),
@@ -50,6 +50,8 @@ fn what_no_guest_would_act_on() {
         (b"#cloud-config\n- nginx\n", "no mapping of members to values"),
         (b"#cloud-config\npackages: [nginx\n", "is no YAML: did not find expected ',' or ']' at line"),
         (b"#cloud-config\na: 1\na: 2\n", "duplicate entry with key \"a\""),
+        (b"#cloud-config\na: [{b: !vault c}]\n", "has the tag `!vault`, upon which cloud-init drops the whole of it"),
+        (b"#cloud-config\n? [a]\n: b\n", "has a list or mapping as the name of a member"),
         (b"#cloud-config-archive\nnginx: 1\n", "is a cloud-config archive that is no list"),
         (b"#cloud-config-archive\n- type: text/x-shellscript\n", "entry 1 of the user data has no text as `content`"),
     ];
@@ -76,6 +78,19 @@ fn messages_that_no_guest_would_act_on() {
         ("multipart/mixed; boundary=b\n\n--b\n\n#!/bin/sh\n", "the boundary `b` does not begin and end its parts"),
         ("multipart/mixed; boundary=b\n\n#!/bin/sh\n", "the boundary `b` does not begin and end its parts"),
         ("multipart/mixed\n\n--b\n", "no boundary is declared"),
+        (
+            "multipart/mixed; boundary=b\n\n--b\n\n#!/bin/sh\n--b--x\n--b\nContent-Type: text/cloud-config\n\nusers: a\n--b--",
+            "the user data has the line `--b--x`, which begins like a boundary",
+        ),
+        (
+            "multipart/mixed; boundary=b\n\n--b\n\n#!/bin/sh\r--b\r\rusers: a\n--b--",
+            "it has carriage returns that end no line",
+        ),
+        (
+            "multipart/mixed; boundary=b\n\n--b\nContent-Type: message/rfc822\n\n\nusers: a\n--b--",
+            "part 1 of the user data is a message of its own",
+        ),
+        ("text/cloud-config\nContent-Transfer-Encoding: base64\n\na\n", "part 1 of the user data cannot be decoded"),
         ("text/html\n\n<p>", "no part is of a type that cloud-init takes"),
         ("text/cloud-config\n\na: ü\n", "has non-ASCII characters, which cloud-init would garble"),
         (

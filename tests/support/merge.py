@@ -80,8 +80,9 @@ def consume(files, included, default_user):
         util.ensure_dir(init.paths.get_ipath(folder))
     # The current instance, to which cloud-init sets this link before it takes user data.
     os.symlink(init.paths.get_ipath(), init.paths.instance_link)
-    # What templates are filled in from.
-    util.write_file(os.path.join(init.paths.run_dir, "instance-data-sensitive.json"), '{"v1": {"region": "somewhere"}}')
+    # What templates are filled in from; up to 20.4 it is the first.
+    for name in ("instance-data.json", "instance-data-sensitive.json"):
+        util.write_file(os.path.join(init.paths.run_dir, name), '{"v1": {"region": "somewhere"}}')
     subp.subp = lambda *_, **__: ("", "")  # boot hooks, which run at once
     init._consume_userdata(frequency="once-per-instance")
     with open(init.paths.get_ipath("cloud_config"), encoding="utf-8") as file:
