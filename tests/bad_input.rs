@@ -35,6 +35,12 @@ impl Host {
     /// A host with the key `dev`, on which `prepare` makes the files that are needed.
     fn with(prepare: impl FnOnce(&Lab)) -> Self {
         let lab = Lab::qemu();
+        // What a test that failed has left must not fail this one.
+        for (list, remove) in [("--name", "pool-destroy"), ("--all", "pool-undefine")] {
+            if lab.virsh(&["pool-list", list]).split_whitespace().any(|word| word == POOL) {
+                lab.virsh(&[remove, POOL]);
+            }
+        }
         lab.run(&["key", "generate", "dev", "--type", "ed25519"]).succeeded();
         prepare(&lab);
         let before = lab.snapshot();
