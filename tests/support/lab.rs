@@ -307,7 +307,9 @@ impl Lab {
         let deadline = Instant::now() + SETTLE_LIMIT;
         loop {
             let now = self.snapshot();
-            let gone = before.0.difference(&now.0).filter(|line| !ignored(line)).map(|line| format!("- {line}"));
+            // A temporary file that has gone is somebody else's: ours have no names.
+            let gone = before.0.difference(&now.0).filter(|line| !ignored(line) && !line.starts_with("temporary"));
+            let gone = gone.map(|line| format!("- {line}"));
             let came = now.0.difference(&before.0).filter(|line| !ignored(line)).map(|line| format!("+ {line}"));
             let difference: Vec<_> = gone.chain(came).collect();
             if difference.is_empty() {
