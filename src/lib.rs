@@ -3,7 +3,7 @@
 //! ```text
 //! main ──> cli ──> ops ──> tools       (programs: virsh, qemu-img, genisoimage, ssh)
 //!                   │  └─> store       (files: keys, locks, downloads)
-//!                   └────> cloud_init  (pure)
+//!                   └────> cloud_init, catalogue  (pure)
 //! everything may import: model, error, cancel
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! process. `tests/layers.rs` holds the arrows.
 
 pub mod cancel;
+pub mod catalogue;
 pub mod cli;
 pub mod cloud_init;
 pub mod error;
