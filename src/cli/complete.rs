@@ -1,25 +1,35 @@
-//! What completes a word: the VMs, keys and networks that are there now. Whatever fails completes nothing.
+//! What completes a word: the VMs, images and keys that are there now, and the catalogue. Whatever fails completes nothing.
 
-use std::sync::Arc;
+use std::{ffi::OsStr, sync::Arc};
 
 use clap::{Command, FromArgMatches};
-use clap_complete::{ArgValueCandidates, CompletionCandidate};
+use clap_complete::{
+    ArgValueCandidates, ArgValueCompleter, CompletionCandidate, PathCompleter, engine::ValueCompleter,
+};
 
 use super::{Cli, settings};
 use crate::{
     cancel::Cancel,
-    ops::{Host, key, vm},
+    ops::{Host, image, key, vm},
 };
 
 /// Adds the completers to the grammar.
 pub(super) fn add_to(command: Command) -> Command {
     let vms = |arg: clap::Arg| arg.add(ArgValueCandidates::new(vm_names));
     let keys = |arg: clap::Arg| arg.add(ArgValueCandidates::new(key_names));
-    let verbs = ["info", "start", "stop", "restart", "delete", "ip", "wait", "ssh", "console"];
+    let images = |arg: clap::Arg| arg.add(ArgValueCandidates::new(image_names));
+    let published = |arg: clap::Arg| arg.add(ArgValueCompleter::new(image_or_file));
+    let verbs = ["info", "start", "stop", "restart", "delete", "commit", "ip", "wait", "ssh", "console"];
     command
         .mut_subcommand("vm", |vm| {
-            let vm = vm.mut_subcommand("create", |create| create.mut_arg("ssh_keys", keys));
+            let vm = vm.mut_subcommand("create", |create| create.mut_arg("ssh_keys", keys).mut_arg("image", published));
             verbs.into_iter().fold(vm, |vm, verb| vm.mut_subcommand(verb, |verb| verb.mut_arg("vm", vms)))
+        })
+        .mut_subcommand("image", |image| {
+            let image = image.mut_subcommand("pull", |pull| pull.mut_arg("image", published));
+            ["info", "export", "delete"]
+                .into_iter()
+                .fold(image, |image, verb| image.mut_subcommand(verb, |verb| verb.mut_arg("image", images)))
         })
         .mut_subcommand("key", |key| {
             ["show", "delete"]
@@ -40,6 +50,23 @@ fn host() -> Option<Host> {
 fn vm_names() -> Vec<CompletionCandidate> {
     let vms = host().and_then(|host| vm::list(&host, true).ok()).unwrap_or_default();
     vms.iter().map(|vm| CompletionCandidate::new(&vm.name)).collect()
+}
+
+/// The names of the images in the pool; what was replaced is known by its id.
+fn image_names() -> Vec<CompletionCandidate> {
+    let images = host().and_then(|host| image::list(&host).ok()).map(|listing| listing.images).unwrap_or_default();
+    let name = |image: &image::Image| if image.current { image.name.clone() } else { image.id.clone() };
+    images.iter().map(name).map(CompletionCandidate::new).collect()
+}
+
+/// The names of the catalogue and of the pool, or a file.
+fn image_or_file(begun: &OsStr) -> Vec<CompletionCandidate> {
+    let text = begun.to_string_lossy();
+    let published = host().and_then(|host| image::names(&host).ok()).unwrap_or_default();
+    let mut all: Vec<_> = published.into_iter().map(CompletionCandidate::new).chain(image_names()).collect();
+    all.retain(|candidate| candidate.get_value().to_string_lossy().starts_with(&*text));
+    all.extend(PathCompleter::file().complete(begun));
+    all
 }
 
 fn key_names() -> Vec<CompletionCandidate> {

@@ -2,6 +2,7 @@
 //! have to decide again.
 
 mod complete;
+mod image;
 mod key;
 mod manual;
 mod output;
@@ -56,6 +57,10 @@ enum Command {
     /// Create, start, stop, delete and look at VMs
     #[command(subcommand)]
     Vm(vm::Command),
+
+    /// Search, fetch, list, import, export and delete images
+    #[command(subcommand)]
+    Image(image::Command),
 
     /// Make, import, list and delete ssh keys
     #[command(subcommand)]
@@ -120,6 +125,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let host = Host::new(resolved.settings(), cancel, Arc::new(terminal.clone()));
     let code = match command {
         Command::Vm(command) => vm::run(&host, command, output, &terminal)?,
+        Command::Image(command) => image::run(&host, command, output, &terminal)?,
         Command::Key(command) => key::run(&host, command, output, &terminal)?,
         Command::Inject(Inject { request, timeout }) => {
             let report = ops::vm::inject(&host, &request, timeout.0)?;

@@ -59,6 +59,9 @@ impl Progress for Terminal {
         {
             self.bar.set_style(style);
             self.bar.set_length(total.unwrap_or(0));
+            // What was there already says nothing of the rate.
+            self.bar.set_position(done);
+            self.bar.reset_eta();
         }
         self.bar.set_position(done);
     }

@@ -1,5 +1,7 @@
 //! The reports as people read them, and the names in them.
 
+mod image;
+
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
@@ -36,9 +38,10 @@ fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl IntoIterato
 
 /// Pairs, one a line; what is unknown is left out.
 fn pairs(pairs: &[(&str, String)]) -> String {
-    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let known = || pairs.iter().filter(|(_, value)| !value.is_empty());
+    let width = known().map(|(name, _)| name.len()).max().unwrap_or(0);
     let line = |(name, value): &(&str, String)| format!("{name:width$}  {}", plain(value));
-    pairs.iter().filter(|(_, value)| !value.is_empty()).map(line).collect::<Vec<_>>().join("\n")
+    known().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn yes(is: bool) -> String {
@@ -95,6 +98,8 @@ impl Show for VmInfo {
         let vm = &self.vm;
         let known = vm.known.as_ref();
         let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
+        let image_verification = known.and_then(|known| known.image_verification);
+        let image_verification = image_verification.map(|how| how.to_string()).unwrap_or_default();
         let keys: Vec<_> = self.ssh_keys.iter().map(|key| format!("{} ({})", key.name, key.fingerprint)).collect();
         let disks: Vec<_> = self
             .disks
@@ -122,6 +127,7 @@ impl Show for VmInfo {
             ("ssh keys", keys.join(", ")),
             ("image", known.and_then(|known| known.image.clone()).unwrap_or_default()),
             ("sha256", or_empty(&self.image_sha256)),
+            ("verified by", image_verification),
             ("created", or_empty(&self.created)),
             ("instance-id", or_empty(&self.instance_id)),
             ("disks", disks.join(", ")),

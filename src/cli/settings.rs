@@ -1,5 +1,7 @@
 //! Settings: flag, then environment, then file, then default. The environment is read here and nowhere else.
 
+use std::collections::BTreeMap;
+
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
 use etcetera::{AppStrategy, AppStrategyArgs, choose_app_strategy};
@@ -7,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    model::{image::Mirror, limit::Limit, proxy::Proxies},
     ops::Settings,
 };
 
@@ -15,6 +18,12 @@ const CONTAINER_KEY_DIR: &str = "/app/ssh_keys";
 
 /// The configuration file for all users of the machine.
 const SYSTEM_FILE: &str = "/etc/vmprov/config.toml";
+
+/// The image catalogue's files for all users of the machine.
+const SYSTEM_CATALOGUE: &str = "/etc/vmprov/images.d";
+
+/// How long a server may be silent when nobody says: more than a tape library needs, less than anybody's patience.
+const DEFAULT_STALL_LIMIT: &str = "30s";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
@@ -35,6 +44,11 @@ pub(super) struct Flags {
     #[arg(long, global = true, value_name = "PATH")]
     key_dir: Option<Utf8PathBuf>,
 
+    /// Have publishers' images from elsewhere: a host or the beginning of a URL, and what to put in its place (can be
+    /// repeated)
+    #[arg(long, global = true, value_name = "FROM=TO")]
+    mirror: Vec<Mirror>,
+
     /// Configuration file to read instead of the user's and the machine's
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<Utf8PathBuf>,
@@ -48,6 +62,10 @@ struct File {
     pool: Option<String>,
     pool_path: Option<Utf8PathBuf>,
     key_dir: Option<Utf8PathBuf>,
+    /// From where to where publishers' files are mapped.
+    mirrors: Option<BTreeMap<String, String>>,
+    require_verified: Option<bool>,
+    stall_timeout: Option<String>,
 }
 
 /// A setting's value, and where it comes from.
@@ -61,21 +79,41 @@ pub(super) struct Setting {
 /// Every setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Resolved {
-    pub(super) settings: [Setting; 4],
+    pub(super) settings: [Setting; 7],
+    #[serde(skip)]
+    parsed: Parsed,
     #[serde(skip)]
     cache_dir: Utf8PathBuf,
+    #[serde(skip)]
+    catalogue_files: Vec<Utf8PathBuf>,
+    #[serde(skip)]
+    proxies: Proxies,
+}
+
+/// The settings that are more than text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parsed {
+    mirrors: Vec<Mirror>,
+    require_verified: bool,
+    stall_limit: Limit,
 }
 
 impl Resolved {
     /// What the operations are told.
     pub(super) fn settings(&self) -> Settings {
-        let [uri, pool, pool_path, key_dir] = &self.settings;
+        let [uri, pool, pool_path, key_dir, ..] = &self.settings;
+        let Parsed { mirrors, require_verified, stall_limit } = self.parsed.clone();
         Settings {
             uri: uri.value.clone(),
             pool: pool.value.clone(),
             pool_path: pool_path.value.clone().into(),
             key_dir: key_dir.value.clone().into(),
             cache_dir: self.cache_dir.clone(),
+            mirrors,
+            proxies: self.proxies.clone(),
+            require_verified,
+            stall_limit: stall_limit.0,
+            catalogue_files: self.catalogue_files.clone(),
         }
     }
 }
@@ -97,7 +135,21 @@ pub(super) fn resolve(flags: &Flags) -> Result<Resolved> {
     let default_key_dir =
         if container.is_dir() { container.to_owned() } else { utf8(folders.data_dir())?.join("keys") };
     let defaults = Defaults { key_dir: default_key_dir, cache_dir: utf8(folders.cache_dir())? };
-    layer(flags, |name| std::env::var(name).ok().filter(|value| !value.is_empty()), &file, &origin, &defaults)
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let resolved = layer(flags, env, &file, &origin, &defaults)?;
+    let proxies = Proxies::read(env)?;
+    let catalogues = [Utf8Path::new(SYSTEM_CATALOGUE), &utf8(folders.config_dir())?.join("images.d")];
+    let catalogue_files = catalogues.into_iter().flat_map(catalogue_files).collect();
+    Ok(Resolved { catalogue_files, proxies, ..resolved })
+}
+
+/// The files of a folder of the image catalogue, in the order of their names.
+fn catalogue_files(folder: &Utf8Path) -> Vec<Utf8PathBuf> {
+    let entries = folder.read_dir_utf8().into_iter().flatten().filter_map(std::result::Result::ok);
+    let mut files: Vec<_> = entries.map(camino::Utf8DirEntry::into_path).collect();
+    files.retain(|file| file.extension() == Some("toml"));
+    files.sort();
+    files
 }
 
 struct Defaults {
@@ -122,6 +174,10 @@ fn layer(
             .unwrap_or_else(|| (default.to_owned(), "default".to_owned()));
         Setting { name, value, origin }
     };
+    let mirror = |(from, to): (&String, &String)| Mirror::new(from, to);
+    let in_file = file.mirrors.as_ref().map(|mirrors| mirrors.iter().map(mirror).collect::<Result<Vec<_>>>());
+    let in_file = in_file.transpose().map_err(|error| error.hint(format!("It comes from file: {file_name}.")))?;
+    let listed = |mirrors: &[Mirror]| mirrors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let text = |path: &Option<Utf8PathBuf>| path.as_ref().map(ToString::to_string);
     let mut settings = [
         pick(
@@ -146,6 +202,21 @@ fn layer(
             text(&file.key_dir),
             defaults.key_dir.as_str(),
         ),
+        pick(
+            "mirrors",
+            ((!flags.mirror.is_empty()).then(|| listed(&flags.mirror)), "--mirror"),
+            &["VMPROV_MIRRORS"],
+            in_file.as_deref().map(listed),
+            "none",
+        ),
+        pick(
+            "require-verified",
+            (None, ""),
+            &["VMPROV_REQUIRE_VERIFIED"],
+            file.require_verified.map(|required| required.to_string()),
+            "false",
+        ),
+        pick("stall-timeout", (None, ""), &["VMPROV_STALL_TIMEOUT"], file.stall_timeout.clone(), DEFAULT_STALL_LIMIT),
     ];
     for Setting { name, value, origin } in &settings {
         let why = match value.as_str() {
@@ -157,13 +228,37 @@ fn layer(
         let message = format!("`{}` cannot be the setting {name}: {why}", value.escape_debug());
         return Err(Error::invalid(message).hint(format!("It comes from {origin}.")));
     }
-    for setting in &mut settings[2..] {
+    let parsed = Parsed::of(&settings)?;
+    for setting in &mut settings[2..4] {
         // libvirtd would take a relative path from its own folder.
         let path = std::path::absolute(&setting.value)
             .map_err(|error| Error::io(format!("use `{}` for {}", setting.value, setting.name), &error))?;
         setting.value = path.to_string_lossy().into_owned();
     }
-    Ok(Resolved { settings, cache_dir: defaults.cache_dir.clone() })
+    let (catalogue_files, proxies) = (Vec::new(), Proxies::default());
+    Ok(Resolved { settings, parsed, cache_dir: defaults.cache_dir.clone(), catalogue_files, proxies })
+}
+
+impl Parsed {
+    fn of([.., mirrors, require_verified, stall_limit]: &[Setting; 7]) -> Result<Self> {
+        let from = |setting: &Setting, error: Error| error.hint(format!("It comes from {}.", setting.origin));
+        let words = mirrors.value.split_whitespace().filter(|word| *word != "none");
+        let parsed = words.map(str::parse).collect::<Result<Vec<_>>>();
+        let is_yes = match require_verified.value.as_str() {
+            "true" | "yes" | "1" => Ok(true),
+            "false" | "no" | "0" => Ok(false),
+            other => Err(Error::invalid(format!("`{}` is neither true nor false", other.escape_debug()))),
+        };
+        let limit = stall_limit.value.parse::<Limit>().and_then(|limit| match limit.0.as_secs() {
+            0 => Err(Error::invalid("no server answers within 0 s")),
+            _ => Ok(limit),
+        });
+        Ok(Self {
+            mirrors: parsed.map_err(|error| from(mirrors, error))?,
+            require_verified: is_yes.map_err(|error| from(require_verified, error))?,
+            stall_limit: limit.map_err(|error| from(stall_limit, error))?,
+        })
+    }
 }
 
 /// Reads the named file, or else the user's, or else the machine's.
@@ -192,7 +287,8 @@ fn read_file(named: Option<&Utf8Path>, user: &Utf8Path) -> Result<(File, String)
 mod tests {
     use super::*;
 
-    const NONE: Flags = Flags { connect: None, pool: None, pool_path: None, key_dir: None, config: None };
+    const NONE: Flags =
+        Flags { connect: None, pool: None, pool_path: None, key_dir: None, mirror: Vec::new(), config: None };
 
     fn resolved(flags: &Flags, env: &[(&str, &str)], file: &str) -> Vec<(String, String)> {
         let find = |name: &str| env.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
@@ -209,7 +305,8 @@ mod tests {
     fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
         let flags = Flags { connect: Some("a:///".to_owned()), ..NONE };
         let env = [("LIBVIRT_URI", "b:///"), ("LIBVIRT_STORAGE_POOL", "env-pool")];
-        let file = "connect = 'c:///'\npool = 'file-pool'\npool-path = '/file'";
+        let file = "connect = 'c:///'\npool = 'file-pool'\npool-path = '/file'\nstall-timeout = '5s'\n\
+                    require-verified = true\n[mirrors]\n'h' = 'http://m/'";
         assert_eq!(
             resolved(&flags, &env, file),
             [
@@ -217,6 +314,9 @@ mod tests {
                 pair("env-pool", "environment: LIBVIRT_STORAGE_POOL"),
                 pair("/file", "file: c.toml"),
                 pair("/data/keys", "default"),
+                pair("h=http://m", "file: c.toml"),
+                pair("true", "file: c.toml"),
+                pair("5s", "file: c.toml"),
             ]
         );
     }
@@ -226,6 +326,25 @@ mod tests {
         let both = [("LIBVIRT_DEFAULT_URI", "x:///"), ("LIBVIRT_URI", "y:///")];
         assert_eq!(resolved(&NONE, &both, "")[0], pair("y:///", "environment: LIBVIRT_URI"));
         assert_eq!(resolved(&NONE, &both[..1], "")[0], pair("x:///", "environment: LIBVIRT_DEFAULT_URI"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_where_it_comes_from() {
+        for (name, value) in [
+            ("VMPROV_MIRRORS", "h=ftp://m"),
+            ("VMPROV_REQUIRE_VERIFIED", "perhaps"),
+            ("VMPROV_STALL_TIMEOUT", "0"),
+            ("VMPROV_STALL_TIMEOUT", "soon"),
+        ] {
+            let find = |asked: &str| (asked == name).then(|| value.to_owned());
+            let defaults = Defaults { key_dir: "/data/keys".into(), cache_dir: "/cache".into() };
+            let error = layer(&NONE, find, &File::default(), "", &defaults).unwrap_err();
+            assert!(error.hint.as_ref().unwrap().contains(&format!("environment: {name}")), "{error:?}");
+        }
+        let file = toml::from_str::<File>("[mirrors]\n'a/b' = 'http://m'").unwrap();
+        let defaults = Defaults { key_dir: "/data/keys".into(), cache_dir: "/cache".into() };
+        let error = layer(&NONE, |_| None, &file, "c.toml", &defaults).unwrap_err();
+        assert!(error.hint.unwrap().contains("file: c.toml"));
     }
 
     #[test]

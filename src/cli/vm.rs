@@ -27,7 +27,7 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{self, DeleteOptions},
+        vm::{self, DeleteOptions, NewCommit},
     },
 };
 
@@ -37,7 +37,7 @@ pub(super) enum Command {
     #[command(
         after_help = "The VM's disk is an overlay on the image, which is uploaded into the storage pool once for all VMs."
     )]
-    Create(Create),
+    Create(Box<Create>),
 
     /// List every VM
     #[command(visible_alias = "ls")]
@@ -70,6 +70,9 @@ pub(super) enum Command {
     /// Delete VMs and the volumes that they own
     #[command(visible_alias = "rm")]
     Delete(Delete),
+
+    /// Make an image of a VM's disk, without what made it that one VM: its keys, machine-id, leases, cloud-init state
+    Commit(NewCommit),
 
     /// Print a running VM's address
     Ip {
@@ -176,7 +179,7 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         report().map(|()| ExitCode::SUCCESS)
     };
     match command {
-        Command::Create(args) => create(host, args, output, terminal),
+        Command::Create(args) => create(host, *args, output, terminal),
         Command::List { brief } => {
             let vms = vm::list(host, brief)?;
             show(&|| output.show(&Vms { vms: vms.clone() }))
@@ -193,6 +196,10 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             each(&vm, output, terminal, |vm| vm::restart(host, vm, timeout.map(|limit| limit.0), force))
         }
         Command::Delete(args) => delete(host, &args, output, terminal),
+        Command::Commit(new) => {
+            let image = vm::commit(host, &new)?;
+            show(&|| output.show(&image))
+        }
         Command::Ip { vm, all } => {
             let addresses = vm::addresses(host, &vm)?;
             show(&|| output.show(&Found { vm: vm.clone(), addresses: addresses.clone(), whole: all }))

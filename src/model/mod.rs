@@ -5,5 +5,7 @@ pub mod image;
 pub mod key;
 pub mod limit;
 pub mod name;
+pub mod proxy;
 pub mod size;
+pub mod user;
 pub mod vm;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::{
+    image::{Checksum, Verification},
     name::Name,
     size::{DiskSize, Memory},
 };
@@ -19,14 +20,16 @@ const DEFAULT_VCPUS: u32 = 2;
 pub const DEFAULT_NETWORK: &str = "default";
 
 /// Describes the VM to create
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on every face")]
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewVm {
     /// Name of the VM, which is also its host name
     pub name: Name,
 
-    /// Cloud image to start from: a file or an http(s) URL; without one the disk is blank
-    #[arg(long, value_name = "PATH|URL")]
+    /// Cloud image to start from: a name of `vmprov image search` or `image list`, a file, or an http(s) URL; without one
+    /// the disk is blank
+    #[arg(long, value_name = "NAME|PATH|URL")]
     #[serde(default)]
     pub image: Option<String>,
 
@@ -34,6 +37,21 @@ pub struct NewVm {
     #[arg(long, value_name = "URL", conflicts_with = "image")]
     #[serde(default)]
     pub image_url: Option<String>,
+
+    /// Checksum that the image must have
+    #[arg(long, value_name = "sha256:SUM")]
+    #[serde(default)]
+    pub checksum: Option<Checksum>,
+
+    /// Refuse an image that neither a checksum nor a signature speaks for
+    #[arg(long)]
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub require_verified: bool,
+
+    /// Ask the image's publisher for a newer one first
+    #[arg(long)]
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub pull: bool,
 
     /// Installer to attach as a CD
     #[arg(long, value_name = "FILE")]
@@ -264,6 +282,8 @@ pub struct Known {
     pub incomplete: bool,
     /// The image that its disk came from.
     pub image: Option<String>,
+    /// What spoke for that image's content when the VM was created.
+    pub image_verification: Option<Verification>,
     /// The user that its keys log in as.
     pub user: Option<String>,
     /// Its addresses.
@@ -385,7 +405,8 @@ mod tests {
         let typed = NewVm::from_arg_matches(&matches).unwrap();
         let minimal: NewVm = serde_json::from_str(r#"{"name": "web"}"#).unwrap();
         let nulls: NewVm = serde_json::from_str(
-            r#"{"name": "web", "image": null, "imageUrl": null, "memory": null, "vcpus": null, "diskSize": null,
+            r#"{"name": "web", "image": null, "imageUrl": null, "checksum": null,
+                "requireVerified": null, "pull": null, "memory": null, "vcpus": null, "diskSize": null,
                 "network": null, "sshKeys": null, "user": null, "userData": null, "autostart": null}"#,
         )
         .unwrap();

@@ -17,7 +17,7 @@ use crate::{
 pub struct Collected {
     /// The incomplete VMs that were removed.
     pub vms: Vec<String>,
-    /// The volumes that were removed, as `pool/volume`.
+    /// The volumes that were removed, as `pool/volume`, and files of this machine.
     pub volumes: Vec<String>,
     /// The incomplete VMs that were left alone, and why.
     pub skipped: Vec<Skipped>,
@@ -51,6 +51,7 @@ pub fn collect(host: &Host) -> Result<Collected> {
         collected.vms.push(listed.name);
     }
     collected.volumes.extend(image::remove_unfinished(host)?);
+    collected.volumes.extend(vm::remove_copies(host)?);
     lock::remove_stale();
     Ok(collected)
 }

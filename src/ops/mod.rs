@@ -9,14 +9,15 @@ pub mod progress;
 pub mod undo;
 pub mod vm;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
 
 use crate::{
     cancel::Cancel,
     error::Error,
-    store::keys::KeyStore,
+    model::{image::Mirror, proxy::Proxies},
+    store::{http::Http, keys::KeyStore},
     tools::{Runner, virsh::Virsh},
 };
 use progress::Progress;
@@ -34,6 +35,16 @@ pub struct Settings {
     pub key_dir: Utf8PathBuf,
     /// Where downloads are, while they are, and what was found out of this host.
     pub cache_dir: Utf8PathBuf,
+    /// Where publishers' files are had from instead.
+    pub mirrors: Vec<Mirror>,
+    /// Through whom the web is reached.
+    pub proxies: Proxies,
+    /// Whether images are refused that neither a checksum nor a signature speaks for.
+    pub require_verified: bool,
+    /// How long a server may be silent.
+    pub stall_limit: Duration,
+    /// The site's own files of the image catalogue; a later one wins.
+    pub catalogue_files: Vec<Utf8PathBuf>,
 }
 
 /// Everything that an operation may touch.
@@ -44,6 +55,7 @@ pub struct Host {
     pub(crate) virsh: Virsh,
     pub(crate) runner: Runner,
     pub(crate) keys: KeyStore,
+    pub(crate) http: Http,
     progress: Arc<dyn Progress>,
 }
 
@@ -69,6 +81,7 @@ impl Host {
         Self {
             virsh: Virsh::new(settings.uri.clone(), runner.clone()),
             keys: KeyStore::new(&settings.key_dir),
+            http: Http::new(settings.stall_limit, &settings.proxies, runner.cancel.clone()),
             settings,
             runner,
             progress,

@@ -194,6 +194,7 @@ fn try_kvm(host: &Host, offered: &Capabilities) -> Result<Verdict> {
         disks: Vec::new(),
         interface: None,
         seeded: false,
+        uefi: false,
         metadata: &metadata,
     };
     undoing(|undo| {

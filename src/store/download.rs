@@ -1,119 +1,277 @@
-//! Fetching a file over HTTP(S), with a bound on every silence and none on the whole.
+//! Fetching a large file: into a `.part` that a later call goes on with, its checksum computed on the way.
 
 use std::{
-    fs::File,
-    io::{Read, Write},
-    sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
-    time::{Duration, Instant},
+    fs::{self, File, OpenOptions},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    time::Duration,
 };
 
-use ureq::{
-    Agent,
-    http::header::CONTENT_LENGTH,
-    tls::{RootCerts, TlsConfig},
-};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::{Deserialize, Serialize};
 
+use super::{
+    http::{Answer, Conditions, Failure, Http, Listener, broken},
+    lock::Lock,
+    part, room,
+    sums::Sums,
+};
 use crate::{
     cancel::Cancel,
     error::{Code, Error, Result},
+    model::{digest, image::Algorithm},
 };
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// How long another vmprov may take to fetch the same.
+const TURN: Duration = Duration::from_hours(2);
 
-/// How long a server may send nothing in the middle of a file.
-const STALL_LIMIT: Duration = Duration::from_mins(1);
+/// What a try must bring to count as one that got on, in bytes.
+const WORTHWHILE: u64 = 1 << 20;
 
-/// How often a transfer looks whether it has been cancelled.
-const POLL: Duration = Duration::from_millis(100);
+/// After how many bytes of unknown length is looked whether there is still room.
+const LOOK: u64 = 64 << 20;
 
-/// Copies what `url` names into `file`; `progress` is told the bytes done, of how many where the server says so.
-pub fn download(url: &str, file: &mut File, cancel: &Cancel, mut progress: impl FnMut(u64, Option<u64>)) -> Result<()> {
-    let (length, chunks) = open(url)?;
-    let mut done = 0;
-    let mut heard = Instant::now();
-    loop {
-        cancel.check()?;
-        match chunks.recv_timeout(POLL) {
-            Ok(chunk) => {
-                let chunk = chunk.map_err(|error| broken(url, done, length).because(error))?;
-                if chunk.is_empty() {
-                    break;
-                }
-                file.write_all(&chunk).map_err(|error| Error::io("write the downloaded file", &error))?;
-                done += chunk.len() as u64;
-                heard = Instant::now();
-                progress(done, length);
-            }
-            Err(RecvTimeoutError::Timeout) if heard.elapsed() < STALL_LIMIT => {}
-            Err(RecvTimeoutError::Timeout) => {
-                return Err(Error::new(Code::Timeout, format!("`{url}` sent nothing for {} s", STALL_LIMIT.as_secs()))
-                    .hint("Try again later, or fetch the file by hand and give its path."));
-            }
-            Err(RecvTimeoutError::Disconnected) => return Err(broken(url, done, length)),
+/// A file that has been fetched whole.
+#[derive(Debug)]
+pub struct Downloaded {
+    /// Where it is.
+    pub path: Utf8PathBuf,
+    /// Its checksums.
+    pub sums: Sums,
+    /// What is known of it.
+    pub facts: Facts,
+    /// Nobody else fetches it meanwhile.
+    _alone: Lock,
+}
+
+impl Downloaded {
+    /// Removes it.
+    pub fn discard(&self) {
+        part::discard(&self.path);
+    }
+}
+
+/// What a server said of a file, kept beside it while it is being fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Facts {
+    /// The address that was asked.
+    pub url: String,
+    /// The length in bytes.
+    pub length: Option<u64>,
+    /// The entity tag.
+    pub etag: Option<String>,
+    /// When it was changed, in the server's words.
+    pub last_modified: Option<String>,
+    /// Whether every hop of every part had TLS.
+    pub tls: bool,
+}
+
+impl Facts {
+    fn of(url: &str, answer: &Answer) -> Self {
+        Self {
+            url: url.to_owned(),
+            length: answer.range().map_or_else(|| answer.length(), |(_, total)| total),
+            etag: answer.etag(),
+            last_modified: answer.last_modified(),
+            tls: answer.tls,
         }
     }
-    match length {
-        Some(length) if length != done => Err(broken(url, done, Some(length))),
-        _ => Ok(()),
+
+    /// What `If-Range` can compare: a strong entity tag, or else a date (RFC 9110, section 13.1.5).
+    fn validator(&self) -> Option<&String> {
+        let strong = self.etag.as_ref().filter(|etag| !etag.starts_with("W/"));
+        strong.or(self.last_modified.as_ref())
+    }
+
+    /// Whether a part of the one and a part of the other are parts of the same file, as far as anybody can tell.
+    fn is_same(&self, other: &Self) -> bool {
+        let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
+        self.length == other.length
+            && !differ(&self.etag, &other.etag)
+            && !differ(&self.last_modified, &other.last_modified)
     }
 }
 
-fn broken(url: &str, done: u64, length: Option<u64>) -> Error {
-    let of = length.map(|length| format!(" of {length}")).unwrap_or_default();
-    Error::new(Code::Unreachable, format!("the transfer of `{url}` broke off after {done}{of} bytes"))
-        .hint("Try again.")
+/// Fetches `url` into `folder`, going on where an earlier call was cut short. `admit` is told the length as soon as it
+/// is known, and may refuse. What another try may finish leaves its `.part`, everything else leaves nothing.
+pub fn download(
+    http: &Http,
+    url: &str,
+    folder: &Utf8Path,
+    algorithms: &[Algorithm],
+    admit: &dyn Fn(u64) -> Result<()>,
+    listener: &dyn Listener,
+    cancel: &Cancel,
+) -> Result<Downloaded> {
+    fs::create_dir_all(folder).map_err(|error| Error::io(format!("make the folder `{folder}`"), &error))?;
+    let mut part = Part::open(url, folder, algorithms, cancel)?;
+    let fetched = http.retrying(listener, || part.fetch(http, url, admit, listener));
+    // One that cannot be gone on with is only in the way.
+    let lasting = fetched.as_ref().is_err_and(|error| !error.code.is_retryable());
+    if lasting || fetched.is_err() && (part.have == 0 || part.facts.validator().is_none()) {
+        part::discard(&part.path);
+    }
+    fetched?;
+    Ok(Downloaded { path: part.path, sums: part.sums, facts: part.facts, _alone: part.alone })
 }
 
-/// What was read at once; an empty one is the end.
-type Chunk = std::io::Result<Vec<u8>>;
+/// What `url`'s part is called.
+fn part_of(url: &str, folder: &Utf8Path) -> Utf8PathBuf {
+    folder.join(format!("{}.part", &digest::of(url.as_bytes())[..16]))
+}
 
-/// Asks for the file; a thread reads it, so that a server that falls silent cannot hold this one.
-fn open(url: &str) -> Result<(Option<u64>, Receiver<Chunk>)> {
-    let agent: Agent = Agent::config_builder()
-        .timeout_connect(Some(CONNECT_LIMIT))
-        .timeout_recv_response(Some(ANSWER_LIMIT))
-        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
-        .user_agent(concat!("vmprov/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .into();
-    // A content encoding would be undone on the way, and the length then be another one.
-    let request = agent.get(url).header("accept-encoding", "identity");
-    let response = request.call().map_err(|error| refused(url, &error))?;
-    let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let (sender, receiver) = sync_channel(4);
-    let mut reader = response.into_body().into_reader();
-    std::thread::spawn(move || {
+/// A file on its way.
+struct Part {
+    path: Utf8PathBuf,
+    file: File,
+    have: u64,
+    sums: Sums,
+    facts: Facts,
+    /// The most that was ever there, in bytes.
+    reached: u64,
+    alone: Lock,
+}
+
+impl Part {
+    fn open(url: &str, folder: &Utf8Path, algorithms: &[Algorithm], cancel: &Cancel) -> Result<Self> {
+        let path = part_of(url, folder);
+        let failed = |error: &std::io::Error| Error::io(format!("write `{path}`"), error);
+        // Another vmprov may fetch the same for another pool; each of this pool waits before it comes here.
+        let alone = part::lock(&path, TURN, cancel)?;
+        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow);
+        let file = options.open(&path).map_err(|error| failed(&error))?;
+        let known = fs::read(part::facts_of(&path)).ok().and_then(|json| serde_json::from_slice::<Facts>(&json).ok());
+        let facts = known.filter(|facts| facts.url == url && facts.validator().is_some());
+        let (sums, nothing) = (Sums::new(algorithms), Facts::default());
+        let mut part = Self { path: path.clone(), file, have: 0, sums, facts: nothing, reached: 0, alone };
+        match facts {
+            Some(facts) => {
+                part.facts = facts;
+                part.read_again(cancel)?;
+            }
+            None => part.restart().map_err(|error| failed(&error))?,
+        }
+        Ok(part)
+    }
+
+    /// Computes the checksums of what is there.
+    fn read_again(&mut self, cancel: &Cancel) -> Result<()> {
+        let failed = |error: std::io::Error| Error::io("read what was fetched before", &error);
+        let mut buffer = vec![0; 1 << 20];
         loop {
-            let mut chunk = vec![0; 1 << 18];
-            let read = reader.read(&mut chunk).map(|read| {
-                chunk.truncate(read);
-                chunk
-            });
-            let last = !matches!(&read, Ok(chunk) if !chunk.is_empty());
-            // Nobody listens any more when the transfer was given up.
-            if sender.send(read).is_err() || last {
-                return;
+            cancel.check()?;
+            match self.file.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(()),
+                read => {
+                    self.sums.update(&buffer[..read]);
+                    self.have += read as u64;
+                    self.reached = self.have;
+                }
             }
         }
-    });
-    Ok((length, receiver))
-}
+    }
 
-fn refused(url: &str, error: &ureq::Error) -> Error {
-    let (code, hint) = match error {
-        ureq::Error::StatusCode(404 | 410) => {
-            (Code::NotFound, "Look for the image's present address at its publisher.")
+    fn restart(&mut self) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.have = 0;
+        self.sums = self.sums.anew();
+        Ok(())
+    }
+
+    /// Tries once to get the rest.
+    fn fetch(
+        &mut self,
+        http: &Http,
+        url: &str,
+        admit: &dyn Fn(u64) -> Result<()>,
+        listener: &dyn Listener,
+    ) -> Result<(), Failure> {
+        let failed = |error: &std::io::Error| Error::io(format!("write the file fetched from `{url}`"), error);
+        let behind = self.facts.validator().filter(|_| self.have > 0).map(|validator| (self.have, validator.clone()));
+        let mut answer = http.get(url, &Conditions { behind: behind.clone(), ..Conditions::default() })?;
+        let told = Facts::of(url, &answer);
+        match (answer.status, answer.range()) {
+            (206, Some((Some(from), _))) if behind.is_some() && from == self.have && told.is_same(&self.facts) => {
+                self.facts.tls &= answer.tls;
+            }
+            // Nothing comes behind what is there: it is whole.
+            (416, range)
+                if behind.is_some()
+                    && Some(self.have) == range.map_or(self.facts.length, |(_, total)| total)
+                    && self.facts.length.is_none_or(|length| length == self.have) =>
+            {
+                return Ok(());
+            }
+            // The file has become another one, or the server counts otherwise: all over again.
+            (206 | 416, _) if behind.is_some() => {
+                self.restart().map_err(|error| failed(&error))?;
+                answer = http.get(url, &Conditions::default())?;
+                if answer.status != 200 {
+                    return Err(answer.refusal(url));
+                }
+                self.facts = Facts::of(url, &answer);
+            }
+            (200, _) => {
+                self.restart().map_err(|error| failed(&error))?;
+                self.facts = told;
+            }
+            _ => return Err(answer.refusal(url)),
         }
-        ureq::Error::StatusCode(401 | 403) => (Code::Denied, "The server wants a login, which vmprov does not have."),
-        ureq::Error::StatusCode(_) => (Code::Unreachable, "Try again later."),
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            (Code::InvalidInput, "An image's URL begins with http:// or https://.")
+        if let Some(length) = self.facts.length {
+            admit(length)?;
+            room::require(self.path.parent().unwrap_or(&self.path), length.saturating_sub(self.have))?;
         }
-        ureq::Error::Timeout(_) => {
-            (Code::Timeout, "Look whether this machine reaches the internet, or needs HTTPS_PROXY set.")
+        self.note().map_err(|error| failed(&error))?;
+        self.receive(url, &mut answer, listener)
+    }
+
+    fn receive(&mut self, url: &str, answer: &mut Answer, listener: &dyn Listener) -> Result<(), Failure> {
+        let length = self.facts.length;
+        loop {
+            let chunk = match answer.chunk(url) {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(failure) => return Err(self.judge(failure)),
+            };
+            let written = self.file.write_all(&chunk);
+            written.map_err(|error| Error::io(format!("write the file fetched from `{url}`"), &error))?;
+            self.sums.update(&chunk);
+            self.have += chunk.len() as u64;
+            // A body without a length may have no end.
+            if length.is_none() && self.have / LOOK != (self.have - chunk.len() as u64) / LOOK {
+                room::require(self.path.parent().unwrap_or(&self.path), LOOK)?;
+            }
+            listener.bytes(self.have, length);
         }
-        _ => (Code::Unreachable, "Look whether this machine reaches the server, or needs HTTPS_PROXY set."),
-    };
-    Error::new(code, format!("cannot fetch `{url}`")).because(error).hint(hint)
+        match length {
+            Some(length) if length != self.have => {
+                Err(self.judge(broken(url, self.have, Some(length), "the connection was closed")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds where it broke off, and whether this try was worth its while: a line that breaks again and again still
+    /// brings the file, as long as each try brings more of it than was ever there.
+    fn judge(&mut self, mut failure: Failure) -> Failure {
+        if failure.error.code == Code::Unreachable {
+            failure.error.message = broken(&self.facts.url, self.have, self.facts.length, "").error.message;
+        }
+        failure.progressed = self.have >= self.reached + WORTHWHILE;
+        self.reached = self.reached.max(self.have);
+        failure
+    }
+
+    /// Notes what a later call needs to go on. Before the body: a kill can come at any byte of it.
+    fn note(&self) -> std::io::Result<()> {
+        let json = serde_json::to_vec(&self.facts).map_err(std::io::Error::other)?;
+        let path = part::facts_of(&self.path);
+        let fresh = path.with_extension("json.new");
+        fs::write(&fresh, json)?;
+        fs::rename(fresh, path)
+    }
 }

@@ -29,12 +29,26 @@ const POLL: Duration = Duration::from_millis(100);
 impl Lock {
     /// Takes the lock on `what`, waiting for another process at most `limit`.
     pub fn take(what: &str, limit: Duration, cancel: &Cancel) -> Result<Self> {
+        Self::wait(what, limit, cancel, File::try_lock)
+    }
+
+    /// The same for one of several that may have it at once, as long as nobody has it alone.
+    pub fn share(what: &str, limit: Duration, cancel: &Cancel) -> Result<Self> {
+        Self::wait(what, limit, cancel, File::try_lock_shared)
+    }
+
+    fn wait(
+        what: &str,
+        limit: Duration,
+        cancel: &Cancel,
+        try_lock: impl Fn(&File) -> Result<(), TryLockError>,
+    ) -> Result<Self> {
         let path = path_of(what);
         let failed = |error: &std::io::Error| Error::io(format!("lock `{}`", path.display()), error);
         let deadline = Instant::now() + limit;
         loop {
             let file = open(&path).map_err(|error| failed(&error))?;
-            match file.try_lock() {
+            match try_lock(&file) {
                 Ok(()) if is_at(&file, &path) => return Ok(Self { path, file }),
                 Ok(()) => {} // its holder has just removed it: another process may have made a new one
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
@@ -55,12 +69,19 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Removed while it is held; where that is not permitted (another user's file), it stays and does no harm.
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!("the lock `{}` stays: {error}", self.path.display());
-        }
-        if let Err(error) = self.file.unlock() {
-            tracing::debug!("cannot unlock `{}`: {error}", self.path.display());
+        // Removed by whoever has it alone: of several that share it, the last. Two who leave at once may each take the
+        // other for one that stays, so there is a second look. Where removing is not permitted (another user's file), it
+        // stays and does no harm.
+        for _ in 0..2 {
+            if self.file.try_lock().is_ok() && is_at(&self.file, &self.path) {
+                if let Err(error) = std::fs::remove_file(&self.path) {
+                    tracing::debug!("the lock `{}` stays: {error}", self.path.display());
+                }
+                break;
+            }
+            if let Err(error) = self.file.unlock() {
+                tracing::debug!("cannot unlock `{}`: {error}", self.path.display());
+            }
         }
     }
 }
@@ -133,6 +154,21 @@ mod tests {
         assert_eq!(error.code, Code::Busy);
         drop(held);
         drop(Lock::take(&what, Duration::ZERO, &cancel).unwrap());
+        assert!(!path_of(&what).exists(), "the lock file was left behind");
+    }
+
+    #[test]
+    fn what_is_shared_excludes_until_the_last_one_drops_it() {
+        let what = format!("a shared test of process {}", std::process::id());
+        let cancel = Cancel::default();
+        let [first, second] = [(); 2].map(|()| Lock::share(&what, Duration::ZERO, &cancel).unwrap());
+        drop(first);
+        let refused = Lock::take(&what, Duration::ZERO, &cancel);
+        assert_eq!(refused.unwrap_err().code, Code::Busy);
+        drop(second);
+        let held = Lock::take(&what, Duration::ZERO, &cancel).unwrap();
+        assert_eq!(Lock::share(&what, Duration::ZERO, &cancel).unwrap_err().code, Code::Busy);
+        drop(held);
         assert!(!path_of(&what).exists(), "the lock file was left behind");
     }
 }

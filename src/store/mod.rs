@@ -1,10 +1,15 @@
-//! The files that vmprov keeps itself: ssh keys, and locks while it works.
+//! The files that vmprov keeps itself: ssh keys, downloads, and locks while it works.
 
 pub mod download;
 pub mod host_keys;
+pub mod http;
 mod key_file;
 pub mod keys;
 pub mod kvm;
 pub mod lock;
+pub mod part;
+pub mod room;
 pub mod rsa;
 mod secret_file;
+pub mod sums;
+pub mod unpack;

@@ -4,6 +4,7 @@
 //! ended at the limit or on interrupt, standard error kept for the error.
 
 pub mod genisoimage;
+pub mod guestfs;
 pub mod qemu_img;
 pub mod scratch;
 pub mod ssh;
@@ -69,6 +70,7 @@ pub struct Tool {
     program: &'static str,
     args: Vec<String>,
     stdin: Option<String>,
+    env: Vec<(&'static str, &'static str)>,
     limit: Duration,
     changes: bool,
 }
@@ -108,7 +110,7 @@ impl Finished {
 impl Tool {
     /// A call that only reads.
     pub fn new(program: &'static str) -> Self {
-        Self { program, args: Vec::new(), stdin: None, limit: LIMIT, changes: false }
+        Self { program, args: Vec::new(), stdin: None, env: Vec::new(), limit: LIMIT, changes: false }
     }
 
     /// Adds arguments.
@@ -122,6 +124,13 @@ impl Tool {
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<String>) -> Self {
         self.stdin = Some(stdin.into());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &'static str, value: &'static str) -> Self {
+        self.env.push((name, value));
         self
     }
 
@@ -148,7 +157,8 @@ impl Tool {
     /// input follow.
     fn command_with_remark(&self, remark: &str) -> String {
         let words = std::iter::once(self.program).chain(self.args.iter().map(String::as_str));
-        let command = shell_words::join(words);
+        let env = self.env.iter().map(|(name, value)| format!("{name}={value} "));
+        let command = env.collect::<Vec<_>>().concat() + &shell_words::join(words);
         match &self.stdin {
             Some(stdin) => here_document(&command, remark, stdin),
             None => format!("{command}{remark}"),
@@ -208,6 +218,9 @@ impl Tool {
             Some(stdin) => expression.stdin_bytes(stdin.as_bytes()),
             None => expression.stdin_null(),
         };
+        for (name, value) in &self.env {
+            expression = expression.env(name, value);
+        }
         expression.start().map_err(|error| self.not_started(&error))
     }
 
@@ -241,6 +254,7 @@ impl Tool {
             "qemu-img" => "qemu-utils",
             "ssh" => "openssh-client",
             "isoinfo" => "genisoimage",
+            "virt-sysprep" => "guestfs-tools",
             other => other,
         };
         Error::new(Code::ToolMissing, format!("the program `{}` is not installed", self.program))

@@ -1,16 +1,23 @@
-//! [`ImageSource`]: where an image comes from.
+//! [`ImageSource`]: what was given as an image, and where that is.
 
 use std::os::unix::fs::MetadataExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
+use super::{catalogue, user::default_user};
 use crate::{
+    catalogue::Entry,
     error::{Error, Result},
-    model::digest,
+    model::{
+        digest,
+        image::{Arch, ImageName},
+    },
+    ops::Host,
 };
 
-/// Where an image comes from.
+/// What was given as an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::ops) enum ImageSource {
     /// A file of this machine.
@@ -22,6 +29,10 @@ pub(in crate::ops) enum ImageSource {
     },
     /// An `http` or `https` URL.
     Url(String),
+    /// An image of the catalogue, for the architecture of libvirt's host.
+    Published(Box<Entry>, Arch),
+    /// A name that is none of the catalogue's: that of an image that was imported, or made of a VM.
+    Stored(ImageName),
 }
 
 /// What distinguishes a file from what was or will be at its path: any change of its content changes one of these,
@@ -36,46 +47,84 @@ pub(in crate::ops) struct FileIdentity {
     changed_ns: i128,
 }
 
-impl ImageSource {
-    /// Reads what was given: a path, a `file://` URL or an `http(s)://` URL. The file must be there.
-    pub(in crate::ops) fn parse(given: &str) -> Result<Self> {
-        let scheme = given.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-        match scheme.as_deref() {
-            Some("http" | "https") => Ok(Self::Url(given.to_owned())),
-            Some("file") => Self::file(&given["file://".len()..]),
-            Some(other) => Err(Error::invalid(format!("images cannot be fetched over `{}`", other.escape_debug()))
-                .hint("Give a path, or an http:// or https:// URL.")),
-            None => Self::file(given),
-        }
-    }
-
-    fn file(given: &str) -> Result<Self> {
-        let failed = |error: &std::io::Error| {
-            let error = Error::io(format!("read the image `{}`", given.escape_debug()), error);
-            if given.contains('/') || given.contains('.') { error } else { error.hint("Give a path or a URL.") }
-        };
-        let path = Utf8Path::new(given).canonicalize_utf8().map_err(|error| failed(&error))?;
-        let metadata = std::fs::metadata(&path).map_err(|error| failed(&error))?;
-        if !metadata.is_file() {
-            return Err(Error::invalid(format!("the image `{path}` is no regular file")));
-        }
-        std::fs::File::open(&path).map_err(|error| failed(&error))?;
+impl FileIdentity {
+    /// What the file at a path is now.
+    pub(super) fn of(path: &Utf8Path) -> std::io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
         let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-        let identity = FileIdentity {
+        Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.len(),
             modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+impl ImageSource {
+    /// Reads what was given: a name, a path, a `file://` URL or an `http(s)://` URL. A file must be there. `arch` is the
+    /// architecture wanted of the catalogue, if not the host's.
+    pub(in crate::ops) fn parse(host: &Host, given: &str, arch: Option<Arch>) -> Result<Self> {
+        if given.contains("://") {
+            return Self::url(given);
+        }
+        let Ok(name) = given.parse::<ImageName>() else { return Self::file(Utf8Path::new(given)) };
+        match catalogue(host)?.find(&name) {
+            Some(entry) => {
+                let arch = arch.map_or_else(|| host_arch(host), Ok)?;
+                if entry.image(arch).is_none() {
+                    let there: Vec<_> = entry.archs().map(Arch::as_str).collect();
+                    return Err(Error::not_found(format!("`{}` is not published for {arch}", entry.name))
+                        .hint(format!("It is there for {}.", there.join(" and "))));
+                }
+                Ok(Self::Published(Box::new(entry.clone()), arch))
+            }
+            None => Ok(Self::Stored(name)),
+        }
+    }
+
+    fn url(given: &str) -> Result<Self> {
+        let refuse = |why: String| {
+            Error::invalid(format!("`{}` cannot be fetched: {why}", given.escape_debug()))
+                .hint("Give a name of `vmprov image search`, a path, or an http:// or https:// URL.")
         };
+        let url = Url::parse(given).map_err(|error| refuse(format!("it is no URL ({error})")))?;
+        match url.scheme() {
+            "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
+                Err(refuse("a login in it would be shown to everybody who may list VMs".to_owned()))
+            }
+            "http" | "https" if url.host_str().is_none_or(str::is_empty) => Err(refuse("it names no host".to_owned())),
+            "http" | "https" => Ok(Self::Url(given.to_owned())),
+            "file" => {
+                Self::file(&file_path(&url).ok_or_else(|| refuse("it names no file of this machine".to_owned()))?)
+            }
+            other => Err(refuse(format!("images are not fetched over `{}`", other.escape_debug()))),
+        }
+    }
+
+    fn file(given: &Utf8Path) -> Result<Self> {
+        let failed = |error: &std::io::Error| {
+            let error = Error::io(format!("read the image `{}`", given.as_str().escape_debug()), error);
+            if given.as_str().contains(['/', '.']) { error } else { error.hint("Give a name, a path or a URL.") }
+        };
+        let path = given.canonicalize_utf8().map_err(|error| failed(&error))?;
+        let metadata = std::fs::metadata(&path).map_err(|error| failed(&error))?;
+        if !metadata.is_file() {
+            return Err(Error::invalid(format!("the image `{path}` is no regular file")));
+        }
+        std::fs::File::open(&path).map_err(|error| failed(&error))?;
+        let identity = FileIdentity::of(&path).map_err(|error| failed(&error))?;
         Ok(Self::File { path, identity })
     }
 
-    /// The absolute path or the URL.
+    /// What it is called: the catalogue's name, the absolute path, or the URL.
     pub(in crate::ops) fn given(&self) -> &str {
         match self {
             Self::File { path, .. } => path.as_str(),
             Self::Url(url) => url,
+            Self::Published(entry, _) => entry.name.as_str(),
+            Self::Stored(name) => name.as_str(),
         }
     }
 
@@ -83,20 +132,54 @@ impl ImageSource {
     pub(in crate::ops) const fn identity(&self) -> Option<&FileIdentity> {
         match self {
             Self::File { identity, .. } => Some(identity),
-            Self::Url(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The architecture, where it is known.
+    pub(super) const fn arch(&self) -> Option<Arch> {
+        match self {
+            Self::Published(_, arch) => Some(*arch),
+            _ => None,
+        }
+    }
+
+    /// The user that it is known to log in as.
+    pub(in crate::ops) fn user(&self) -> Option<&str> {
+        match self {
+            Self::Published(entry, _) => Some(&entry.user),
+            Self::File { .. } | Self::Url(_) => default_user(self.given()),
+            Self::Stored(_) => None,
+        }
+    }
+
+    /// What the catalogue says of it.
+    pub(in crate::ops) fn entry(&self) -> Option<&Entry> {
+        match self {
+            Self::Published(entry, _) => Some(entry),
+            _ => None,
         }
     }
 
     /// The small volume that leads from this source to its base.
     pub(in crate::ops) fn companion(&self) -> String {
-        format!("source-{}.json", &digest::of(self.given().as_bytes())[..16])
+        let key = match self.arch() {
+            Some(arch) => format!("{}@{arch}", self.given()),
+            None => self.given().to_owned(),
+        };
+        format!("source-{}.json", &digest::of(key.as_bytes())[..16])
     }
+}
 
-    /// What speaks for the content being what its publisher made.
-    pub(super) fn verification(&self) -> &'static str {
-        match self {
-            Self::Url(url) if url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://")) => "tls",
-            _ => "none",
-        }
+/// The path that a `file` URL names.
+pub(super) fn file_path(url: &Url) -> Option<Utf8PathBuf> {
+    Utf8PathBuf::from_path_buf(url.to_file_path().ok()?).ok()
+}
+
+/// The architecture of libvirt's host: its images are the ones that run there.
+fn host_arch(host: &Host) -> Result<Arch> {
+    if host.virsh.is_local() {
+        return std::env::consts::ARCH.parse();
     }
+    host.virsh.arch()?.parse()
 }

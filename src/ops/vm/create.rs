@@ -30,7 +30,6 @@ use plan::{Plan, plan};
 use request::Request;
 
 pub(super) use plan::injected_key;
-pub(super) use request::check_user;
 
 /// A VM that was created.
 #[derive(Debug, Clone, Serialize)]
@@ -54,13 +53,15 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
         // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
         Err(error) if error.code == Code::NotFound && is_base_gone(host, &planned)? => {
             request.image.iter().try_for_each(|source| image::forget(host, source))?;
+            planned.held = None;
             planned = plan(host, new, &request, &mut Vec::new())?;
             build(host, new, &planned)?;
         }
         result => result?,
     }
-    // Who waits for a guest keeps nobody from stopping it.
+    // Who waits for a guest keeps nobody from stopping it, nor from looking at its image.
     drop(lock);
+    planned.held = None;
     let mut addresses = Vec::new();
     if let Some((goal, limit)) = wait.filter(|_| !host.is_dry_run()) {
         let kept = |error: Error| match error.code {
@@ -75,6 +76,7 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
     let known = Known {
         managed: true,
         incomplete: false,
+        image_verification: metadata.image.as_ref().and_then(|image| image.verification),
         image: metadata.image.map(|image| image.source),
         user: metadata.user,
         addresses,

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     super::{Host, key},
-    create::check_user,
     find, lock, look_up, power, require_whole,
     wait::wait_with,
 };
@@ -22,6 +21,7 @@ use crate::{
     model::{
         key::Key,
         name::Name,
+        user::check_user,
         vm::{State, WaitFor},
     },
     tools::{

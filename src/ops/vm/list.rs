@@ -38,6 +38,7 @@ fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Meta
         managed: metadata.is_some(),
         incomplete: metadata.is_some_and(Metadata::is_incomplete),
         image: metadata.and_then(|metadata| metadata.image.as_ref()).map(|image| image.source.clone()),
+        image_verification: metadata.and_then(|metadata| metadata.image.as_ref()?.verification),
         user: metadata.and_then(|metadata| metadata.user.clone()),
         addresses: domain.map(|domain| of_interfaces(domain, leases)).unwrap_or_default(),
     });

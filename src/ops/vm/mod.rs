@@ -1,5 +1,6 @@
 //! What can be done with VMs, one file a verb or a pair of them.
 
+mod commit;
 mod create;
 mod delete;
 mod inject;
@@ -21,6 +22,8 @@ use crate::{
     tools::virsh::{Domain, Listed},
 };
 
+pub(super) use commit::remove_copies;
+pub use commit::{NewCommit, commit};
 pub use create::{Created, create};
 pub(super) use delete::remove;
 pub use delete::{DeleteOptions, Deleted, delete};

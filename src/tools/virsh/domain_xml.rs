@@ -30,6 +30,8 @@ pub struct NewDomain<'a> {
     pub interface: Option<(&'a str, &'a str)>,
     /// Whether a seed is there to be found by cloud-init.
     pub seeded: bool,
+    /// Whether it boots with UEFI alone.
+    pub uefi: bool,
     /// What vmprov notes of it.
     pub metadata: &'a Metadata,
 }
@@ -91,7 +93,7 @@ impl NewDomain<'_> {
     fn write_os(&self, xml: &mut Xml) -> io::Result<()> {
         let host = self.capabilities;
         let mut os = xml.create_element("os");
-        if host.needs_uefi() {
+        if host.needs_uefi() || self.uefi {
             os = os.with_attribute(("firmware", "efi"));
         }
         os.write_inner_content(|xml| {

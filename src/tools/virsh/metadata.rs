@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Virsh, from_xml};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    model::image::Verification,
+};
 
 /// The XML namespace of vmprov's element; the number is the schema's version.
 pub(super) const NAMESPACE: &str = "urn:vmprov:vm:1";
@@ -81,6 +84,9 @@ pub struct Provenance {
     /// The base volume that the disk is an overlay on.
     #[serde(rename = "@base")]
     pub base: String,
+    /// What spoke for its content at the time; older versions did not note it.
+    #[serde(rename = "@verification", default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
 }
 
 /// A key that a VM has been given.
@@ -266,6 +272,7 @@ mod tests {
                 source: "/tmp/a \"b\" <c>&'d'.qcow2".to_owned(),
                 sha256: "ab".repeat(32),
                 base: "base-abab.qcow2".to_owned(),
+                verification: Some(Verification::Signature),
             }),
             user: Some("debian".to_owned()),
             instance_id: Some("i-1".to_owned()),

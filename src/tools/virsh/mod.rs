@@ -4,6 +4,7 @@
 //! name may look like an option, an id or a UUID. Reads are batched, so that the number of processes does not grow
 //! with the number of VMs.
 
+mod chain;
 mod domain;
 mod domain_xml;
 mod failure;
@@ -17,11 +18,16 @@ use uuid::Uuid;
 use super::{Runner, Tool};
 use crate::error::{Code, Error, Result};
 
+pub use chain::{NamedFile, Storage, StoredVolume, User};
 pub use domain::{Described, Domain, Listed};
 pub use domain_xml::{DiskDevice, NewDomain};
 pub use host::{Capabilities, Survey};
 pub use metadata::{InjectedKey, Metadata, OwnedVolume, Phase, Provenance, Role};
 pub use volume::{NewVolume, Pool, Volume};
+
+/// The most commands in one call: they are one argument, of which Linux takes 128 KiB (`MAX_ARG_STRLEN`), and a name
+/// may have 255 bytes.
+const MOST_COMMANDS: usize = 250;
 
 /// A connection to libvirt: every call goes to one URI.
 #[derive(Debug, Clone)]
@@ -109,8 +115,18 @@ impl Virsh {
         }
     }
 
-    /// Runs several commands that only read in one process.
+    /// Runs several commands that only read in one process, or in a few where they are very many.
     fn batch(&self, what: &str, commands: &[Vec<&str>]) -> Result<Batch> {
+        let mut whole = Batch { sections: Vec::new(), complaints: Vec::new() };
+        for part in commands.chunks(MOST_COMMANDS) {
+            let Batch { sections, complaints } = self.one_batch(what, part)?;
+            whole.sections.extend(sections);
+            whole.complaints.extend(complaints);
+        }
+        Ok(whole)
+    }
+
+    fn one_batch(&self, what: &str, commands: &[Vec<&str>]) -> Result<Batch> {
         // No output can hold a mark that did not exist before the call.
         let mark = Uuid::new_v4().to_string();
         let script = commands

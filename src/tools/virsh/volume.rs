@@ -6,7 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use quick_xml::escape::escape;
 use serde::Deserialize;
 
-use super::{Virsh, from_xml};
+use super::{Virsh, failure, from_xml};
 use crate::error::{Code, Result};
 
 /// How long an upload may take: an image of tens of GiB over a slow line.
@@ -201,8 +201,30 @@ impl Virsh {
 
     /// Writes a volume's content into a file.
     pub fn download(&self, pool: &str, name: &str, file: &Utf8Path) -> Result<()> {
-        let args = ["vol-download", "--pool", pool, "--vol", name, "--file", file.as_str()];
-        self.read(&format!("read the volume `{name}` of pool `{pool}`"), &args).map(drop)
+        let args = ["vol-download", "--pool", pool, "--vol", name, "--file", file.as_str(), "--sparse"];
+        let finished = self.tool(&args).limit(UPLOAD_LIMIT).read(&self.runner)?;
+        if finished.status.success() {
+            return Ok(());
+        }
+        Err(failure::explain(&format!("read the volume `{name}` of pool `{pool}`"), &self.uri, &finished.stderr))
+    }
+
+    /// Writes the content of several small volumes into files; one that has gone leaves its file empty.
+    pub fn download_all(&self, pool: &str, wanted: &[(&str, &str)]) -> Result<()> {
+        let download = |&(name, file): &(&'_ str, &'_ str)| {
+            ["vol-download", "--pool", pool, "--vol", name, "--file", file].map(str::to_owned)
+        };
+        let commands: Vec<_> = wanted.iter().map(download).collect();
+        let commands: Vec<_> = commands.iter().map(|command| command.iter().map(String::as_str).collect()).collect();
+        // libvirt's test driver does not have it.
+        let tolerated = [Code::NotFound, Code::Conflict];
+        self.batch_tolerating("read what is known of the images", &commands, &tolerated).map(drop)
+    }
+
+    /// Makes a volume that holds what another and all that it builds on hold together.
+    pub fn clone_volume(&self, pool: &str, name: &str, clone: &str) -> Result<()> {
+        let tool = self.tool(&["vol-clone", "--pool", pool, "--vol", name, "--newname", clone]).limit(UPLOAD_LIMIT);
+        self.change_with(&format!("copy the volume `{name}` of pool `{pool}`"), tool)
     }
 
     /// A volume; none when there is no such volume.

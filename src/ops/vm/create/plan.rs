@@ -8,13 +8,19 @@ use super::{
         super::{Host, image, prepare},
         incomplete, remove, seed,
     },
-    request::{Request, check_user},
+    request::Request,
 };
 use crate::{
+    catalogue::Firmware,
     cloud_init::{HostKey, Seed},
     error::{Code, Error, Result},
-    model::{key::Key, size::human, vm::NewVm},
-    store::host_keys,
+    model::{
+        key::Key,
+        size::{DiskSize, human},
+        user::check_user,
+        vm::NewVm,
+    },
+    store::{host_keys, lock::Lock},
     tools::{
         scratch::Scratch,
         virsh::{
@@ -31,6 +37,8 @@ pub(super) struct Plan {
     pool: Pool,
     capabilities: Capabilities,
     pub(super) base: Option<image::Base>,
+    /// Nobody removes the base meanwhile.
+    pub(super) held: Option<Lock>,
     pub(super) disk: OwnedVolume,
     pub(super) seed: Option<(OwnedVolume, Seed)>,
     /// The installer's file and, where it is uploaded, the volume for it.
@@ -55,22 +63,24 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
     check_name(host, new, &survey)?;
     check_figures(host, new, &survey, warnings)?;
     prepare::check_network(&new.network, &survey)?;
-    let mut base = match &request.image {
-        Some(source) => image::Base::from_companion(source, &companion.content()?),
-        None => None,
-    };
-    let user = user(new, request, base.as_ref())?;
+    let companion = companion.content()?;
+    let known = request.image.as_ref().and_then(|source| image::Base::of_source(source, &companion));
+    if let (Some(source), None) = (&request.image, &known) {
+        image::refuse_unknown(host, source)?;
+    }
+    let user = user(new, request, known.as_ref())?;
     if let (Some(data), Some(user)) = (&request.user_data, &user) {
         data.check(&new.name, user)?.into_iter().for_each(|warning| host.warn(warnings, warning));
     }
-    let examined = match &request.image {
-        Some(source) if base.is_none() => Some(image::examine(host, source, warnings)?),
-        _ => None,
+    check_against_catalogue(host, new, request, warnings)?;
+    let demands = image::Demands {
+        checksum: new.checksum.as_ref(),
+        verified: new.require_verified || host.settings.require_verified,
+        pull: new.pull,
     };
-    check_disk_size(
-        new,
-        base.as_ref().map(|base| base.virtual_size).or(examined.as_ref().map(image::Examined::virtual_size)),
-    )?;
+    let find = |source| image::find(host, source, known.as_ref(), demands, survey.pool.as_ref(), warnings);
+    let found = request.image.as_ref().map(find).transpose()?;
+    check_disk_size(new, found.as_ref().map(image::Found::virtual_size))?;
     let installer = match &request.installer {
         // One that libvirt knows as a volume is used where it is; another is uploaded for this VM.
         Some(file) if host.virsh.is_local() && host.virsh.volume_at(file.as_str())? => Some((file.clone(), None)),
@@ -80,18 +90,31 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
     let pool = prepare::pool(host, survey.pool.as_ref())?;
     prepare::network(host, &new.network, &survey)?;
     let capabilities = prepare::accelerator(host, verdict, survey.capabilities, warnings)?;
-    if let Some(examined) = examined {
-        base = Some(image::store(host, &pool, &examined, user.as_deref())?);
-    }
+    let base = match (found, &request.image) {
+        (Some(found), Some(source)) => Some(image::store(host, &pool, source, found, user.as_deref())?),
+        _ => None,
+    };
+    let held = base.as_ref().filter(|_| !host.is_dry_run()).map(|base| image::hold(host, &pool, base)).transpose()?;
     let mac = random_mac();
     let seed = match user {
         Some(user) => Some((seed::volume(host, new.name.as_str()), plan_seed(new, user, &mac, request)?)),
         None => None,
     };
     let metadata = Metadata::begun();
-    let mut plan = Plan { uuid: Uuid::new_v4(), mac, pool, capabilities, base, disk, seed, installer, metadata };
+    let mut plan = Plan { uuid: Uuid::new_v4(), mac, pool, capabilities, base, held, disk, seed, installer, metadata };
     plan.note(&request.keys);
     Ok(plan)
+}
+
+/// Refuses a disk that the image will not fit on, before anything is fetched, and warns of too little memory.
+fn check_against_catalogue(host: &Host, new: &NewVm, request: &Request, warnings: &mut Vec<String>) -> Result<()> {
+    let Some(entry) = request.image.as_ref().and_then(image::ImageSource::entry) else { return Ok(()) };
+    check_disk_size(new, entry.min_disk.map(DiskSize::bytes))?;
+    if let Some(least) = entry.min_memory.filter(|&least| least > new.memory) {
+        let text = format!("`{}` wants {least} of memory at least, and gets {}", entry.name, new.memory);
+        host.warn(warnings, text);
+    }
+    Ok(())
 }
 
 /// The user to log in as, where a seed will tell the guest of one.
@@ -99,14 +122,11 @@ fn user(new: &NewVm, request: &Request, base: Option<&image::Base>) -> Result<Op
     if !request.seeded {
         return Ok(None);
     }
-    let source = request.image.as_ref().map(image::ImageSource::given);
-    let user = (new.user.as_deref())
-        .or_else(|| base?.user.as_deref())
-        .or_else(|| image::default_user(source?))
-        .ok_or_else(|| {
-            let what = source.map_or_else(|| "the installed system".to_owned(), |source| format!("`{source}`"));
-            Error::invalid(format!("nobody knows which user {what} logs in as")).hint("Name one with --user NAME.")
-        })?;
+    let source = request.image.as_ref();
+    let user = (new.user.as_deref()).or_else(|| base?.user.as_deref()).or_else(|| source?.user()).ok_or_else(|| {
+        let what = source.map_or_else(|| "the installed system".to_owned(), |source| format!("`{}`", source.given()));
+        Error::invalid(format!("nobody knows which user {what} logs in as")).hint("Name one with --user NAME.")
+    })?;
     check_user(user)?;
     Ok(Some(user.to_owned()))
 }
@@ -206,6 +226,7 @@ impl Plan {
             source: base.source.clone(),
             sha256: base.sha256.clone(),
             base: base.volume.clone(),
+            verification: Some(base.verification),
         });
         metadata.volumes.push(self.disk.clone());
         if let Some((volume, seed)) = &self.seed {
@@ -237,6 +258,7 @@ impl Plan {
             disks,
             interface: Some((&new.network, &self.mac)),
             seeded: self.seed.is_some(),
+            uefi: self.base.as_ref().is_some_and(|base| base.firmware == Some(Firmware::Uefi)),
             metadata: &self.metadata,
         }
         .to_xml()

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     model::{
         key::Key,
+        user::check_user,
         vm::{NewVm, WaitFor, check_vcpus},
     },
 };
@@ -39,7 +40,11 @@ impl Request {
             }
             (image, url) => image.as_ref().or(url.as_ref()),
         };
-        let image = given.map(|given| ImageSource::parse(given)).transpose()?;
+        if given.is_none() && (new.checksum.is_some() || new.require_verified || new.pull) {
+            return Err(Error::invalid("a checksum, a verification or a pull is asked for, but no image is given")
+                .hint("Give the image with --image NAME, PATH or URL."));
+        }
+        let image = given.map(|given| ImageSource::parse(host, given, None)).transpose()?;
         let installer = new.iso.as_deref().map(installer).transpose()?;
         let keys = new.ssh_keys.iter().map(|name| key::get(host, name)).collect::<Result<Vec<_>>>()?;
         let user_data = new.user_data.as_ref().map(|data| UserData::parse(&data.0)).transpose()?;
@@ -79,21 +84,6 @@ fn check_goal(new: &NewVm, wait: Option<(WaitFor, Duration)>, has_image: bool) -
         }
         _ => Ok(()),
     }
-}
-
-/// Refuses what no Linux takes for a user's name (`useradd` of shadow 4.13).
-pub(in crate::ops) fn check_user(user: &str) -> Result<()> {
-    let first = |c: char| c.is_ascii_lowercase() || c == '_';
-    let rest = |c: char| first(c) || c.is_ascii_digit() || c == '-';
-    if user.len() > 32 || !user.starts_with(first) || !user.chars().all(rest) {
-        return Err(Error::invalid(format!("`{}` cannot be a user's name", user.escape_debug()))
-            .hint("A user's name is up to 32 lower-case letters, digits, - and _, and begins with a letter or _."));
-    }
-    if user == "default" {
-        return Err(Error::invalid("cloud-init takes the user `default` for the image's own default user")
-            .hint("Name that user itself, or leave out --user."));
-    }
-    Ok(())
 }
 
 fn installer(given: &str) -> Result<Utf8PathBuf> {

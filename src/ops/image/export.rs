@@ -1,0 +1,62 @@
+//! `image export`: an image as a file.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Serialize;
+
+use super::{list, usage::Usage};
+use crate::{
+    error::{Code, Error, Result},
+    ops::Host,
+    store::{room, sums::Sums},
+};
+
+/// An image that was written into a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exported {
+    /// The image's name.
+    pub image: String,
+    /// The file.
+    pub file: Utf8PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256: that of the image as it was given, where that was qcow2 and not compressed.
+    pub sha256: String,
+}
+
+/// Writes an image into a file that is not there yet, as qcow2. It is whole, or not there.
+pub fn export(host: &Host, reference: &str, file: &Utf8Path) -> Result<Exported> {
+    let failed = |error: &std::io::Error| Error::io(format!("write `{file}`"), error);
+    if file.symlink_metadata().is_ok() {
+        return Err(exists(file));
+    }
+    let file = &Utf8PathBuf::from_path_buf(std::path::absolute(file).map_err(|error| failed(&error))?)
+        .map_err(|_| Error::invalid(format!("`{file}` is no UTF-8")))?;
+    let folder = file.parent().unwrap_or(Utf8Path::new("/"));
+    let Some(pool) = list::active_pool(host)? else { return Err(super::unknown_image(host, reference)?) };
+    let usage = Usage::look(host, &pool, false)?;
+    let image = list::find(host, &list::read(host, &pool, &usage)?, reference)?;
+    let volume = image.volume.rsplit('/').next().unwrap_or(&image.volume);
+    room::require(folder, image.size)?;
+    let part = tempfile::Builder::new().prefix(".vmprov-").suffix(".part").tempfile_in(folder);
+    let part = part.map_err(|error| failed(&error))?;
+    let path = Utf8Path::from_path(part.path()).ok_or_else(|| Error::invalid(format!("`{file}` is no UTF-8")))?;
+    host.step(format!("writing {file}"));
+    host.virsh.download(&pool.name, volume, path)?;
+    host.step("computing the file's checksum");
+    let sha256 = Sums::of(path, &[], &host.runner.cancel)?.sha256();
+    part.as_file().sync_all().map_err(|error| failed(&error))?;
+    let size = part.as_file().metadata().map_err(|error| failed(&error))?.len();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    part.as_file().set_permissions(mode).map_err(|error| failed(&error))?;
+    part.persist_noclobber(file).map_err(|error| match error.error.kind() {
+        std::io::ErrorKind::AlreadyExists => exists(file),
+        _ => failed(&error.error),
+    })?;
+    Ok(Exported { image: image.name, file: file.clone(), size, sha256 })
+}
+
+fn exists(file: &Utf8Path) -> Error {
+    Error::new(Code::AlreadyExists, format!("there is a file `{file}` already"))
+        .hint("Choose another name, or remove it.")
+}

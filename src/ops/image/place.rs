@@ -1,0 +1,118 @@
+//! [`Place`]: where a publisher's file is had from, after the mirrors.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use url::Url;
+
+use super::source::file_path;
+use crate::{
+    error::{Error, Result},
+    model::image::Mirror,
+    ops::Host,
+    store::http::{Listener, Text},
+};
+
+/// The most that a text may have.
+const MOST_TEXT: u64 = 4 << 20;
+
+/// Where a file is had from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A file of this machine.
+    File(Utf8PathBuf),
+    /// An `http` or `https` URL.
+    Web(String),
+}
+
+impl Place {
+    /// Where `url`'s file is had from: the mirror of the longest prefix that matches, or its publisher.
+    pub(super) fn of(host: &Host, url: &str) -> Result<Self> {
+        // As the library writes it: the host in small letters, no default port, no `..` that could lead out of a mirror.
+        let plain = Url::parse(url).map_or_else(|_| url.to_owned(), String::from);
+        let mapped = mapped(&host.settings.mirrors, &plain);
+        if mapped != plain {
+            tracing::info!("# {url} is had from {mapped}");
+        }
+        let parsed = Url::parse(&mapped).map_err(|error| {
+            Error::invalid(format!("`{mapped}` is no URL"))
+                .because(error)
+                .hint(format!("It is where the setting mirrors leads `{url}`."))
+        })?;
+        match parsed.scheme() {
+            "file" => {
+                let path = file_path(&parsed).ok_or_else(|| Error::invalid(format!("`{mapped}` names no file")))?;
+                Ok(Self::File(path))
+            }
+            _ => Ok(Self::Web(mapped)),
+        }
+    }
+
+    /// A small file's content, in one try; none where there is no such file.
+    pub(super) fn text_once(&self, host: &Host) -> Result<Option<Text>> {
+        match self {
+            Self::Web(url) => host.http.text_once(url).map_err(|failure| failure.error),
+            Self::File(path) => read(path),
+        }
+    }
+
+    /// The same with as many tries as are worth it.
+    pub(super) fn text(&self, host: &Host, listener: &dyn Listener) -> Result<Option<Text>> {
+        match self {
+            Self::Web(url) => host.http.text(url, listener),
+            Self::File(path) => read(path),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => f.write_str(path.as_str()),
+            Self::Web(url) => f.write_str(url),
+        }
+    }
+}
+
+/// What lies on this machine's own disk did not come without TLS: nobody was on the way.
+fn read(path: &Utf8Path) -> Result<Option<Text>> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() && metadata.len() <= MOST_TEXT => {}
+        _ => return Ok(None),
+    }
+    let bytes = std::fs::read(path).map_err(|error| Error::io(format!("read `{path}`"), &error))?;
+    Ok(Some(Text { bytes, tls: true }))
+}
+
+/// A URL after the mirrors: the longest prefix wins.
+fn mapped(mirrors: &[Mirror], url: &str) -> String {
+    let rest = |mirror: &Mirror| mirror.rest(url).map(|rest| (mirror.from.len(), format!("{}{rest}", mirror.to)));
+    let best = mirrors.iter().filter_map(rest).max_by_key(|(length, _)| *length);
+    best.map_or_else(|| url.to_owned(), |(_, mapped)| mapped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_wins_and_ends_at_a_boundary() {
+        let mirrors: Vec<Mirror> = [
+            "cloud.debian.org=http://m:8080/debian",
+            "https://cloud.debian.org/images/cloud/trixie/=file:///srv/trixie/",
+            "https://dl.example/pub=https://m/pub",
+        ]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
+        for (url, to) in [
+            ("https://cloud.debian.org/images/x", "http://m:8080/debian/images/x"),
+            ("http://cloud.debian.org/x", "http://m:8080/debian/x"),
+            ("https://cloud.debian.org/images/cloud/trixie/x", "file:///srv/trixie/x"),
+            ("https://dl.example/pub/x", "https://m/pub/x"),
+            ("https://dl.example/public/x", "https://dl.example/public/x"),
+            ("https://cloud.debian.org.evil/x", "https://cloud.debian.org.evil/x"),
+            ("https://other/x", "https://other/x"),
+        ] {
+            assert_eq!(mapped(&mirrors, url), to, "{url}");
+        }
+    }
+}
