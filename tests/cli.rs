@@ -31,7 +31,8 @@ fn the_list_in_every_format() {
     );
     host.run("vm list --brief -o yaml").prints(&brief);
     host.run("vm list -oyaml").prints(&format!(
-        "{brief}  managed: false\n  incomplete: false\n  image: null\n  user: null\n  addresses: []\n"
+        "{brief}  managed: false\n  incomplete: false\n  image: null\n  imageVerification: null\n  user: null\n\
+         \x20 addresses: []\n"
     ));
     host.run("-o name vm list").prints("test\n");
     host.run("vm list --brief --output=name").prints("test\n");
@@ -41,7 +42,10 @@ fn the_list_in_every_format() {
     let whole = host.run("vm list -o json").succeeds().json();
     let members: Vec<_> = whole["vms"][0].as_object().unwrap().keys().map(String::as_str).collect();
     let spec = ["name", "uuid", "state", "memory", "vcpus", "autostart"];
-    assert_eq!(members, [&spec[..], &["managed", "incomplete", "image", "user", "addresses"]].concat());
+    assert_eq!(
+        members,
+        [&spec[..], &["managed", "incomplete", "image", "imageVerification", "user", "addresses"]].concat()
+    );
 }
 
 #[test]
@@ -137,17 +141,26 @@ fn settings_say_where_they_come_from() {
             ["pool", "fast", "file: ~/.config/vmprov/config.toml"],
             ["pool-path", "/srv/fast", "file: ~/.config/vmprov/config.toml"],
             ["key-dir", "~/keys", "environment: SSH_KEY_DIR"],
+            ["mirrors", "none", "default"],
+            ["require-verified", "false", "default"],
+            ["stall-timeout", "30s", "default"],
         ]
     );
     let host = host.with_env("LIBVIRT_URI", "qemu:///session");
     host.write("mine.toml", "key-dir = '/k'\n");
-    let origins = host.run("config --config mine.toml --pool-path images -o yaml").succeeds().stdout;
+    let origins = host
+        .run("config --config mine.toml --pool-path images --mirror https://h/a/=http://m -o yaml")
+        .succeeds()
+        .stdout;
     assert_eq!(
         origins,
         "settings:\n- name: connect\n  value: qemu:///session\n  origin: 'environment: LIBVIRT_URI'\n\
          - name: pool\n  value: default\n  origin: default\n\
          - name: pool-path\n  value: ~/images\n  origin: 'flag: --pool-path'\n\
-         - name: key-dir\n  value: ~/keys\n  origin: 'environment: SSH_KEY_DIR'\n"
+         - name: key-dir\n  value: ~/keys\n  origin: 'environment: SSH_KEY_DIR'\n\
+         - name: mirrors\n  value: https://h/a=http://m\n  origin: 'flag: --mirror'\n\
+         - name: require-verified\n  value: 'false'\n  origin: default\n\
+         - name: stall-timeout\n  value: 30s\n  origin: default\n"
     );
     // The last of two flags counts, wherever they stand.
     let last = host.run("-c a:/// config --connect b:/// -o json").succeeds().json();
@@ -160,6 +173,9 @@ fn settings_say_where_they_come_from() {
             ["pool", "default", "default"],
             ["pool-path", "/var/lib/libvirt/images", "default"],
             ["key-dir", "~/.local/share/vmprov/keys", "default"],
+            ["mirrors", "none", "default"],
+            ["require-verified", "false", "default"],
+            ["stall-timeout", "30s", "default"],
         ]
     );
 }
@@ -302,7 +318,7 @@ fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
     host.run("vm lst").fails_saying(2, &["error: unrecognized subcommand 'lst'", "Usage: vmprov vm"]);
     host.run("-q").fails(
         2,
-        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, key, inject, gc, config\n",
+        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, gc, config\n",
     );
     host.run("").fails_saying(2, &["Usage: vmprov [OPTIONS] <COMMAND>", "Clean up after"]);
     host.run("-q -v vm list").fails_saying(2, &["cannot be used with"]);

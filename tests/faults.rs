@@ -9,10 +9,7 @@ mod lab;
 
 use std::collections::BTreeSet;
 
-use lab::{Lab, Ran, Snapshot};
-
-/// More calls than any of the commands makes.
-const MOST_CALLS: usize = 60;
+use lab::{Lab, Ran, Snapshot, each_call};
 
 /// Ways in which a call fails.
 const FAILURES: [&str; 2] = ["fail", "lie"];
@@ -53,21 +50,6 @@ fn create(lab: &Lab, image: &str, fault: &str, start: bool) -> Ran {
 #[track_caller]
 fn delete(lab: &Lab) {
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
-}
-
-/// Runs `work` with its first call spoilt, then with its second, until there are no more; `judge` looks at each.
-fn each_call(mode: &str, work: impl Fn(&str, usize) -> Ran, mut judge: impl FnMut(usize, &str, Ran)) {
-    for k in 1..MOST_CALLS {
-        let ran = work(&format!("{mode}:{k}"), k);
-        if !ran.hit {
-            ran.succeeded();
-            return;
-        }
-        let call = ran.calls.get(k - 1).cloned().unwrap_or_default();
-        let when = format!("{mode} at call {k} ({})", call.chars().take(120).collect::<String>());
-        judge(k, &when, ran);
-    }
-    panic!("more than {MOST_CALLS} calls");
 }
 
 /// After a create that did not succeed nothing is there, apart from a base image that is whole. What is known of it

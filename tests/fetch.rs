@@ -1,96 +1,663 @@
-//! Images from URLs, served on the lab's own loopback: fetched once, and never taken for what they are not.
+//! Images by name and by URL, from a whole fake mirror on the lab's loopback: fetched once, proven as far as they can
+//! be, and never taken for what they are not.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
+#[path = "support/gpg.rs"]
+mod gpg;
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
+#[path = "support/mirror.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod mirror;
 
-use lab::{Held, Lab, Ran};
+use std::{
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
-/// Serves files as they are; `cut-…` promises more than it sends, `moved-…` redirects, `stuck` is refused.
-const SERVER: &str = r#"
-import http.server, os, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        name = self.path.lstrip("/").split("?")[0]
-        if name.startswith("moved-"):
-            self.send_response(302)
-            self.send_header("Location", self.path.replace("moved-", ""))
-            self.end_headers()
-            return
-        path = os.path.join(sys.argv[1], name.removeprefix("cut-"))
-        if not os.path.exists(path):
-            self.send_error(403 if name == "secret" else 404)
-            return
-        body = open(path, "rb").read()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:len(body) // 2] if name.startswith("cut-") else body)
-http.server.ThreadingHTTPServer(("127.0.0.1", 8791), Handler).serve_forever()
-"#;
+use gpg::Signer;
+use lab::{Lab, Ran, Snapshot};
+use mirror::{Fault, Mirror, Served};
+use sha2::{Digest, Sha512};
+use vmprov::model::digest::{self, hex};
 
-fn serve(lab: &Lab) -> Held {
-    let server = lab.start_inside("python3", &["-c", SERVER, lab.file("").to_str().unwrap()]);
-    lab::wait_until("the server", || create(lab, "probe", "missing").stderr.contains("404"));
-    server
+/// How long a server may be silent here. Pauses between tries are in proportion to it.
+const PATIENCE: &str = "2s";
+
+/// The lab, a mirror in it, and what is found there at the beginning.
+struct Site {
+    lab: Lab,
+    mirror: Mirror,
 }
 
-/// A URL that no earlier run of this test has fetched.
-fn url(file: &str) -> String {
-    format!("http://127.0.0.1:8791/{file}?{}", std::process::id())
+impl Site {
+    fn new() -> Self {
+        let lab = Lab::qemu();
+        let mirror = Mirror::inside(&lab.network());
+        let site = Self { lab, mirror };
+        site.configure("");
+        // Pool, network and the verdict on KVM are there from here on, and nothing of another test.
+        let warm = site.lab.image("warm.qcow2", "10M");
+        site.ok(&["vm", "create", "fetch-warm", "--image", &warm, "--user", "u", "--no-start"]);
+        site.ok(&["vm", "delete", "fetch-warm", "--yes"]);
+        site.ok(&["image", "prune"]);
+        site
+    }
+
+    /// Writes the configuration file.
+    fn configure(&self, more: &str) {
+        self.lab.write(".config/vmprov/config.toml", format!("stall-timeout = '{PATIENCE}'\n{more}"));
+    }
+
+    /// Writes the site's own catalogue.
+    fn catalogue(&self, text: &str) {
+        self.lab.write(".config/vmprov/images.d/site.toml", text);
+    }
+
+    /// An entry of the catalogue for one file of the mirror.
+    fn entry(&self, name: &str, file: &str, more: &str) -> String {
+        let url = self.mirror.url(file);
+        format!(
+            "[[image]]\nname = '{name}'\ntitle = 'T'\nurl = '{url}'\narch = {{ x86_64 = 'x', aarch64 = 'y' }}\n\
+             user = 'admin'\n{more}\n"
+        )
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        self.lab.run(args)
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> Ran {
+        self.run(args).succeeded()
+    }
+
+    #[track_caller]
+    fn json(&self, args: &[&str]) -> serde_json::Value {
+        self.ok(&[args, &["-o", "json"]].concat()).json()
+    }
+
+    /// It fails, says so, and leaves everything as it was.
+    #[track_caller]
+    fn refuses(&self, before: &Snapshot, args: &[&str], code: i32, says: &[&str]) {
+        let refused = self.run(args).failed_with(code);
+        for word in says {
+            assert!(refused.stderr.contains(word), "it does not say `{word}`: {refused}");
+        }
+        self.lab.settles(before, &args.join(" "));
+    }
+
+    /// A disk image like no other.
+    fn disk(&self) -> Vec<u8> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let size = 10_240 + 64 * COUNT.fetch_add(1, Ordering::SeqCst);
+        let path = self.lab.image("one.qcow2", &format!("{size}K"));
+        let wrote = Command::new("qemu-io").args(["-f", "qcow2", "-c", "write -q -P 7 0 1M"]).arg(&path).status();
+        assert!(wrote.unwrap().success());
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        bytes
+    }
+
+    /// Serves a disk and a list of checksums beside it.
+    fn publish(&self, file: &str) -> Vec<u8> {
+        let disk = self.disk();
+        self.mirror.put(file, disk.clone());
+        self.mirror.put(&beside(file, "SHA256SUMS"), sums(file, &disk));
+        disk
+    }
 }
 
-fn create(lab: &Lab, vm: &str, file: &str) -> Ran {
-    lab.run(&["vm", "create", vm, "--image", &url(file), "--user", "u", "--no-start", "-o", "json"])
+fn beside(file: &str, other: &str) -> String {
+    file.rsplit_once('/').map_or_else(|| other.to_owned(), |(folder, _)| format!("{folder}/{other}"))
 }
 
-fn delete(lab: &Lab, vm: &str) {
-    lab.run(&["vm", "delete", vm, "--yes"]).succeeded();
+fn sha256(bytes: &[u8]) -> String {
+    digest::of(bytes)
+}
+
+/// A file of checksums in which others stand, too.
+fn sums(file: &str, bytes: &[u8]) -> String {
+    let name = file.rsplit('/').next().unwrap();
+    format!("{} *other.img\n{} *{name}\n", "0".repeat(64), sha256(bytes))
 }
 
 #[test]
-fn an_image_from_a_url_is_fetched_once_and_its_damage_changes_nothing() {
-    let lab = Lab::qemu();
-    // Pool, network and the verdict on KVM are there from here on.
-    let warm = lab.image("warm.qcow2", "10M");
-    lab.run(&["vm", "create", "fetch-warm", "--image", &warm, "--user", "u", "--no-start"]).succeeded();
-    delete(&lab, "fetch-warm");
-    lab.image("disk.qcow2", "12M");
-    std::fs::write(lab.file("page.qcow2"), "<!DOCTYPE html><html>Sign in</html>").unwrap();
-    std::fs::write(lab.file("nothing.qcow2"), "").unwrap();
-    let server = serve(&lab);
-    let before = lab.snapshot();
-
+fn what_is_damaged_or_no_image_is_refused_and_leaves_nothing() {
+    let site = Site::new();
+    let disk = site.disk();
+    site.mirror.put("secret", "");
+    site.mirror.spoil("secret", (0..99).map(|_| Fault::Status(401)));
+    site.mirror.serve("cut.qcow2", Served { body: disk.clone(), ..Served::default() });
+    site.mirror.spoil("cut.qcow2", (0..99).map(|_| Fault::Cut(100_000)));
+    site.mirror.put("stuck.qcow2", disk.clone());
+    site.mirror.spoil("stuck.qcow2", (0..99).map(|_| Fault::Stall(0)));
+    site.mirror.put("broken.qcow2", disk.clone());
+    site.mirror.spoil("broken.qcow2", (0..99).map(|_| Fault::Status(500)));
+    site.mirror.put("page.qcow2", "<!DOCTYPE html><html>Sign in</html>");
+    site.mirror.put("nothing.qcow2", "");
+    site.mirror.put("short.qcow2", &disk[..disk.len() / 2]);
+    site.mirror.put("chain.qcow2", overlay(&site, "/etc/passwd"));
+    let before = site.lab.snapshot();
     for (file, code, word) in [
-        ("missing.qcow2", 3, "404"),
-        ("secret", 6, "403"),
-        ("cut-disk.qcow2", 9, "broke off after"),
+        ("missing.qcow2", 3, "HTTP status 404"),
+        ("secret", 6, "HTTP status 401"),
+        ("cut.qcow2", 9, "broke off after 100000 of"),
+        ("stuck.qcow2", 10, "sent nothing for 2 s"),
+        ("broken.qcow2", 9, "HTTP status 500"),
         ("page.qcow2", 2, "web page"),
         ("nothing.qcow2", 2, "is empty"),
+        ("short.qcow2", 2, "its end is missing"),
+        ("chain.qcow2", 2, "has a backing file (`/etc/passwd`)"),
     ] {
-        let refused = create(&lab, "fetched", file).failed_with(code);
-        assert!(refused.stderr.contains(word), "{file}: {refused}");
-        lab.settles(&before, file);
+        let url = site.mirror.url(file);
+        let create = ["vm", "create", "fetched", "--image", &url, "--user", "u", "--no-start"];
+        site.refuses(&before, &create, code, &[word]);
+        site.refuses(&before, &["image", "pull", &url], code, &[word]);
     }
-    let plan = lab.run(&["vm", "create", "fetched", "--image", &url("disk.qcow2"), "--user", "u", "--dry-run"]);
-    assert!(plan.succeeded().stdout.contains(&format!("# fetch {}", url("disk.qcow2"))));
-    lab.settles(&before, "a dry run");
+    for (url, word) in [
+        ("ftp://127.0.0.1/x", "not fetched over `ftp`"),
+        ("http://user:word@127.0.0.1/x", "a login in it"),
+        ("http://", "no URL"),
+        ("file:///nowhere/x.qcow2", "No such file"),
+    ] {
+        let code = if url.starts_with("file") { 3 } else { 2 };
+        site.refuses(&before, &["image", "pull", url], code, &[word]);
+    }
+}
 
-    let created = create(&lab, "fetched", "moved-disk.qcow2").succeeded();
-    assert!(created.json()["warnings"].to_string().contains("without TLS"), "{created}");
-    delete(&lab, "fetched");
+fn overlay(site: &Site, backing: &str) -> Vec<u8> {
+    let path = site.lab.file("overlay.qcow2");
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2", "-u", "-b", backing, "-F", "raw"]).arg(&path).arg("10M");
+    assert!(create.status().unwrap().success());
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    bytes
+}
+
+#[test]
+fn an_image_from_a_url_is_fetched_once() {
+    let site = Site::new();
+    site.mirror.put("real.qcow2", site.disk());
+    site.mirror.put("moved.qcow2", "");
+    site.mirror.spoil("moved.qcow2", [Fault::Redirect(site.mirror.url("real.qcow2"))]);
+    let url = site.mirror.url("moved.qcow2");
+    let create = ["vm", "create", "fetched", "--image", &url, "--user", "u", "--no-start", "-o", "json"];
+    let before = site.lab.snapshot();
+    let plan = site.ok(&[&create[..], &["--dry-run"]].concat());
+    assert!(plan.stdout.contains(&format!("# fetch {url}")), "{plan}");
+    site.lab.settles(&before, "a dry run");
+    site.mirror.requests();
+
+    let created = site.ok(&create).json();
+    assert!(created["warnings"].to_string().contains("without TLS"), "{created}");
+    assert_eq!(created["imageVerification"], "none", "{created}");
+    site.ok(&["vm", "delete", "fetched", "--yes"]);
+    site.mirror.requests();
     // The second needs neither the server nor a copy: the same base, and the companion that leads to it.
-    drop(server);
-    create(&lab, "fetched", "moved-disk.qcow2").succeeded();
-    let info = lab.run(&["vm", "info", "fetched", "-o", "json"]).succeeded().json();
-    assert_eq!(info["image"], url("moved-disk.qcow2"), "{info}");
-    assert_eq!(info["user"], "u", "{info}");
-    delete(&lab, "fetched");
-    create(&lab, "fetched", "disk.qcow2").failed_with(9);
-    lab.settles_without(
-        &before,
-        |line| line.contains("base-") || line.contains("source-") || line.contains("python3"),
-        "at the end",
+    let created = site.ok(&create);
+    assert!(created.stderr.contains("no key is given") && !created.stderr.contains("TLS"), "{created}");
+    assert!(!created.calls.iter().any(|call| call.contains("vol-upload") && call.contains("base-")), "{created}");
+    assert_eq!(site.mirror.requests(), Vec::<String>::new());
+    let info = site.json(&["vm", "info", "fetched"]);
+    assert_eq!((&info["image"], &info["user"]), (&url.into(), &"u".into()), "{info}");
+    site.ok(&["vm", "delete", "fetched", "--yes"]);
+    site.ok(&["image", "prune"]);
+    site.lab.settles(&before, "at the end");
+}
+
+#[test]
+fn a_checksum_beside_the_image_is_found_and_kept_to() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    let disk = site.disk();
+    let (right, wrong) = (sha256(&disk), "0".repeat(64));
+    for (number, (name, text)) in [
+        ("SHA256SUMS", format!("{right}  disk.qcow2\n{wrong}  other\n")),
+        ("SHA512SUMS", format!("{}  disk.qcow2\n", hex(&Sha512::digest(&disk)))),
+        ("disk.qcow2.sha256", format!("{right}\n")),
+        ("CHECKSUM", format!("# disk.qcow2: 1 bytes\nSHA256 (disk.qcow2) = {right}\nSHA256 (other) = {wrong}\n")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = format!("{number}/disk.qcow2");
+        site.mirror.put(&file, disk.clone());
+        site.mirror.put(&beside(&file, name), text.clone());
+        let pulled = site.json(&["image", "pull", &site.mirror.url(&file)]);
+        assert_eq!(pulled["image"]["verification"], "checksum", "{name}: {pulled}");
+        assert!(pulled["warnings"].to_string().contains("came without TLS or a signature"), "{pulled}");
+        site.ok(&["image", "prune"]);
+        // Another file under the same checksum.
+        site.mirror.put(&file, site.disk());
+        let says = ["expected sha", &format!("({})", site.mirror.url(&beside(&file, name))), ", got sha"];
+        site.refuses(&before, &["image", "pull", &site.mirror.url(&file)], 2, &says);
+    }
+    // The operator's own; a page in the place of the image is called one.
+    let url = site.mirror.url("plain.qcow2");
+    site.mirror.put("plain.qcow2", disk.clone());
+    let sum = format!("sha256:{right}");
+    site.refuses(&before, &["image", "pull", &url, "--require-verified"], 2, &["is not verified", "--checksum"]);
+    let other = format!("sha256:{wrong}");
+    let says = [&*format!("expected {other} (--checksum), got {sum}"), "is not what it should be"];
+    site.refuses(&before, &["image", "pull", &url, "--checksum", &other], 2, &says);
+    site.refuses(&before, &["image", "pull", &url, "--checksum", "md5:00"], 2, &["none of sha256 and sha512"]);
+    let pulled = site.json(&["image", "pull", &url, "--checksum", &sum, "--require-verified"]);
+    assert_eq!((&pulled["status"], &pulled["image"]["verification"]), (&"fetched".into(), &"checksum".into()));
+    assert_eq!(pulled["warnings"], serde_json::json!([]), "{pulled}");
+    // What is there is compared, too, without the network.
+    site.mirror.requests();
+    let create = ["vm", "create", "fetched", "--image", &url, "--user", "u", "--no-start"];
+    let created = site.json(&[&create[..], &["--checksum", &sum, "--require-verified"]].concat());
+    assert_eq!(created["imageVerification"], "checksum");
+    assert_eq!(site.mirror.requests(), Vec::<String>::new());
+    site.ok(&["vm", "delete", "fetched", "--yes"]);
+    site.run(&[&create[..], &["--checksum", &other]].concat()).failed_with(2);
+    site.ok(&["image", "prune"]);
+    site.mirror.put("page.qcow2", "<html>Sign in</html>");
+    let page = site.mirror.url("page.qcow2");
+    site.refuses(&before, &["image", "pull", &page, "--checksum", &sum], 2, &["What came is a web page"]);
+    site.lab.settles(&before, "at the end");
+}
+
+/// Everything that a publisher's files can be: right, tampered with, missing, another's.
+#[test]
+fn signatures_are_required_where_they_are_published() {
+    let site = Site::new();
+    let (publisher, stranger) = (Signer::new("rsa3072"), Signer::new("ed25519"));
+    let signed = |name: &str, signs: &str, file: &str| {
+        let list = if signs == "image" { "" } else { "checksum = { file = 'SUMS', form = 'sha256sums' }\n" };
+        let more = format!("{list}signature = {{ file = '{file}', signs = '{signs}', keys = ['publisher'] }}");
+        site.entry(name, &format!("{signs}/disk.qcow2"), &more)
+    };
+    site.catalogue(&format!(
+        "{}{}{}[keys]\npublisher = '''\n{}'''\n",
+        signed("detached:1", "checksum", "SUMS.gpg"),
+        signed("inline:1", "inline", "SUMS"),
+        signed("image:1", "image", "{file}.sig"),
+        publisher.public()
+    ));
+    let disk = site.disk();
+    let list = sums("disk.qcow2", &disk);
+    let restore = || {
+        for folder in ["checksum", "inline", "image"] {
+            site.mirror.put(&format!("{folder}/disk.qcow2"), disk.clone());
+        }
+        site.mirror.put("checksum/SUMS", list.clone());
+        site.mirror.put("checksum/SUMS.gpg", publisher.detached(list.as_bytes()));
+        site.mirror.put("inline/SUMS", publisher.inline(list.as_bytes()));
+        site.mirror.put("image/disk.qcow2.sig", publisher.armoured(&disk));
+    };
+    let before = site.lab.snapshot();
+    for name in ["detached:1", "inline:1", "image:1"] {
+        restore();
+        let pulled = site.json(&["image", "pull", name, "--require-verified"]);
+        assert_eq!(pulled["image"]["verification"], "signature", "{pulled}");
+        assert_eq!(pulled["image"]["signedBy"].as_str().map(str::len), Some(40), "{pulled}");
+        assert_eq!(pulled["warnings"], serde_json::json!([]), "{pulled}");
+        site.ok(&["vm", "create", "fetched", "--image", name, "--no-start"]);
+        let info = site.json(&["vm", "info", "fetched"]);
+        assert_eq!((&info["imageVerification"], &info["user"]), (&"signature".into(), &"admin".into()), "{info}");
+        site.ok(&["vm", "delete", "fetched", "--yes"]);
+        site.ok(&["image", "delete", name]);
+    }
+    let evil = site.disk();
+    let evil_list = sums("disk.qcow2", &evil);
+    let all: [(&str, &dyn Fn(), i32, &str); 13] = [
+        ("detached:1", &|| site.mirror.put("checksum/disk.qcow2", evil.clone()), 2, "got sha256:"),
+        ("detached:1", &|| site.mirror.put("checksum/SUMS", evil_list.clone()), 2, "does not fit"),
+        (
+            "detached:1",
+            &|| {
+                site.mirror.put("checksum/SUMS", evil_list.clone());
+                site.mirror.put("checksum/SUMS.gpg", stranger.detached(evil_list.as_bytes()));
+            },
+            2,
+            "another key",
+        ),
+        ("detached:1", &|| site.mirror.remove("checksum/SUMS.gpg"), 3, "the signature `"),
+        ("detached:1", &|| site.mirror.remove("checksum/SUMS"), 3, "the file of checksums `"),
+        ("detached:1", &|| site.mirror.put("checksum/SUMS.gpg", "<html>"), 2, "no OpenPGP signature"),
+        ("inline:1", &|| site.mirror.put("inline/SUMS", list.clone()), 2, "no signed text"),
+        ("inline:1", &|| site.mirror.put("inline/SUMS", stranger.inline(list.as_bytes())), 2, "another key"),
+        (
+            "inline:1",
+            &|| site.mirror.put("inline/SUMS", publisher.inline(sums("another.qcow2", &disk).as_bytes())),
+            2,
+            "has no checksum of `disk.qcow2`",
+        ),
+        ("inline:1", &|| site.mirror.put("inline/disk.qcow2", evil.clone()), 2, "got sha256:"),
+        ("image:1", &|| site.mirror.put("image/disk.qcow2", evil.clone()), 2, "does not fit"),
+        ("image:1", &|| site.mirror.remove("image/disk.qcow2.sig"), 3, "the signature `"),
+        ("image:1", &|| site.mirror.put("image/disk.qcow2.sig", stranger.detached(&disk)), 2, "another key"),
+    ];
+    for (name, spoil, code, says) in all {
+        restore();
+        spoil();
+        site.refuses(&before, &["image", "pull", name], code, &[says]);
+        site.refuses(&before, &["vm", "create", "fetched", "--image", name, "--no-start"], code, &[says]);
+    }
+}
+
+/// A publisher's host is had from elsewhere: the same paths, and the same proofs.
+#[test]
+fn a_mirror_stands_in_for_a_publisher_but_cannot_forge() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    let disk = site.disk();
+    let folder = "images/cloud/bookworm/latest";
+    let file = format!("{folder}/debian-12-genericcloud-amd64.qcow2");
+    site.mirror.put(&file, disk.clone());
+    site.mirror.put(
+        &format!("{folder}/SHA512SUMS"),
+        format!("{}  debian-12-genericcloud-amd64.qcow2\n", hex(&Sha512::digest(&disk))),
     );
+    let mirror = format!("cloud.debian.org={}", site.mirror.url);
+    let pulled = site.json(&["image", "pull", "debian:bookworm", "--mirror", &mirror]);
+    assert_eq!(pulled["image"]["name"], "debian:12", "{pulled}");
+    assert_eq!(pulled["image"]["verification"], "checksum", "{pulled}");
+    site.ok(&["image", "delete", "debian:12"]);
+
+    // Ubuntu's list is signed with Ubuntu's own key, which no mirror has.
+    let ubuntu = "ubuntu/releases/noble/release";
+    let name = "ubuntu-24.04-server-cloudimg-amd64.img";
+    site.mirror.put(&format!("{ubuntu}/{name}"), disk.clone());
+    let list = format!("{} *{name}\n", sha256(&disk));
+    site.mirror.put(&format!("{ubuntu}/SHA256SUMS"), list.clone());
+    site.mirror.put(&format!("{ubuntu}/SHA256SUMS.gpg"), Signer::new("rsa3072").detached(list.as_bytes()));
+    site.configure(&format!("[mirrors]\n'https://cloud-images.ubuntu.com/' = '{}/ubuntu/'\n", site.mirror.url));
+    site.refuses(&before, &["image", "pull", "ubuntu:24.04"], 2, &["signature", "another key"]);
+
+    // A folder of this machine is a mirror, too; so is one for URLs that are in no catalogue.
+    let local = site.lab.write("mirror/x/disk.qcow2", &disk);
+    site.lab.write("mirror/x/SHA256SUMS", sums("disk.qcow2", &disk));
+    let root = local.trim_end_matches("/x/disk.qcow2");
+    site.configure(&format!("[mirrors]\n'images.example' = 'file://{root}'\n"));
+    let before = site.lab.snapshot();
+    let pulled = site.json(&["image", "pull", "https://images.example/x/disk.qcow2"]);
+    assert_eq!(pulled["image"]["verification"], "checksum", "{pulled}");
+    site.ok(&["image", "prune"]);
+    let missing = "https://images.example/y/disk.qcow2";
+    site.refuses(&before, &["image", "pull", missing], 3, &["No such file"]);
+    site.refuses(&before, &["image", "pull", missing, "--mirror", "x=ftp://y"], 2, &["is no mirror"]);
+}
+
+#[test]
+fn a_pull_asks_for_what_is_new_and_vms_stay_on_what_they_have() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    site.catalogue(&site.entry("golden:1", "g/disk.qcow2", "checksum = { file = 'SHA256SUMS', form = 'sha256sums' }"));
+    let before_all = site.lab.snapshot();
+    let old = site.publish("g/disk.qcow2");
+    let create = |vm: &str, more: &[&str]| {
+        site.ok(&[&["vm", "create", vm, "--image", "golden:1", "--no-start", "--disk-size", "1"], more].concat())
+    };
+    create("fetch-a", &[]);
+    site.mirror.requests();
+    // Nothing new: the list alone is asked for.
+    let pulled = site.json(&["image", "pull", "golden:1"]);
+    assert_eq!((&pulled["status"], &pulled["image"]["sha256"]), (&"unchanged".into(), &sha256(&old).into()));
+    assert_eq!(site.mirror.requests(), ["GET /g/SHA256SUMS 200"]);
+    create("fetch-b", &[]);
+    assert_eq!(site.mirror.requests(), Vec::<String>::new(), "a create asks nobody");
+
+    let new = site.publish("g/disk.qcow2");
+    create("fetch-c", &[]);
+    let base = |vm: &str| site.json(&["vm", "info", vm])["imageSha256"].clone();
+    assert_eq!(base("fetch-c"), sha256(&old), "a create takes what is there");
+    create("fetch-d", &["--pull"]);
+    assert_eq!(base("fetch-d"), sha256(&new));
+    let images = site.json(&["image", "list"]);
+    let row = |current: bool| {
+        let all = images["images"].as_array().unwrap();
+        let of = |image: &&serde_json::Value| image["name"] == "golden:1" && image["current"] == current;
+        all.iter().find(of).unwrap_or_else(|| panic!("{images}")).clone()
+    };
+    assert_eq!(row(true)["vms"], serde_json::json!(["fetch-d"]));
+    assert_eq!(row(false)["vms"], serde_json::json!(["fetch-a", "fetch-b", "fetch-c"]));
+    let newer = site.publish("g/disk.qcow2");
+    let pulled = site.json(&["image", "pull", "golden:1"]);
+    assert_eq!((&pulled["status"], &pulled["replaced"]), (&"updated".into(), &sha256(&new)[..12].into()), "{pulled}");
+    assert_eq!(pulled["image"]["sha256"], sha256(&newer));
+    // What is replaced is meant by its id.
+    let by_id = site.json(&["image", "info", &sha256(&old)[..12]]);
+    assert_eq!((&by_id["current"], &by_id["vms"][0]), (&false.into(), &"fetch-a".into()), "{by_id}");
+    site.ok(&["vm", "delete", "fetch-a", "fetch-b", "fetch-c", "fetch-d", "--yes"]);
+    let pruned = site.json(&["image", "prune"]);
+    assert_eq!(pruned["images"].as_array().unwrap().len(), 3, "{pruned}");
+    site.lab.settles(&before_all, "at the end");
+    site.catalogue("");
+    drop(before);
+}
+
+/// Without a list of checksums the file itself is asked whether it has changed.
+#[test]
+fn a_url_is_pulled_again_only_when_its_tag_or_date_has_changed() {
+    let site = Site::new();
+    let url = site.mirror.url("u/disk.qcow2");
+    let date = |day: u32| Some(format!("Tue, {day} Nov 2026 08:00:00 GMT"));
+    let serve = |etag: Option<&str>, day| {
+        let etag = etag.map(str::to_owned);
+        let body = site.disk();
+        site.mirror.serve("u/disk.qcow2", Served { body, etag, last_modified: date(day), ..Served::default() });
+    };
+    for etags in [[Some("\"a\""), Some("\"b\"")], [None, None]] {
+        serve(etags[0], 24);
+        let status = |expected: &str, got: &str| {
+            site.mirror.requests();
+            let pulled = site.json(&["image", "pull", &url]);
+            assert_eq!(pulled["status"], expected, "{pulled}");
+            let requests = site.mirror.requests();
+            assert!(requests.last().unwrap().ends_with(got), "{requests:?}");
+        };
+        status("fetched", "200");
+        status("unchanged", "304");
+        serve(etags[1], 25);
+        status("updated", "200");
+        status("unchanged", "304");
+        site.ok(&["image", "prune"]);
+    }
+}
+
+#[test]
+fn two_that_want_the_same_fetch_it_once() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    site.publish("t/disk.qcow2");
+    let url = site.mirror.url("t/disk.qcow2");
+    site.mirror.spoil("t/disk.qcow2", [Fault::Hold(300_000)]);
+    let args = |vm: &'static str| ["vm", "create", vm, "--image", &url, "--user", "u", "--no-start", "-o", "json"];
+    let (first, second) = (args("fetch-a"), args("fetch-b"));
+    let first = site.lab.begin("", &first);
+    lab::wait_until("the first one to fetch it", || site.mirror.sent() > 300_000);
+    let second = site.lab.begin("", &second);
+    lab::wait_until("the second one to have looked", || second.has_looked());
+    site.mirror.open_gate();
+    for ran in [first.end().succeeded(), second.end().succeeded()] {
+        assert_eq!(ran.json()["imageVerification"], "checksum", "{ran}");
+    }
+    let images = site.mirror.requests().into_iter().filter(|request| request.contains("disk.qcow2 ")).count();
+    assert_eq!(images, 1);
+    site.ok(&["vm", "delete", "fetch-a", "fetch-b", "--yes"]);
+    site.ok(&["image", "prune"]);
+    site.lab.settles(&before, "at the end");
+}
+
+#[test]
+fn an_interrupted_fetch_goes_on_and_a_forgotten_one_is_pruned() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    site.publish("i/disk.qcow2");
+    let url = site.mirror.url("i/disk.qcow2");
+    let half = 300_000;
+    let interrupt = || {
+        site.mirror.spoil("i/disk.qcow2", [Fault::Hold(half)]);
+        let sent = site.mirror.sent();
+        let pull = ["image", "pull", &url];
+        let running = site.lab.begin("", &pull);
+        lab::wait_until("half of it", || site.mirror.sent() >= sent + half as u64 && site.downloaded() >= half as u64);
+        running.signal(rustix::process::Signal::INT);
+        running.end().failed_with(130);
+        site.mirror.requests();
+    };
+    interrupt();
+    let pulled = site.json(&["image", "pull", &url]);
+    assert_eq!((&pulled["status"], &pulled["image"]["verification"]), (&"fetched".into(), &"checksum".into()));
+    assert!(site.mirror.requests().last().unwrap().ends_with(&format!("disk.qcow2 {half}- 206")));
+    site.ok(&["image", "prune"]);
+    site.lab.settles(&before, "when it has gone on");
+    interrupt();
+    let dry = site.json(&["image", "prune", "--dry-run"]);
+    assert_eq!((dry["downloads"].as_array().unwrap().len(), &dry["dryRun"]), (1, &true.into()), "{dry}");
+    assert!(site.downloaded() > 0, "a dry run has removed it");
+    let pruned = site.json(&["image", "prune"]);
+    assert_eq!((&pruned["downloads"], &pruned["freed"]), (&dry["downloads"], &dry["freed"]), "{pruned}");
+    site.lab.settles(&before, "when it was pruned");
+}
+
+impl Site {
+    /// The bytes that lie in the cache on their way.
+    fn downloaded(&self) -> u64 {
+        let folder = self.lab.file(".cache/vmprov/downloads");
+        let entries = std::fs::read_dir(folder).into_iter().flatten().map(Result::unwrap);
+        let parts = entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "part"));
+        parts.map(|entry| entry.metadata().map_or(0, |metadata| metadata.len())).sum()
+    }
+}
+
+#[test]
+fn a_proxy_is_asked_where_the_environment_names_one() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    site.publish("p/disk.qcow2");
+    let url = "http://images.example/p/disk.qcow2";
+    let proxy = site.mirror.url.clone();
+    let pulled = site.lab.with_env("HTTP_PROXY", &proxy, &["image", "pull", url, "-o", "json"]).succeeded().json();
+    assert_eq!(pulled["image"]["verification"], "checksum", "{pulled}");
+    let requests = site.mirror.requests();
+    assert!(requests.iter().any(|request| request.contains("disk.qcow2 200")), "{requests:?}");
+    site.ok(&["image", "prune"]);
+    site.lab.settles(&before, "at the end");
+}
+
+/// Whatever a disk is and however it is packed, it becomes the same base.
+#[test]
+fn foreign_and_packed_images_become_qcow2() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    let folder = site.lab.file("formats");
+    std::fs::create_dir(&folder).unwrap();
+    let script = r"
+        set -e
+        truncate -s 12M disk.raw
+        printf 'start=2048, size=2048, type=83\n' | sfdisk -q disk.raw
+        qemu-io -f raw -c 'write -q -P 9 1M 2M' disk.raw
+        qemu-img convert -f raw -O qcow2 disk.raw disk.qcow2
+        qemu-img convert -f raw -O vmdk disk.raw sparse.vmdk
+        qemu-img convert -f raw -O vmdk -o subformat=streamOptimized disk.raw stream.vmdk
+        qemu-img convert -f raw -O vhdx disk.raw disk.vhdx
+        qemu-img convert -f raw -O vdi disk.raw disk.vdi
+        qemu-img convert -f raw -O vpc -o force_size=on disk.raw disk.vhd
+        xz -k disk.raw; gzip -k disk.raw; bzip2 -k disk.raw; zstd -q disk.raw -o disk.raw.zst
+        xz -k disk.qcow2; gzip -k disk.vmdk 2>/dev/null || gzip -k stream.vmdk
+    ";
+    let made = Command::new("bash").args(["-c", script]).current_dir(&folder).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names.len(), 13, "{names:?}");
+    for name in &names {
+        site.mirror.put(&format!("f/{name}"), std::fs::read(folder.join(name)).unwrap());
+        let url = site.mirror.url(&format!("f/{name}"));
+        site.ok(&["image", "import", &url, "foreign"]);
+        let flat = site.lab.file("flat.qcow2");
+        site.ok(&["image", "export", "foreign", flat.to_str().unwrap()]);
+        let mut compare = Command::new("qemu-img");
+        compare.args(["compare", "-f", "qcow2", "-F", "raw"]).arg(&flat).arg(folder.join("disk.raw"));
+        let compared = compare.output().unwrap();
+        assert!(compared.status.success(), "{name}: {}", String::from_utf8_lossy(&compared.stdout));
+        site.ok(&["vm", "create", "fetched", "--image", "foreign", "--user", "u", "--no-start", "--disk-size", "1"]);
+        site.ok(&["vm", "delete", "fetched", "--yes"]);
+        site.ok(&["image", "delete", "foreign"]);
+        std::fs::remove_file(flat).unwrap();
+    }
+    // Cut, packed twice, or something else inside.
+    let packed = std::fs::read(folder.join("disk.raw.xz")).unwrap();
+    let text = site.lab.write("formats/text", "# Disk DescriptorFile\nRW 20480 FLAT \"/etc/passwd\" 0\n");
+    for (name, content, says) in [
+        ("cut.xz", packed[..packed.len() / 2].to_vec(), "its end is missing"),
+        ("twice.xz.gz", gzip(&folder, "disk.raw.xz"), "is compressed twice"),
+        ("text.gz", gzip(&folder, "text"), "only names other files"),
+    ] {
+        site.mirror.put(&format!("f/{name}"), content);
+        let url = site.mirror.url(&format!("f/{name}"));
+        let refused = site.run(&["image", "import", &url, "foreign"]).failed_with(2);
+        assert!(refused.stderr.contains(says), "{name}: {refused}");
+    }
+    drop(text);
+    std::fs::remove_dir_all(folder).unwrap();
+    site.lab.settles(&before, "at the end");
+}
+
+fn gzip(folder: &std::path::Path, name: &str) -> Vec<u8> {
+    Command::new("gzip").args(["-c", name]).current_dir(folder).output().unwrap().stdout
+}
+
+/// No switch makes an untrusted certificate good; the system's store decides.
+#[test]
+fn tls_is_verified_and_counts_as_such() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    let folder = site.lab.file("tls");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("disk.qcow2"), site.disk()).unwrap();
+    let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=127.0.0.1 \
+                  -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    let made = Command::new("bash").args(["-c", script]).current_dir(&folder).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let path = folder.to_str().unwrap();
+    let server = "import http.server,ssl,sys,os\nos.chdir(sys.argv[1])\n\
+                  s=http.server.ThreadingHTTPServer(('127.0.0.1',8793),http.server.SimpleHTTPRequestHandler)\n\
+                  c=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\nc.load_cert_chain('cert.pem','key.pem')\n\
+                  s.socket=c.wrap_socket(s.socket,server_side=True)\nopen('ready','w')\ns.serve_forever()\n";
+    let held = site.lab.start_inside("python3", &["-c", server, path]);
+    lab::wait_until("the server", || folder.join("ready").exists());
+    let url = "https://127.0.0.1:8793/disk.qcow2";
+    let refused = site.run(&["image", "pull", url]).failed_with(9);
+    assert!(refused.stderr.contains("certificate") && !refused.stderr.contains("trying again"), "{refused}");
+    let trusted = |args: &[&str]| site.lab.with_env("SSL_CERT_FILE", &format!("{path}/cert.pem"), args);
+    trusted(&["image", "pull", url, "--require-verified"]).failed_with(2);
+    let pulled = trusted(&["image", "pull", url, "-o", "json"]).succeeded().json();
+    assert_eq!(pulled["image"]["verification"], "tls", "{pulled}");
+    assert!(pulled["warnings"].to_string().contains("TLS alone"), "{pulled}");
+    // A redirect that leaves TLS takes its word away.
+    site.ok(&["image", "prune"]);
+    drop(held);
+    std::fs::remove_dir_all(folder).unwrap();
+    site.lab.settles(&before, "at the end");
+}
+
+#[test]
+fn names_that_lead_nowhere_suggest_near_ones() {
+    let site = Site::new();
+    let before = site.lab.snapshot();
+    for (name, says) in [
+        ("ubunut:24.04", "Did you mean `ubuntu:24.04`"),
+        ("debain:12", "`debian:12`"),
+        ("fedora", "`fedora:4"),
+        ("golden", "`vmprov image search`"),
+    ] {
+        site.refuses(&before, &["vm", "create", "fetched", "--image", name, "--user", "u", "--no-start"], 3, &[says]);
+        site.refuses(&before, &["image", "pull", name], 3, &[says]);
+        site.refuses(&before, &["image", "info", name], 3, &[]);
+        site.refuses(&before, &["image", "delete", name], 3, &[]);
+    }
+    site.refuses(&before, &["image", "info", "debian:12"], 3, &["vmprov image pull debian:12"]);
+    site.refuses(&before, &["image", "pull", "arch", "--arch", "aarch64"], 3, &["not published for aarch64"]);
+    site.catalogue("[[image]]\nname = 'x'\n");
+    let before = site.lab.snapshot();
+    site.refuses(&before, &["image", "search"], 2, &["site.toml", "missing field `title`"]);
 }

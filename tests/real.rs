@@ -1,29 +1,38 @@
-//! Real guests: two of them boot a real cloud image, are logged in to, stopped, started, given keys by both methods,
-//! and deleted; afterwards everything is as it was before.
+//! Real guests: they boot a real cloud image, one fetched by name from a mirror with a kill half-way, are logged in to,
+//! stopped, started, given keys by both methods, made an image of that others boot, and deleted; afterwards everything
+//! is as it was before.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
+#[path = "support/mirror.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod mirror;
 
 use std::{process::Command, thread, time::Duration};
 
 use lab::{Lab, Ran};
+use mirror::{Fault, Mirror};
 
 /// How long a guest may take to come up or go down. Two at a time are emulated on few cores, perhaps shared ones.
 const GUEST: Duration = Duration::from_mins(15);
 const LIMIT: &str = "12m";
 
+/// The image's file at its publisher's.
+const PUBLISHED: &str = "cloud/disk.qcow2";
+
 /// vmprov, and what is asked of it again and again.
 struct Host {
     lab: Lab,
+    mirror: Mirror,
 }
 
 impl Drop for Host {
     /// A failed test leaves no guest running.
     fn drop(&mut self) {
         if thread::panicking() {
-            self.run(&["vm", "delete", "agent", "plain", "warm", "--yes", "--ignore-missing"]);
+            self.run(&["vm", "delete", "agent", "plain", "twin", "clone", "warm", "--yes", "--ignore-missing"]);
         }
     }
 }
@@ -59,6 +68,35 @@ impl Host {
         path.to_str().unwrap().to_owned()
     }
 
+    /// Serves an image on the lab's loopback with a list of checksums beside it, and gives it a name.
+    fn publish(&self, image: &str) {
+        let body = std::fs::read(image).unwrap();
+        let sum = vmprov::model::digest::of(&body);
+        self.mirror.put(PUBLISHED, body);
+        self.mirror.put("cloud/SHA256SUMS", format!("{sum}  disk.qcow2\n"));
+        let entry = "[[image]]\nname = 'lab:12'\ntitle = 'Debian 12'\nurl = 'https://images.example/cloud/{arch}.qcow2'\n\
+                     arch = { x86_64 = 'disk', aarch64 = 'disk' }\nuser = 'debian'\n\
+                     checksum = { file = 'SHA256SUMS', form = 'sha256sums' }\n";
+        self.lab.write(".config/vmprov/images.d/lab.toml", entry);
+        let mirrors = format!("[mirrors]\n'https://images.example' = '{}'\n", self.mirror.url);
+        self.lab.write(".config/vmprov/config.toml", mirrors);
+    }
+
+    /// Kills a create when half of its image is there; returns how many bytes that is.
+    fn fetch_half(&self, create: &[&str]) -> u64 {
+        let half = std::fs::metadata(self.lab.file("debian-12-agent.qcow2")).unwrap().len() / 2;
+        self.mirror.spoil(PUBLISHED, [Fault::Hold(usize::try_from(half).unwrap())]);
+        let running = self.lab.begin("", create);
+        let downloads = camino::Utf8PathBuf::from_path_buf(self.lab.file(".cache/vmprov/downloads")).unwrap();
+        let there = || vmprov::store::part::list(&downloads).iter().any(|(_, size)| *size == half);
+        lab::wait_until("half of the image", there);
+        running.signal(rustix::process::Signal::KILL);
+        assert!(running.end().was_killed());
+        self.mirror.requests();
+        self.run(&["vm", "info", "agent"]).failed_with(3);
+        half
+    }
+
     fn user_data(&self, name: &str, text: &str) -> String {
         let path = self.lab.file(name);
         std::fs::write(&path, text).unwrap();
@@ -68,41 +106,54 @@ impl Host {
 
 #[test]
 fn two_guests_from_an_image_to_a_login_and_back_to_nothing() {
-    let host = Host { lab: Lab::qemu() };
-    let with_agent = host.image("debian-12-agent.qcow2", &[]);
+    let lab = Lab::qemu();
+    let mirror = Mirror::inside(&lab.network());
+    let host = Host { lab, mirror };
+    host.publish(&host.image("debian-12-agent.qcow2", &[]));
     let without_agent = host.image("debian-12-plain.qcow2", &["--no-agent"]);
     host.ok(&["key", "generate", "first"]);
     host.ok(&["key", "generate", "second", "--type", "ed25519"]);
     let config =
         host.user_data("config.yaml", "#cloud-config\nwrite_files:\n- {path: /etc/asked-for, content: it is here}\n");
     let script = host.user_data("script.sh", "#!/bin/sh\necho ran >/var/tmp/script\n");
-    // The pool, the network, both base images and what was found out of KVM stay; they are there from here on.
-    for image in [&with_agent, &without_agent] {
-        host.ok(&["vm", "create", "warm", "--image", image, "--ssh-key", "first", "--no-start"]);
-        host.ok(&["vm", "delete", "warm", "--yes"]);
-    }
+    // The pool, the network, and what was found out of KVM stay; they are there from here on.
+    host.ok(&["vm", "create", "warm", "--image", &without_agent, "--ssh-key", "first", "--no-start"]);
+    host.ok(&["vm", "delete", "warm", "--yes"]);
+    host.ok(&["image", "prune", "--all"]);
     let before = host.lab.snapshot();
 
     thread::scope(|scope| {
-        let agent = scope.spawn(|| agent_story(&host, &with_agent, &config));
+        let agent = scope.spawn(|| {
+            agent_story(&host, &config);
+            image_story(&host);
+        });
         let plain = scope.spawn(|| plain_story(&host, &without_agent, &script));
         for story in [agent, plain] {
             story.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
 
-    let deleted = host.run(&["vm", "delete", "agent", "plain", "--yes", "-o", "json"]).succeeded().json();
+    let deleted = host.run(&["vm", "delete", "agent", "plain", "twin", "clone", "--yes", "-o", "json"]);
+    let deleted = deleted.succeeded().json();
     assert_eq!(deleted["results"][0]["kept"], serde_json::json!([]), "{deleted}");
     host.run(&["vm", "info", "agent"]).failed_with(3);
     assert_eq!(host.ok(&["gc"]), "nothing to clean up\n");
+    host.ok(&["image", "delete", "golden", "lab:12"]);
+    host.ok(&["image", "prune"]);
     host.lab.settles(&before, "after everything was deleted");
 }
 
-/// Created with a key and user data, waited for, and given a second key through its agent.
-fn agent_story(host: &Host, image: &str, user_data: &str) {
-    let create = ["vm", "create", "agent", "--image", image, "--ssh-key", "first", "--user-data", user_data];
+/// Created by the name of an image that is not there yet, which is killed when half of it is fetched, and again. With a
+/// key and user data, waited for, and given a second key through its agent.
+fn agent_story(host: &Host, user_data: &str) {
+    let create = ["vm", "create", "agent", "--image", "lab:12", "--ssh-key", "first", "--user-data", user_data];
     let wait = ["--memory", "640", "--disk-size", "4", "--wait=cloud-init", "--timeout", LIMIT, "-o", "json"];
-    let created = host.run(&[&create[..], &wait].concat()).succeeded().json();
+    let create = [&create[..], &wait].concat();
+    let half = host.fetch_half(&create);
+    let created = host.run(&create).succeeded().json();
+    let requests = host.mirror.requests();
+    assert_eq!(requests.last().unwrap(), &format!("GET /{PUBLISHED} {half}- 206"), "{requests:?}");
+    assert_eq!(created["imageVerification"], "checksum", "{created}");
     assert_eq!((&created["state"], &created["user"]), (&"running".into(), &"debian".into()), "{created}");
     let address = created["addresses"][0].as_str().unwrap().to_owned();
     assert_eq!(host.ok(&["vm", "ip", "agent"]).trim(), address);
@@ -138,6 +189,35 @@ fn agent_story(host: &Host, image: &str, user_data: &str) {
     assert_eq!(info["hostKeys"], host_keys);
     assert_eq!(info["volumes"].as_array().unwrap().len(), 2, "{info}");
     assert_eq!(host.guest("agent", "grep -c . .ssh/authorized_keys"), "2");
+}
+
+/// A second VM of the image costs no network and no copy. An image of the first one is no longer that one: what boots
+/// it is a machine of its own, with what was installed in it.
+fn image_story(host: &Host) {
+    let machine = host.guest("agent", "cat /etc/machine-id");
+    host.run(&["vm", "commit", "agent", "golden"]).failed_with(4);
+    host.ok(&["vm", "stop", "agent", "--timeout", LIMIT]);
+    host.mirror.requests();
+    let create = ["vm", "create", "twin", "--image", "lab:12", "--ssh-key", "second", "--memory", "640"];
+    let twin = host.run(&create).succeeded();
+    assert_eq!(host.mirror.requests(), Vec::<String>::new());
+    assert!(!twin.calls.iter().any(|call| call.contains("vol-upload") && call.contains("base-")), "{twin}");
+
+    let image = host.run(&["vm", "commit", "agent", "golden", "-o", "json"]).succeeded().json();
+    assert_eq!((&image["origin"], &image["user"]), (&"committed".into(), &"debian".into()), "{image}");
+    let create = ["vm", "create", "clone", "--image", "golden", "--ssh-key", "second", "--memory", "640"];
+    host.ok(&[&create[..], &["--wait=cloud-init", "--timeout", LIMIT]].concat());
+    host.ok(&["vm", "wait", "twin", "--for", "cloud-init", "--timeout", LIMIT]);
+    assert_eq!(host.guest("clone", "hostname; whoami; cat /etc/asked-for"), "clone\ndebian\nit is here");
+    let machines = [machine, host.guest("clone", "cat /etc/machine-id"), host.guest("twin", "cat /etc/machine-id")];
+    let [agent, clone, twin] = &machines;
+    assert!(agent != clone && clone != twin && agent != twin && clone.len() == 32, "{machines:?}");
+    let ours = host.guest("clone", "sudo cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub");
+    assert!(host.info("clone")["hostKeys"][0].as_str().unwrap().starts_with(&ours), "another VM's host key");
+    assert_eq!(host.guest("clone", "ls /etc/ssh/ssh_host_*.pub | wc -l; grep -c . .ssh/authorized_keys"), "2\n1");
+    assert_eq!(host.guest("clone", "sudo ls /var/lib/cloud/instances | wc -l"), "1");
+    let refused = host.run(&["image", "delete", "golden"]).failed_with(4);
+    assert!(refused.stderr.contains("VM clone"), "{refused}");
 }
 
 /// The workflow of the service's document: created without a key, which is injected through cloud-init; then the

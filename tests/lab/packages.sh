@@ -8,6 +8,14 @@
 
 debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
+kernel_package() {
+    if grep -q '^ID=ubuntu$' /etc/os-release; then
+        echo linux-image-virtual
+    else
+        echo "linux-image-cloud-$(dpkg --print-architecture)"
+    fi
+}
+
 # shellcheck disable=SC2034 # for whoever sources this
 {
     # libvirt and QEMU, what they call, and what vmprov calls
@@ -15,6 +23,9 @@ debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
         dnsmasq-base iptables nftables passt dmidecode mdevctl iproute2 genisoimage openssh-client ca-certificates)
     # what `image` builds with
     packages_to_build_image=(debootstrap debian-archive-keyring e2fsprogs fdisk dosfstools mtools grub-common grub-pc-bin)
+    # what `vm commit` calls: virt-sysprep, and a kernel for its appliance where there is none (a container)
+    packages_to_commit=(guestfs-tools)
+    compgen -G '/boot/vmlinuz-*' >/dev/null || packages_to_commit+=("$(kernel_package)")
 }
 
 packages_missing() {

@@ -95,13 +95,19 @@ impl Lab {
     }
 
     fn enter(uri: &'static str, store: bool) -> Self {
-        let alone = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/lab.rs")).unwrap();
+        // The tests of images have a lab of their own, so that two tests run at a time.
+        let (name, lock) = match env!("CARGO_CRATE_NAME") {
+            "fetch" | "images" | "image_faults" => ("-images", "mirror.rs"),
+            _ => ("", "lab.rs"),
+        };
+        let alone = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(lock)).unwrap();
         alone.lock().unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/libvirtd");
         let folder = std::env::var_os("VMPROV_LAB").map_or_else(
             || PathBuf::from(format!("/var/tmp/vmprov-lab-{}", rustix::process::geteuid().as_raw())),
             PathBuf::from,
         );
+        let folder = PathBuf::from(format!("{}{name}", folder.display()));
         let started = Command::new(script).arg("start").env("VMPROV_LAB", &folder).output().unwrap();
         let complaint = String::from_utf8_lossy(&started.stderr);
         assert!(started.status.success(), "these tests need the lab, and it does not start: {complaint}");
@@ -125,6 +131,27 @@ impl Lab {
     /// What runs a program inside the lab: to be put in front of it.
     pub(crate) fn entrance(&self) -> [&str; 6] {
         ["/usr/bin/nsenter", "-t", &self.holder, "-m", "-n", "--"]
+    }
+
+    /// The network that everything in the lab has.
+    pub(crate) fn network(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder)
+    }
+
+    /// Puts a fake of a program in front of the real one.
+    pub(crate) fn fake(&self, program: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.shim.path().join("bin").join(program);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Writes a file into the temporary home, and its folders; returns its path.
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.file(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     /// A file of the temporary home.
@@ -175,12 +202,26 @@ impl Lab {
 
     /// Starts vmprov.
     pub(crate) fn begin(&self, fault: &str, args: &[&str]) -> Running {
+        self.begin_with(fault, args, |_| ())
+    }
+
+    fn begin_with(&self, fault: &str, args: &[&str], more: impl FnOnce(&mut Command)) -> Running {
         let dir = tempfile::tempdir_in(self.shim.path()).unwrap();
         // Files, not pipes: a killed vmprov's children would keep those open.
         let out = File::create(dir.path().join("out")).unwrap();
         let err = File::create(dir.path().join("err")).unwrap();
-        let child = self.command(fault, dir.path(), args).stdout(out).stderr(err).spawn().unwrap();
+        let mut command = self.command(fault, dir.path(), args);
+        more(&mut command);
+        let child = command.stdout(out).stderr(err).spawn().unwrap();
         Running { child, dir }
+    }
+
+    /// Runs vmprov with a variable set.
+    pub(crate) fn with_env(&self, name: &str, value: &str, args: &[&str]) -> Ran {
+        self.begin_with("", args, |command| {
+            command.env(name, value);
+        })
+        .end()
     }
 
     /// One call of virsh, past the shim.
@@ -331,6 +372,16 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Whether it has looked at the host, and has not begun anything yet.
+    pub(crate) fn has_looked(&self) -> bool {
+        self.calls().iter().any(|call| call.contains("domcapabilities"))
+    }
+
+    /// Sends it a signal. It is the process that was started: what enters the lab becomes it.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Waits for its end.
     pub(crate) fn end(self) -> Ran {
         self.end_within(RUN_LIMIT)
@@ -385,6 +436,24 @@ impl Drop for Held {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+/// More calls than any of the commands makes.
+const MOST_CALLS: usize = 60;
+
+/// Runs `work` with its first call spoilt, then with its second, until there are no more; `judge` looks at each.
+pub(crate) fn each_call(mode: &str, work: impl Fn(&str, usize) -> Ran, mut judge: impl FnMut(usize, &str, Ran)) {
+    for k in 1..MOST_CALLS {
+        let ran = work(&format!("{mode}:{k}"), k);
+        if !ran.hit {
+            ran.succeeded();
+            return;
+        }
+        let call = ran.calls.get(k - 1).cloned().unwrap_or_default();
+        let when = format!("{mode} at call {k} ({})", call.chars().take(120).collect::<String>());
+        judge(k, &when, ran);
+    }
+    panic!("more than {MOST_CALLS} calls");
 }
 
 /// Looks again and again, within bounds.

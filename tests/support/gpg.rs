@@ -1,0 +1,57 @@
+//! Signatures by GnuPG, which is what publishers use.
+
+use std::process::{Command, Stdio};
+
+/// A key ring of its own, with one key.
+pub(crate) struct Signer {
+    home: tempfile::TempDir,
+}
+
+impl Signer {
+    /// Makes a key: `rsa3072`, `ed25519`.
+    pub(crate) fn new(algorithm: &str) -> Self {
+        let signer = Self { home: tempfile::tempdir().unwrap() };
+        signer.gpg(&["--quick-gen-key", "Images <images@example.org>", algorithm, "sign", "never"], b"");
+        signer
+    }
+
+    fn gpg(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+        use std::io::Write;
+        let mut command = Command::new("gpg");
+        command.args(["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]).args(args);
+        command.env("GNUPGHOME", self.home.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("gpg: {error}; run `apt-get install gnupg`"));
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        assert!(ended.status.success(), "gpg {args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        ended.stdout
+    }
+
+    /// The public key, armoured.
+    pub(crate) fn public(&self) -> String {
+        String::from_utf8(self.gpg(&["--armor", "--export"], b"")).unwrap()
+    }
+
+    /// A detached signature.
+    pub(crate) fn detached(&self, data: &[u8]) -> Vec<u8> {
+        self.gpg(&["--detach-sign"], data)
+    }
+
+    /// The same, armoured.
+    pub(crate) fn armoured(&self, data: &[u8]) -> Vec<u8> {
+        self.gpg(&["--armor", "--detach-sign"], data)
+    }
+
+    /// A signed text.
+    pub(crate) fn inline(&self, text: &[u8]) -> Vec<u8> {
+        self.gpg(&["--clear-sign"], text)
+    }
+}
+
+impl Drop for Signer {
+    /// gpg leaves an agent behind.
+    fn drop(&mut self) {
+        let ended = Command::new("gpgconf").args(["--kill", "all"]).env("GNUPGHOME", self.home.path()).status();
+        assert!(ended.unwrap().success() || std::thread::panicking());
+    }
+}
