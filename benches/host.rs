@@ -2,17 +2,19 @@
 //!
 //! Run with `benches/run`, or as root with `cargo bench --bench host`: it starts a private libvirtd (`tests/lab`), makes
 //! what it measures there, and ends it. Fails if a ratio is above its limit.
-#![expect(clippy::print_stdout, reason = "what it prints is its result")]
+
+#[expect(dead_code, reason = "each benchmark uses its own part")]
+mod support;
 
 use std::{
     fmt::Write,
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
-    time::{Duration, Instant},
+    process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use support::{Report, median, ms, ok, text, timed};
 
 const LIST_ROUNDS: usize = 25;
 const CREATE_ROUNDS: usize = 9;
@@ -20,29 +22,11 @@ const VERSION_ROUNDS: usize = 51;
 const DOMAINS: usize = 100;
 
 fn main() -> Result<ExitCode> {
-    if std::env::var_os("VMPROV_BENCH_INSIDE").is_some() {
-        return inside();
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let image = text(&mut Command::new(root.join("tests/lab/image")))?;
-    let state = PathBuf::from(format!("/var/tmp/vmprov-bench-{}", std::process::id()));
-    let lab = |args: &[&str]| {
-        let mut command = Command::new(root.join("tests/lab/libvirtd"));
-        command.args(args).env("VMPROV_LAB", &state);
-        command
-    };
-    let ended = ok(&mut lab(&["start"])).and_then(|()| {
-        let itself = std::env::current_exe()?;
-        let mut command = lab(&["exec"]);
-        // Inside, so that entering the namespaces is in nobody's time.
-        Ok(command.arg(itself).env("VMPROV_BENCH_INSIDE", image.trim()).status()?)
-    });
-    ok(&mut lab(&["stop"]))?;
-    Ok(if ended?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    support::in_lab(inside)
 }
 
-fn inside() -> Result<ExitCode> {
-    let bench = Bench::new(&std::env::var("VMPROV_BENCH_INSIDE")?)?;
+fn inside(image: &str) -> Result<ExitCode> {
+    let bench = Bench::new(image)?;
     let mut report = Report::default();
     version(&bench, &mut report)?;
     create(&bench, &mut report)?;
@@ -201,8 +185,9 @@ fn list(bench: &Bench, report: &mut Report) -> Result<()> {
         ok(&mut virsh(&["define", "--file", &file.to_string_lossy()]))?;
     }
     let many = [processes(bench, &["vm", "list"])?, processes(bench, &["vm", "info", "first"])?];
-    report.equal("processes of vm list", few[0], many[0]);
-    report.equal("processes of vm info", few[1], many[1]);
+    for (what, few, many) in [("list", few[0], many[0]), ("info", few[1], many[1])] {
+        report.equal(&format!("processes of vm {what}"), few, &format!("with {DOMAINS} domains"), many);
+    }
 
     let (mut brief, mut whole, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..LIST_ROUNDS {
@@ -227,52 +212,4 @@ fn processes(bench: &Bench, args: &[&str]) -> Result<usize> {
     command.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
     ok(&mut command)?;
     Ok(fs::read_to_string(trace)?.lines().filter(|line| line.contains("execve(") && line.ends_with(" = 0")).count())
-}
-
-#[derive(Default)]
-struct Report {
-    missed: bool,
-}
-
-impl Report {
-    fn line(&mut self, what: &str, ours: Duration, against: &str, theirs: Duration, limit: f64) {
-        let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
-        let met = ratio <= limit;
-        self.missed |= !met;
-        let [ours, theirs] = [ours, theirs].map(|time| time.as_secs_f64() * 1e3);
-        let word = if met { "" } else { "  MISSED" };
-        println!("{what:20} {ours:7.1} ms  {against:32} {theirs:7.1} ms  {ratio:5.2}x of at most {limit:.2}x{word}");
-    }
-
-    fn equal(&mut self, what: &str, few: usize, many: usize) {
-        self.missed |= few != many;
-        let word = if few == many { "" } else { "  MISSED" };
-        println!("{what:20} {few:7}     with {DOMAINS} domains: {many}{word}");
-    }
-}
-
-const fn ms(ms: u64) -> Duration {
-    Duration::from_millis(ms)
-}
-
-fn timed(command: &mut Command) -> Result<Duration> {
-    let start = Instant::now();
-    ok(command)?;
-    Ok(start.elapsed())
-}
-
-fn ok(command: &mut Command) -> Result<()> {
-    text(command).map(drop)
-}
-
-fn text(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    let middle = times.len() / 2;
-    if times.len().is_multiple_of(2) { (times[middle - 1] + times[middle]) / 2 } else { times[middle] }
 }
