@@ -32,3 +32,18 @@ pub fn require(folder: &Utf8Path, bytes: u64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_both_figures() {
+        let folder = Utf8Path::new("/");
+        require(folder, 0).unwrap();
+        let error = require(folder, u64::MAX).unwrap_err();
+        assert_eq!(error.code, crate::error::Code::Conflict);
+        assert!(error.message.contains(" left, and ") && error.message.contains("are to be written"), "{error}");
+        assert_eq!(left(Utf8Path::new("/nowhere/at/all")).unwrap_err().code, crate::error::Code::NotFound);
+    }
+}

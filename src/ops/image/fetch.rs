@@ -1,6 +1,7 @@
 //! From what was given to a file on this machine whose content is proven as far as it can be.
 
 use camino::{Utf8Path, Utf8PathBuf};
+use url::Url;
 
 use super::{
     base::{self, Base},
@@ -261,7 +262,11 @@ fn prove(
 
 fn get(host: &Host, source: &ImageSource, url: &str, expected: &Expected, pool: Option<&Pool>) -> Result<Downloaded> {
     let given = source.given();
-    host.step(if given == url { format!("fetching {url}") } else { format!("fetching {given} from {url}") });
+    // A line of progress has no room for a whole URL; the log has.
+    tracing::info!("# fetching {url}");
+    let name = if given == url { given.rsplit('/').next().unwrap_or(given) } else { given };
+    let host_name = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+    host.step(format!("fetching {name} from {host_name}"));
     let admit = |length: u64| pool.map_or(Ok(()), |pool| base::require_room(host, pool, length));
     let folder = downloads(host);
     download(&host.http, url, &folder, &expected.algorithms(), &admit, host, &host.runner.cancel)

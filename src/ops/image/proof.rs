@@ -80,7 +80,7 @@ impl Expected {
                 .hint("Its publisher may have moved it, or the mirror may lack it. With --checksum SUM and the image's URL it can be fetched without.")
         };
         let place = Place::of(host, url)?;
-        host.step(format!("fetching {place}"));
+        host.step("fetching the list of checksums");
         let text = place.text(host, host)?.ok_or_else(|| missing(&place.to_string(), "file of checksums"))?;
         let mut content = String::from_utf8_lossy(&text.bytes).into_owned();
         if let Some((url, file)) = &image.signature {
