@@ -45,7 +45,7 @@ pub fn delete(host: &Host, reference: &str) -> Result<DeletedImage> {
     let _lock = lock(host, &pool, &image, BUILD_WAIT)?;
     // Again, now that nobody begins to build on it, and with what came into the pools by hand.
     let usage = Usage::look(host, &pool, true)?;
-    let users = usage.of(volume_of(&image));
+    let users = usage.of(image.volume_name());
     if !users.is_empty() {
         let users: Vec<_> = users.iter().map(ToString::to_string).collect();
         return Err(Error::conflict(format!("the image `{}` is in use by {}", image.name, users.join(", ")))
@@ -63,7 +63,7 @@ pub fn delete(host: &Host, reference: &str) -> Result<DeletedImage> {
 /// Removes one of an image's names.
 fn forget_name(host: &Host, pool: &Pool, image: &Image, name: &str) -> Result<DeletedImage> {
     let companions = Companions::read(host, pool)?;
-    let named = companions.leading_to(volume_of(image)).filter(|(_, base)| base.source == name);
+    let named = companions.leading_to(image.volume_name()).filter(|(_, base)| base.source == name);
     let mut volumes = Vec::new();
     for (companion, _) in named {
         if host.virsh.delete_volume(&pool.name, companion)? {
@@ -73,12 +73,8 @@ fn forget_name(host: &Host, pool: &Pool, image: &Image, name: &str) -> Result<De
     Ok(DeletedImage { status: "deleted", image: name.to_owned(), id: image.id.clone(), size: 0, volumes })
 }
 
-fn volume_of(image: &Image) -> &str {
-    image.volume.rsplit('/').next().unwrap_or(&image.volume)
-}
-
 fn lock(host: &Host, pool: &Pool, image: &Image, wait: Duration) -> Result<Lock> {
-    Lock::take(&base::lock_name(host, pool, volume_of(image)), wait, &host.runner.cancel)
+    Lock::take(&base::lock_name(host, pool, image.volume_name()), wait, &host.runner.cancel)
 }
 
 /// Refuses to remove anything while a file that somebody uses cannot be looked into.
@@ -97,7 +93,7 @@ fn require_proof(usage: &Usage) -> Result<()> {
 /// Removes an image: first what leads to it, then what marks it as whole, last the image. One that is cut short is
 /// finished by `prune` or `gc`.
 fn remove(host: &Host, pool: &Pool, image: &Image) -> Result<DeletedImage> {
-    let volume = volume_of(image).to_owned();
+    let volume = image.volume_name().to_owned();
     let leading: Vec<_> = Companions::read(host, pool)?.leading_to(&volume).map(|(name, _)| name.clone()).collect();
     let mut deleted = Vec::new();
     for name in leading.into_iter().chain([Base::companion_of(&volume), volume]) {
@@ -152,7 +148,7 @@ pub fn prune(host: &Host, all: bool, dry_run: bool) -> Result<Pruned> {
         let usage = Usage::look(host, &pool, true)?;
         require_proof(&usage)?;
         for image in list::read(host, &pool, &usage)? {
-            if !usage.of(volume_of(&image)).is_empty() {
+            if !usage.of(image.volume_name()).is_empty() {
                 continue;
             }
             if image.origin != Origin::Fetched && !all {
@@ -186,7 +182,7 @@ fn remove_unused(host: &Host, pool: &Pool, image: &Image) -> Result<bool> {
     };
     let usage = Usage::look(host, pool, false)?;
     require_proof(&usage)?;
-    if !usage.of(volume_of(image)).is_empty() {
+    if !usage.of(image.volume_name()).is_empty() {
         return Ok(false);
     }
     host.step(format!("removing {}", image.name));

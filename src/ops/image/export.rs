@@ -36,13 +36,12 @@ pub fn export(host: &Host, reference: &str, file: &Utf8Path) -> Result<Exported>
     let Some(pool) = list::active_pool(host)? else { return Err(super::unknown_image(host, reference)?) };
     let usage = Usage::look(host, &pool, false)?;
     let image = list::find(host, &list::read(host, &pool, &usage)?, reference)?;
-    let volume = image.volume.rsplit('/').next().unwrap_or(&image.volume);
     room::require(folder, image.size)?;
     let part = tempfile::Builder::new().prefix(".vmprov-").suffix(".part").tempfile_in(folder);
     let part = part.map_err(|error| failed(&error))?;
     let path = Utf8Path::from_path(part.path()).ok_or_else(|| Error::invalid(format!("`{file}` is no UTF-8")))?;
     host.step(format!("writing {file}"));
-    host.virsh.download(&pool.name, volume, path)?;
+    host.virsh.download(&pool.name, image.volume_name(), path)?;
     host.step("computing the file's checksum");
     let sha256 = Sums::of(path, &[], &host.runner.cancel)?.sha256();
     part.as_file().sync_all().map_err(|error| failed(&error))?;

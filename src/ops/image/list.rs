@@ -57,6 +57,13 @@ pub struct Image {
     pub others: Vec<String>,
 }
 
+impl Image {
+    /// The base volume's name in its pool.
+    pub(super) fn volume_name(&self) -> &str {
+        self.volume.rsplit('/').next().unwrap_or(&self.volume)
+    }
+}
+
 /// The images of the storage pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -199,8 +206,8 @@ pub(super) fn find(host: &Host, images: &[Image], reference: &str) -> Result<Ima
     let known = given(host, reference);
     let by_name = images.iter().position(|image| image.names.contains(&known));
     let is_id = |image: &Image| {
-        let volume = image.volume.rsplit('/').next().unwrap_or_default();
-        reference.len() >= 4 && image.sha256.starts_with(reference) || [&image.volume, volume].contains(&reference)
+        reference.len() >= 4 && image.sha256.starts_with(reference)
+            || [image.volume.as_str(), image.volume_name()].contains(&reference)
     };
     let by_id: Vec<_> = images.iter().enumerate().filter(|(_, image)| is_id(image)).map(|(at, _)| at).collect();
     match (by_name, &by_id[..]) {
