@@ -89,7 +89,8 @@ fn inside(image: &str) -> Result<ExitCode> {
     );
     report.bytes("first VM: fetched", most(&first, |cost| cost.fetched), "the image's own size", size, 1.0);
     report.bytes("first VM: written", most(&first, |cost| cost.written), "the image's own size", size, 2.1);
-    report.line("second VM", times(&second), "first VM", times(&first), 0.5);
+    // Most of it is the start of QEMU, which is the same for both; a network is slower than loopback.
+    report.line("second VM", times(&second), "first VM", times(&first), 0.7);
     Ok(if report.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
