@@ -64,13 +64,19 @@ pub fn delete(host: &Host, reference: &str) -> Result<DeletedImage> {
 fn forget_name(host: &Host, pool: &Pool, image: &Image, name: &str) -> Result<DeletedImage> {
     let companions = Companions::read(host, pool)?;
     let named = companions.leading_to(image.volume_name()).filter(|(_, base)| base.source == name);
-    let mut volumes = Vec::new();
-    for (companion, _) in named {
-        if host.virsh.delete_volume(&pool.name, companion)? {
-            volumes.push(format!("{}/{companion}", pool.name));
+    let volumes = delete_volumes(host, pool, named.map(|(companion, _)| companion.as_str()))?;
+    Ok(DeletedImage { status: "deleted", image: name.to_owned(), id: image.id.clone(), size: 0, volumes })
+}
+
+/// Deletes volumes in this order; returns those that were there, as `pool/volume`.
+fn delete_volumes<'n>(host: &Host, pool: &Pool, names: impl IntoIterator<Item = &'n str>) -> Result<Vec<String>> {
+    let mut deleted = Vec::new();
+    for name in names {
+        if host.virsh.delete_volume(&pool.name, name)? {
+            deleted.push(format!("{}/{name}", pool.name));
         }
     }
-    Ok(DeletedImage { status: "deleted", image: name.to_owned(), id: image.id.clone(), size: 0, volumes })
+    Ok(deleted)
 }
 
 fn lock(host: &Host, pool: &Pool, image: &Image, wait: Duration) -> Result<Lock> {
@@ -93,21 +99,10 @@ fn require_proof(usage: &Usage) -> Result<()> {
 /// Removes an image: first what leads to it, then what marks it as whole, last the image. One that is cut short is
 /// finished by `prune` or `gc`.
 fn remove(host: &Host, pool: &Pool, image: &Image) -> Result<DeletedImage> {
-    let volume = image.volume_name().to_owned();
-    let leading: Vec<_> = Companions::read(host, pool)?.leading_to(&volume).map(|(name, _)| name.clone()).collect();
-    let mut deleted = Vec::new();
-    for name in leading.into_iter().chain([Base::companion_of(&volume), volume]) {
-        if host.virsh.delete_volume(&pool.name, &name)? {
-            deleted.push(format!("{}/{name}", pool.name));
-        }
-    }
-    Ok(DeletedImage {
-        status: "deleted",
-        image: image.name.clone(),
-        id: image.id.clone(),
-        size: image.size,
-        volumes: deleted,
-    })
+    let (companions, volume) = (Companions::read(host, pool)?, image.volume_name());
+    let leading = companions.leading_to(volume).map(|(name, _)| name.as_str());
+    let volumes = delete_volumes(host, pool, leading.chain([Base::companion_of(volume).as_str(), volume]))?;
+    Ok(DeletedImage { status: "deleted", image: image.name.clone(), id: image.id.clone(), size: image.size, volumes })
 }
 
 /// What `prune` removed, or would.
@@ -219,10 +214,7 @@ pub(in crate::ops) fn remove_unfinished(host: &Host) -> Result<Vec<String>> {
     let Some(pool) = active_pool(host)? else { return Ok(Vec::new()) };
     let (whole, volumes) = (Companions::read(host, &pool)?.bases, host.virsh.volumes_like(&pool.name, "base-")?);
     let is_whole = |name: &str| whole.iter().any(|base| base.volume == name);
-    let mut unfinished = volumes.iter().filter(|name| name.ends_with(".qcow2") && !is_whole(name)).peekable();
-    if unfinished.peek().is_none() {
-        return Ok(Vec::new());
-    }
+    let unfinished = volumes.iter().filter(|name| name.ends_with(".qcow2") && !is_whole(name));
     let mut removed = Vec::new();
     for name in unfinished {
         let _lock = match Lock::take(&base::lock_name(host, &pool, name), Duration::ZERO, &host.runner.cancel) {
@@ -238,11 +230,7 @@ pub(in crate::ops) fn remove_unfinished(host: &Host) -> Result<Vec<String>> {
         if !usage.of(name).is_empty() || Companions::read(host, &pool)?.bases.iter().any(|base| base.volume == *name) {
             continue;
         }
-        for name in [&Base::companion_of(name), name] {
-            if host.virsh.delete_volume(&pool.name, name)? {
-                removed.push(format!("{}/{name}", pool.name));
-            }
-        }
+        removed.extend(delete_volumes(host, &pool, [Base::companion_of(name).as_str(), name])?);
     }
     Ok(removed)
 }

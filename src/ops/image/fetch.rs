@@ -179,26 +179,29 @@ fn published(
     warnings: &mut Vec<String>,
 ) -> Result<Fetched> {
     let catalogue = catalogue(host)?;
-    let mut one = |image: &Published| {
+    at_either(source, |image| {
         let place = Place::of(host, &image.url)?;
         let expected = Expected::published(host, &catalogue, image)?;
         let expected = with(host, source, expected, demands, url_is_tls(&place), warnings)?;
         from(host, source, &place, expected, pool, demands, warnings)
-    };
+    })
+}
+
+/// Does something with an image of the catalogue; where it is not there, with the one that it may have moved to. Of two
+/// failures the one that says more is told.
+fn at_either<T>(source: &ImageSource, mut work: impl FnMut(&Published) -> Result<T>) -> Result<T> {
     let (image, moved) = images(source)?;
-    match (one(&image), moved) {
-        (Err(error), Some(moved)) if error.code == Code::NotFound => one(&moved).map_err(|other| first(error, other)),
+    match (work(&image), moved) {
+        (Err(error), Some(moved)) if error.code == Code::NotFound => work(&moved).map_err(|other| match other.code {
+            Code::NotFound => error,
+            _ => other,
+        }),
         (result, _) => result,
     }
 }
 
-/// Of the failures at two addresses the one that says more.
-fn first(error: Error, other: Error) -> Error {
-    if other.code == Code::NotFound { error } else { other }
-}
-
 /// An image of the catalogue, and where it may have moved.
-pub(super) fn images(source: &ImageSource) -> Result<(Published<'_>, Option<Published<'_>>)> {
+fn images(source: &ImageSource) -> Result<(Published<'_>, Option<Published<'_>>)> {
     let ImageSource::Published(entry, arch) = source else {
         return Err(Error::internal(format!("`{}` is of no catalogue", source.given())));
     };
@@ -324,13 +327,8 @@ pub(super) fn is_fresh(host: &Host, source: &ImageSource, base: &Base) -> Result
         ImageSource::File { .. } | ImageSource::Stored(_) => return Ok(true),
         ImageSource::Url(url) => Expected::beside(host, url, true)?,
         ImageSource::Published(..) => {
-            let (catalogue, (image, moved)) = (catalogue(host)?, images(source)?);
-            match (Expected::published(host, &catalogue, &image), moved) {
-                (Err(error), Some(moved)) if error.code == Code::NotFound => {
-                    Expected::published(host, &catalogue, &moved).map_err(|other| first(error, other))?
-                }
-                (result, _) => result?,
-            }
+            let catalogue = catalogue(host)?;
+            at_either(source, |image| Expected::published(host, &catalogue, image))?
         }
     };
     if let Some(checksum) = expected.proof.checksums.first() {
