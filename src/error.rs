@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde_json::Value;
 
 /// What every fallible function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -21,12 +22,14 @@ pub struct Error {
     pub cause: Option<String>,
     /// What to do next, as a sentence with the command to type.
     pub hint: Option<String>,
+    /// What a program may want to know beyond that: members named by whoever fails.
+    pub details: Option<Box<Value>>,
 }
 
 impl Error {
     /// Makes an error of a kind.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None, hint: None }
+        Self { code, message: message.into(), cause: None, hint: None, details: None }
     }
 
     /// Something the caller gave cannot be used.
@@ -77,6 +80,13 @@ impl Error {
         self
     }
 
+    /// Adds what a program may want to know.
+    #[must_use]
+    pub fn details(mut self, details: Value) -> Self {
+        self.details = Some(Box::new(details));
+        self
+    }
+
     /// Adds why it failed.
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
@@ -98,15 +108,16 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Serialize for Error {
-    /// `{"error", "code", "exitStatus", "cause", "hint", "retryable"}`; `error` is the member that the first clients know.
+    /// `{"error", "code", "exitStatus", "cause", "hint", "retryable", "details"}`; `error` is the member that the first clients know.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut object = serializer.serialize_struct("Error", 6)?;
+        let mut object = serializer.serialize_struct("Error", 7)?;
         object.serialize_field("error", &self.message)?;
         object.serialize_field("code", self.code.name())?;
         object.serialize_field("exitStatus", &self.code.exit_status())?;
         object.serialize_field("cause", &self.cause)?;
         object.serialize_field("hint", &self.hint)?;
         object.serialize_field("retryable", &self.code.is_retryable())?;
+        object.serialize_field("details", &self.details)?;
         object.end()
     }
 }
@@ -136,13 +147,15 @@ pub enum Code {
     Unreachable,
     /// A call or a wait took longer than its limit.
     Timeout,
+    /// The guest itself has failed, so that waiting for it is in vain.
+    GuestFailed,
     /// Stopped by a signal; what was begun has been undone.
     Interrupted,
 }
 
 impl Code {
     /// Every code, in the order of the documentation's table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Internal,
         Self::InvalidInput,
         Self::NotFound,
@@ -154,6 +167,7 @@ impl Code {
         Self::ToolFailed,
         Self::Unreachable,
         Self::Timeout,
+        Self::GuestFailed,
         Self::Interrupted,
     ];
 
@@ -171,6 +185,7 @@ impl Code {
             Self::ToolFailed => "tool_failed",
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
+            Self::GuestFailed => "guest_failed",
             Self::Interrupted => "interrupted",
         }
     }
@@ -188,6 +203,7 @@ impl Code {
             Self::ToolFailed => 8,
             Self::Unreachable => 9,
             Self::Timeout => 10,
+            Self::GuestFailed => 11,
             Self::Interrupted => 130,
         }
     }
@@ -211,6 +227,9 @@ impl Code {
             Self::ToolFailed => "a program failed in a way that vmprov does not know",
             Self::Unreachable => "libvirtd, the guest or the download host cannot be reached",
             Self::Timeout => "a call or a wait took longer than its limit",
+            Self::GuestFailed => {
+                "the guest has failed: no boot device, kernel panic, stopped by itself, cloud-init error"
+            }
             Self::Interrupted => "stopped by a signal; what was begun has been undone",
         }
     }

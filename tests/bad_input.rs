@@ -594,7 +594,7 @@ fn a_wait_has_an_end() {
                    <os><type arch='x86_64'>hvm</type></os></domain>";
         lab.virsh_with(&["create", "/dev/stdin"], xml);
     });
-    for (goal, says) in [("ip", "no address"), ("stopped", "running"), ("agent", "agent")] {
+    for (goal, says) in [("ip", "no network"), ("stopped", "running"), ("agent", "agent")] {
         host.refuses(&["vm", "wait", "waits", "--for", goal, "--timeout", "1"], TIMEOUT, &["waits", says]);
     }
     host.refuses(

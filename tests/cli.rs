@@ -74,7 +74,7 @@ fn one_vm_in_every_format() {
     assert_eq!(names(&yaml), members, "YAML and JSON have the same members");
     host.run("vm ip test").prints("192.168.122.3\n");
     host.run("vm ip test --all")
-        .prints("ADDRESS        MAC                SOURCE\n192.168.122.3  aa:bb:cc:dd:ee:ff  lease\n");
+        .prints("ADDRESS        MAC                SOURCE  EXPIRES\n192.168.122.3  aa:bb:cc:dd:ee:ff  lease\n");
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn each_kind_of_failure_has_its_status() {
         assert_eq!((ran.code(), ran.stdout.as_str(), &error["code"]), (status, "", &json!(code)), "{line}: {ran:?}");
         assert_eq!(error["exitStatus"], status, "{line}");
         let members: Vec<_> = error.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(members, ["error", "code", "exitStatus", "cause", "hint", "retryable"], "{line}");
+        assert_eq!(members, ["error", "code", "exitStatus", "cause", "hint", "retryable", "details"], "{line}");
         assert!(!error["error"].as_str().unwrap().contains('\n'), "{line}: {error}");
         // For people the same, in words.
         let people = host.run(line);
@@ -318,7 +318,7 @@ fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
     host.run("vm lst").fails_saying(2, &["error: unrecognized subcommand 'lst'", "Usage: vmprov vm"]);
     host.run("-q").fails(
         2,
-        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, gc, config\n",
+        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, ssh-config, gc, config\n",
     );
     host.run("").fails_saying(2, &["Usage: vmprov [OPTIONS] <COMMAND>", "Clean up after"]);
     host.run("-q -v vm list").fails_saying(2, &["cannot be used with"]);

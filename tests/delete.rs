@@ -42,7 +42,7 @@ fn snapshots_and_a_saved_state_go_and_a_shared_installer_stays() {
     let deleted = lab.run(&["vm", "delete", "taken", "--yes", "-o", "json"]).succeeded().json();
     let report = &deleted["results"][0];
     assert_eq!(report["kept"], serde_json::json!(["/var/lib/libvirt/images/shared.iso"]), "{deleted}");
-    assert_eq!(report["deleted"].as_array().unwrap().len(), 2, "{deleted}");
+    assert_eq!(report["deleted"].as_array().unwrap().len(), 3, "{deleted}");
     assert_eq!(saved(), 0);
     lab.settles(&before, "after a VM with snapshots and a saved state was deleted");
     lab.virsh(&["vol-delete", "--pool", "default", "--vol", "shared.iso"]);

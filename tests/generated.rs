@@ -69,14 +69,14 @@ fn the_completions_ask_a_binary_that_answers() {
 fn every_test_that_uses_the_lab_is_in_its_group() {
     let groups = fs::read_to_string(root().join(".config/nextest.toml")).unwrap();
     let mut groups = groups.lines().filter(|line| line.starts_with("filter = ") && line.contains('|'));
-    let (lab, images) = (groups.next().unwrap(), groups.next().unwrap());
+    let (first, second) = (groups.next().unwrap(), groups.next().unwrap());
     // Which of the two labs a test enters, its own code says.
     let code = fs::read_to_string(root().join("tests/support/lab.rs")).unwrap();
-    let of_images = code.lines().find(|line| line.contains("\"-images\"")).unwrap();
+    let of_second = code.lines().find(|line| line.contains("\"-2\"")).unwrap();
     for (name, text) in files(&root().join("tests")) {
         let Some(binary) = name.strip_suffix(".rs") else { continue };
         let uses_lab = text.contains("#[path = \"support/lab.rs\"]");
-        let group = if of_images.contains(&format!("\"{binary}\"")) { images } else { lab };
+        let group = if of_second.contains(&format!("\"{binary}\"")) { second } else { first };
         assert!(
             !uses_lab || group.split(['|', '(', ')']).any(|word| word == binary),
             "{binary} is not in .config/nextest.toml's group"
@@ -109,11 +109,13 @@ fn the_readmes_tables_are_current() {
 
     let mut commands = String::from("| Command | |\n|---|---|\n");
     let manual = manual();
-    for (title, page) in leaves(&manual, "vmprov") {
+    for (_, page) in leaves(&manual, "vmprov") {
         let about = page.lines().skip_while(|line| *line != ".SH NAME").nth(1).unwrap();
         let (_, about) = about.split_once(" \\- ").unwrap();
         let about = about.replace("\\-", "-").replace("\\*(Aq", "'");
-        writeln!(commands, "| `{}` | {about} |", title.replace('-', " ")).unwrap();
+        let synopsis = page.lines().skip_while(|line| *line != ".SH SYNOPSIS").nth(1).unwrap();
+        let command = synopsis.strip_prefix("\\fB").and_then(|rest| rest.split("\\fR").next()).unwrap();
+        writeln!(commands, "| `{}` | {about} |", command.replace("\\-", "-")).unwrap();
     }
     compare_in_readme("commands", &commands);
 }

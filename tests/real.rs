@@ -187,7 +187,7 @@ fn agent_story(host: &Host, user_data: &str) {
     host.ok(&["vm", "wait", "agent", "--timeout", LIMIT]);
     let info = host.info("agent");
     assert_eq!(info["hostKeys"], host_keys);
-    assert_eq!(info["volumes"].as_array().unwrap().len(), 2, "{info}");
+    assert_eq!(info["volumes"].as_array().unwrap().len(), 3, "{info}");
     assert_eq!(host.guest("agent", "grep -c . .ssh/authorized_keys"), "2");
 }
 

@@ -19,10 +19,27 @@ pub(super) fn add_to(command: Command) -> Command {
     let keys = |arg: clap::Arg| arg.add(ArgValueCandidates::new(key_names));
     let images = |arg: clap::Arg| arg.add(ArgValueCandidates::new(image_names));
     let published = |arg: clap::Arg| arg.add(ArgValueCompleter::new(image_or_file));
-    let verbs = ["info", "start", "stop", "restart", "delete", "commit", "ip", "wait", "ssh", "console"];
+    let paths = |arg: clap::Arg| arg.add(ArgValueCompleter::new(vm_or_file));
+    let verbs = [
+        "info",
+        "start",
+        "stop",
+        "restart",
+        "delete",
+        "commit",
+        "ip",
+        "wait",
+        "ssh",
+        "exec",
+        "console",
+        "logs",
+        "screenshot",
+        "events",
+    ];
     command
         .mut_subcommand("vm", |vm| {
             let vm = vm.mut_subcommand("create", |create| create.mut_arg("ssh_keys", keys).mut_arg("image", published));
+            let vm = vm.mut_subcommand("cp", |cp| cp.mut_arg("paths", paths));
             verbs.into_iter().fold(vm, |vm, verb| vm.mut_subcommand(verb, |verb| verb.mut_arg("vm", vms)))
         })
         .mut_subcommand("image", |image| {
@@ -36,6 +53,7 @@ pub(super) fn add_to(command: Command) -> Command {
                 .into_iter()
                 .fold(key, |key, verb| key.mut_subcommand(verb, |verb| verb.mut_arg("name", keys)))
         })
+        .mut_subcommand("ssh-config", |config| config.mut_arg("vm", vms))
         .mut_subcommand("inject", |inject| inject.mut_arg("vm", vms).mut_arg("key", keys))
 }
 
@@ -50,6 +68,16 @@ fn host() -> Option<Host> {
 fn vm_names() -> Vec<CompletionCandidate> {
     let vms = host().and_then(|host| vm::list(&host, true).ok()).unwrap_or_default();
     vms.iter().map(|vm| CompletionCandidate::new(&vm.name)).collect()
+}
+
+/// A VM's name with the colon behind it, or a file.
+fn vm_or_file(begun: &OsStr) -> Vec<CompletionCandidate> {
+    let text = begun.to_string_lossy();
+    let vms = host().and_then(|host| vm::list(&host, true).ok()).unwrap_or_default();
+    let mut all: Vec<_> = vms.iter().map(|vm| CompletionCandidate::new(format!("{}:", vm.name))).collect();
+    all.retain(|candidate| candidate.get_value().to_string_lossy().starts_with(&*text));
+    all.extend(PathCompleter::any().complete(begun));
+    all
 }
 
 /// The names of the images in the pool; what was replaced is known by its id.

@@ -22,7 +22,7 @@ use crate::{
     error::{Code, Error, Result},
     ops::{self, Host, vm::NewInjection},
 };
-use output::{Format, Output, Show};
+use output::{Output, Show, Target, TargetParser};
 use progress::Terminal;
 use reports::Results;
 use settings::Flags;
@@ -33,8 +33,8 @@ use settings::Flags;
 #[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     /// Print as
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT", help_heading = "Output")]
-    output: Format,
+    #[arg(short, long, global = true, value_parser = TargetParser, default_value = "table", value_name = "FORMAT", help_heading = "Output")]
+    output: Target,
 
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
@@ -68,6 +68,16 @@ enum Command {
 
     /// Get a key into a VM that exists already
     Inject(Inject),
+
+    /// Print what ~/.ssh/config needs, so that ssh, rsync and editors find the VMs by name, with strict host keys
+    #[command(
+        after_help = "To use it: vmprov ssh-config >~/.ssh/vmprov, and at the top of ~/.ssh/config: Include vmprov. \
+                            Addresses are those of now; print it again after a VM has been created or has moved."
+    )]
+    SshConfig {
+        /// VMs, by name or UUID; all that can be logged in to where none is named
+        vm: Vec<String>,
+    },
 
     /// Clean up after creates and deletes that were killed
     Gc,
@@ -105,7 +115,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refusal::refuse(&error),
     };
-    let output = Output::new(cli.output);
+    let output = Output::new(cli.output.clone());
     match run(cli, &output) {
         Ok(code) => code,
         Err(error) => {
@@ -117,6 +127,12 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let Cli { output: _, quiet, verbose, flags, command } = cli;
+    if let Some(file) = output.file().filter(|_| !matches!(command, Command::Vm(vm::Command::Screenshot(_)))) {
+        let message = format!("`{file}` is no format to print as");
+        return Err(
+            Error::invalid(message).hint("Formats are table, json, yaml and name; only vm screenshot takes a file.")
+        );
+    }
     progress::log_commands(verbose);
     let resolved = settings::resolve(&flags)?;
     let cancel = Cancel::default();
@@ -133,6 +149,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             output.show(&report)?;
             ExitCode::SUCCESS
         }
+        Command::SshConfig { vm } => vm::guest::ssh_config(&host, &vm, output, &terminal)?,
         Command::Gc => {
             let report = ops::gc::collect(&host)?;
             terminal.finish();

@@ -1,11 +1,16 @@
 //! What is printed: data on standard output, everything else on standard error.
 
 use std::{
+    ffi::OsStr,
     io::{ErrorKind, Write},
     process::ExitCode,
 };
 
-use clap::ValueEnum;
+use camino::{Utf8Path, Utf8PathBuf};
+use clap::{
+    Arg, Command, ValueEnum,
+    builder::{EnumValueParser, PossibleValue, TypedValueParser},
+};
 use serde::Serialize;
 
 use crate::error::{Code, Error, Result};
@@ -32,14 +37,60 @@ pub(super) trait Show: Serialize {
     fn names(&self) -> Vec<String>;
 }
 
+/// What `-o` names: a format, or a file for what is none of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    Format(Format),
+    File(Utf8PathBuf),
+}
+
+/// Reads what `-o` names. What has a dot or a slash is a file.
+#[derive(Debug, Clone)]
+pub(super) struct TargetParser;
+
+impl TypedValueParser for TargetParser {
+    type Value = Target;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Target, clap::Error> {
+        match value.to_str().filter(|text| text.contains(['.', '/'])) {
+            Some(file) => Ok(Target::File(file.into())),
+            None => EnumValueParser::<Format>::new().parse_ref(command, arg, value).map(Target::Format),
+        }
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Format::value_variants().iter().filter_map(Format::to_possible_value)))
+    }
+}
+
 /// Prints reports in one format.
 pub(super) struct Output {
     format: Format,
+    file: Option<Utf8PathBuf>,
 }
 
 impl Output {
-    pub(super) const fn new(format: Format) -> Self {
-        Self { format }
+    pub(super) fn new(target: Target) -> Self {
+        match target {
+            Target::Format(format) => Self { format, file: None },
+            Target::File(file) => Self { format: Format::default(), file: Some(file) },
+        }
+    }
+
+    /// The file to write to.
+    pub(super) fn file(&self) -> Option<&Utf8Path> {
+        self.file.as_deref()
+    }
+
+    /// Prints one of many reports that come one by one: a line each, for people or as compact JSON.
+    pub(super) fn stream_line(&self, report: &impl Serialize, for_people: impl FnOnce() -> String) -> Result<()> {
+        match self.format {
+            Format::Json | Format::Yaml => {
+                let text = serde_json::to_string(report);
+                line(&text.map_err(|error| Error::internal("cannot write JSON").because(error))?)
+            }
+            Format::Table | Format::Name => line(&plain(&for_people())),
+        }
     }
 
     pub(super) const fn is_for_people(&self) -> bool {

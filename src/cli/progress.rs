@@ -28,6 +28,11 @@ impl Terminal {
         Self { bar: ProgressBar::with_draw_target(None, target), quiet, json }
     }
 
+    /// Whether only errors are said.
+    pub(super) const fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     /// Clears the line before something is printed.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();

@@ -6,7 +6,7 @@ use clap::{CommandFactory, error::ErrorKind};
 
 use super::{
     Cli,
-    output::{self, Format, Output},
+    output::{self, Format, Output, Target},
 };
 use crate::error::{Code, Error};
 
@@ -16,7 +16,7 @@ pub(super) fn refuse(error: &clap::Error) -> ExitCode {
         return output::help(error);
     }
     let json = wants_json(std::env::args().skip(1));
-    let output = Output::new(if json { Format::Json } else { Format::Table });
+    let output = Output::new(Target::Format(if json { Format::Json } else { Format::Table }));
     let ours = error.source().and_then(|source| source.downcast_ref::<Error>());
     match ours {
         Some(ours) => output.error(ours),

@@ -1,5 +1,6 @@
 //! The reports as people read them, and the names in them.
 
+mod guest;
 mod image;
 
 use comfy_table::{ContentArrangement, Table};
@@ -280,8 +281,11 @@ impl Show for Found {
         if !self.whole {
             return self.addresses.first().map(|address| address.address.to_string()).unwrap_or_default();
         }
-        let row = |address: &Address| [address.address.to_string(), address.mac.clone(), address.source.to_string()];
-        table(&["ADDRESS", "MAC", "SOURCE"], self.addresses.iter().map(row))
+        let row = |address: &Address| {
+            let expires = address.expires.map(|time| time.to_string()).unwrap_or_default();
+            [address.address.to_string(), address.mac.clone(), address.source.to_string(), expires]
+        };
+        table(&["ADDRESS", "MAC", "SOURCE", "EXPIRES"], self.addresses.iter().map(row))
     }
 
     fn names(&self) -> Vec<String> {

@@ -85,6 +85,8 @@ pub(super) struct Resolved {
     #[serde(skip)]
     cache_dir: Utf8PathBuf,
     #[serde(skip)]
+    data_dir: Utf8PathBuf,
+    #[serde(skip)]
     catalogue_files: Vec<Utf8PathBuf>,
     #[serde(skip)]
     proxies: Proxies,
@@ -109,6 +111,7 @@ impl Resolved {
             pool_path: pool_path.value.clone().into(),
             key_dir: key_dir.value.clone().into(),
             cache_dir: self.cache_dir.clone(),
+            data_dir: self.data_dir.clone(),
             mirrors,
             proxies: self.proxies.clone(),
             require_verified,
@@ -132,9 +135,9 @@ pub(super) fn resolve(flags: &Flags) -> Result<Resolved> {
     };
     let (file, origin) = read_file(flags.config.as_deref(), &utf8(folders.config_dir())?.join("config.toml"))?;
     let container = Utf8Path::new(CONTAINER_KEY_DIR);
-    let default_key_dir =
-        if container.is_dir() { container.to_owned() } else { utf8(folders.data_dir())?.join("keys") };
-    let defaults = Defaults { key_dir: default_key_dir, cache_dir: utf8(folders.cache_dir())? };
+    let data = utf8(folders.data_dir())?;
+    let keys = if container.is_dir() { container.to_owned() } else { data.join("keys") };
+    let defaults = Defaults { keys, cache: utf8(folders.cache_dir())?, data };
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let resolved = layer(flags, env, &file, &origin, &defaults)?;
     let proxies = Proxies::read(env)?;
@@ -153,8 +156,9 @@ fn catalogue_files(folder: &Utf8Path) -> Vec<Utf8PathBuf> {
 }
 
 struct Defaults {
-    key_dir: Utf8PathBuf,
-    cache_dir: Utf8PathBuf,
+    keys: Utf8PathBuf,
+    cache: Utf8PathBuf,
+    data: Utf8PathBuf,
 }
 
 /// Lays the sources over each other; `env` looks a variable up.
@@ -200,7 +204,7 @@ fn layer(
             (text(&flags.key_dir), "--key-dir"),
             &["SSH_KEY_DIR"],
             text(&file.key_dir),
-            defaults.key_dir.as_str(),
+            defaults.keys.as_str(),
         ),
         pick(
             "mirrors",
@@ -236,7 +240,8 @@ fn layer(
         setting.value = path.to_string_lossy().into_owned();
     }
     let (catalogue_files, proxies) = (Vec::new(), Proxies::default());
-    Ok(Resolved { settings, parsed, cache_dir: defaults.cache_dir.clone(), catalogue_files, proxies })
+    let (cache_dir, data_dir) = (defaults.cache.clone(), defaults.data.clone());
+    Ok(Resolved { settings, parsed, cache_dir, data_dir, catalogue_files, proxies })
 }
 
 impl Parsed {
@@ -292,7 +297,7 @@ mod tests {
 
     fn resolved(flags: &Flags, env: &[(&str, &str)], file: &str) -> Vec<(String, String)> {
         let find = |name: &str| env.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
-        let defaults = Defaults { key_dir: "/data/keys".into(), cache_dir: "/cache".into() };
+        let defaults = Defaults { keys: "/data/keys".into(), cache: "/cache".into(), data: "/data".into() };
         let resolved = layer(flags, find, &toml::from_str(file).unwrap(), "c.toml", &defaults).unwrap();
         resolved.settings.into_iter().map(|setting| (setting.value, setting.origin)).collect()
     }
@@ -337,12 +342,12 @@ mod tests {
             ("VMPROV_STALL_TIMEOUT", "soon"),
         ] {
             let find = |asked: &str| (asked == name).then(|| value.to_owned());
-            let defaults = Defaults { key_dir: "/data/keys".into(), cache_dir: "/cache".into() };
+            let defaults = Defaults { keys: "/data/keys".into(), cache: "/cache".into(), data: "/data".into() };
             let error = layer(&NONE, find, &File::default(), "", &defaults).unwrap_err();
             assert!(error.hint.as_ref().unwrap().contains(&format!("environment: {name}")), "{error:?}");
         }
         let file = toml::from_str::<File>("[mirrors]\n'a/b' = 'http://m'").unwrap();
-        let defaults = Defaults { key_dir: "/data/keys".into(), cache_dir: "/cache".into() };
+        let defaults = Defaults { keys: "/data/keys".into(), cache: "/cache".into(), data: "/data".into() };
         let error = layer(&NONE, |_| None, &file, "c.toml", &defaults).unwrap_err();
         assert!(error.hint.unwrap().contains("file: c.toml"));
     }

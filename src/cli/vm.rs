@@ -1,5 +1,7 @@
 //! `vmprov vm …`
 
+pub(super) mod guest;
+
 use std::{
     fs::{File, OpenOptions},
     io::{IsTerminal, Read},
@@ -78,9 +80,15 @@ pub(super) enum Command {
     Ip {
         /// VM, by name or UUID
         vm: String,
-        /// Print every address, and where each is known from
+        /// Print every address, where each is known from, and when its lease ends
         #[arg(long)]
         all: bool,
+        /// Wait until it has one
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait at most
+        #[arg(long, value_name = "TIME", default_value_t = Limit(vm::WAIT_LIMIT), requires = "wait")]
+        timeout: Limit,
     },
 
     /// Wait until a VM is so far
@@ -109,11 +117,26 @@ pub(super) enum Command {
         command: Vec<String>,
     },
 
-    /// Attach to a VM's serial console
+    /// Run one command in a VM, by ssh or through its guest agent; its output and exit status are passed on
+    Exec(guest::Exec),
+
+    /// Copy files and folders into a VM or out of it
+    Cp(guest::Copy),
+
+    /// Attach to a VM's serial console; Ctrl-] leaves it
     Console {
         /// VM, by name or UUID
         vm: String,
     },
+
+    /// Show what a VM has said on its serial console since its last start
+    Logs(guest::Logs),
+
+    /// Take a picture of a VM's screen, as a PNG file
+    Screenshot(guest::Screenshot),
+
+    /// Show what happens to VMs, as it happens
+    Events(guest::Events),
 }
 
 #[derive(Debug, Args)]
@@ -200,8 +223,8 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             let image = vm::commit(host, &new)?;
             show(&|| output.show(&image))
         }
-        Command::Ip { vm, all } => {
-            let addresses = vm::addresses(host, &vm)?;
+        Command::Ip { vm, all, wait, timeout } => {
+            let addresses = vm::addresses(host, &vm, wait.then_some(timeout.0))?;
             show(&|| output.show(&Found { vm: vm.clone(), addresses: addresses.clone(), whole: all }))
         }
         Command::Wait { vm, goal, timeout } => {
@@ -209,6 +232,11 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             show(&|| output.show(&reached))
         }
         Command::Ssh { vm, user, command } => Ok(exit_code(vm::ssh(host, &vm, user.as_deref(), &command)?)),
+        Command::Exec(args) => guest::exec(host, &args, output, terminal),
+        Command::Cp(args) => guest::copy(host, &args, output, terminal),
+        Command::Logs(args) => guest::logs(host, &args, output, terminal),
+        Command::Screenshot(args) => guest::screenshot(host, &args, output, terminal),
+        Command::Events(args) => guest::events(host, &args, output, terminal),
         Command::Console { vm } => {
             say(Kind::Note, "Ctrl-] leaves the console");
             Ok(exit_code(vm::console(host, &vm)?))

@@ -2,10 +2,13 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::Error;
 
 /// A time limit: `90`, `90s`, `5m`, `1h30m`. A number alone is seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Limit(pub Duration);
 
 impl Limit {
@@ -25,6 +28,20 @@ impl FromStr for Limit {
         let friendly = || Duration::try_from(text.parse::<jiff::SignedDuration>().ok()?).ok();
         let limit = seconds.or_else(friendly).ok_or_else(refuse)?;
         if limit > Self::MAX { Err(refuse()) } else { Ok(Self(limit)) }
+    }
+}
+
+impl TryFrom<String> for Limit {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<Limit> for String {
+    fn from(limit: Limit) -> Self {
+        limit.to_string()
     }
 }
 

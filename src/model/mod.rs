@@ -1,5 +1,6 @@
 //! The nouns: plain data, parsed and validated, without any input or output.
 
+pub mod console;
 pub mod digest;
 pub mod image;
 pub mod key;
@@ -7,5 +8,6 @@ pub mod limit;
 pub mod name;
 pub mod proxy;
 pub mod size;
+pub mod stage;
 pub mod user;
 pub mod vm;

@@ -368,6 +368,8 @@ pub struct Address {
     pub mac: String,
     /// Where it is known from.
     pub source: AddressSource,
+    /// When its lease ends.
+    pub expires: Option<jiff::Timestamp>,
 }
 
 /// Where an address is known from.

@@ -33,6 +33,8 @@ pub struct Settings {
     pub pool_path: Utf8PathBuf,
     /// Where ssh keys are kept.
     pub key_dir: Utf8PathBuf,
+    /// Where what plain ssh needs of the VMs is kept.
+    pub data_dir: Utf8PathBuf,
     /// Where downloads are, while they are, and what was found out of this host.
     pub cache_dir: Utf8PathBuf,
     /// Where publishers' files are had from instead.

@@ -193,6 +193,7 @@ fn try_kvm(host: &Host, offered: &Capabilities) -> Result<Verdict> {
         capabilities: offered,
         disks: Vec::new(),
         interface: None,
+        console_log: None,
         seeded: false,
         uefi: false,
         metadata: &metadata,

@@ -5,6 +5,7 @@ pub mod host_keys;
 pub mod http;
 mod key_file;
 pub mod keys;
+pub mod known_hosts;
 pub mod kvm;
 pub mod lock;
 pub mod part;

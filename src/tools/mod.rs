@@ -11,13 +11,18 @@ pub mod ssh;
 pub mod virsh;
 
 use std::{
-    process::ExitStatus,
-    sync::{Arc, Mutex, PoisonError},
+    io::{BufRead, BufReader},
+    ops::ControlFlow,
+    process::{ExitStatus, Output},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{RecvTimeoutError, channel},
+    },
     time::{Duration, Instant},
 };
 
 use duct::Handle;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::{
     cancel::Cancel,
@@ -69,7 +74,7 @@ impl Runner {
 pub struct Tool {
     program: &'static str,
     args: Vec<String>,
-    stdin: Option<String>,
+    stdin: Option<Vec<u8>>,
     env: Vec<(&'static str, &'static str)>,
     limit: Duration,
     changes: bool,
@@ -122,7 +127,7 @@ impl Tool {
 
     /// Gives it standard input, which is never logged whole.
     #[must_use]
-    pub fn stdin(mut self, stdin: impl Into<String>) -> Self {
+    pub fn stdin(mut self, stdin: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(stdin.into());
         self
     }
@@ -160,7 +165,7 @@ impl Tool {
         let env = self.env.iter().map(|(name, value)| format!("{name}={value} "));
         let command = env.collect::<Vec<_>>().concat() + &shell_words::join(words);
         match &self.stdin {
-            Some(stdin) => here_document(&command, remark, stdin),
+            Some(stdin) => here_document(&command, remark, &String::from_utf8_lossy(stdin)),
             None => format!("{command}{remark}"),
         }
     }
@@ -172,26 +177,35 @@ impl Tool {
             return Ok(None);
         }
         let started = Instant::now();
-        let output = self.wait(&self.start()?, runner)?;
-        let command = shell_words::join(std::iter::once(self.program).chain(self.args.iter().map(String::as_str)));
+        let output = self.wait(&self.start()?, runner, kill_process_group)?;
         let took = format!(" # {} ms", started.elapsed().as_millis());
         if self.changes {
             tracing::info!("{}", self.command_with_remark(&took));
         } else {
             tracing::debug!("{}", self.command_with_remark(&took));
         }
-        Ok(Some(Finished {
-            command,
+        Ok(Some(self.finished(&output)))
+    }
+
+    fn finished(&self, output: &Output) -> Finished {
+        Finished {
+            command: shell_words::join(std::iter::once(self.program).chain(self.args.iter().map(String::as_str))),
             status: output.status,
-            stdout: output.stdout,
+            stdout: output.stdout.clone(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }))
+        }
     }
 
     /// Runs a call that only reads.
     pub fn read(&self, runner: &Runner) -> Result<Finished> {
         debug_assert!(!self.changes, "a call that changes something is not a read");
         self.run(runner)?.ok_or_else(|| Error::internal("a call that only reads was not run"))
+    }
+
+    /// Takes away its limit: for what the user watches and may end.
+    #[must_use]
+    pub const fn unlimited(self) -> Self {
+        self.limit(Duration::MAX)
     }
 
     /// Hands the terminal to the program and waits for its end: for `ssh` and `virsh console`. The caller's signals
@@ -202,12 +216,66 @@ impl Tool {
         output.map(|output| output.status).map_err(|error| self.not_started(&error))
     }
 
+    /// Runs it with standard input and output of ours, and its complaints too unless they are to be captured. In contrast
+    /// to [`Self::attach`] it is ended at its limit and on interrupt.
+    pub fn pass_through(&self, runner: &Runner, capture_stderr: bool) -> Result<(ExitStatus, String)> {
+        runner.cancel.check()?;
+        tracing::info!("{}", self.command());
+        let mut expression = duct::cmd(self.program, &self.args).unchecked();
+        if capture_stderr {
+            expression = expression.stderr_capture();
+        }
+        let handle = expression.start().map_err(|error| self.not_started(&error))?;
+        let output = self.wait(&handle, runner, kill_process)?;
+        Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
+    /// Runs it and hands on each line that it prints as it comes, until `on_line` says that it has enough. A limit that is
+    /// reached is no failure here: it is how long one listens.
+    pub fn lines(&self, runner: &Runner, mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
+        runner.cancel.check()?;
+        tracing::debug!("{}", self.command());
+        let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
+        let (reader, writer) = std::io::pipe().map_err(failed)?;
+        let handle = self.expression().stdout_file(writer).start().map_err(|error| self.not_started(&error))?;
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            let lines = BufReader::new(reader).lines().map_while(std::result::Result::ok);
+            lines.map(|line| sender.send(line)).take_while(std::result::Result::is_ok).count()
+        });
+        let deadline = Instant::now().checked_add(self.limit);
+        let listened = loop {
+            let left = deadline.map_or(POLL, |deadline| deadline.saturating_duration_since(Instant::now()));
+            match receiver.recv_timeout(left.min(POLL)) {
+                Ok(line) => match on_line(&line) {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => break Ok(()),
+                    Err(error) => break Err(error),
+                },
+                Err(RecvTimeoutError::Disconnected) => break Ok(()),
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => break Ok(()),
+                Err(RecvTimeoutError::Timeout) => match runner.cancel.check() {
+                    Ok(()) => {}
+                    interrupted => break interrupted,
+                },
+            }
+        };
+        end(&handle, kill_process_group);
+        listened?;
+        let output = handle.wait().map_err(failed)?;
+        Ok(self.finished(output))
+    }
+
     fn start(&self) -> Result<Handle> {
+        self.expression().stdout_capture().start().map_err(|error| self.not_started(&error))
+    }
+
+    /// The call, but for where its output goes.
+    fn expression(&self) -> duct::Expression {
         let mut expression = duct::cmd(self.program, &self.args)
             .env("LC_ALL", "C")
             .env_remove("LANGUAGE")
             .env_remove("VIRSH_DEBUG")
-            .stdout_capture()
             .stderr_capture()
             .unchecked()
             .before_spawn(|command| {
@@ -215,29 +283,30 @@ impl Tool {
                 Ok(())
             });
         expression = match &self.stdin {
-            Some(stdin) => expression.stdin_bytes(stdin.as_bytes()),
+            Some(stdin) => expression.stdin_bytes(stdin.as_slice()),
             None => expression.stdin_null(),
         };
         for (name, value) in &self.env {
             expression = expression.env(name, value);
         }
-        expression.start().map_err(|error| self.not_started(&error))
+        expression
     }
 
-    fn wait(&self, handle: &Handle, runner: &Runner) -> Result<std::process::Output> {
+    /// Waits for its end, which is brought about with `kill` at the limit or on interrupt.
+    fn wait(&self, handle: &Handle, runner: &Runner, kill: Kill) -> Result<Output> {
         let failed = |error: &std::io::Error| Error::io(format!("wait for `{}`", self.program), error);
-        let deadline = Instant::now() + self.limit;
+        let deadline = Instant::now().checked_add(self.limit);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.map_or(POLL, |deadline| deadline.saturating_duration_since(Instant::now()));
             if let Some(output) = handle.wait_timeout(left.min(POLL)).map_err(|error| failed(&error))? {
                 return Ok(output.clone());
             }
             if let Err(interrupted) = runner.cancel.check() {
-                end(handle);
+                end(handle, kill);
                 return Err(interrupted);
             }
             if left.is_zero() {
-                end(handle);
+                end(handle, kill);
                 let message = format!("`{}` did not end within {} s", self.command(), self.limit.as_secs());
                 return Err(Error::new(Code::Timeout, message)
                     .hint("Run the command by hand to see what it waits for; libvirtd may be stuck."));
@@ -252,7 +321,7 @@ impl Tool {
         let package = match self.program {
             "virsh" => "libvirt-clients",
             "qemu-img" => "qemu-utils",
-            "ssh" => "openssh-client",
+            "ssh" | "scp" => "openssh-client",
             "isoinfo" => "genisoimage",
             "virt-sysprep" => "guestfs-tools",
             other => other,
@@ -272,13 +341,22 @@ pub fn here_document(command: &str, remark: &str, text: &str) -> String {
     format!("{command} <<'{end}'{remark}\n{}\n{end}", text.trim_end())
 }
 
-/// Ends the call's whole process group: SIGTERM, and SIGKILL for what is still there after [`GRACE`].
-fn end(handle: &Handle) {
-    let groups = || handle.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed()));
+/// A program's exit status as a shell has it: 128 and the signal where one ended it.
+pub fn exit_status(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+/// Sends a signal to a process or its whole group.
+type Kill = fn(Pid, Signal) -> rustix::io::Result<()>;
+
+/// Ends the call: SIGTERM, and SIGKILL for what is still there after [`GRACE`].
+fn end(handle: &Handle, kill: Kill) {
+    let pids = || handle.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed()));
     for (signal, grace) in [(Signal::TERM, GRACE), (Signal::KILL, GRACE)] {
-        for group in groups() {
-            if let Err(error) = kill_process_group(group, signal) {
-                tracing::debug!("cannot signal process group {group:?}: {error}");
+        for pid in pids() {
+            if let Err(error) = kill(pid, signal) {
+                tracing::debug!("cannot signal {pid:?}: {error}");
             }
         }
         if matches!(handle.wait_timeout(grace), Ok(Some(_))) {

@@ -4,7 +4,7 @@ use std::{net::IpAddr, process::ExitStatus, time::Duration};
 
 use camino::Utf8PathBuf;
 
-use super::{Runner, Tool, scratch::Scratch};
+use super::{Finished, Runner, Tool, scratch::Scratch};
 use crate::error::{Code, Result};
 
 /// How long one attempt to log in may take.
@@ -15,6 +15,8 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 pub struct Target {
     /// The guest's address.
     pub address: IpAddr,
+    /// The port; ssh's own where none is said.
+    pub port: Option<u16>,
     /// The user.
     pub user: String,
     /// The identity files to offer, and no others.
@@ -35,8 +37,51 @@ pub enum Attempt {
         /// What it printed.
         stdout: String,
     },
-    /// Nothing ran; ssh's own words.
-    Failed(String),
+    /// Nothing ran.
+    Failed(Refusal),
+}
+
+/// Why nobody was let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it means.
+    pub kind: RefusalKind,
+    /// ssh's own words.
+    pub words: String,
+}
+
+/// What keeps one out of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// Nothing answers at the address.
+    Silent,
+    /// Something answers there, and refuses.
+    Closed,
+    /// Who answers is not who should.
+    HostKey,
+    /// The user may not log in with the keys.
+    Key,
+    /// Something else.
+    Other,
+}
+
+/// OpenSSH's words (9.2), and what they mean.
+const REFUSALS: &[(&str, RefusalKind)] = &[
+    ("Connection refused", RefusalKind::Closed),
+    ("No route to host", RefusalKind::Silent),
+    ("Connection timed out", RefusalKind::Silent),
+    ("Network is unreachable", RefusalKind::Silent),
+    ("Host key verification failed", RefusalKind::HostKey),
+    ("Permission denied (", RefusalKind::Key),
+    ("Too many authentication failures", RefusalKind::Key),
+];
+
+impl Refusal {
+    /// Reads ssh's complaint.
+    pub fn new(words: &str) -> Self {
+        let known = REFUSALS.iter().find(|(text, _)| words.contains(text));
+        Self { kind: known.map_or(RefusalKind::Other, |&(_, kind)| kind), words: words.trim().to_owned() }
+    }
 }
 
 impl Target {
@@ -46,28 +91,26 @@ impl Target {
         Scratch::memory(self.host_keys.iter().map(line).collect::<String>().as_bytes())
     }
 
-    fn tool(&self, known_hosts: &Scratch, options: &[&str], command: &[String]) -> Tool {
-        let file = format!("UserKnownHostsFile={}", known_hosts.path());
-        let alias = format!("HostKeyAlias={}", self.alias);
+    /// The options that make a connection strict, as both ssh and scp take them.
+    fn options(&self, known_hosts: &Scratch) -> Vec<String> {
         let strict = [
-            "StrictHostKeyChecking=yes",
-            &file,
-            "GlobalKnownHostsFile=/dev/null",
-            &alias,
-            "CheckHostIP=no",
-            "UpdateHostKeys=no",
+            "StrictHostKeyChecking=yes".to_owned(),
+            format!("UserKnownHostsFile={}", known_hosts.path()),
+            "GlobalKnownHostsFile=/dev/null".to_owned(),
+            format!("HostKeyAlias={}", self.alias),
+            "CheckHostIP=no".to_owned(),
+            "UpdateHostKeys=no".to_owned(),
         ];
-        let mut args: Vec<_> = strict.iter().flat_map(|option| ["-o".to_owned(), (*option).to_owned()]).collect();
-        args.extend(options.iter().map(|&option| option.to_owned()));
-        if !self.identities.is_empty() {
-            args.extend(["-o".to_owned(), "IdentitiesOnly=yes".to_owned()]);
-        }
-        for identity in &self.identities {
-            args.extend(["-i".to_owned(), identity.to_string()]);
-        }
-        args.extend(["-l".to_owned(), self.user.clone(), "--".to_owned(), self.address.to_string()]);
-        args.extend(command.iter().cloned());
-        Tool::new("ssh").args(args)
+        let only = (!self.identities.is_empty()).then(|| "IdentitiesOnly=yes".to_owned());
+        let port = self.port.map(|port| format!("Port={port}"));
+        let options = strict.into_iter().chain(only).chain(port).flat_map(|option| ["-o".to_owned(), option]);
+        options.chain(self.identities.iter().flat_map(|identity| ["-i".to_owned(), identity.to_string()])).collect()
+    }
+
+    fn tool(&self, known_hosts: &Scratch, options: &[&str], command: &[String]) -> Tool {
+        let options = options.iter().map(|&option| option.to_owned());
+        let tool = Tool::new("ssh").args(self.options(known_hosts)).args(options);
+        tool.args(["-l", &self.user, "--", &self.address.to_string()]).args(command.iter().cloned())
     }
 
     /// Tries to run a command in the guest, asking nobody anything.
@@ -77,13 +120,73 @@ impl Target {
         let tool = self.tool(&known_hosts, &options, &[command.to_owned()]).limit(ATTEMPT);
         let finished = match tool.read(runner) {
             // A guest that answers and then says nothing is one that is not ready.
-            Err(error) if error.code == Code::Timeout => return Ok(Attempt::Failed(error.message)),
+            Err(error) if error.code == Code::Timeout => return Ok(Attempt::Failed(Refusal::new(&error.message))),
             result => result?,
         };
         Ok(match finished.status.code() {
-            Some(255) | None => Attempt::Failed(finished.stderr.trim().to_owned()),
+            Some(255) | None => Attempt::Failed(Refusal::new(&finished.stderr)),
             Some(status) => Attempt::Ran { status, stdout: String::from_utf8_lossy(&finished.stdout).into_owned() },
         })
+    }
+
+    /// Runs a command in the guest with this process's output and, unless it is to have none, input; no limit is none. ssh itself says
+    /// 255 when it fails, which a command may say, too; so ssh's own log tells whether it let in.
+    pub fn run(
+        &self,
+        runner: &Runner,
+        command: &str,
+        has_stdin: bool,
+        limit: Option<Duration>,
+    ) -> Result<Result<ExitStatus, Refusal>> {
+        let options: &[&str] = if has_stdin { &[] } else { &["-n"] };
+        let (tool, log, _known_hosts) = self.logged(options, command, limit)?;
+        let (status, _) = tool.pass_through(runner, false)?;
+        Ok(let_in(log)?.map(|()| status))
+    }
+
+    /// The same with standard input that is given, and what the command prints captured.
+    pub fn capture(
+        &self,
+        runner: &Runner,
+        command: &str,
+        stdin: &[u8],
+        limit: Option<Duration>,
+    ) -> Result<Result<Finished, Refusal>> {
+        let (tool, log, _known_hosts) = self.logged(&[], command, limit)?;
+        let finished = tool.stdin(stdin).read(runner)?;
+        Ok(let_in(log)?.map(|()| finished))
+    }
+
+    fn logged(&self, more: &[&str], command: &str, limit: Option<Duration>) -> Result<(Tool, Scratch, Scratch)> {
+        let (known_hosts, log) = (self.known_hosts()?, Scratch::memory(b"")?);
+        let options = [
+            "-T",
+            "-E",
+            log.path().as_str(),
+            "-o",
+            "LogLevel=VERBOSE",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=15",
+        ];
+        let tool = self.tool(&known_hosts, &[&options, more].concat(), &[command.to_owned()]);
+        Ok((tool.limit(limit.unwrap_or(Duration::MAX)), log, known_hosts))
+    }
+
+    /// Copies files into or out of the guest, folders with all that is in them. A path in the guest begins with `:`. Its
+    /// progress is shown where standard output is a terminal, unless it is to be `quiet`.
+    pub fn copy(&self, runner: &Runner, paths: &[String], quiet: bool) -> Result<(ExitStatus, String)> {
+        let known_hosts = self.known_hosts()?;
+        let address = if self.address.is_ipv6() { format!("[{}]", self.address) } else { self.address.to_string() };
+        let operand = |path: &String| match path.strip_prefix(':') {
+            Some("") => format!("{}@{address}:.", self.user),
+            Some(inside) => format!("{}@{address}:{inside}", self.user),
+            None => path.clone(),
+        };
+        let options = ["-rp", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "LogLevel=ERROR"];
+        let tool = Tool::new("scp").args(options).args(quiet.then_some("-q")).args(self.options(&known_hosts));
+        tool.args(["--"]).args(paths.iter().map(operand)).unlimited().pass_through(runner, true)
     }
 
     /// Hands the terminal to an ssh session, or to one command in the guest; returns ssh's exit status, which is the
@@ -92,4 +195,10 @@ impl Target {
         let known_hosts = self.known_hosts()?;
         self.tool(&known_hosts, &["-o", "ConnectTimeout=15"], command).attach()
     }
+}
+
+/// Whether ssh's log, at its level VERBOSE, says that somebody was let in (OpenSSH 9.2 and older).
+fn let_in(mut log: Scratch) -> Result<Result<(), Refusal>> {
+    let log = String::from_utf8_lossy(&log.content()?).into_owned();
+    Ok(if log.contains("Authenticated to ") { Ok(()) } else { Err(Refusal::new(&log)) })
 }

@@ -95,9 +95,9 @@ impl Lab {
     }
 
     fn enter(uri: &'static str, store: bool) -> Self {
-        // The tests of images have a lab of their own, so that two tests run at a time.
+        // Some tests have a lab of their own, so that two run at a time.
         let (name, lock) = match env!("CARGO_CRATE_NAME") {
-            "fetch" | "images" | "image_faults" => ("-images", "mirror.rs"),
+            "diagnosis" | "fetch" | "images" | "image_faults" | "reach" => ("-2", "mirror.rs"),
             _ => ("", "lab.rs"),
         };
         let alone = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(lock)).unwrap();
@@ -222,6 +222,16 @@ impl Lab {
             command.env(name, value);
         })
         .end()
+    }
+
+    /// Runs vmprov with something on its standard input.
+    pub(crate) fn with_stdin(&self, args: &[&str], stdin: &[u8]) -> Ran {
+        let file = self.shim.path().join("given");
+        std::fs::write(&file, stdin).unwrap();
+        let running = self.begin_with("", args, |command| {
+            command.stdin(File::open(&file).unwrap());
+        });
+        running.end()
     }
 
     /// One call of virsh, past the shim.
@@ -375,6 +385,11 @@ impl Running {
     /// Whether it has looked at the host, and has not begun anything yet.
     pub(crate) fn has_looked(&self) -> bool {
         self.calls().iter().any(|call| call.contains("domcapabilities"))
+    }
+
+    /// Whether it has printed this by now.
+    pub(crate) fn has_printed(&self, text: &str) -> bool {
+        self.read("out").contains(text)
     }
 
     /// Sends it a signal. It is the process that was started: what enters the lab becomes it.

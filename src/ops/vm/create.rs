@@ -165,7 +165,7 @@ fn taken_meanwhile(error: Error, new: &NewVm) -> Error {
     error
 }
 
-/// Makes the disk and the seed side by side, and the installer.
+/// Makes the disk beside the seed and the console's log, and then the installer.
 fn make_volumes(host: &Host, new: &NewVm, plan: &Plan, iso: Option<&Scratch>, undo: &mut Undo) -> Result<()> {
     let size = new.disk_size.bytes();
     let disk = match &plan.base {
@@ -177,7 +177,12 @@ fn make_volumes(host: &Host, new: &NewVm, plan: &Plan, iso: Option<&Scratch>, un
         (Some((volume, _)), Some(iso)) => Some(seed::writer(host, volume, iso, undo)),
         _ => None,
     };
-    side_by_side(host, || make_disk(&disk), || make_seed.map_or(Ok(()), |make| make()))?;
+    let make_console = seed::volume_maker(host, &plan.console, undo);
+    let make_others = || {
+        make_console(&NewVolume::Content(0))?;
+        make_seed.map_or(Ok(()), |make| make())
+    };
+    side_by_side(host, || make_disk(&disk), make_others)?;
     if let Some((file, Some(volume))) = &plan.installer {
         host.step("uploading the installer");
         let metadata = std::fs::metadata(file);

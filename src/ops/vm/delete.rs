@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{super::Host, find, lock};
 use crate::{
     error::{Code, Error, Result},
-    tools::virsh::{Domain, Metadata, OwnedVolume, Phase},
+    tools::virsh::{Domain, Metadata, OwnedVolume, Phase, Role},
 };
 
 /// What else may be deleted.
@@ -76,6 +76,12 @@ pub(in crate::ops) fn remove(host: &Host, uuid: Uuid, metadata: Option<&Metadata
         for volume in metadata.volumes.iter().rev() {
             if delete_volume(host, volume)? {
                 deleted.push(volume.clone());
+            }
+        }
+        for log in metadata.volumes.iter().filter(|volume| volume.role == Role::Console) {
+            // What was written too full was put aside under a name of its own.
+            for name in host.virsh.rotated_logs(&log.pool, &log.name)? {
+                host.virsh.delete_volume(&log.pool, &name)?;
             }
         }
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     super::{Host, key},
     find, lock, look_up, power, require_whole,
-    wait::wait_with,
+    wait::Watch,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -220,12 +220,12 @@ fn through_agent(host: &Host, domain: &Domain, user: &str, key: &Key) -> Result<
 
 /// Logs in with the key alone.
 fn prove(host: &Host, listed: &Listed, key: &Key, user: &str, limit: Duration, report: &mut Injected) -> Result<()> {
-    let Some(identity) = &key.private_key_path else {
+    if key.private_key_path.is_none() {
         host.warn(&mut report.warnings, "the key's private half is not in the key store, so the login was not tried");
         return Ok(());
-    };
+    }
     host.step("logging in with the key");
-    wait_with(host, listed.uuid, WaitFor::Ssh, limit, Some((identity, user)))?;
+    Watch::of_started(listed.uuid, WaitFor::Ssh, limit).proving(key, user).run(host)?;
     report.verified = true;
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{super::Host, look_up};
+use super::{super::Host, address, look_up};
 use crate::{
-    error::{Error, Result},
-    model::vm::{Address, AddressSource, Known, Vm, VmInfo, VmKey},
+    error::Result,
+    model::vm::{Address, Known, Vm, VmInfo, VmKey},
     tools::virsh::{Domain, Listed, Metadata},
 };
 
@@ -40,7 +40,7 @@ fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Meta
         image: metadata.and_then(|metadata| metadata.image.as_ref()).map(|image| image.source.clone()),
         image_verification: metadata.and_then(|metadata| metadata.image.as_ref()?.verification),
         user: metadata.and_then(|metadata| metadata.user.clone()),
-        addresses: domain.map(|domain| of_interfaces(domain, leases)).unwrap_or_default(),
+        addresses: domain.map(|domain| ips(&address::best_first(domain, leases.to_vec()))).unwrap_or_default(),
     });
     Vm {
         name: listed.name.clone(),
@@ -53,15 +53,14 @@ fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Meta
     }
 }
 
-fn of_interfaces(domain: &Domain, addresses: &[Address]) -> Vec<IpAddr> {
-    let is_ours = |address: &&Address| domain.interfaces.iter().any(|interface| interface.mac == address.mac);
-    addresses.iter().filter(is_ours).map(|address| address.address).collect()
+pub(super) fn ips(addresses: &[Address]) -> Vec<IpAddr> {
+    addresses.iter().map(|address| address.address).collect()
 }
 
 /// Everything there is to know of a VM.
 pub fn info(host: &Host, reference: &str) -> Result<VmInfo> {
     let (listed, domain) = look_up(host, reference)?;
-    let addresses = if listed.state.is_active() { known_addresses(host, &domain)? } else { Vec::new() };
+    let addresses = if listed.state.is_active() { address::of(host, &domain)? } else { Vec::new() };
     let vm = report(&listed, Some(&domain), Some((domain.metadata.as_ref(), &addresses)));
     let metadata = domain.metadata.as_ref();
     let keys = metadata.map(|metadata| &metadata.keys[..]).unwrap_or_default();
@@ -83,35 +82,6 @@ pub fn info(host: &Host, reference: &str) -> Result<VmInfo> {
         disks: domain.disks,
         interfaces: domain.interfaces,
     })
-}
-
-/// The addresses of a running VM, those that a login is best tried at first.
-pub fn addresses(host: &Host, reference: &str) -> Result<Vec<Address>> {
-    let (listed, domain) = look_up(host, reference)?;
-    if !listed.state.is_active() {
-        return Err(Error::conflict(format!("the VM `{}` is {}, so it has no address", listed.name, listed.state))
-            .hint(format!("Start it: vmprov vm start {}", shell_words::quote(&listed.name))));
-    }
-    let addresses = known_addresses(host, &domain)?;
-    if addresses.is_empty() {
-        return Err(Error::not_found(format!("the VM `{}` has no address yet", listed.name))
-            .hint(format!("Wait for one: vmprov vm wait {} --for ip", shell_words::quote(&listed.name))));
-    }
-    Ok(addresses)
-}
-
-/// The addresses of a running VM's own interfaces: IPv4 before IPv6, a lease before what else is known.
-pub(super) fn known_addresses(host: &Host, domain: &Domain) -> Result<Vec<Address>> {
-    let is_ours = |address: &Address| domain.interfaces.iter().any(|interface| interface.mac == address.mac);
-    let is_reachable = |address: &Address| match address.address {
-        IpAddr::V4(address) => !address.is_link_local(),
-        // A link-local address is none without the interface that it is on.
-        IpAddr::V6(address) => !address.is_unicast_link_local(),
-    };
-    let mut known = host.virsh.addresses(domain.uuid)?;
-    known.retain(|address| is_ours(address) && is_reachable(address));
-    known.sort_by_key(|address| (address.address.is_ipv6(), address.source == AddressSource::Arp));
-    Ok(known)
 }
 
 /// What vmprov knows of every VM: for cleaning up.

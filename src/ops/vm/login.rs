@@ -2,15 +2,16 @@
 
 use std::process::ExitStatus;
 
+use camino::Utf8PathBuf;
 use uuid::Uuid;
 
-use super::{super::Host, list::known_addresses, look_up, require_whole};
+use super::{super::Host, address, look_up, require_whole};
 use crate::{
     error::{Error, Result},
-    model::vm::Address,
+    model::{key::Key, vm::Address},
     tools::{
         ssh::Target,
-        virsh::{Domain, Metadata},
+        virsh::{Domain, InjectedKey, Metadata},
     },
 };
 
@@ -24,7 +25,7 @@ pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String])
         return Err(Error::conflict(format!("the VM `{}` is {}", listed.name, listed.state))
             .hint(format!("Start it: vmprov vm start {name}")));
     }
-    let addresses = known_addresses(host, &domain)?;
+    let addresses = address::of(host, &domain)?;
     let Some(address) = addresses.first() else {
         return Err(Error::conflict(format!("the VM `{}` has no address yet", listed.name))
             .hint(format!("Wait until it lets you in: vmprov vm wait {name} --for ssh")));
@@ -32,23 +33,29 @@ pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String])
     login.at(address).session(command)
 }
 
-/// Hands the terminal to a VM's serial console.
-pub fn console(host: &Host, reference: &str) -> Result<ExitStatus> {
-    let (listed, _) = look_up(host, reference)?;
-    if !listed.state.is_active() {
-        return Err(Error::conflict(format!("the VM `{}` is {}, so it has no console", listed.name, listed.state))
-            .hint(format!("Start it: vmprov vm start {}", shell_words::quote(&listed.name))));
-    }
-    host.virsh.attached(&["console", "--domain", &listed.uuid.to_string()]).attach()
-}
-
 /// Who logs in, with what, and what must answer.
 #[derive(Debug, Clone)]
 pub(super) struct Login {
-    user: String,
-    identities: Vec<camino::Utf8PathBuf>,
+    pub(super) user: String,
+    /// The keys that are offered.
+    pub(super) keys: Vec<Offer>,
     host_keys: Vec<String>,
     uuid: Uuid,
+}
+
+/// A key that is offered.
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    /// The file of its private half, or of its public one where the private one is in an ssh agent.
+    identity: Utf8PathBuf,
+    name: String,
+    fingerprint: String,
+}
+
+/// The keys as half a sentence.
+pub(super) fn describe(keys: &[Offer]) -> String {
+    let key = |key: &Offer| format!("`{}` ({})", key.name, key.fingerprint);
+    keys.iter().map(key).collect::<Vec<_>>().join(" or ")
 }
 
 impl Login {
@@ -64,8 +71,8 @@ impl Login {
         let metadata =
             domain.metadata.as_ref().filter(|metadata| !metadata.host_keys.is_empty()).ok_or_else(no_host_keys)?;
         let user = user.or(metadata.user.as_deref()).ok_or_else(no_host_keys)?;
-        let identities = identities(host, metadata);
-        if identities.is_empty() {
+        let keys = offers(host, metadata);
+        if keys.is_empty() {
             let quoted = shell_words::quote(name);
             let given: Vec<_> = metadata.keys.iter().map(|key| format!("`{}`", key.name)).collect();
             let given = if given.is_empty() {
@@ -79,33 +86,40 @@ impl Login {
             ))
             .hint(format!("Give it one: vmprov key generate KEY; vmprov inject {quoted} KEY --restart")));
         }
-        Ok(Self { user: user.to_owned(), identities, host_keys: metadata.host_keys.clone(), uuid: domain.uuid })
+        Ok(Self { user: user.to_owned(), keys, host_keys: metadata.host_keys.clone(), uuid: domain.uuid })
     }
 
     /// The login at one of the VM's addresses.
     pub(super) fn at(&self, address: &Address) -> Target {
         Target {
             address: address.address,
+            port: None,
             user: self.user.clone(),
-            identities: self.identities.clone(),
+            identities: self.keys.iter().map(|key| key.identity.clone()).collect(),
             host_keys: self.host_keys.clone(),
             alias: self.uuid.to_string(),
         }
     }
 
     /// The same with one key alone, to prove that it is this one that lets in.
-    pub(super) fn with_only(self, identity: camino::Utf8PathBuf) -> Self {
-        Self { identities: vec![identity], ..self }
+    pub(super) fn with_only(self, key: &Key) -> Self {
+        Self { keys: Offer::of(key).into_iter().collect(), ..self }
     }
 }
 
-/// The identity files of the keys that a VM was given and the key store still has: the private half, or the public
-/// one where the private half is in an ssh agent.
-fn identities(host: &Host, metadata: &Metadata) -> Vec<camino::Utf8PathBuf> {
-    let identity = |key: &crate::tools::virsh::InjectedKey| {
+impl Offer {
+    fn of(key: &Key) -> Option<Self> {
+        let identity = key.private_key_path.as_ref().or(key.public_key_path.as_ref())?.clone();
+        Some(Self { identity, name: key.name.to_string(), fingerprint: key.fingerprint.clone() })
+    }
+}
+
+/// The keys that a VM was given and the key store still has.
+fn offers(host: &Host, metadata: &Metadata) -> Vec<Offer> {
+    let offer = |key: &InjectedKey| {
         let stored = host.keys.get(&key.name.parse().ok()?).ok()?;
         // A key of that name that was made anew since then lets nobody in.
-        (stored.fingerprint == key.fingerprint).then(|| stored.private_key_path.or(stored.public_key_path)).flatten()
+        Offer::of(&stored).filter(|_| stored.fingerprint == key.fingerprint)
     };
-    metadata.keys.iter().filter_map(identity).collect()
+    metadata.keys.iter().filter_map(offer).collect()
 }

@@ -1,13 +1,20 @@
 //! What can be done with VMs, one file a verb or a pair of them.
 
+mod address;
 mod commit;
+mod console;
+mod copy;
 mod create;
 mod delete;
+mod event;
+mod exec;
 mod inject;
 mod list;
 mod login;
 mod power;
+mod screen;
 mod seed;
+mod ssh_config;
 mod wait;
 
 use std::time::Duration;
@@ -22,16 +29,23 @@ use crate::{
     tools::virsh::{Domain, Listed},
 };
 
+pub use address::addresses;
 pub(super) use commit::remove_copies;
 pub use commit::{NewCommit, commit};
+pub use console::{Log, console, follow, logs};
+pub use copy::{Copied, NewCopy, copy};
 pub use create::{Created, create};
 pub(super) use delete::remove;
 pub use delete::{DeleteOptions, Deleted, delete};
+pub use event::{Event, EventFilter, events};
+pub use exec::{Executed, Live, NewExec, Streams, Via, exec};
 pub use inject::{Injected, Method, NewInjection, inject};
 pub(super) use list::known;
-pub use list::{addresses, info, list};
-pub use login::{console, ssh};
+pub use list::{info, list};
+pub use login::ssh;
 pub use power::{Changed, STOP_LIMIT, restart, start, stop};
+pub use screen::{Picture, Screenshot, picture, screenshot};
+pub use ssh_config::{LeftOut, SshConfig, SshHost, ssh_config};
 pub use wait::{Reached, WAIT_LIMIT, wait};
 
 /// How long a VM that another vmprov works on is waited for.

@@ -30,7 +30,7 @@ pub struct Listed {
 }
 
 /// A domain as its XML has it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Domain {
     /// Its UUID.
     pub uuid: Uuid,
@@ -50,6 +50,8 @@ pub struct Domain {
     pub disks: Vec<Disk>,
     /// Its network interfaces.
     pub interfaces: Vec<Interface>,
+    /// The file that its serial console is logged to.
+    pub console_log: Option<String>,
     /// Whether a guest agent answers on its channel.
     pub agent_connected: bool,
     /// Whether it has been asked to shut down.
@@ -81,6 +83,7 @@ impl Domain {
             machine: raw.os.kind.machine,
             agent_connected: raw.devices.channels.iter().any(raw::Channel::is_connected_agent),
             disks: raw.devices.disks.into_iter().map(Disk::from).collect(),
+            console_log: raw.devices.consoles.into_iter().find_map(|console| console.log?.file),
             interfaces: raw.devices.interfaces.into_iter().filter_map(raw::Interface::into_known).collect(),
             stopping: metadata::is_stopping(xml)?,
             metadata: Metadata::from_domain_xml(xml)?,
@@ -230,15 +233,6 @@ impl Virsh {
         let args = ["set-user-sshkeys", "--domain", &uuid, "--user", user, "--file", file];
         self.change("add the key through the guest agent", &args)
     }
-
-    /// Sends the guest agent a command in its JSON and returns its answer.
-    pub fn agent(&self, uuid: Uuid, command: &serde_json::Value) -> Result<serde_json::Value> {
-        let (uuid, command) = (uuid.to_string(), command.to_string());
-        let args = ["qemu-agent-command", "--domain", &uuid, "--timeout", "5", "--cmd", &command];
-        let answer = self.read("ask the guest agent", &args)?;
-        serde_json::from_str(&answer)
-            .map_err(|error| Error::new(Code::ToolFailed, "the guest agent's answer is no JSON").because(error))
-    }
 }
 
 /// Whether virsh or the driver does not know an option, so that nothing was done.
@@ -255,7 +249,7 @@ const LIST: [&[&str]; 3] = [
 const LIST_NAMES: &[&str] = &["list", "--all", "--uuid", "--name"];
 
 /// From the number in `domstats` (`virDomainState`).
-fn state(number: &str) -> State {
+pub(super) fn state(number: &str) -> State {
     match number {
         "1" => State::Running,
         "2" => State::Blocked,

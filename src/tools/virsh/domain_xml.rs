@@ -28,6 +28,8 @@ pub struct NewDomain<'a> {
     pub disks: Vec<DiskDevice>,
     /// The network it is attached to, and its MAC address; a test domain has none.
     pub interface: Option<(&'a str, &'a str)>,
+    /// The file that its serial console is logged to, from each start anew.
+    pub console_log: Option<&'a str>,
     /// Whether a seed is there to be found by cloud-init.
     pub seeded: bool,
     /// Whether it boots with UEFI alone.
@@ -109,11 +111,13 @@ impl NewDomain<'_> {
             if self.seeded && host.is_x86() {
                 empty(xml, "smbios", &[("mode", "sysinfo")])?;
             }
-            if self.interface.is_none() && host.is_x86() {
+            match self.interface {
                 // A test domain has nothing to boot: its firmware reboots at once, which proves that code runs.
-                empty(xml, "bios", &[("rebootTimeout", "0")])?;
+                None if host.is_x86() => empty(xml, "bios", &[("rebootTimeout", "0")]),
+                // The firmware says on the console what it boots, or why it cannot. UEFI does so by itself.
+                Some(_) if host.is_x86() && !self.uefi => empty(xml, "bios", &[("useserial", "yes")]),
+                _ => Ok(()),
             }
-            Ok(())
         })?;
         Ok(())
     }
@@ -126,9 +130,16 @@ impl NewDomain<'_> {
         xml.create_element("interface").with_attribute(("type", "network")).write_inner_content(|xml| {
             empty(xml, "mac", &[("address", mac)])?;
             empty(xml, "source", &[("network", network)])?;
-            empty(xml, "model", &[("type", "virtio")])
+            empty(xml, "model", &[("type", "virtio")])?;
+            // What has an image does not boot from the network when that is broken.
+            if self.seeded { empty(xml, "rom", &[("enabled", "no")]) } else { Ok(()) }
         })?;
-        xml.create_element("console").with_attribute(("type", "pty")).write_empty()?;
+        xml.create_element("console").with_attribute(("type", "pty")).write_inner_content(|xml| {
+            match self.console_log {
+                Some(file) => empty(xml, "log", &[("file", file), ("append", "off")]),
+                None => Ok(()),
+            }
+        })?;
         xml.create_element("channel").with_attribute(("type", "unix")).write_inner_content(|xml| {
             empty(xml, "target", &[("type", "virtio"), ("name", "org.qemu.guest_agent.0")])
         })?;
@@ -140,14 +151,14 @@ impl NewDomain<'_> {
         self.write_video(xml)
     }
 
-    /// An installer and a blank machine are looked at on a screen; a cloud image speaks on its serial console, and
-    /// each device less is a start that is faster.
+    /// Every guest has a screen, of which pictures can be taken. An installer and a blank machine are worked with on it;
+    /// a cloud image speaks on its serial console, so nothing listens for a viewer there.
     fn write_video(&self, xml: &mut Xml) -> io::Result<()> {
-        if self.seeded || self.capabilities.kind == "test" {
-            return Ok(());
+        let Some(video) = &self.capabilities.video else { return Ok(()) };
+        if !self.seeded {
+            empty(xml, "graphics", &[("type", "vnc"), ("listen", "127.0.0.1"), ("autoport", "yes")])?;
         }
-        empty(xml, "graphics", &[("type", "vnc"), ("listen", "127.0.0.1"), ("autoport", "yes")])?;
-        xml.create_element("video").write_inner_content(|xml| empty(xml, "model", &[("type", "virtio")]))?;
+        xml.create_element("video").write_inner_content(|xml| empty(xml, "model", &[("type", video)]))?;
         Ok(())
     }
 }

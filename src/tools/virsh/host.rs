@@ -19,7 +19,12 @@ pub struct Capabilities {
     pub cpu_mode: Option<String>,
     /// The most virtual CPUs that the machine takes, where it is known.
     pub max_vcpus: Option<u32>,
+    /// The video device that guests are given; none where there is none.
+    pub video: Option<String>,
 }
+
+/// The video devices that a guest may be given, the best first: those that every firmware and kernel can write text to.
+const VIDEO: [&str; 3] = ["virtio", "vga", "bochs"];
 
 impl Capabilities {
     /// Whether guests run on the host's own CPU.
@@ -56,6 +61,7 @@ impl Capabilities {
             machine: raw.machine,
             cpu_mode: offered.map(|mode| mode.name),
             max_vcpus: raw.vcpu.map(|vcpu| vcpu.max),
+            video: raw.devices.and_then(RawDevices::video),
         })
     }
 }
@@ -67,6 +73,33 @@ struct RawCapabilities {
     machine: Option<String>,
     vcpu: Option<MaxVcpus>,
     cpu: Option<CpuModes>,
+    devices: Option<RawDevices>,
+}
+
+#[derive(Deserialize)]
+struct RawDevices {
+    video: Option<RawVideo>,
+}
+
+#[derive(Deserialize)]
+struct RawVideo {
+    #[serde(rename = "enum", default)]
+    enums: Vec<RawEnum>,
+}
+
+#[derive(Deserialize)]
+struct RawEnum {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "value", default)]
+    values: Vec<String>,
+}
+
+impl RawDevices {
+    fn video(self) -> Option<String> {
+        let models = self.video?.enums.into_iter().find(|offered| offered.name == "modelType")?.values;
+        VIDEO.into_iter().find(|&wanted| models.iter().any(|model| model == wanted)).map(str::to_owned)
+    }
 }
 
 #[derive(Deserialize)]
@@ -187,12 +220,14 @@ mod tests {
         let xml = |domain: &str| {
             format!(
                 "<domainCapabilities><path>/usr/bin/q</path><domain>{domain}</domain><machine>pc-1</machine><arch>x86_64</arch>\
+                 <devices><video supported='yes'><enum name='modelType'><value>vga</value><value>virtio</value></enum></video></devices>\
                  <vcpu max='255'/><cpu><mode name='host-passthrough' supported='yes'><enum name='x'/></mode>\
                  <mode name='maximum' supported='yes'/></cpu></domainCapabilities>"
             )
         };
         let kvm = Capabilities::from_xml(&xml("kvm")).unwrap();
         assert_eq!((kvm.is_kvm(), kvm.cpu_mode.as_deref(), kvm.max_vcpus), (true, Some("host-passthrough"), Some(255)));
+        assert_eq!(kvm.video.as_deref(), Some("virtio"));
         let emulated = Capabilities::from_xml(&xml("qemu")).unwrap();
         assert_eq!((emulated.is_kvm(), emulated.cpu_mode.as_deref()), (false, Some("maximum")));
     }

@@ -124,6 +124,8 @@ pub enum Role {
     Seed,
     /// An installer that was uploaded for this VM alone.
     Installer,
+    /// What the VM has said on its serial console since its last start. libvirt writes it.
+    Console,
 }
 
 impl Metadata {

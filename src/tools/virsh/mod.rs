@@ -4,13 +4,16 @@
 //! name may look like an option, an id or a UUID. Reads are batched, so that the number of processes does not grow
 //! with the number of VMs.
 
+mod agent;
 mod chain;
 mod domain;
 mod domain_xml;
+mod event;
 mod failure;
 mod host;
 mod metadata;
 mod network;
+mod screen;
 mod volume;
 
 use uuid::Uuid;
@@ -18,11 +21,14 @@ use uuid::Uuid;
 use super::{Runner, Tool};
 use crate::error::{Code, Error, Result};
 
+pub use agent::{GuestFiles, Progress};
 pub use chain::{NamedFile, Storage, StoredVolume, User};
 pub use domain::{Described, Domain, Listed};
 pub use domain_xml::{DiskDevice, NewDomain};
+pub use event::Event;
 pub use host::{Capabilities, Survey};
 pub use metadata::{InjectedKey, Metadata, OwnedVolume, Phase, Provenance, Role};
+pub use network::Vitals;
 pub use volume::{NewVolume, Pool, Volume};
 
 /// The most commands in one call: they are one argument, of which Linux takes 128 KiB (`MAX_ARG_STRLEN`), and a name

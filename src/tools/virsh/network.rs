@@ -1,11 +1,11 @@
 //! Networks, and the addresses of guests.
 
-use uuid::Uuid;
+use jiff::{civil, tz::TimeZone};
 
-use super::Virsh;
+use super::{Domain, Virsh, domain, failure};
 use crate::{
-    error::{Code, Result},
-    model::vm::{Address, AddressSource as Source},
+    error::{Code, Error, Result},
+    model::vm::{Address, AddressSource as Source, State},
 };
 
 impl Virsh {
@@ -58,23 +58,48 @@ impl Virsh {
         Ok(sections.iter().flat_map(|text| addresses(text, Source::Lease)).collect())
     }
 
-    /// A running domain's addresses, from leases, the guest agent and the host's neighbour table: one process.
-    pub fn addresses(&self, uuid: Uuid) -> Result<Vec<Address>> {
-        let uuid = uuid.to_string();
+    /// A domain's state and everything that is said of its addresses, by leases, its guest agent and the host's neighbour
+    /// table: one process.
+    pub fn vitals(&self, domain: &Domain) -> Result<Vitals> {
+        let uuid = domain.uuid.to_string();
+        let figures = vec!["domstats", "--raw", "--nowait", "--state", "--interface", &uuid];
         let of = |source| vec!["domifaddr", "--domain", &uuid, "--full", "--source", source];
-        // No agent, no lease or no network of libvirt's is no failure: another source may know.
-        let commands = [of("lease"), of("agent"), of("arp")];
-        let batch = self.batch("ask for the VM's addresses", &commands)?;
-        let sources = [Source::Lease, Source::Agent, Source::Arp];
-        let all = batch.sections.iter().zip(sources).flat_map(|(text, source)| addresses(text, source));
-        let mut known: Vec<Address> = Vec::new();
-        for lease in all.filter(|lease| !lease.address.is_loopback()) {
-            if !known.iter().any(|other| other.address == lease.address) {
-                known.push(lease);
-            }
-        }
-        Ok(known)
+        let networks = domain.interfaces.iter().filter(|interface| interface.kind == "network");
+        let networks = networks.filter_map(|interface| interface.source.as_deref());
+        // Only a network says when its leases end; drivers other than QEMU's have no networks of their own to ask.
+        let leases = networks.map(|network| vec!["net-dhcp-leases", "--network", network]);
+        let commands: Vec<_> = [figures, of("agent"), of("arp"), of("lease")].into_iter().chain(leases).collect();
+        let batch = self.batch("look at the VM", &commands)?;
+        let [figures, agent, arp, leases @ ..] = &batch.sections[..] else {
+            return Err(Error::internal("virsh printed another number of answers than asked for"));
+        };
+        let figure = |key: &str| figures.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+        let Some(state) = figure("state.state") else {
+            // No agent, no lease or no network of libvirt's is no failure: another source may know. No state is one.
+            return Err(failure::explain("look at the VM", &self.uri, &batch.complaints.join("\n")));
+        };
+        let sources = [(Source::Agent, agent), (Source::Arp, arp)].into_iter();
+        let sources = sources.chain(leases.iter().map(|text| (Source::Lease, text)));
+        Ok(Vitals {
+            state: domain::state(state),
+            reason: figure("state.reason").and_then(|number| number.parse().ok()).unwrap_or_default(),
+            sent: figure("net.0.tx.pkts").and_then(|number| number.parse().ok()),
+            addresses: sources.flat_map(|(source, text)| addresses(text, source)).collect(),
+        })
     }
+}
+
+/// How a domain is.
+#[derive(Debug, Clone)]
+pub struct Vitals {
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state, as libvirt counts reasons (`virDomainShutoffReason` and its like).
+    pub reason: u32,
+    /// The packets that it has sent through its first interface, where that is known.
+    pub sent: Option<u64>,
+    /// Everything that is said of addresses, of other machines too.
+    pub addresses: Vec<Address>,
 }
 
 /// Reads `net-dhcp-leases` and `domifaddr`, which virsh prints as tables only. A MAC address and an address with its
@@ -83,9 +108,14 @@ impl Virsh {
 fn addresses(text: &str, source: Source) -> Vec<Address> {
     let row = |line: &str| {
         let mut words = line.split_whitespace();
+        // A lease says first when it ends, in the time zone of whoever asks.
+        let mut time = line.split_whitespace().take(2).map(str::to_owned);
+        let ends: Option<civil::DateTime> =
+            time.next().zip(time.next()).and_then(|(day, time)| format!("{day}T{time}").parse().ok());
+        let expires = ends.and_then(|ends| Some(ends.to_zoned(TimeZone::system()).ok()?.timestamp()));
         let mac = words.find(|word| is_mac(word))?.to_ascii_lowercase();
         let address = words.find_map(|word| word.split_once('/')?.0.parse().ok())?;
-        Some(Address { address, mac, source })
+        Some(Address { address, mac, source, expires })
     };
     text.lines().filter_map(row).collect()
 }

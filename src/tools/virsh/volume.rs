@@ -6,7 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use quick_xml::escape::escape;
 use serde::Deserialize;
 
-use super::{Virsh, failure, from_xml};
+use super::{super::scratch::Scratch, Virsh, failure, from_xml};
 use crate::error::{Code, Result};
 
 /// How long an upload may take: an image of tens of GiB over a slow line.
@@ -91,6 +91,10 @@ pub enum NewVolume<'a> {
     /// The same, but to be changed by nobody: a `blockcommit` into the wrong layer then fails instead of destroying
     /// what other VMs stand on.
     Immutable(u64),
+}
+
+fn first_words(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().filter_map(|line| line.split_whitespace().next())
 }
 
 fn making(pool: &str) -> String {
@@ -252,8 +256,31 @@ impl Virsh {
     /// only; a name of ours is the first word of its row, wherever the columns are.
     pub fn volumes_like(&self, pool: &str, prefix: &str) -> Result<Vec<String>> {
         let text = self.read(&format!("list the volumes of pool `{pool}`"), &["vol-list", "--pool", pool])?;
-        let first = text.lines().filter_map(|line| line.split_whitespace().next());
-        Ok(first.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect())
+        Ok(first_words(&text).filter(|name| name.starts_with(prefix)).map(str::to_owned).collect())
+    }
+
+    /// The volumes that virtlogd has made of a log that grew too long: `LOG.0` and so on (`virtlogd.conf`, 11.3.0). libvirt
+    /// has not been told of them, so it looks first; a pool that is just busy keeps them.
+    pub fn rotated_logs(&self, pool: &str, log: &str) -> Result<Vec<String>> {
+        let commands = [vec!["pool-refresh", "--pool", pool], vec!["vol-list", "--pool", pool]];
+        let tolerated = [Code::NotFound, Code::Conflict, Code::Busy];
+        let sections = self.batch_tolerating("look for old logs of the console", &commands, &tolerated)?;
+        let is_one = |name: &&str| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('.'));
+        Ok(first_words(&sections[1]).filter(is_one).map(str::to_owned).collect())
+    }
+
+    /// What was written to a log from a byte on, and how many bytes it has now; nothing and 0 where there is no log.
+    pub fn log_from(&self, pool: &str, log: &str, offset: u64) -> Result<(Vec<u8>, u64)> {
+        let (mut file, offset) = (Scratch::memory(b"")?, offset.to_string());
+        let size = vec!["vol-dumpxml", "--pool", pool, "--vol", log];
+        let content =
+            ["vol-download", "--pool", pool, "--vol", log, "--offset", &offset, "--file", file.path().as_str()];
+        // It can become shorter between the two.
+        let batch = self.batch("read the console's log", &[size, content.to_vec()])?;
+        match batch.sections[0].trim() {
+            "" => Ok((Vec::new(), 0)),
+            xml => Ok((file.content()?, from_xml::<Volume>("volume", xml)?.capacity)),
+        }
     }
 
     /// Whether libvirt knows a file of the host as a volume of an active pool.

@@ -40,6 +40,8 @@ pub(super) struct Plan {
     /// Nobody removes the base meanwhile.
     pub(super) held: Option<Lock>,
     pub(super) disk: OwnedVolume,
+    /// Where libvirt logs the serial console.
+    pub(super) console: OwnedVolume,
     pub(super) seed: Option<(OwnedVolume, Seed)>,
     /// The installer's file and, where it is uploaded, the volume for it.
     pub(super) installer: Option<(Utf8PathBuf, Option<OwnedVolume>)>,
@@ -54,12 +56,13 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
         role,
     };
     let (disk, iso) = (owned(".qcow2", Role::Disk), owned("-installer.iso", Role::Installer));
+    let console = owned("-console.log", Role::Console);
     let verdict = prepare::verdict(host);
     let mut companion = Scratch::memory(b"")?;
     let downloads: Vec<_> =
         request.image.iter().map(|source| (source.companion(), companion.path().to_string())).collect();
     let virttype = prepare::virttype(verdict.as_ref());
-    let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name], &downloads, virttype)?;
+    let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
     check_name(host, new, &survey)?;
     check_figures(host, new, &survey, warnings)?;
     prepare::check_network(&new.network, &survey)?;
@@ -101,7 +104,8 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
         None => None,
     };
     let metadata = Metadata::begun();
-    let mut plan = Plan { uuid: Uuid::new_v4(), mac, pool, capabilities, base, held, disk, seed, installer, metadata };
+    let mut plan =
+        Plan { uuid: Uuid::new_v4(), mac, pool, capabilities, base, held, disk, console, seed, installer, metadata };
     plan.note(&request.keys);
     Ok(plan)
 }
@@ -228,7 +232,7 @@ impl Plan {
             base: base.volume.clone(),
             verification: Some(base.verification),
         });
-        metadata.volumes.push(self.disk.clone());
+        metadata.volumes.extend([self.disk.clone(), self.console.clone()]);
         if let Some((volume, seed)) = &self.seed {
             metadata.user = Some(seed.user.clone());
             metadata.instance_id = Some(seed.instance_id.clone());
@@ -257,6 +261,7 @@ impl Plan {
             capabilities: &self.capabilities,
             disks,
             interface: Some((&new.network, &self.mac)),
+            console_log: Some(&path(&self.console)),
             seeded: self.seed.is_some(),
             uefi: self.base.as_ref().is_some_and(|base| base.firmware == Some(Firmware::Uefi)),
             metadata: &self.metadata,

@@ -66,6 +66,8 @@ pub(super) struct Devices {
     pub(super) disks: Vec<Disk>,
     #[serde(rename = "interface", default)]
     pub(super) interfaces: Vec<Interface>,
+    #[serde(rename = "console", default)]
+    pub(super) consoles: Vec<Console>,
     #[serde(rename = "channel", default)]
     pub(super) channels: Vec<Channel>,
 }
@@ -139,6 +141,17 @@ impl Interface {
 struct Mac {
     #[serde(rename = "@address")]
     address: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Console {
+    pub(super) log: Option<Log>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Log {
+    #[serde(rename = "@file")]
+    pub(super) file: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,92 @@
+//! A VM's serial console: live, and what it has said.
+
+use std::{process::ExitStatus, time::Duration};
+
+use serde::Serialize;
+
+use super::{super::Host, look_up};
+use crate::{
+    error::{Error, Result},
+    model::console,
+    tools::virsh::{Domain, Role},
+};
+
+/// Hands the terminal to a VM's serial console.
+pub fn console(host: &Host, reference: &str) -> Result<ExitStatus> {
+    let (listed, _) = look_up(host, reference)?;
+    if !listed.state.is_active() {
+        return Err(Error::conflict(format!("the VM `{}` is {}, so it has no console", listed.name, listed.state))
+            .hint(format!("Start it: vmprov vm start {}", shell_words::quote(&listed.name))));
+    }
+    host.virsh.attached(&["console", "--domain", &listed.uuid.to_string()]).attach()
+}
+
+/// The pool and the name of the volume that a VM's console is logged to; none where libvirt keeps no log of it.
+pub(super) fn log_of(host: &Host, domain: &Domain) -> Result<Option<(String, String)>> {
+    let mut owned = domain.metadata.iter().flat_map(|metadata| &metadata.volumes);
+    match (owned.find(|volume| volume.role == Role::Console), &domain.console_log) {
+        (Some(volume), _) => Ok(Some((volume.pool.clone(), volume.name.clone()))),
+        (None, Some(path)) => host.virsh.volume_of(path),
+        (None, None) => Ok(None),
+    }
+}
+
+/// How often a log that is followed is looked at.
+const FOLLOW: Duration = Duration::from_secs(1);
+
+/// What a VM has said on its serial console since its last start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Log {
+    /// The VM's name.
+    pub vm: String,
+    /// The lines, without what only steers a terminal.
+    pub lines: Vec<String>,
+}
+
+/// The last `count` lines of a VM's console log, or all of them.
+pub fn logs(host: &Host, reference: &str, count: Option<usize>) -> Result<Log> {
+    let (name, (pool, log)) = find_log(host, reference)?;
+    let (content, _) = host.virsh.log_from(&pool, &log, 0)?;
+    Ok(Log { vm: name, lines: console::last_lines(&content, count.unwrap_or(usize::MAX)) })
+}
+
+/// Hands on each line of a VM's console log as it comes, beginning with the last `count`, across restarts, until somebody
+/// interrupts or `on_line` fails.
+pub fn follow(
+    host: &Host,
+    reference: &str,
+    count: Option<usize>,
+    mut on_line: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    let (_, (pool, log)) = find_log(host, reference)?;
+    let (mut content, mut offset) = host.virsh.log_from(&pool, &log, 0)?;
+    offset = offset.max(content.len() as u64);
+    let mut first = true;
+    loop {
+        // A line that is not ended yet comes when it is.
+        let end = content.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let ended: Vec<_> = content.drain(..end).collect();
+        let count = if std::mem::take(&mut first) { count.unwrap_or(usize::MAX) } else { usize::MAX };
+        console::last_lines(&ended, count).iter().try_for_each(|line| on_line(line))?;
+        host.runner.cancel.check()?;
+        std::thread::sleep(FOLLOW);
+        let (new, size) = host.virsh.log_from(&pool, &log, offset)?;
+        if size < offset {
+            // The guest has been started again, and its log begun anew.
+            offset = 0;
+        } else {
+            offset += new.len() as u64;
+            content.extend(new);
+        }
+    }
+}
+
+fn find_log(host: &Host, reference: &str) -> Result<(String, (String, String))> {
+    let (_, domain) = look_up(host, reference)?;
+    let log = log_of(host, &domain)?.ok_or_else(|| {
+        Error::conflict(format!("libvirt keeps no log of the console of the VM `{}`", domain.name))
+            .hint("It keeps one of the VMs that this version of vmprov creates. Look at the console itself: vmprov vm console VM.")
+    })?;
+    Ok((domain.name, log))
+}

@@ -1,0 +1,54 @@
+//! `events`: what happens to VMs, as it happens.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{super::Host, find};
+use crate::error::Result;
+
+/// The kinds that are of interest to whoever does not ask for all: what becomes of VMs and their agents, not each change of
+/// a statistic.
+const KINDS: [&str; 6] = ["lifecycle", "agent-lifecycle", "reboot", "watchdog", "io-error-reason", "control-error"];
+
+/// Something that happened to a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// When (RFC 3339, UTC).
+    pub time: Timestamp,
+    /// The VM's name.
+    pub vm: String,
+    /// libvirt's kind of event: `lifecycle`, `agent-lifecycle`, `reboot`, …
+    pub kind: String,
+    /// What happened, in libvirt's words: `Started Booted`.
+    pub detail: String,
+}
+
+/// Which events one wants.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Of this VM alone, by name or UUID.
+    pub vm: Option<String>,
+    /// Every kind that libvirt knows.
+    pub all: bool,
+}
+
+/// Hands on what happens to VMs as it comes, until `on_event` says that it has enough, the limit is reached or somebody
+/// interrupts. One process of virsh listens, however many VMs there are.
+pub fn events(
+    host: &Host,
+    filter: &EventFilter,
+    limit: Option<Duration>,
+    mut on_event: impl FnMut(&Event) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let uuid = filter.vm.as_deref().map(|vm| find(host, vm)).transpose()?.map(|listed| listed.uuid);
+    host.virsh.events(uuid, limit, |event| {
+        if !filter.all && !KINDS.contains(&event.kind.as_str()) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let crate::tools::virsh::Event { time, kind, domain, detail } = event;
+        on_event(&Event { time, vm: domain, kind, detail })
+    })
+}

@@ -1,0 +1,169 @@
+//! Guests that do not come up: what vmprov says of each, how it knows, and that it does not wait for what cannot come.
+//! These are crippled ones, whose disk holds a few instructions; `reach.rs` has real ones.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod lab;
+
+use std::process::Command;
+
+use lab::{Lab, Ran, Snapshot};
+
+/// A boot sector that does nothing, for ever: `jmp $`.
+const HANGS: &[u8] = &[0xeb, 0xfe];
+
+/// One that powers the machine off as ACPI would: `mov dx, 0x604; mov ax, 0x2000; out dx, ax`.
+const POWERS_OFF: &[u8] = &[0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xeb, 0xfe];
+
+/// One that says something on the serial port, then hangs: `mov dx, 0x3f8; mov al, C; out dx, al; …`.
+fn says(text: &str) -> Vec<u8> {
+    let mut code = vec![0xba, 0xf8, 0x03];
+    code.extend(text.bytes().flat_map(|byte| [0xb0, byte, 0xee]));
+    code.extend(HANGS);
+    code
+}
+
+/// The lab with a key, the pool, the network and what was found out of KVM, which stay.
+struct Host {
+    lab: Lab,
+    before: Snapshot,
+}
+
+impl Host {
+    fn new() -> Self {
+        let lab = Lab::qemu();
+        lab.run(&["key", "generate", "k", "--type", "ed25519"]).succeeded();
+        lab.run(&["vm", "create", "warm", "--no-start", "--memory", "64M", "--disk-size", "1"]).succeeded();
+        lab.run(&["vm", "delete", "warm", "--yes"]).succeeded();
+        let before = lab.snapshot();
+        Self { lab, before }
+    }
+
+    /// An image whose boot sector holds `code`; none makes it one that nothing boots from.
+    fn image(&self, name: &str, code: Option<&[u8]>) -> String {
+        let (raw, path) = (self.lab.file("boot.raw"), self.lab.file(name));
+        let mut sector = vec![0; 512];
+        if let Some(code) = code {
+            sector[..code.len()].copy_from_slice(code);
+            sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        }
+        sector.resize(1 << 20, 0);
+        std::fs::write(&raw, sector).unwrap();
+        let made = Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).args([&raw, &path]).status();
+        assert!(made.unwrap().success());
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn create(&self, image: &str, more: &[&str]) -> Ran {
+        let create =
+            ["vm", "create", "sick", "--image", image, "--user", "debian", "--ssh-key", "k", "--memory", "64M"];
+        self.lab.run(&[&create[..], &["--disk-size", "1", "-o", "json"], more].concat())
+    }
+
+    /// The VM is still there to be looked at; deleted, it leaves nothing.
+    fn is_kept_and_goes(&self) {
+        self.lab.run(&["vm", "info", "sick"]).succeeded();
+        self.lab.run(&["vm", "delete", "sick", "--yes"]).succeeded();
+        self.lab.run(&["image", "prune", "--all"]).succeeded();
+        for file in ["boot.raw", "sick.qcow2"] {
+            std::fs::remove_file(self.lab.file(file)).unwrap();
+        }
+        self.lab.settles(&self.before, "after the VM was deleted");
+    }
+}
+
+/// The error of a wait in vain.
+#[track_caller]
+fn error(ran: &Ran, status: i32, stage: &str) -> serde_json::Value {
+    assert_eq!(ran.code(), Some(status), "{ran}");
+    // Warnings are objects of their own, one a line.
+    let text = ran.stderr.lines().filter(|line| !line.starts_with("{\"")).collect::<Vec<_>>().join("\n");
+    let error: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {ran}"));
+    assert_eq!(error["details"]["stage"], stage, "{ran}");
+    error
+}
+
+#[test]
+fn a_disk_that_nothing_boots_from() {
+    let host = Host::new();
+    let ran = host.create(&host.image("sick.qcow2", None), &["--wait", "--timeout", "90s"]);
+    let error = error(&ran, 11, "no-boot-device");
+    assert_eq!(error["code"], "guest_failed");
+    assert_eq!(
+        error["error"],
+        "the VM `sick` will not become ready (waiting for ssh): its firmware has found nothing to boot"
+    );
+    let console = error["details"]["console"].as_array().unwrap();
+    assert!(console.iter().any(|line| line == "Boot failed: not a bootable disk"), "{ran}");
+    assert!(error["cause"].as_str().unwrap().ends_with("No bootable device."), "{ran}");
+
+    let logs = host.lab.run(&["vm", "logs", "sick"]).succeeded().stdout;
+    assert!(logs.starts_with("SeaBIOS (version ") && logs.ends_with("No bootable device.\n"), "{logs}");
+    assert_eq!(host.lab.run(&["vm", "logs", "sick", "-n", "1"]).succeeded().stdout, "No bootable device.\n");
+    host.is_kept_and_goes();
+}
+
+#[test]
+fn a_guest_that_sends_nothing() {
+    let host = Host::new();
+    let ran = host.create(&host.image("sick.qcow2", Some(HANGS)), &["--wait=ip", "--timeout", "6s"]);
+    let error = error(&ran, 10, "no-dhcp-request");
+    assert_eq!(error["error"], "the VM `sick` was not ready within 6 s (waiting for ip): it has sent no DHCP request");
+    assert!(error["hint"].as_str().unwrap().contains("vmprov vm wait sick --for ip"), "{ran}");
+    host.lab.run(&["vm", "ip", "sick", "--wait", "--timeout", "1s"]).failed_with(10);
+    host.lab.run(&["vm", "ip", "sick"]).failed_with(3);
+
+    // Nobody can do anything in it, and each says why.
+    for (args, status, says) in [
+        (&["vm", "exec", "sick", "--", "true"][..], 9, "has no address yet"),
+        (&["vm", "exec", "sick", "--via", "agent", "--", "true"], 4, "no guest agent answers"),
+        (&["vm", "cp", "sick:/etc/hosts", "."], 9, "has no address yet"),
+        (&["vm", "ssh", "sick", "--", "true"], 4, "has no address yet"),
+    ] {
+        let ran = host.lab.run(args).failed_with(status);
+        assert!(ran.stderr.contains(says), "{ran}");
+    }
+    host.lab.virsh(&["suspend", "sick"]);
+    let ran = host.lab.run(&["vm", "wait", "sick", "--timeout", "1s", "-o", "json"]);
+    let paused = self::error(&ran, 10, "paused");
+    assert!(paused["cause"].as_str().unwrap().starts_with("somebody has paused it"), "{ran}");
+    host.is_kept_and_goes();
+}
+
+#[test]
+fn a_guest_that_powers_itself_off() {
+    let host = Host::new();
+    let ran = host.create(&host.image("sick.qcow2", Some(POWERS_OFF)), &["--wait", "--timeout", "90s"]);
+    let error = error(&ran, 11, "stopped");
+    assert!(error["cause"].as_str().unwrap().starts_with("the guest has shut itself down\n"), "{ran}");
+    // Who waits for one that does not run at all has made a mistake.
+    let ran = host.lab.run(&["vm", "wait", "sick"]).failed_with(4);
+    assert!(ran.stderr.contains("vmprov vm start sick"), "{ran}");
+    host.is_kept_and_goes();
+}
+
+#[test]
+fn a_guest_that_ends_in_a_shell_for_repairs() {
+    let host = Host::new();
+    let code = says("\r\nwait\rALERT! no root\r\n\x1b[1m(initramfs) ");
+    let ran = host.create(&host.image("sick.qcow2", Some(&code)), &["--wait", "--timeout", "90s"]);
+    let error = error(&ran, 11, "emergency-shell");
+    let console = error["details"]["console"].as_array().unwrap();
+    assert_eq!(console[console.len() - 2..], ["ALERT! no root", "(initramfs)"], "{ran}");
+    host.is_kept_and_goes();
+}
+
+/// virtlogd puts a log aside that has grown too long (2 MiB): those go with the VM, too.
+#[test]
+fn a_console_that_says_very_much_leaves_nothing_behind() {
+    let host = Host::new();
+    // mov dx, 0x3f8; mov al, '#'; out dx, al; jmp back to the out
+    let code = [0xba, 0xf8, 0x03, 0xb0, b'#', 0xee, 0xeb, 0xfd];
+    host.create(&host.image("sick.qcow2", Some(&code)), &[]).succeeded();
+    let rotated = host.lab.pool_folder().join("sick-console.log.0");
+    lab::wait_until("the log to be put aside", || rotated.exists());
+    let said = host.lab.run(&["vm", "logs", "sick", "-n", "1"]).succeeded().stdout;
+    assert!(said.trim_end().bytes().all(|byte| byte == b'#') && said.len() <= 501, "{} bytes", said.len());
+    host.is_kept_and_goes();
+}

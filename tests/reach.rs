@@ -1,0 +1,297 @@
+//! Real guests, reached in every way there is: ssh, the guest agent, files both ways, console, screen, events; and broken
+//! one piece after the other, to see what vmprov says of each.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod lab;
+
+use std::{process::Command, thread, time::Duration};
+
+use lab::{Lab, Ran};
+use rustix::process::Signal;
+
+/// How long a guest may take to come up. Two at a time are emulated on few cores, perhaps shared ones.
+const GUEST: Duration = Duration::from_mins(15);
+const LIMIT: &str = "12m";
+
+struct Host {
+    lab: Lab,
+}
+
+impl Drop for Host {
+    /// A failed test leaves no guest running.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.run(&["vm", "delete", "guest", "ailing", "alone", "--yes", "--ignore-missing"]);
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                self.lab.virsh(&["net-destroy", "silent"]);
+            }));
+        }
+    }
+}
+
+impl Host {
+    fn run(&self, args: &[&str]) -> Ran {
+        self.lab.begin("", args).end_within(GUEST)
+    }
+
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        self.run(args).succeeded().stdout
+    }
+
+    /// What a command in the guest prints, run as root through its agent.
+    #[track_caller]
+    fn root(&self, vm: &str, script: &str) -> String {
+        self.ok(&["vm", "exec", vm, "--via", "agent", "--user", "root", "--", "sh", "-c", script]).trim().to_owned()
+    }
+
+    fn image() -> String {
+        let built = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image")).output().unwrap();
+        assert!(built.status.success(), "no image: {}", String::from_utf8_lossy(&built.stderr));
+        String::from_utf8(built.stdout).unwrap().trim().to_owned()
+    }
+
+    fn create(&self, name: &str, image: &str, more: &[&str]) -> Ran {
+        let create = ["vm", "create", name, "--image", image, "--user", "debian", "--ssh-key", "k", "--memory", "640"];
+        self.run(&[&create[..], &["-o", "json"], more].concat())
+    }
+
+    /// Waits in vain, again and again until the wait ends at the stage that is expected; returns the error.
+    #[track_caller]
+    fn in_vain(&self, vm: &str, goal: &str, stage: &str) -> serde_json::Value {
+        for _ in 0..40 {
+            let ran = self.run(&["vm", "wait", vm, "--for", goal, "--timeout", "8s", "-o", "json"]);
+            assert!(!ran.status.success(), "{ran}");
+            let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap_or_else(|_| panic!("{ran}"));
+            if error["details"]["stage"] == stage {
+                return error;
+            }
+        }
+        panic!("{vm} does not come to {stage}");
+    }
+}
+
+#[test]
+fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
+    let host = Host { lab: Lab::qemu() };
+    let image = Host::image();
+    host.ok(&["key", "generate", "k", "--type", "ed25519"]);
+    host.create("warm", &image, &["--no-start"]).succeeded();
+    host.ok(&["vm", "delete", "warm", "--yes"]);
+    let network = "<network><name>silent</name><bridge/><ip address='192.168.77.1' netmask='255.255.255.0'/></network>";
+    host.lab.virsh_with(&["net-create", "/dev/stdin"], network);
+    let before = host.lab.snapshot();
+
+    thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            host.create("guest", &image, &["--wait=cloud-init", "--timeout", LIMIT]).succeeded();
+            commands(&host);
+            files(&host);
+            plain_ssh(&host);
+            screen_and_events(&host);
+            broken(&host);
+        });
+        let others = scope.spawn(|| {
+            ailing(&host, &image);
+            alone(&host, &image);
+        });
+        for story in [guest, others] {
+            story.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+
+    host.ok(&["vm", "delete", "guest", "ailing", "alone", "--yes"]);
+    // One of the same name that has never spoken does not have the address of the one before it.
+    host.create("guest", &image, &["--no-start"]).succeeded();
+    host.lab.virsh(&["start", "guest", "--paused"]);
+    host.run(&["vm", "ip", "guest"]).failed_with(3);
+    host.ok(&["vm", "delete", "guest", "--yes"]);
+    for file in ["folder", "known", "ssh.conf", "back", "shot.png", "plain.txt"] {
+        let path = host.lab.file(file);
+        if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+    }
+    host.ok(&["image", "prune"]);
+    host.lab.settles_without(&before, |line| line.contains("known_hosts-"), "after everything was deleted");
+    host.lab.virsh(&["net-destroy", "silent"]);
+}
+
+/// A command's words, output, input, status and limit are the same by both ways.
+fn commands(host: &Host) {
+    for via in ["ssh", "agent"] {
+        let exec = ["vm", "exec", "guest", "--via", via];
+        let run = |more: &[&str], command: &[&str]| host.run(&[&exec[..], more, &["--"], command].concat());
+        let ran = run(
+            &[],
+            &["sh", "-c", "id -un; pwd; printf '%s|' \"$@\"; echo gone wrong >&2; exit 7", "x", "a b", "*", "$HOME"],
+        );
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(7), "debian\n/home/debian\na b|*|$HOME|"), "{ran}");
+        assert_eq!(ran.stderr, "gone wrong\n", "{ran}");
+        let ran = run(&["-o", "json"], &["sh", "-c", "echo out; echo err >&2; kill -9 $$"]);
+        assert_eq!(ran.json()["exitStatus"], 137, "{ran}");
+        assert_eq!((&ran.json()["stdout"], &ran.json()["stderr"]), (&"out\n".into(), &"err\n".into()), "{ran}");
+        // What ssh itself says when it fails is a command's own status here.
+        run(&[], &["sh", "-c", "exit 255"]).failed_with(255);
+        assert_eq!(run(&[], &["nosuch"]).code(), Some(127));
+        let ran = host.lab.with_stdin(&[&exec[..], &["--", "sha256sum"]].concat(), &vec![b'x'; 200_000]);
+        assert_eq!(ran.stdout.split(' ').next().unwrap(), vmprov::model::digest::of(&vec![b'x'; 200_000]), "{ran}");
+        let ran = run(&[], &["head", "-c", "300000", "/dev/zero"]).succeeded();
+        assert_eq!(ran.stdout.len(), 300_000);
+        let ran = run(&["--timeout", "2s"], &["sleep", "4242"]).failed_with(10);
+        assert!(ran.stderr.contains("did not end within 2 s"), "{ran}");
+        // What it had printed until then is not held back.
+        assert_eq!(run(&["--timeout", "3s"], &["sh", "-c", "echo first; sleep 4242"]).stdout, "first\n");
+    }
+    // Interrupted, it is ended in the guest, and none of its files stays.
+    let running =
+        host.lab.begin("", &["vm", "exec", "guest", "--via", "agent", "--", "sh", "-c", "echo on; sleep 4343"]);
+    lab::wait_until("the command's output", || running.has_printed("on"));
+    running.signal(Signal::INT);
+    running.end().failed_with(130);
+    lab::wait_until("the end of what was interrupted", || {
+        host.root("guest", "pgrep -x sleep || true; ls /run | grep -v \"$(basename \"$(readlink /proc/$$/fd/1)\" .out)\" | grep vmprov || true").is_empty()
+    });
+    host.run(&["vm", "exec", "guest", "--user", "nobody-there", "--via", "agent", "--", "true"]).failed_with(1);
+}
+
+/// Folders and files with odd names, both ways.
+fn files(host: &Host) {
+    host.lab.write("folder/deep/one two", "deep\n");
+    host.lab.write("folder/-dash:colon", "odd\n");
+    let folder = host.lab.file("folder");
+    let folder = folder.to_str().unwrap();
+    host.ok(&["vm", "cp", folder, "guest:"]);
+    assert_eq!(
+        host.ok(&["vm", "exec", "guest", "--", "cat", "folder/deep/one two", "folder/-dash:colon"]),
+        "deep\nodd\n"
+    );
+    let back = host.lab.file("back");
+    let copied = host.run(&["vm", "cp", "-r", "guest:folder", back.to_str().unwrap(), "-o", "json"]).succeeded().json();
+    assert_eq!((&copied["vm"], &copied["direction"]), (&"guest".into(), &"out-of".into()), "{copied}");
+    assert_eq!(std::fs::read_to_string(back.join("deep/one two")).unwrap(), "deep\n");
+    assert_eq!(std::fs::read_to_string(back.join("-dash:colon")).unwrap(), "odd\n");
+    host.run(&["vm", "cp", "guest:/nosuch", "/tmp"]).failed_with(3);
+    let denied = host.run(&["vm", "cp", folder, "guest:/root/"]).failed_with(6);
+    assert!(denied.stderr.contains("ermission denied"), "{denied}");
+}
+
+/// ssh itself, with nothing but what vmprov printed.
+fn plain_ssh(host: &Host) {
+    let config = host.lab.write("ssh.conf", host.ok(&["ssh-config", "guest"]));
+    let ssh = |command: &[&str]| {
+        let [program, entrance @ ..] = host.lab.entrance();
+        Command::new(program).args(entrance).args(["ssh", "-F", &config]).args(command).output().unwrap()
+    };
+    let ran = ssh(&["guest", "hostname"]);
+    assert!(ran.status.success() && ran.stdout == b"guest\n", "{ran:?}");
+    // Strict: with another host key nobody is let in.
+    let known = config.clone();
+    let file = std::fs::read_to_string(known).unwrap();
+    let file = file.lines().find_map(|line| line.trim().strip_prefix("UserKnownHostsFile ")).unwrap();
+    let right = std::fs::read_to_string(file).unwrap();
+    std::fs::write(file, right.replace("AAAA", "AAAB")).unwrap();
+    assert!(!ssh(&["guest", "hostname"]).status.success());
+    host.ok(&["ssh-config"]);
+    assert!(ssh(&["guest", "hostname"]).status.success());
+    host.lab.write("known", &right);
+    let json = host.run(&["ssh-config", "-o", "json"]).succeeded().json();
+    assert_eq!(json["hosts"][0]["host"], "guest", "{json}");
+    let addresses = host.run(&["vm", "ip", "guest", "--all", "-o", "json"]).succeeded().json();
+    let first = &addresses["addresses"][0];
+    assert_eq!((&first["source"], first["expires"].is_string()), (&"lease".into(), true), "{addresses}");
+}
+
+/// A picture that is one, a console that is logged, events as they happen.
+fn screen_and_events(host: &Host) {
+    let shot = host.lab.file("shot.png");
+    let taken = host.run(&["vm", "screenshot", "guest", "-o", shot.to_str().unwrap()]).succeeded();
+    let image = std::fs::read(&shot).unwrap();
+    assert!(image.starts_with(b"\x89PNG\r\n\x1a\n") && image.len() > 1000, "{taken}");
+    let logs = host.ok(&["vm", "logs", "guest"]);
+    assert!(logs.contains("SeaBIOS") && logs.contains("Cloud-init v.") && !logs.contains('\x1b'), "{logs}");
+
+    let follow = host.lab.begin("", &["vm", "logs", "guest", "-f", "-n", "1"]);
+    host.root("guest", "echo said at last >/dev/ttyS0");
+    lab::wait_until("the line on the console", || follow.has_printed("said at last"));
+    follow.signal(Signal::TERM);
+    follow.end().failed_with(130);
+
+    let events = host.lab.begin("", &["vm", "events", "-f", "-o", "json"]);
+    lab::wait_until("an event", || {
+        host.lab.virsh(&["suspend", "guest"]);
+        host.lab.virsh(&["resume", "guest"]);
+        thread::sleep(Duration::from_millis(200));
+        events.has_printed("Resumed Unpaused")
+    });
+    events.signal(Signal::INT);
+    let ran = events.end().failed_with(130);
+    let first: serde_json::Value = serde_json::from_str(ran.stdout.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["kind"], &first["vm"]), (&"lifecycle".into(), &"guest".into()), "{ran}");
+    let ran = host.run(&["vm", "events", "guest", "--timeout", "1s"]).failed_with(10);
+    assert!(ran.stderr.contains("nothing happened within 1s"), "{ran}");
+}
+
+/// One piece after the other is taken away, from the inside.
+fn broken(host: &Host) {
+    host.root("guest", "mv /home/debian/.ssh/authorized_keys /root/kept");
+    let error = host.in_vain("guest", "ssh", "key-refused");
+    let says = error["error"].as_str().unwrap();
+    assert!(says.contains("the user `debian` is not let in with `k` (SHA256:"), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("vmprov inject guest"), "{error}");
+    host.root("guest", "mv /root/kept /home/debian/.ssh/authorized_keys");
+    host.ok(&["vm", "wait", "guest", "--timeout", LIMIT]);
+
+    host.root("guest", "systemctl stop ssh ssh.socket 2>/dev/null || systemctl stop ssh");
+    let error = host.in_vain("guest", "ssh", "port-closed");
+    assert!(error["cause"].as_str().unwrap().contains("Connection refused"), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("--via agent"), "{error}");
+    // The agent stands in for ssh, and says so.
+    let ran = host.run(&["vm", "exec", "guest", "--", "echo", "here"]).succeeded();
+    assert_eq!(ran.stdout, "here\n");
+    assert!(ran.stderr.contains("through the guest agent, because nobody can log in"), "{ran}");
+
+    host.root("guest", "ip link set \"$(ls /sys/class/net | grep -v lo | head -n 1)\" down");
+    host.in_vain("guest", "ssh", "silent");
+
+    // It panics: the agent does not come to answer.
+    host.run(&[
+        "vm",
+        "exec",
+        "guest",
+        "--via",
+        "agent",
+        "--user",
+        "root",
+        "--timeout",
+        "5s",
+        "--",
+        "sh",
+        "-c",
+        "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger",
+    ]);
+    let error = host.in_vain("guest", "ssh", "kernel-panic");
+    assert!(error["cause"].as_str().unwrap().contains("Kernel panic - not syncing: sysrq triggered crash"), "{error}");
+    assert_eq!(error["details"]["console"].as_array().unwrap().len(), 20, "{error}");
+}
+
+/// A script of the operator's fails: cloud-init says so, and the wait ends at once.
+fn ailing(host: &Host, image: &str) {
+    let script = host.lab.write("plain.txt", "#!/bin/sh\nexit 3\n");
+    let ran = host.create("ailing", image, &["--user-data", &script, "--wait=cloud-init", "--timeout", LIMIT]);
+    let error = ran.failed_with(11);
+    let text = error.stderr.lines().filter(|line| !line.starts_with("{\"")).collect::<Vec<_>>().join("\n");
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["details"]["stage"], "cloud-init-error", "{error}");
+    assert!(json["cause"].as_str().unwrap().contains("Failed to run module scripts-user"), "{error}");
+}
+
+/// Its network has no DHCP server: it asks, and nobody answers. Its agent is there all the same.
+fn alone(host: &Host, image: &str) {
+    host.create("alone", image, &["--network", "silent"]).succeeded();
+    host.ok(&["vm", "wait", "alone", "--for", "agent", "--timeout", LIMIT]);
+    let error = host.in_vain("alone", "ip", "no-lease");
+    assert!(error["cause"].as_str().unwrap().contains("packets have come from it"), "{error}");
+    let ran = host.run(&["vm", "exec", "alone", "--", "hostname"]).succeeded();
+    assert_eq!(ran.stdout, "alone\n", "{ran}");
+}
