@@ -94,8 +94,10 @@ fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
             broken(&host);
         });
         let others = scope.spawn(|| {
+            // Most of its way up it waits for an address, beside which another one can be watched.
+            host.create("alone", &image, &["--network", "silent"]).succeeded();
             ailing(&host, &image);
-            alone(&host, &image);
+            alone(&host);
         });
         for story in [guest, others] {
             story.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -130,7 +132,9 @@ fn commands(host: &Host) {
         assert_eq!(ran.stderr, "gone wrong\n", "{ran}");
         let ran = run(&["-o", "json"], &["sh", "-c", "echo out; echo err >&2; kill -9 $$"]);
         assert_eq!(ran.json()["exitStatus"], 137, "{ran}");
-        assert_eq!((&ran.json()["stdout"], &ran.json()["stderr"]), (&"out\n".into(), &"err\n".into()), "{ran}");
+        assert_eq!(ran.json()["stdout"], "out\n", "{ran}");
+        // A shell on the way adds that something was killed.
+        assert!(ran.json()["stderr"].as_str().unwrap().starts_with("err\n"), "{ran}");
         // What ssh itself says when it fails is a command's own status here.
         run(&[], &["sh", "-c", "exit 255"]).failed_with(255);
         assert_eq!(run(&[], &["nosuch"]).code(), Some(127));
@@ -287,8 +291,7 @@ fn ailing(host: &Host, image: &str) {
 }
 
 /// Its network has no DHCP server: it asks, and nobody answers. Its agent is there all the same.
-fn alone(host: &Host, image: &str) {
-    host.create("alone", image, &["--network", "silent"]).succeeded();
+fn alone(host: &Host) {
     host.ok(&["vm", "wait", "alone", "--for", "agent", "--timeout", LIMIT]);
     let error = host.in_vain("alone", "ip", "no-lease");
     assert!(error["cause"].as_str().unwrap().contains("packets have come from it"), "{error}");

@@ -20,7 +20,7 @@ use clap_complete::CompleteEnv;
 use crate::{
     cancel::Cancel,
     error::{Code, Error, Result},
-    ops::{self, Host, vm::NewInjection},
+    ops::{self, Host, progress::Progress, vm::NewInjection},
 };
 use output::{Output, Show, Target, TargetParser};
 use progress::Terminal;
@@ -93,6 +93,12 @@ enum Command {
     },
 }
 
+impl Command {
+    const fn needs_libvirt(&self) -> bool {
+        !matches!(self, Self::Key(_) | Self::Config | Self::Man { .. })
+    }
+}
+
 #[derive(Debug, clap::Args)]
 struct Inject {
     #[command(flatten)]
@@ -138,6 +144,9 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let cancel = Cancel::default();
     interrupt(&cancel)?;
     let terminal = Terminal::new(quiet, verbose > 0, output.is_json());
+    if let Some(remark) = resolved.remark.as_ref().filter(|_| command.needs_libvirt()) {
+        terminal.note(remark);
+    }
     let host = Host::new(resolved.settings(), cancel, Arc::new(terminal.clone()));
     let code = match command {
         Command::Vm(command) => vm::run(&host, command, output, &terminal)?,

@@ -3,6 +3,8 @@
 mod guest;
 mod image;
 
+use std::net::SocketAddr;
+
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
@@ -14,7 +16,7 @@ use crate::{
     model::{
         key::Key,
         size::human,
-        vm::{Address, Vm, VmInfo},
+        vm::{Address, Known, Vm, VmInfo},
     },
     ops::{
         gc::Collected,
@@ -63,7 +65,7 @@ impl Show for Vms {
             if let Some(known) = &vm.known {
                 row.push(yes(known.managed));
                 row.push(known.image.as_deref().map(file_name).unwrap_or_default());
-                row.push(join(&known.addresses));
+                row.push(reached_at(known));
             }
             row
         };
@@ -88,6 +90,14 @@ fn state(vm: &Vm) -> String {
 
 fn file_name(source: &str) -> String {
     source.rsplit('/').next().unwrap_or(source).to_owned()
+}
+
+/// A VM's addresses, with the port of ssh where it is not ssh's own.
+fn reached_at(known: &Known) -> String {
+    match known.ssh_port {
+        Some(port) => known.addresses.iter().map(|&address| SocketAddr::new(address, port).to_string()).collect(),
+        None => join(&known.addresses),
+    }
 }
 
 fn join<T: ToString>(items: &[T]) -> String {
@@ -122,7 +132,7 @@ impl Show for VmInfo {
             ("managed", known.map(|known| yes(known.managed)).unwrap_or_default()),
             ("accelerator", self.accelerator.clone()),
             ("machine", self.machine.iter().chain([&self.arch]).cloned().collect::<Vec<_>>().join(" ")),
-            ("addresses", known.map(|known| join(&known.addresses)).unwrap_or_default()),
+            ("addresses", known.map(reached_at).unwrap_or_default()),
             ("agent", if vm.state.is_active() { yes(self.agent) } else { String::new() }),
             ("user", known.and_then(|known| known.user.clone()).unwrap_or_default()),
             ("ssh keys", keys.join(", ")),
@@ -145,7 +155,7 @@ impl Show for VmInfo {
 impl Show for Created {
     fn table(&self) -> String {
         let vm = &self.vm;
-        let addresses = vm.known.as_ref().map(|known| join(&known.addresses)).unwrap_or_default();
+        let addresses = vm.known.as_ref().map(reached_at).unwrap_or_default();
         pairs(&[
             ("name", vm.name.clone()),
             ("uuid", vm.uuid.to_string()),
@@ -279,17 +289,17 @@ pub(super) struct Found {
 impl Show for Found {
     fn table(&self) -> String {
         if !self.whole {
-            return self.addresses.first().map(|address| address.address.to_string()).unwrap_or_default();
+            return self.addresses.first().map(ToString::to_string).unwrap_or_default();
         }
         let row = |address: &Address| {
             let expires = address.expires.map(|time| time.to_string()).unwrap_or_default();
-            [address.address.to_string(), address.mac.clone(), address.source.to_string(), expires]
+            [address.to_string(), address.mac.clone(), address.source.to_string(), expires]
         };
         table(&["ADDRESS", "MAC", "SOURCE", "EXPIRES"], self.addresses.iter().map(row))
     }
 
     fn names(&self) -> Vec<String> {
-        self.addresses.iter().map(|address| address.address.to_string()).collect()
+        self.addresses.iter().map(ToString::to_string).collect()
     }
 }
 

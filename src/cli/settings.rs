@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     model::{image::Mirror, limit::Limit, proxy::Proxies},
-    ops::Settings,
+    ops::{
+        Settings,
+        connection::{self, Connection},
+    },
 };
 
 /// The key folder inside the service's container, as its document has it.
@@ -28,7 +31,7 @@ const DEFAULT_STALL_LIMIT: &str = "30s";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct Flags {
-    /// libvirt connection [default: `qemu:///system`]
+    /// libvirt connection [default: `qemu:///system`, or `qemu:///session` where that is not to be had]
     #[arg(short, long, global = true, value_name = "URI")]
     connect: Option<String>,
 
@@ -36,7 +39,8 @@ pub(super) struct Flags {
     #[arg(long, global = true, value_name = "POOL")]
     pool: Option<String>,
 
-    /// Where that pool is made when it is missing [default: /var/lib/libvirt/images]
+    /// Where that pool is made when it is missing [default: `/var/lib/libvirt/images`; in a session, your own
+    /// `.local/share/libvirt/images`]
     #[arg(long, global = true, value_name = "PATH")]
     pool_path: Option<Utf8PathBuf>,
 
@@ -90,6 +94,9 @@ pub(super) struct Resolved {
     catalogue_files: Vec<Utf8PathBuf>,
     #[serde(skip)]
     proxies: Proxies,
+    /// What is to be said of the connection, which nobody asked for.
+    #[serde(skip)]
+    pub(super) remark: Option<String>,
 }
 
 /// The settings that are more than text.
@@ -137,8 +144,10 @@ pub(super) fn resolve(flags: &Flags) -> Result<Resolved> {
     let container = Utf8Path::new(CONTAINER_KEY_DIR);
     let data = utf8(folders.data_dir())?;
     let keys = if container.is_dir() { container.to_owned() } else { data.join("keys") };
-    let defaults = Defaults { keys, cache: utf8(folders.cache_dir())?, data };
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let session_pool = data.parent().unwrap_or(&data).join("libvirt/images");
+    let defaults =
+        Defaults { keys, cache: utf8(folders.cache_dir())?, data, session_pool, connect: &connection::choose };
     let resolved = layer(flags, env, &file, &origin, &defaults)?;
     let proxies = Proxies::read(env)?;
     let catalogues = [Utf8Path::new(SYSTEM_CATALOGUE), &utf8(folders.config_dir())?.join("images.d")];
@@ -155,10 +164,12 @@ fn catalogue_files(folder: &Utf8Path) -> Vec<Utf8PathBuf> {
     files
 }
 
-struct Defaults {
+struct Defaults<'a> {
     keys: Utf8PathBuf,
     cache: Utf8PathBuf,
     data: Utf8PathBuf,
+    session_pool: Utf8PathBuf,
+    connect: &'a dyn Fn() -> Connection,
 }
 
 /// Lays the sources over each other; `env` looks a variable up.
@@ -167,7 +178,7 @@ fn layer(
     env: impl Fn(&str) -> Option<String>,
     file: &File,
     file_name: &str,
-    defaults: &Defaults,
+    defaults: &Defaults<'_>,
 ) -> Result<Resolved> {
     let pick = |name, flag: (Option<String>, &str), variables: &[&str], in_file: Option<String>, default: &str| {
         let from_env =
@@ -183,21 +194,33 @@ fn layer(
     let in_file = in_file.transpose().map_err(|error| error.hint(format!("It comes from file: {file_name}.")))?;
     let listed = |mirrors: &[Mirror]| mirrors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let text = |path: &Option<Utf8PathBuf>| path.as_ref().map(ToString::to_string);
+    let mut connect = pick(
+        "connect",
+        (flags.connect.clone(), "--connect"),
+        &["LIBVIRT_URI", "LIBVIRT_DEFAULT_URI"],
+        file.connect.clone(),
+        "",
+    );
+    let mut remark = None;
+    if connect.origin == "default" {
+        let Connection { uri, because } = (defaults.connect)();
+        uri.clone_into(&mut connect.value);
+        if let Some(because) = because {
+            connect.origin = format!("default: qemu:///system cannot be used ({because})");
+            remark = Some(format!("using {uri}: qemu:///system cannot be used ({because})"));
+        }
+    }
+    let is_session = connect.value.ends_with("/session");
+    let pool_path = if is_session { defaults.session_pool.as_str() } else { "/var/lib/libvirt/images" };
     let mut settings = [
-        pick(
-            "connect",
-            (flags.connect.clone(), "--connect"),
-            &["LIBVIRT_URI", "LIBVIRT_DEFAULT_URI"],
-            file.connect.clone(),
-            "qemu:///system",
-        ),
+        connect,
         pick("pool", (flags.pool.clone(), "--pool"), &["LIBVIRT_STORAGE_POOL"], file.pool.clone(), "default"),
         pick(
             "pool-path",
             (text(&flags.pool_path), "--pool-path"),
             &["LIBVIRT_STORAGE_PATH"],
             text(&file.pool_path),
-            "/var/lib/libvirt/images",
+            pool_path,
         ),
         pick(
             "key-dir",
@@ -241,7 +264,7 @@ fn layer(
     }
     let (catalogue_files, proxies) = (Vec::new(), Proxies::default());
     let (cache_dir, data_dir) = (defaults.cache.clone(), defaults.data.clone());
-    Ok(Resolved { settings, parsed, cache_dir, data_dir, catalogue_files, proxies })
+    Ok(Resolved { settings, parsed, cache_dir, data_dir, catalogue_files, proxies, remark })
 }
 
 impl Parsed {
@@ -297,9 +320,19 @@ mod tests {
 
     fn resolved(flags: &Flags, env: &[(&str, &str)], file: &str) -> Vec<(String, String)> {
         let find = |name: &str| env.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
-        let defaults = Defaults { keys: "/data/keys".into(), cache: "/cache".into(), data: "/data".into() };
+        let defaults = defaults();
         let resolved = layer(flags, find, &toml::from_str(file).unwrap(), "c.toml", &defaults).unwrap();
         resolved.settings.into_iter().map(|setting| (setting.value, setting.origin)).collect()
+    }
+
+    fn defaults() -> Defaults<'static> {
+        Defaults {
+            keys: "/data/keys".into(),
+            cache: "/cache".into(),
+            data: "/data".into(),
+            session_pool: "/data/images".into(),
+            connect: &|| Connection { uri: connection::SESSION, because: Some("no".to_owned()) },
+        }
     }
 
     fn pair(value: &str, origin: &str) -> (String, String) {
@@ -327,6 +360,17 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_told_of_a_connection_that_they_asked_for() {
+        let none = |_: &str| None;
+        let asked = File { connect: Some("qemu:///system".to_owned()), ..File::default() };
+        assert_eq!(layer(&NONE, none, &asked, "c.toml", &defaults()).unwrap().remark, None);
+        let chosen = layer(&NONE, none, &File::default(), "", &defaults()).unwrap();
+        assert_eq!(chosen.remark.as_deref(), Some("using qemu:///session: qemu:///system cannot be used (no)"));
+        let values: Vec<_> = chosen.settings.iter().take(3).map(|setting| setting.value.as_str()).collect();
+        assert_eq!(values, ["qemu:///session", "default", "/data/images"]);
+    }
+
+    #[test]
     fn libvirts_own_variable_comes_after_the_services() {
         let both = [("LIBVIRT_DEFAULT_URI", "x:///"), ("LIBVIRT_URI", "y:///")];
         assert_eq!(resolved(&NONE, &both, "")[0], pair("y:///", "environment: LIBVIRT_URI"));
@@ -342,12 +386,12 @@ mod tests {
             ("VMPROV_STALL_TIMEOUT", "soon"),
         ] {
             let find = |asked: &str| (asked == name).then(|| value.to_owned());
-            let defaults = Defaults { keys: "/data/keys".into(), cache: "/cache".into(), data: "/data".into() };
+            let defaults = defaults();
             let error = layer(&NONE, find, &File::default(), "", &defaults).unwrap_err();
             assert!(error.hint.as_ref().unwrap().contains(&format!("environment: {name}")), "{error:?}");
         }
         let file = toml::from_str::<File>("[mirrors]\n'a/b' = 'http://m'").unwrap();
-        let defaults = Defaults { keys: "/data/keys".into(), cache: "/cache".into(), data: "/data".into() };
+        let defaults = defaults();
         let error = layer(&NONE, |_| None, &file, "c.toml", &defaults).unwrap_err();
         assert!(error.hint.unwrap().contains("file: c.toml"));
     }

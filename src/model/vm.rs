@@ -1,6 +1,9 @@
 //! VMs: what is asked for, and what there is.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use clap::{ArgAction, Args, ValueEnum};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -18,6 +21,9 @@ const DEFAULT_VCPUS: u32 = 2;
 
 /// The network that a VM is attached to when nobody says: the one that libvirt's packages bring.
 pub const DEFAULT_NETWORK: &str = "default";
+
+/// The network of the user who runs libvirt. In a session, `default` means it too, since libvirt has no networks there.
+pub const USER_NETWORK: &str = "user";
 
 /// Describes the VM to create
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on every face")]
@@ -73,7 +79,8 @@ pub struct NewVm {
     #[serde(default = "default_disk_size", deserialize_with = "null_as_default_disk_size")]
     pub disk_size: DiskSize,
 
-    /// libvirt network to attach to
+    /// libvirt network to attach to; user is that of the user who runs libvirt, which needs no privilege: a port of the
+    /// host's loopback leads to the guest
     #[arg(long, value_name = "NETWORK", default_value = DEFAULT_NETWORK)]
     #[serde(default = "default_network", deserialize_with = "null_as_default_network")]
     pub network: String,
@@ -288,6 +295,8 @@ pub struct Known {
     pub user: Option<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The port of ssh there, where it is not ssh's own.
+    pub ssh_port: Option<u16>,
 }
 
 /// Everything there is to know of a VM.
@@ -364,6 +373,8 @@ pub struct Interface {
 pub struct Address {
     /// The address.
     pub address: IpAddr,
+    /// The port of ssh there, where it is not ssh's own.
+    pub port: Option<u16>,
     /// The interface's MAC address, in lower case.
     pub mac: String,
     /// Where it is known from.
@@ -382,6 +393,17 @@ pub enum AddressSource {
     Agent,
     /// The host's neighbour table has it.
     Arp,
+    /// It is the host's own: a port there leads to the guest.
+    Forward,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(f, "{}", SocketAddr::new(self.address, port)),
+            None => write!(f, "{}", self.address),
+        }
+    }
 }
 
 impl fmt::Display for AddressSource {
@@ -390,6 +412,7 @@ impl fmt::Display for AddressSource {
             Self::Lease => "lease",
             Self::Agent => "agent",
             Self::Arp => "arp",
+            Self::Forward => "forward",
         })
     }
 }

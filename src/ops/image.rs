@@ -147,7 +147,7 @@ fn take_turn(host: &Host, source: &ImageSource) -> Result<(Option<Lock>, bool)> 
     if host.is_dry_run() {
         return Ok((None, false));
     }
-    let what = format!("the image {} for pool `{}` at {}", source.given(), host.settings.pool, host.settings.uri);
+    let what = format!("the image {} for pool `{}` at {}", source.given(), host.settings.pool, host.place());
     match Lock::take(&what, Duration::ZERO, &host.runner.cancel) {
         Err(error) if error.code == Code::Busy => {
             host.step(format!("waiting for another vmprov that fetches {}", source.given()));

@@ -1,6 +1,7 @@
 //! The verbs: what vmprov does. A request goes in, a report comes out; nothing here knows of a command line, HTTP or a
 //! terminal.
 
+pub mod connection;
 pub mod gc;
 pub mod image;
 pub mod key;
@@ -97,6 +98,14 @@ impl Host {
 
     fn is_dry_run(&self) -> bool {
         self.runner.plan.is_some()
+    }
+
+    /// Which libvirt it is, for the names of locks: each user has a session of their own.
+    fn place(&self) -> String {
+        if self.virsh.is_session() {
+            return format!("{} of user {}", self.settings.uri, rustix::process::geteuid().as_raw());
+        }
+        self.settings.uri.clone()
     }
 
     fn step(&self, text: impl AsRef<str>) {

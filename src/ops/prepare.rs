@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Host, undo::undoing, unknown};
 use crate::{
     error::{Code, Error, Result},
-    model::vm::DEFAULT_NETWORK,
+    model::vm::{DEFAULT_NETWORK, USER_NETWORK},
     store::{
         kvm::{self, Verdict},
         lock::Lock,
@@ -48,7 +48,7 @@ pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
 /// Makes the storage pool, whole or not at all.
 fn make_pool(host: &Host) -> Result<Pool> {
     let (name, path) = (&host.settings.pool, &host.settings.pool_path);
-    let what = format!("the storage pool `{name}` at {}", host.settings.uri);
+    let what = format!("the storage pool `{name}` at {}", host.place());
     let _one_maker = Lock::take(&what, POOL_WAIT, &host.runner.cancel)?;
     if let Some(made) = host.virsh.pool(name)? {
         return pool(host, Some(&made)); // another vmprov was first
@@ -91,8 +91,21 @@ fn note(host: &Host, done: &str, what: &str, because: &str) {
     }
 }
 
+/// Whether the network of the user who runs libvirt is meant: by its name, or because a session has no other.
+pub(super) fn is_user_network(host: &Host, name: &str, survey: &Survey) -> bool {
+    let is_meant = name == USER_NETWORK || name == DEFAULT_NETWORK && host.virsh.is_session();
+    is_meant && !survey.networks.iter().any(|known| known == name)
+}
+
 /// Refuses a network that is neither there nor made by [`network`].
-pub(super) fn check_network(name: &str, survey: &Survey) -> Result<()> {
+pub(super) fn check_network(host: &Host, name: &str, survey: &Survey) -> Result<()> {
+    if is_user_network(host, name, survey) {
+        if host.virsh.is_local() {
+            return Ok(());
+        }
+        return Err(Error::conflict("a VM in the network of its user is reached on the machine that it runs on only")
+            .hint("Run vmprov on that machine, or name a network of libvirt's with --network."));
+    }
     if name == DEFAULT_NETWORK || survey.networks.iter().any(|known| known == name) {
         return Ok(());
     }

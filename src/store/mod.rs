@@ -8,6 +8,7 @@ pub mod keys;
 pub mod known_hosts;
 pub mod kvm;
 pub mod lock;
+pub mod loopback;
 pub mod part;
 pub mod room;
 pub mod rsa;

@@ -5,24 +5,20 @@
 
 pub mod genisoimage;
 pub mod guestfs;
+mod live;
 pub mod qemu_img;
 pub mod scratch;
 pub mod ssh;
 pub mod virsh;
 
 use std::{
-    io::{BufRead, BufReader},
-    ops::ControlFlow,
     process::{ExitStatus, Output},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{RecvTimeoutError, channel},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use duct::Handle;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{
     cancel::Cancel,
@@ -200,70 +196,6 @@ impl Tool {
     pub fn read(&self, runner: &Runner) -> Result<Finished> {
         debug_assert!(!self.changes, "a call that changes something is not a read");
         self.run(runner)?.ok_or_else(|| Error::internal("a call that only reads was not run"))
-    }
-
-    /// Takes away its limit: for what the user watches and may end.
-    #[must_use]
-    pub const fn unlimited(self) -> Self {
-        self.limit(Duration::MAX)
-    }
-
-    /// Hands the terminal to the program and waits for its end: for `ssh` and `virsh console`. The caller's signals
-    /// reach it as they would from a shell.
-    pub fn attach(&self) -> Result<ExitStatus> {
-        tracing::info!("{}", self.command());
-        let output = duct::cmd(self.program, &self.args).unchecked().run();
-        output.map(|output| output.status).map_err(|error| self.not_started(&error))
-    }
-
-    /// Runs it with standard input and output of ours, and its complaints too unless they are to be captured. In contrast
-    /// to [`Self::attach`] it is ended at its limit and on interrupt.
-    pub fn pass_through(&self, runner: &Runner, capture_stderr: bool) -> Result<(ExitStatus, String)> {
-        runner.cancel.check()?;
-        tracing::info!("{}", self.command());
-        let mut expression = duct::cmd(self.program, &self.args).unchecked();
-        if capture_stderr {
-            expression = expression.stderr_capture();
-        }
-        let handle = expression.start().map_err(|error| self.not_started(&error))?;
-        let output = self.wait(&handle, runner, kill_process)?;
-        Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
-    }
-
-    /// Runs it and hands on each line that it prints as it comes, until `on_line` says that it has enough. A limit that is
-    /// reached is no failure here: it is how long one listens.
-    pub fn lines(&self, runner: &Runner, mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
-        runner.cancel.check()?;
-        tracing::debug!("{}", self.command());
-        let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
-        let (reader, writer) = std::io::pipe().map_err(failed)?;
-        let handle = self.expression().stdout_file(writer).start().map_err(|error| self.not_started(&error))?;
-        let (sender, receiver) = channel();
-        std::thread::spawn(move || {
-            let lines = BufReader::new(reader).lines().map_while(std::result::Result::ok);
-            lines.map(|line| sender.send(line)).take_while(std::result::Result::is_ok).count()
-        });
-        let deadline = Instant::now().checked_add(self.limit);
-        let listened = loop {
-            let left = deadline.map_or(POLL, |deadline| deadline.saturating_duration_since(Instant::now()));
-            match receiver.recv_timeout(left.min(POLL)) {
-                Ok(line) => match on_line(&line) {
-                    Ok(ControlFlow::Continue(())) => {}
-                    Ok(ControlFlow::Break(())) => break Ok(()),
-                    Err(error) => break Err(error),
-                },
-                Err(RecvTimeoutError::Disconnected) => break Ok(()),
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => break Ok(()),
-                Err(RecvTimeoutError::Timeout) => match runner.cancel.check() {
-                    Ok(()) => {}
-                    interrupted => break interrupted,
-                },
-            }
-        };
-        end(&handle, kill_process_group);
-        listened?;
-        let output = handle.wait().map_err(failed)?;
-        Ok(self.finished(output))
     }
 
     fn start(&self) -> Result<Handle> {

@@ -97,7 +97,7 @@ impl Lab {
     fn enter(uri: &'static str, store: bool) -> Self {
         // Some tests have a lab of their own, so that two run at a time.
         let (name, lock) = match env!("CARGO_CRATE_NAME") {
-            "diagnosis" | "fetch" | "images" | "image_faults" | "reach" => ("-2", "mirror.rs"),
+            "diagnosis" | "fetch" | "images" | "image_faults" | "reach" | "session" => ("-2", "mirror.rs"),
             _ => ("", "lab.rs"),
         };
         let alone = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(lock)).unwrap();

@@ -4,7 +4,7 @@
 //! last and marks it as complete. A second small volume, `source-<hash of what was given>.json`, leads from a name, a
 //! path or a URL to the base without reading the image again.
 
-use std::time::Duration;
+use std::{fs::Permissions, os::unix::fs::PermissionsExt, time::Duration};
 
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
@@ -277,7 +277,19 @@ fn put(host: &Host, pool: &Pool, name: &str, size: u64, file: &Utf8Path, undo: &
         claim.waive();
     }
     made?;
-    host.virsh.upload(&pool.name, name, file)
+    host.virsh.upload(&pool.name, name, file)?;
+    if host.virsh.is_session() { make_immutable(host, pool, name) } else { Ok(()) }
+}
+
+/// Takes the right to write a volume away. A libvirt that is not root could not have filled one that never had it, but
+/// its files are its user's, and so ours.
+fn make_immutable(host: &Host, pool: &Pool, name: &str) -> Result<()> {
+    let path = pool.path_of(name);
+    if !host.virsh.is_local() || host.runner.plan(|| shell_words::join(["chmod", "0444", &path])) {
+        return Ok(());
+    }
+    std::fs::set_permissions(&path, Permissions::from_mode(0o444))
+        .map_err(|error| Error::io(format!("make `{path}` read-only"), &error))
 }
 
 /// Notes what is known of a base, in the place of what was known before.
@@ -302,5 +314,5 @@ pub(super) fn write_companion(host: &Host, pool: &Pool, name: &str, base: &Base)
 
 /// What the lock on a base volume is called: shared while somebody builds on it, exclusive while it is made or removed.
 pub(super) fn lock_name(host: &Host, pool: &Pool, volume: &str) -> String {
-    format!("the base image `{volume}` of pool `{}` at {}", pool.name, host.settings.uri)
+    format!("the base image `{volume}` of pool `{}` at {}", pool.name, host.place())
 }

@@ -6,7 +6,7 @@ use super::{super::Host, look_up, wait};
 use crate::{
     error::{Error, Result},
     model::vm::{Address, AddressSource, WaitFor},
-    tools::virsh::Domain,
+    tools::virsh::{Domain, Forward},
 };
 
 /// The addresses of a running VM, those that a login is best tried at first. With a limit, they are waited for.
@@ -37,6 +37,11 @@ pub(super) fn of(host: &Host, domain: &Domain) -> Result<Vec<Address>> {
 /// says before what neighbours remember, the newest lease first. What a guest's agent does not list, the guest does not
 /// have any more.
 pub(super) fn best_first(domain: &Domain, said: Vec<Address>) -> Vec<Address> {
+    if let Some(forward) = domain.metadata.as_ref().and_then(|metadata| metadata.forward) {
+        let mac = domain.interfaces.first().map(|interface| interface.mac.clone()).unwrap_or_default();
+        let Forward { address, port } = forward;
+        return vec![Address { address, port: Some(port), mac, source: AddressSource::Forward, expires: None }];
+    }
     let is_ours = |address: &Address| domain.interfaces.iter().any(|interface| interface.mac == address.mac);
     let is_reachable = |address: &Address| match address.address {
         IpAddr::V4(address) => !address.is_link_local() && !address.is_loopback(),
@@ -51,7 +56,9 @@ pub(super) fn best_first(domain: &Domain, said: Vec<Address>) -> Vec<Address> {
     };
     said.retain(|address| !has_gone(address));
     said.sort_by_key(|address| {
-        (address.address.is_ipv6(), address.source == AddressSource::Arp, Reverse(address.expires))
+        let Address { source, expires, .. } = address;
+        let trust = [AddressSource::Lease, AddressSource::Agent].iter().position(|trusted| trusted == source);
+        (address.address.is_ipv6(), trust.is_none(), Reverse(*expires), trust)
     });
     let mut known: Vec<Address> = Vec::new();
     for address in said {
@@ -71,7 +78,7 @@ mod tests {
 
     fn said(source: AddressSource, address: &str, mac: &str, expires: Option<&str>) -> Address {
         let expires = expires.map(|time| time.parse().unwrap());
-        Address { address: address.parse().unwrap(), mac: mac.to_owned(), source, expires }
+        Address { address: address.parse().unwrap(), port: None, mac: mac.to_owned(), source, expires }
     }
 
     fn known(said: Vec<Address>) -> Vec<String> {

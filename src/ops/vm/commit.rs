@@ -174,7 +174,7 @@ fn keep(host: &Host, new: &NewCommit, domain: &Domain, file: &Temporary) -> Resu
 }
 
 fn lock_name(host: &Host, pool: &str, clone: &str) -> String {
-    format!("the volume `{clone}` of pool `{pool}` at {}", host.settings.uri)
+    format!("the volume `{clone}` of pool `{pool}` at {}", host.place())
 }
 
 /// Removes what killed commits left: copies in the pools, as `pool/volume`, and files of this machine.

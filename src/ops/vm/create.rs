@@ -4,6 +4,7 @@
 //! being created and naming the volumes that it will own: libvirt refuses a second domain of that name, and whatever
 //! happens later, the domain says what there may be to remove.
 
+mod link;
 mod plan;
 mod request;
 
@@ -23,7 +24,7 @@ use crate::{
     model::vm::{Known, NewVm, State, Vm, WaitFor},
     tools::{
         scratch::Scratch,
-        virsh::{Metadata, NewVolume, Phase},
+        virsh::{Forward, Metadata, NewVolume, Phase},
     },
 };
 use plan::{Plan, plan};
@@ -57,7 +58,21 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
             planned = plan(host, new, &request, &mut Vec::new())?;
             build(host, new, &planned)?;
         }
+        // It has reasons of its own to end: a profile of AppArmor's, namespaces that are not allowed.
+        Err(error) if error.cause.as_ref().is_some_and(|cause| cause.contains("passt")) => {
+            planned.attachment = planned.attachment.without_passt().ok_or_else(|| error.clone())?;
+            let why = error.cause.unwrap_or(error.message);
+            host.warn(&mut warnings, format!("QEMU's own user-mode network is used, because passt failed: {why}"));
+            build(host, new, &planned)?;
+        }
         result => result?,
+    }
+    if let Some(forward) = planned.metadata.forward {
+        let Forward { address, port } = forward;
+        host.progress.note(&format!(
+            "`{}` is in the network of your user: {address} port {port} leads to its ssh server",
+            new.name
+        ));
     }
     // Who waits for a guest keeps nobody from stopping it, nor from looking at its image.
     drop(lock);
@@ -80,6 +95,7 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
         image: metadata.image.map(|image| image.source),
         user: metadata.user,
         addresses,
+        ssh_port: metadata.forward.map(|forward| forward.port),
     };
     let vm = Vm {
         name: new.name.to_string(),

@@ -41,6 +41,7 @@ fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Meta
         image_verification: metadata.and_then(|metadata| metadata.image.as_ref()?.verification),
         user: metadata.and_then(|metadata| metadata.user.clone()),
         addresses: domain.map(|domain| ips(&address::best_first(domain, leases.to_vec()))).unwrap_or_default(),
+        ssh_port: metadata.and_then(|metadata| metadata.forward).map(|forward| forward.port),
     });
     Vm {
         name: listed.name.clone(),

@@ -93,7 +93,7 @@ impl Login {
     pub(super) fn at(&self, address: &Address) -> Target {
         Target {
             address: address.address,
-            port: None,
+            port: address.port,
             user: self.user.clone(),
             identities: self.keys.iter().map(|key| key.identity.clone()).collect(),
             host_keys: self.host_keys.clone(),

@@ -84,7 +84,7 @@ fn lock(host: &Host, name: &str) -> Result<Lock> {
 
 /// What the lock on a VM is called.
 pub(super) fn lock_name(host: &Host, name: &str) -> String {
-    format!("the VM `{name}` at {}", host.settings.uri)
+    format!("the VM `{name}` at {}", host.place())
 }
 
 /// The error for a VM whose create or delete was killed, where a whole one is needed.

@@ -84,7 +84,9 @@ impl Domain {
             agent_connected: raw.devices.channels.iter().any(raw::Channel::is_connected_agent),
             disks: raw.devices.disks.into_iter().map(Disk::from).collect(),
             console_log: raw.devices.consoles.into_iter().find_map(|console| console.log?.file),
-            interfaces: raw.devices.interfaces.into_iter().filter_map(raw::Interface::into_known).collect(),
+            interfaces: (raw.devices.interfaces.into_iter().filter_map(raw::Interface::into_known))
+                .chain(raw.commandline.iter().flat_map(raw::Commandline::interfaces))
+                .collect(),
             stopping: metadata::is_stopping(xml)?,
             metadata: Metadata::from_domain_xml(xml)?,
         })
@@ -311,6 +313,19 @@ mod tests {
     use super::*;
 
     const UUID: &str = "6695eb01-f6a4-8304-79aa-97f2502e193f";
+
+    #[test]
+    fn an_interface_that_libvirt_knows_nothing_of_is_seen() {
+        let xml = format!(
+            "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>s</name><uuid>{UUID}</uuid>\
+             <memory unit='KiB'>65536</memory><vcpu>1</vcpu><os><type arch='x86_64'>hvm</type></os><devices><interface \
+             type='user'><mac address='52:54:00:00:00:01'/></interface></devices><qemu:commandline><qemu:arg \
+             value='-device'/><qemu:arg value='virtio-net-pci,netdev=n,mac=52:54:00:00:00:02,addr=0x1e'/>\
+             </qemu:commandline></domain>"
+        );
+        let macs: Vec<_> = Domain::from_xml(&xml).unwrap().interfaces.into_iter().map(|known| known.mac).collect();
+        assert_eq!(macs, ["52:54:00:00:00:01", "52:54:00:00:00:02"]);
+    }
 
     #[test]
     fn names_of_any_kind_survive_the_list() {

@@ -26,8 +26,8 @@ pub struct NewDomain<'a> {
     pub capabilities: &'a Capabilities,
     /// Its disks, in the guest's order.
     pub disks: Vec<DiskDevice>,
-    /// The network it is attached to, and its MAC address; a test domain has none.
-    pub interface: Option<(&'a str, &'a str)>,
+    /// Its network interface; a test domain has none.
+    pub interface: Option<NewInterface<'a>>,
     /// The file that its serial console is logged to, from each start anew.
     pub console_log: Option<&'a str>,
     /// Whether a seed is there to be found by cloud-init.
@@ -37,6 +37,37 @@ pub struct NewDomain<'a> {
     /// What vmprov notes of it.
     pub metadata: &'a Metadata,
 }
+
+/// A network interface to be attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewInterface<'a> {
+    /// Its MAC address.
+    pub mac: &'a str,
+    /// What is at its other end.
+    pub link: Link<'a>,
+}
+
+/// What a network interface leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link<'a> {
+    /// A network of libvirt's.
+    Network(&'a str),
+    /// The network of the user that runs the guest, which needs no privilege. This port of the host's loopback leads to
+    /// the guest's port of ssh.
+    User(UserMode, u16),
+}
+
+/// What carries a guest's packets into the network of its user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserMode {
+    /// passt, which libvirt starts beside QEMU.
+    Passt,
+    /// QEMU's own (slirp). libvirt forwards no port through it, so QEMU is told itself.
+    Slirp,
+}
+
+/// The port of ssh in the guest.
+const SSH: &str = "22";
 
 /// A disk to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +94,10 @@ impl NewDomain<'_> {
 
     fn write(&self, xml: &mut Xml, metadata: &str) -> io::Result<()> {
         let host = self.capabilities;
-        xml.create_element("domain").with_attribute(("type", host.kind.as_str())).write_inner_content(|xml| {
+        let domain = xml.create_element("domain").with_attribute(("type", host.kind.as_str()));
+        let slirp = self.slirp();
+        let namespace = slirp.as_ref().map(|_| ("xmlns:qemu", "http://libvirt.org/schemas/domain/qemu/1.0"));
+        domain.with_attributes(namespace).write_inner_content(|xml| {
             text(xml, "name", self.name)?;
             text(xml, "uuid", &self.uuid.to_string())?;
             let raw = BytesText::from_escaped(metadata);
@@ -87,9 +121,24 @@ impl NewDomain<'_> {
             empty(xml, "clock", &[("offset", "utc")])?;
             text(xml, "on_reboot", if self.interface.is_some() { "restart" } else { "destroy" })?;
             xml.create_element("devices").write_inner_content(|xml| self.write_devices(xml))?;
+            let Some(args) = slirp else { return Ok(()) };
+            let commandline = xml.create_element("qemu:commandline");
+            commandline
+                .write_inner_content(|xml| args.iter().try_for_each(|arg| empty(xml, "qemu:arg", &[("value", arg)])))?;
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// What QEMU is told of an interface that libvirt knows nothing of. The slot is one that libvirt gives out last.
+    fn slirp(&self) -> Option<[String; 4]> {
+        let NewInterface { mac, link: Link::User(UserMode::Slirp, port) } = self.interface? else { return None };
+        Some([
+            "-netdev".to_owned(),
+            format!("user,id=vmprov0,hostfwd=tcp:127.0.0.1:{port}-:{SSH}"),
+            "-device".to_owned(),
+            format!("virtio-net-pci,netdev=vmprov0,mac={mac},addr=0x1e,romfile="),
+        ])
     }
 
     fn write_os(&self, xml: &mut Xml) -> io::Result<()> {
@@ -126,14 +175,8 @@ impl NewDomain<'_> {
         for (index, disk) in self.disks.iter().enumerate() {
             disk.write(xml, index, self.capabilities)?;
         }
-        let Some((network, mac)) = self.interface else { return Ok(()) };
-        xml.create_element("interface").with_attribute(("type", "network")).write_inner_content(|xml| {
-            empty(xml, "mac", &[("address", mac)])?;
-            empty(xml, "source", &[("network", network)])?;
-            empty(xml, "model", &[("type", "virtio")])?;
-            // What has an image does not boot from the network when that is broken.
-            if self.seeded { empty(xml, "rom", &[("enabled", "no")]) } else { Ok(()) }
-        })?;
+        let Some(interface) = self.interface else { return Ok(()) };
+        self.write_interface(xml, interface)?;
         xml.create_element("console").with_attribute(("type", "pty")).write_inner_content(|xml| {
             match self.console_log {
                 Some(file) => empty(xml, "log", &[("file", file), ("append", "off")]),
@@ -149,6 +192,31 @@ impl NewDomain<'_> {
             Ok(())
         })?;
         self.write_video(xml)
+    }
+
+    fn write_interface(&self, xml: &mut Xml, interface: NewInterface) -> io::Result<()> {
+        let kind = match interface.link {
+            Link::Network(_) => "network",
+            Link::User(UserMode::Passt, _) => "user",
+            Link::User(UserMode::Slirp, _) => return Ok(()),
+        };
+        xml.create_element("interface").with_attribute(("type", kind)).write_inner_content(|xml| {
+            empty(xml, "mac", &[("address", interface.mac)])?;
+            match interface.link {
+                Link::Network(network) => empty(xml, "source", &[("network", network)])?,
+                Link::User(_, port) => {
+                    let forward = xml.create_element("portForward");
+                    let forward = forward.with_attributes([("proto", "tcp"), ("address", "127.0.0.1")]);
+                    forward
+                        .write_inner_content(|xml| empty(xml, "range", &[("start", &port.to_string()), ("to", SSH)]))?;
+                    empty(xml, "backend", &[("type", "passt")])?;
+                }
+            }
+            empty(xml, "model", &[("type", "virtio")])?;
+            // What has an image does not boot from the network when that is broken.
+            if self.seeded { empty(xml, "rom", &[("enabled", "no")]) } else { Ok(()) }
+        })?;
+        Ok(())
     }
 
     /// Every guest has a screen, of which pictures can be taken. An installer and a blank machine are worked with on it;

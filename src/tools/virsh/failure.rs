@@ -74,7 +74,9 @@ fn hint(stderr: &str, code: Code, uri: &str) -> Option<String> {
     let has = |text: &str| stderr.contains(text);
     if has("failed to connect to the hypervisor") || code == Code::Denied {
         return Some(if code == Code::Denied {
-            "Let your user manage VMs, then log in anew: sudo usermod -aG libvirt $USER".to_owned()
+            "Let your user manage VMs, then log in anew: sudo usermod -aG libvirt $USER; or use a libvirt of your own: \
+             --connect qemu:///session"
+                .to_owned()
         } else if has("Connection refused") {
             "libvirtd is gone and left its socket behind; start it: sudo systemctl restart libvirtd".to_owned()
         } else if has("Failed to connect socket") && has("No such file or directory") {

@@ -21,6 +21,8 @@ pub struct Capabilities {
     pub max_vcpus: Option<u32>,
     /// The video device that guests are given; none where there is none.
     pub video: Option<String>,
+    /// Whether libvirt can give a guest a network of its user's through passt.
+    pub passt: bool,
 }
 
 /// The video devices that a guest may be given, the best first: those that every firmware and kernel can write text to.
@@ -53,6 +55,8 @@ impl Capabilities {
         let raw: RawCapabilities = from_xml("domain capabilities", xml)?;
         // The emulated CPU with every feature that QEMU has; passing the host's through is refused at start.
         let wanted = if raw.domain == "kvm" { "host-passthrough" } else { "maximum" };
+        let devices = raw.devices.unwrap_or_default();
+        let video = devices.video.and_then(|video| VIDEO.into_iter().find(|model| video.offers("modelType", model)));
         let modes = raw.cpu.map(|cpu| cpu.modes).unwrap_or_default();
         let offered = modes.into_iter().find(|mode| mode.name == wanted && mode.supported == "yes");
         Ok(Self {
@@ -61,7 +65,8 @@ impl Capabilities {
             machine: raw.machine,
             cpu_mode: offered.map(|mode| mode.name),
             max_vcpus: raw.vcpu.map(|vcpu| vcpu.max),
-            video: raw.devices.and_then(RawDevices::video),
+            video: video.map(str::to_owned),
+            passt: devices.interface.is_some_and(|interface| interface.offers("backendType", "passt")),
         })
     }
 }
@@ -76,29 +81,30 @@ struct RawCapabilities {
     devices: Option<RawDevices>,
 }
 
-#[derive(Deserialize)]
+/// What devices libvirt can give a guest: for each, its properties and the values that each can have.
+#[derive(Deserialize, Default)]
 struct RawDevices {
-    video: Option<RawVideo>,
+    video: Option<RawDevice>,
+    interface: Option<RawDevice>,
 }
 
 #[derive(Deserialize)]
-struct RawVideo {
+struct RawDevice {
     #[serde(rename = "enum", default)]
-    enums: Vec<RawEnum>,
+    properties: Vec<RawProperty>,
 }
 
 #[derive(Deserialize)]
-struct RawEnum {
+struct RawProperty {
     #[serde(rename = "@name")]
     name: String,
     #[serde(rename = "value", default)]
     values: Vec<String>,
 }
 
-impl RawDevices {
-    fn video(self) -> Option<String> {
-        let models = self.video?.enums.into_iter().find(|offered| offered.name == "modelType")?.values;
-        VIDEO.into_iter().find(|&wanted| models.iter().any(|model| model == wanted)).map(str::to_owned)
+impl RawDevice {
+    fn offers(&self, property: &str, value: &str) -> bool {
+        self.properties.iter().any(|known| known.name == property && known.values.iter().any(|known| known == value))
     }
 }
 
@@ -220,14 +226,15 @@ mod tests {
         let xml = |domain: &str| {
             format!(
                 "<domainCapabilities><path>/usr/bin/q</path><domain>{domain}</domain><machine>pc-1</machine><arch>x86_64</arch>\
-                 <devices><video supported='yes'><enum name='modelType'><value>vga</value><value>virtio</value></enum></video></devices>\
+                 <devices><video supported='yes'><enum name='modelType'><value>vga</value><value>virtio</value></enum></video>\
+                 <interface supported='yes'><enum name='backendType'><value>default</value><value>passt</value></enum></interface></devices>\
                  <vcpu max='255'/><cpu><mode name='host-passthrough' supported='yes'><enum name='x'/></mode>\
                  <mode name='maximum' supported='yes'/></cpu></domainCapabilities>"
             )
         };
         let kvm = Capabilities::from_xml(&xml("kvm")).unwrap();
         assert_eq!((kvm.is_kvm(), kvm.cpu_mode.as_deref(), kvm.max_vcpus), (true, Some("host-passthrough"), Some(255)));
-        assert_eq!(kvm.video.as_deref(), Some("virtio"));
+        assert_eq!((kvm.video.as_deref(), kvm.passt), (Some("virtio"), true));
         let emulated = Capabilities::from_xml(&xml("qemu")).unwrap();
         assert_eq!((emulated.is_kvm(), emulated.cpu_mode.as_deref()), (false, Some("maximum")));
     }

@@ -2,6 +2,8 @@
 //!
 //! No secret is written here: whoever may read a domain's XML may read this.
 
+use std::net::IpAddr;
+
 use quick_xml::{
     NsReader,
     events::Event,
@@ -47,6 +49,9 @@ pub struct Metadata {
     /// cloud-init's instance-id in the current seed.
     #[serde(rename = "instance-id", default, skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
+    /// The way to its port of ssh, where its network is not one that the host can reach.
+    #[serde(rename = "ssh-forward", default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<Forward>,
     /// The ssh keys that it has been given.
     #[serde(rename = "key", default)]
     pub keys: Vec<InjectedKey>,
@@ -87,6 +92,17 @@ pub struct Provenance {
     /// What spoke for its content at the time; older versions did not note it.
     #[serde(rename = "@verification", default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+}
+
+/// A port of the host that leads to the guest's port of ssh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forward {
+    /// The address of the host's.
+    #[serde(rename = "@address")]
+    pub address: IpAddr,
+    /// The port there.
+    #[serde(rename = "@port")]
+    pub port: u16,
 }
 
 /// A key that a VM has been given.
@@ -139,6 +155,7 @@ impl Metadata {
             image: None,
             user: None,
             instance_id: None,
+            forward: None,
             keys: Vec::new(),
             host_keys: Vec::new(),
             volumes: Vec::new(),
@@ -278,6 +295,7 @@ mod tests {
             }),
             user: Some("debian".to_owned()),
             instance_id: Some("i-1".to_owned()),
+            forward: Some(Forward { address: [127, 0, 0, 1].into(), port: 22_022 }),
             keys: vec![InjectedKey { name: "k".to_owned(), fingerprint: "SHA256:x".to_owned() }],
             host_keys: vec!["ssh-ed25519 AAAA".to_owned()],
             volumes: vec![

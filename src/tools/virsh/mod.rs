@@ -16,6 +16,8 @@ mod network;
 mod screen;
 mod volume;
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use super::{Runner, Tool};
@@ -24,10 +26,10 @@ use crate::error::{Code, Error, Result};
 pub use agent::{GuestFiles, Progress};
 pub use chain::{NamedFile, Storage, StoredVolume, User};
 pub use domain::{Described, Domain, Listed};
-pub use domain_xml::{DiskDevice, NewDomain};
+pub use domain_xml::{DiskDevice, Link, NewDomain, NewInterface, UserMode};
 pub use event::Event;
 pub use host::{Capabilities, Survey};
-pub use metadata::{InjectedKey, Metadata, OwnedVolume, Phase, Provenance, Role};
+pub use metadata::{Forward, InjectedKey, Metadata, OwnedVolume, Phase, Provenance, Role};
 pub use network::Vitals;
 pub use volume::{NewVolume, Pool, Volume};
 
@@ -66,6 +68,17 @@ impl Virsh {
     pub fn is_local(&self) -> bool {
         let authority = self.uri.split_once("://").map_or("", |(_, rest)| rest);
         authority.starts_with('/') || authority.is_empty()
+    }
+
+    /// Whether libvirt runs with the rights of a user, not of the system: it has no networks then.
+    pub fn is_session(&self) -> bool {
+        self.uri.split('?').next().is_some_and(|uri| uri.ends_with("/session"))
+    }
+
+    /// Tries whether the connection can be made.
+    pub fn connects(&self, limit: Duration) -> Result<()> {
+        let finished = self.tool(&["uri"]).limit(limit).read(&self.runner)?;
+        if finished.status.success() { Ok(()) } else { Err(failure::explain("connect", &self.uri, &finished.stderr)) }
     }
 
     /// The call as it can be pasted into a shell, without this crate's own options.

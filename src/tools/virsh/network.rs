@@ -115,7 +115,7 @@ fn addresses(text: &str, source: Source) -> Vec<Address> {
         let expires = ends.and_then(|ends| Some(ends.to_zoned(TimeZone::system()).ok()?.timestamp()));
         let mac = words.find(|word| is_mac(word))?.to_ascii_lowercase();
         let address = words.find_map(|word| word.split_once('/')?.0.parse().ok())?;
-        Some(Address { address, mac, source, expires })
+        Some(Address { address, port: None, mac, source, expires })
     };
     text.lines().filter_map(row).collect()
 }

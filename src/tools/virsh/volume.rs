@@ -165,9 +165,11 @@ impl Virsh {
             }
             NewVolume::Content(size) => make(size, &["--allocation", "0", "--format", "raw"]),
             NewVolume::Immutable(size) => {
+                // A libvirt that is not root could not fill it then; whoever runs that has to see to it afterwards.
+                let mode = if self.is_session() { "0600" } else { "0444" };
                 let xml = format!(
                     "<volume><name>{name}</name><capacity>{size}</capacity><allocation>0</allocation>\
-                     <target><format type='raw'/><permissions><mode>0444</mode></permissions></target></volume>"
+                     <target><format type='raw'/><permissions><mode>{mode}</mode></permissions></target></volume>"
                 );
                 let tool = self.tool(&["vol-create", "--pool", pool, "--file", "/dev/stdin"]).stdin(xml);
                 self.change_with(&what, tool)

@@ -8,6 +8,7 @@ use super::{
         super::{Host, image, prepare},
         incomplete, remove, seed,
     },
+    link::Attachment,
     request::Request,
 };
 use crate::{
@@ -24,8 +25,8 @@ use crate::{
     tools::{
         scratch::Scratch,
         virsh::{
-            Capabilities, DiskDevice, InjectedKey, Metadata, NewDomain, OwnedVolume, Phase, Pool, Provenance, Role,
-            Survey,
+            Capabilities, DiskDevice, InjectedKey, Metadata, NewDomain, NewInterface, OwnedVolume, Phase, Pool,
+            Provenance, Role, Survey,
         },
     },
 };
@@ -34,6 +35,7 @@ use crate::{
 pub(super) struct Plan {
     pub(super) uuid: Uuid,
     mac: String,
+    pub(super) attachment: Attachment,
     pool: Pool,
     capabilities: Capabilities,
     pub(super) base: Option<image::Base>,
@@ -65,7 +67,7 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
     let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
     check_name(host, new, &survey)?;
     check_figures(host, new, &survey, warnings)?;
-    prepare::check_network(&new.network, &survey)?;
+    prepare::check_network(host, &new.network, &survey)?;
     let companion = companion.content()?;
     let known = request.image.as_ref().and_then(|source| image::Base::of_source(source, &companion));
     if let (Some(source), None) = (&request.image, &known) {
@@ -91,7 +93,7 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
         None => None,
     };
     let pool = prepare::pool(host, survey.pool.as_ref())?;
-    prepare::network(host, &new.network, &survey)?;
+    let attachment = Attachment::choose(host, new, &survey, &survey.capabilities)?;
     let capabilities = prepare::accelerator(host, verdict, survey.capabilities, warnings)?;
     let base = match (found, &request.image) {
         (Some(found), Some(source)) => Some(image::store(host, &pool, source, found, user.as_deref())?),
@@ -104,8 +106,9 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
         None => None,
     };
     let metadata = Metadata::begun();
+    let uuid = Uuid::new_v4();
     let mut plan =
-        Plan { uuid: Uuid::new_v4(), mac, pool, capabilities, base, held, disk, console, seed, installer, metadata };
+        Plan { uuid, mac, attachment, pool, capabilities, base, held, disk, console, seed, installer, metadata };
     plan.note(&request.keys);
     Ok(plan)
 }
@@ -240,6 +243,7 @@ impl Plan {
             metadata.volumes.push(volume.clone());
         }
         metadata.volumes.extend(self.installer.iter().filter_map(|(_, volume)| volume.clone()));
+        metadata.forward = self.attachment.forward();
         metadata.keys = keys.iter().map(injected_key).collect();
     }
 
@@ -260,7 +264,7 @@ impl Plan {
             vcpus: new.vcpus,
             capabilities: &self.capabilities,
             disks,
-            interface: Some((&new.network, &self.mac)),
+            interface: Some(NewInterface { mac: &self.mac, link: self.attachment.link(new) }),
             console_log: Some(&path(&self.console)),
             seeded: self.seed.is_some(),
             uefi: self.base.as_ref().is_some_and(|base| base.firmware == Some(Firmware::Uefi)),

@@ -13,12 +13,13 @@ use crate::{
     tools::virsh::{Domain, GuestFiles},
 };
 
-/// Runs `"$@"` as the user `$4`, as if that had logged in, with output to files that only root can read.
+/// Runs `"$@"` as the user `$4`, as if that had logged in, in a process group of its own and with output to files that only
+/// root can read.
 const SCRIPT: &str = r#"o=$1 e=$2 i=$3 w=$4 t=$5; shift 5
 u=$(umask); umask 077; : >"$o" && : >"$e" || exit 125; umask "$u"
 HOME=$(getent passwd "$w" | cut -d : -f 6) USER=$w LOGNAME=$w; export HOME USER LOGNAME
 cd "$HOME" 2>/dev/null || cd /
-exec ${t:+timeout -k 5 "$t"} setpriv --reuid "$w" --regid "$(id -g "$w")" --init-groups -- "$@" <"$i" >>"$o" 2>>"$e""#;
+exec setsid ${t:+timeout -k 5 "$t"} setpriv --reuid "$w" --regid "$(id -g "$w")" --init-groups -- "$@" <"$i" >>"$o" 2>>"$e""#;
 
 /// How long the guest may take to begin.
 const BEGIN: Duration = Duration::from_secs(20);
@@ -176,10 +177,10 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Removes its files, and ends it first where it may still run.
+    /// Removes its files, and ends it with its whole group first where it may still run.
     fn clean_up(&self, end: bool) -> Result<()> {
         let virsh = self.host.uncancellable().virsh;
-        let end = if end { format!("kill {}; sleep 1; kill -9 {}; ", self.pid, self.pid) } else { String::new() };
+        let end = if end { format!("kill -- -{0}; sleep 1; kill -9 -- -{0}; ", self.pid) } else { String::new() };
         let script = format!("{end}exec rm -f {}", self.names.join(" "));
         virsh.guest_exec(self.uuid, "/bin/sh", &["-c".to_owned(), script]).map(drop)
     }

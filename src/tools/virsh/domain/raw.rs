@@ -16,6 +16,30 @@ pub(super) struct Domain {
     pub(super) os: Os,
     #[serde(default)]
     pub(super) devices: Devices,
+    /// What QEMU is told beside libvirt.
+    #[serde(rename = "commandline")]
+    pub(super) commandline: Option<Commandline>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Commandline {
+    #[serde(rename = "arg", default)]
+    args: Vec<Argument>,
+}
+
+#[derive(Deserialize)]
+struct Argument {
+    #[serde(rename = "@value")]
+    value: String,
+}
+
+impl Commandline {
+    /// The interfaces among it: `-device virtio-net-pci,netdev=…,mac=…`, as vmprov gives it where libvirt cannot.
+    pub(super) fn interfaces(&self) -> impl Iterator<Item = vm::Interface> {
+        let options = self.args.iter().map(|arg| arg.value.as_str()).filter(|value| value.starts_with("virtio-net"));
+        let mac = |options: &str| options.split(',').find_map(|option| option.strip_prefix("mac=")).map(str::to_owned);
+        options.filter_map(mac).map(|mac| vm::Interface { mac, kind: "user".to_owned(), source: None })
+    }
 }
 
 #[derive(Deserialize)]

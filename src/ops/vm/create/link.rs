@@ -1,0 +1,58 @@
+//! What a new VM's network interface leads to.
+
+use super::super::{
+    super::{Host, prepare},
+    list::known,
+};
+use crate::{
+    error::{Error, Result},
+    model::vm::NewVm,
+    store::loopback,
+    tools::virsh::{Capabilities, Forward, Link, Survey, UserMode},
+};
+
+/// What the interface leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attachment {
+    /// A network of libvirt's.
+    Network,
+    /// The network of the user who runs the VM.
+    User(UserMode, Forward),
+}
+
+impl Attachment {
+    /// Chooses it; a network of libvirt's is made or started where that is needed.
+    pub(super) fn choose(host: &Host, new: &NewVm, survey: &Survey, capabilities: &Capabilities) -> Result<Self> {
+        if !prepare::is_user_network(host, &new.network, survey) {
+            prepare::network(host, &new.network, survey)?;
+            return Ok(Self::Network);
+        }
+        let taken: Vec<_> = known(host)?.iter().filter_map(|(_, metadata)| Some(metadata.forward?.port)).collect();
+        let port = loopback::free_port(&taken).ok_or_else(|| Error::conflict("no port of the loopback is free"))?;
+        // passt ends where the host itself has no way out.
+        let mode = if capabilities.passt && loopback::has_way_out() { UserMode::Passt } else { UserMode::Slirp };
+        Ok(Self::User(mode, Forward { address: loopback::ADDRESS, port }))
+    }
+
+    /// The same with QEMU's own means, where passt's failed.
+    pub(super) fn without_passt(self) -> Option<Self> {
+        match self {
+            Self::User(UserMode::Passt, forward) => Some(Self::User(UserMode::Slirp, forward)),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn forward(&self) -> Option<Forward> {
+        match self {
+            Self::Network => None,
+            Self::User(_, forward) => Some(*forward),
+        }
+    }
+
+    pub(super) fn link<'n>(&self, new: &'n NewVm) -> Link<'n> {
+        match self {
+            Self::Network => Link::Network(&new.network),
+            Self::User(mode, forward) => Link::User(*mode, forward.port),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Calls whose input or output passes through while they run: a terminal that is handed over, a command that is watched,
+//! lines as they come.
+
+use std::{
+    io::{BufRead, BufReader},
+    ops::ControlFlow,
+    process::ExitStatus,
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{kill_process, kill_process_group};
+
+use super::{Finished, GRACE, POLL, Runner, Tool, end};
+use crate::error::{Error, Result};
+
+impl Tool {
+    /// Takes away its limit: for what the user watches and may end.
+    #[must_use]
+    pub const fn unlimited(self) -> Self {
+        self.limit(Duration::MAX)
+    }
+
+    /// Hands the terminal to the program and waits for its end: for `ssh` and `virsh console`. The caller's signals
+    /// reach it as they would from a shell.
+    pub fn attach(&self) -> Result<ExitStatus> {
+        tracing::info!("{}", self.command());
+        let output = duct::cmd(self.program, &self.args).unchecked().run();
+        output.map(|output| output.status).map_err(|error| self.not_started(&error))
+    }
+
+    /// Runs it with standard input and output of ours, and its complaints too unless they are to be captured. In contrast
+    /// to [`Self::attach`] it is ended at its limit and on interrupt.
+    pub fn pass_through(&self, runner: &Runner, capture_stderr: bool) -> Result<(ExitStatus, String)> {
+        runner.cancel.check()?;
+        tracing::info!("{}", self.command());
+        let mut expression = duct::cmd(self.program, &self.args).unchecked();
+        if capture_stderr {
+            expression = expression.stderr_capture();
+        }
+        let handle = expression.start().map_err(|error| self.not_started(&error))?;
+        let output = self.wait(&handle, runner, kill_process)?;
+        Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
+    }
+
+    /// Runs it and hands on each line that it prints as it comes, until `on_line` says that it has enough. A limit that is
+    /// reached is no failure here: it is how long one listens.
+    pub fn lines(&self, runner: &Runner, mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
+        runner.cancel.check()?;
+        tracing::debug!("{}", self.command());
+        let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
+        let (reader, writer) = std::io::pipe().map_err(failed)?;
+        let handle = self.expression().stdout_file(writer).start().map_err(|error| self.not_started(&error))?;
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            let lines = BufReader::new(reader).lines().map_while(std::result::Result::ok);
+            lines.map(|line| sender.send(line)).take_while(std::result::Result::is_ok).count();
+        });
+        let listened = self.listen(runner, &receiver, &mut on_line);
+        // What has closed its output is ending by itself, and has a status to tell.
+        if !matches!(listened, Ok(true)) || !matches!(handle.wait_timeout(GRACE), Ok(Some(_))) {
+            end(&handle, kill_process_group);
+        }
+        listened?;
+        let output = handle.wait().map_err(failed)?;
+        Ok(self.finished(output))
+    }
+
+    /// Hands on lines until there are no more, somebody has enough, or the limit is reached; true when there are no more.
+    fn listen(
+        &self,
+        runner: &Runner,
+        lines: &Receiver<String>,
+        on_line: &mut dyn FnMut(&str) -> Result<ControlFlow<()>>,
+    ) -> Result<bool> {
+        let deadline = Instant::now().checked_add(self.limit);
+        loop {
+            let left = deadline.map_or(POLL, |deadline| deadline.saturating_duration_since(Instant::now()));
+            match lines.recv_timeout(left.min(POLL)) {
+                Ok(line) => {
+                    if on_line(&line)?.is_break() {
+                        return Ok(false);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(true),
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => return Ok(false),
+                Err(RecvTimeoutError::Timeout) => runner.cancel.check()?,
+            }
+        }
+    }
+}
