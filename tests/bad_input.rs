@@ -605,3 +605,34 @@ fn a_wait_has_an_end() {
     host.refuses(&["vm", "ip", "waits"], NOT_FOUND, &["the VM `waits` has no address yet"]);
     host.lab.virsh(&["destroy", "--domain", "waits"]);
 }
+
+/// What reaches into a guest refuses what makes no sense, and says of a VM that does not run how to start it.
+#[test]
+fn what_cannot_be_reached() {
+    let host = Host::with(|lab| {
+        let image = lab.image("good.qcow2", "10M");
+        let create = ["vm", "create", "off", "--image", &image, "--user", "debian", "--ssh-key", "dev", "--no-start"];
+        lab.run(&[&create[..], &["--memory", "64M", "--disk-size", "1"]].concat()).succeeded();
+        let foreign = "<domain type='qemu'><name>foreign</name><memory>65536</memory><os><type>hvm</type></os></domain>";
+        lab.virsh_with(&["define", "/dev/stdin"], foreign);
+    });
+    for verb in [&["exec", "off", "--", "true"][..], &["cp", "off:x", "."], &["screenshot", "off"], &["console", "off"]] {
+        host.refuses(&[&["vm"], verb].concat(), TAKEN, &["the VM `off` is shut off", "vmprov vm start off"]);
+    }
+    host.refuses(&["vm", "exec", "of", "--", "true"], NOT_FOUND, &["there is no VM `of`", "Did you mean `off`?"]);
+    host.refuses(&["vm", "exec", "off", "--timeout", "0", "--", "true"], INVALID, &["a time limit of 0 s"]);
+    host.refuses(&["vm", "exec", "off", "--user", "A b", "--", "true"], INVALID, &["`A b` cannot be a user's name"]);
+    host.refuses(&["vm", "exec", "off"], INVALID, &["COMMAND"]);
+    for paths in [&["a", "b"][..], &["off:a", "off:b"], &["off:a", "foreign:b", "c"], &[":a", "b"]] {
+        host.refuses(&[&["vm", "cp"], paths].concat(), INVALID, &["web:/path"]);
+    }
+    // It has said nothing yet; of a foreign one nothing is kept.
+    assert_eq!(host.lab.run(&["vm", "logs", "off"]).succeeded().stdout, "");
+    host.refuses(&["vm", "logs", "foreign"], TAKEN, &["libvirt keeps no log of the console of the VM `foreign`"]);
+    host.refuses(&["vm", "list", "-o", "x.png"], INVALID, &["`x.png` is no format", "table, json, yaml and name"]);
+    host.refuses(&["vm", "list", "-o", "png"], INVALID, &["possible values: table, json, yaml, name"]);
+    host.refuses(&["ssh-config", "nosuch"], NOT_FOUND, &["there is no VM `nosuch`"]);
+    host.refuses(&["vm", "events", "nosuch", "--timeout", "1"], NOT_FOUND, &["there is no VM `nosuch`"]);
+    host.lab.virsh(&["undefine", "foreign"]);
+    host.lab.run(&["vm", "delete", "off", "--yes"]).succeeded();
+}
