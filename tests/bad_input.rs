@@ -613,10 +613,12 @@ fn what_cannot_be_reached() {
         let image = lab.image("good.qcow2", "10M");
         let create = ["vm", "create", "off", "--image", &image, "--user", "debian", "--ssh-key", "dev", "--no-start"];
         lab.run(&[&create[..], &["--memory", "64M", "--disk-size", "1"]].concat()).succeeded();
-        let foreign = "<domain type='qemu'><name>foreign</name><memory>65536</memory><os><type>hvm</type></os></domain>";
+        let foreign =
+            "<domain type='qemu'><name>foreign</name><memory>65536</memory><os><type>hvm</type></os></domain>";
         lab.virsh_with(&["define", "/dev/stdin"], foreign);
     });
-    for verb in [&["exec", "off", "--", "true"][..], &["cp", "off:x", "."], &["screenshot", "off"], &["console", "off"]] {
+    for verb in [&["exec", "off", "--", "true"][..], &["cp", "off:x", "."], &["screenshot", "off"], &["console", "off"]]
+    {
         host.refuses(&[&["vm"], verb].concat(), TAKEN, &["the VM `off` is shut off", "vmprov vm start off"]);
     }
     host.refuses(&["vm", "exec", "of", "--", "true"], NOT_FOUND, &["there is no VM `of`", "Did you mean `off`?"]);
