@@ -19,7 +19,21 @@ pub(super) fn add_to(command: Command) -> Command {
     let keys = |arg: clap::Arg| arg.add(ArgValueCandidates::new(key_names));
     let images = |arg: clap::Arg| arg.add(ArgValueCandidates::new(image_names));
     let published = |arg: clap::Arg| arg.add(ArgValueCompleter::new(image_or_file));
-    let verbs = ["info", "start", "stop", "restart", "delete", "commit", "ip", "wait", "ssh", "console"];
+    let verbs = [
+        "info",
+        "start",
+        "stop",
+        "restart",
+        "delete",
+        "ttl",
+        "protect",
+        "unprotect",
+        "commit",
+        "ip",
+        "wait",
+        "ssh",
+        "console",
+    ];
     command
         .mut_subcommand("vm", |vm| {
             let vm = vm.mut_subcommand("create", |create| create.mut_arg("ssh_keys", keys).mut_arg("image", published));

@@ -7,5 +7,6 @@ pub mod limit;
 pub mod name;
 pub mod proxy;
 pub mod size;
+pub mod ttl;
 pub mod user;
 pub mod vm;

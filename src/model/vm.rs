@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use clap::{ArgAction, Args, ValueEnum};
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -10,6 +11,7 @@ use super::{
     image::{Checksum, Verification},
     name::Name,
     size::{DiskSize, Memory},
+    ttl::Ttl,
 };
 use crate::error::Error;
 
@@ -97,6 +99,12 @@ pub struct NewVm {
     #[arg(long = "no-start", action = ArgAction::SetFalse)]
     #[serde(default = "default_start")]
     pub start: bool,
+
+    /// How long the VM is kept, from when it is there: 30m, 2h, 7d, 1h30m; fetching its image does not count, waiting for the
+    /// guest does. Then `vmprov reap` deletes it, running or not
+    #[arg(long, value_name = "TIME")]
+    #[serde(default)]
+    pub ttl: Option<Ttl>,
 
     /// Start the VM whenever the host starts
     #[arg(long)]
@@ -286,6 +294,10 @@ pub struct Known {
     pub image_verification: Option<Verification>,
     /// The user that its keys log in as.
     pub user: Option<String>,
+    /// When `vmprov reap` may delete it (RFC 3339, UTC); none for a VM that does not expire.
+    pub expires: Option<Timestamp>,
+    /// Whether it is protected from being deleted.
+    pub protected: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -407,7 +419,8 @@ mod tests {
         let nulls: NewVm = serde_json::from_str(
             r#"{"name": "web", "image": null, "imageUrl": null, "checksum": null,
                 "requireVerified": null, "pull": null, "memory": null, "vcpus": null, "diskSize": null,
-                "network": null, "sshKeys": null, "user": null, "userData": null, "autostart": null}"#,
+                "network": null, "sshKeys": null, "user": null, "userData": null, "ttl": null,
+                "autostart": null}"#,
         )
         .unwrap();
         assert_eq!(typed, minimal);

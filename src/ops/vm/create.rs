@@ -16,6 +16,7 @@ use super::{
         Host, image,
         undo::{Undo, undoing},
     },
+    expiry::expiry,
     lock, seed, wait,
 };
 use crate::{
@@ -49,16 +50,16 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
     let request = Request::check(host, new, wait, &mut warnings)?;
     let lock = lock(host, new.name.as_str())?;
     let mut planned = plan(host, new, &request, &mut warnings)?;
-    match build(host, new, &planned) {
+    planned.metadata = match build(host, new, &planned) {
         // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
         Err(error) if error.code == Code::NotFound && is_base_gone(host, &planned)? => {
             request.image.iter().try_for_each(|source| image::forget(host, source))?;
             planned.held = None;
             planned = plan(host, new, &request, &mut Vec::new())?;
-            build(host, new, &planned)?;
+            build(host, new, &planned)?
         }
         result => result?,
-    }
+    };
     // Who waits for a guest keeps nobody from stopping it, nor from looking at its image.
     drop(lock);
     planned.held = None;
@@ -79,6 +80,8 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
         image_verification: metadata.image.as_ref().and_then(|image| image.verification),
         image: metadata.image.map(|image| image.source),
         user: metadata.user,
+        expires: metadata.expires,
+        protected: metadata.protected,
         addresses,
     };
     let vm = Vm {
@@ -100,8 +103,8 @@ fn is_base_gone(host: &Host, plan: &Plan) -> Result<bool> {
     }
 }
 
-/// Builds the VM; a failure at any step undoes the ones before it.
-fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<()> {
+/// Builds the VM and returns what is noted of it; a failure at any step undoes the ones before it.
+fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<Metadata> {
     let uuid = plan.uuid;
     let xml = plan.domain_xml(new)?;
     undoing(|undo| {
@@ -119,16 +122,20 @@ fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<()> {
         if new.autostart {
             host.virsh.set_autostart(uuid)?;
         }
-        let ready = Metadata { phase: Phase::Ready, ..plan.metadata.clone() };
+        // Its time begins when it is there, however long its image took.
+        let expires = new.ttl.map(expiry).transpose()?;
+        let ready = Metadata { phase: Phase::Ready, expires, ..plan.metadata.clone() };
         if !new.start {
-            return host.virsh.set_metadata(uuid, &ready, false);
+            host.virsh.set_metadata(uuid, &ready, false)?;
+            return Ok(ready);
         }
         host.step("starting the VM");
         undo.push(format!("running VM `{}`", new.name), {
             let host = host.uncancellable();
             move || absent_is_fine(host.virsh.destroy(uuid))
         });
-        host.virsh.start_and_note(uuid, &ready)
+        host.virsh.start_and_note(uuid, &ready)?;
+        Ok(ready)
     })
 }
 

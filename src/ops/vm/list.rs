@@ -40,6 +40,8 @@ fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Meta
         image: metadata.and_then(|metadata| metadata.image.as_ref()).map(|image| image.source.clone()),
         image_verification: metadata.and_then(|metadata| metadata.image.as_ref()?.verification),
         user: metadata.and_then(|metadata| metadata.user.clone()),
+        expires: metadata.and_then(|metadata| metadata.expires),
+        protected: metadata.is_some_and(|metadata| metadata.protected),
         addresses: domain.map(|domain| of_interfaces(domain, leases)).unwrap_or_default(),
     });
     Vm {
@@ -75,7 +77,7 @@ pub fn info(host: &Host, reference: &str) -> Result<VmInfo> {
         instance_id: metadata.and_then(|metadata| metadata.instance_id.clone()),
         ssh_keys: keys.iter().map(key).collect(),
         host_keys: metadata.map(|metadata| metadata.host_keys.clone()).unwrap_or_default(),
-        volumes: volumes.iter().map(|volume| format!("{}/{}", volume.pool, volume.name)).collect(),
+        volumes: volumes.iter().map(ToString::to_string).collect(),
         accelerator: domain.kind,
         arch: domain.arch,
         machine: domain.machine,

@@ -3,6 +3,7 @@
 mod commit;
 mod create;
 mod delete;
+mod expiry;
 mod inject;
 mod list;
 mod login;
@@ -27,6 +28,7 @@ pub use commit::{NewCommit, commit};
 pub use create::{Created, create};
 pub(super) use delete::remove;
 pub use delete::{DeleteOptions, Deleted, delete};
+pub use expiry::{Expiry, NewTtl, Protection, protect, set_ttl};
 pub use inject::{Injected, Method, NewInjection, inject};
 pub(super) use list::known;
 pub use list::{addresses, info, list};
