@@ -499,6 +499,11 @@ fn what_contradicts_itself() {
         INVALID,
         &["invalid value 'nonsense' for '--wait[=<FOR>]'", "cloud-init"],
     );
+    host.refuses_create(
+        &["--if-exists", "nonsense"],
+        INVALID,
+        &["invalid value 'nonsense' for '--if-exists <WHAT>'", "fail", "ok", "replace"],
+    );
     host.refuses_create(&["--nonsense"], INVALID, &["unexpected argument '--nonsense'"]);
     host.refuses_create(&["another"], INVALID, &["unexpected argument 'another'"]);
     host.refuses(&["vm", "create", "bad", "--wait=ip"], INVALID, &["without an image there will be no ip to wait for"]);

@@ -159,6 +159,7 @@ impl Show for Created {
             ("uuid", vm.uuid.to_string()),
             ("state", vm.state.to_string()),
             ("addresses", addresses),
+            ("changed", if self.changed { String::new() } else { yes(false) }),
         ])
     }
 

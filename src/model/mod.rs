@@ -7,6 +7,7 @@ pub mod limit;
 pub mod name;
 pub mod proxy;
 pub mod size;
+pub mod specification;
 pub mod ttl;
 pub mod user;
 pub mod vm;

@@ -11,6 +11,7 @@ use super::{
     image::{Checksum, Verification},
     name::Name,
     size::{DiskSize, Memory},
+    specification::IfExists,
     ttl::Ttl,
 };
 use crate::error::Error;
@@ -110,6 +111,11 @@ pub struct NewVm {
     #[arg(long)]
     #[serde(default, deserialize_with = "null_as_default")]
     pub autostart: bool,
+
+    /// What becomes of a VM of the name that is there already
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub if_exists: IfExists,
 }
 
 /// Refuses a number of virtual CPUs that no machine has.
@@ -420,7 +426,7 @@ mod tests {
             r#"{"name": "web", "image": null, "imageUrl": null, "checksum": null,
                 "requireVerified": null, "pull": null, "memory": null, "vcpus": null, "diskSize": null,
                 "network": null, "sshKeys": null, "user": null, "userData": null, "ttl": null,
-                "autostart": null}"#,
+                "autostart": null, "ifExists": null}"#,
         )
         .unwrap();
         assert_eq!(typed, minimal);

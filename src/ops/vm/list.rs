@@ -60,6 +60,13 @@ fn of_interfaces(domain: &Domain, addresses: &[Address]) -> Vec<IpAddr> {
     addresses.iter().filter(is_ours).map(|address| address.address).collect()
 }
 
+/// One VM as the list has it.
+pub(super) fn one(host: &Host, listed: &Listed) -> Result<Vm> {
+    let domain = host.virsh.domain(listed.uuid)?;
+    let addresses = if listed.state.is_active() { known_addresses(host, &domain)? } else { Vec::new() };
+    Ok(report(listed, Some(&domain), Some((domain.metadata.as_ref(), &addresses))))
+}
+
 /// Everything there is to know of a VM.
 pub fn info(host: &Host, reference: &str) -> Result<VmInfo> {
     let (listed, domain) = look_up(host, reference)?;

@@ -25,7 +25,7 @@ use crate::{
 
 pub(super) use commit::remove_copies;
 pub use commit::{NewCommit, commit};
-pub use create::{Created, create};
+pub use create::{Created, Status, create};
 pub(super) use delete::remove;
 pub use delete::{DeleteOptions, Deleted, delete};
 pub use expiry::{Expiry, NewTtl, Protection, protect, set_ttl};

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{Virsh, from_xml};
 use crate::{
     error::{Error, Result},
-    model::image::Verification,
+    model::{image::Verification, specification::Specification},
 };
 
 /// The XML namespace of vmprov's element; the number is the schema's version.
@@ -50,6 +50,9 @@ pub struct Metadata {
     /// The image that its disk came from; none for a blank disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Provenance>,
+    /// What it was asked to be; older versions did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub specification: Option<NotedSpecification>,
     /// The user that keys are for, where a seed tells the guest of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -96,6 +99,23 @@ pub struct Provenance {
     /// What spoke for its content at the time; older versions did not note it.
     #[serde(rename = "@verification", default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
+}
+
+/// A specification, kept as it was when it was noted, also when another version would write another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotedSpecification {
+    /// The SHA-256 of its JSON, in hexadecimal.
+    #[serde(rename = "@sha256")]
+    pub sha256: String,
+    /// Its JSON.
+    #[serde(rename = "$text")]
+    pub json: String,
+}
+
+impl From<&Specification> for NotedSpecification {
+    fn from(specification: &Specification) -> Self {
+        Self { sha256: specification.sha256(), json: specification.to_json() }
+    }
 }
 
 /// A key that a VM has been given.
@@ -152,6 +172,7 @@ impl Metadata {
             expires: None,
             protected: false,
             image: None,
+            specification: None,
             user: None,
             instance_id: None,
             keys: Vec::new(),
@@ -293,6 +314,10 @@ mod tests {
                 base: "base-abab.qcow2".to_owned(),
                 verification: Some(Verification::Signature),
             }),
+            specification: Some(NotedSpecification {
+                sha256: "ab".repeat(32),
+                json: r#"{"image":"/tmp/a \"b\" <c>&'d'; \\ü","n":1}"#.to_owned(),
+            }),
             user: Some("debian".to_owned()),
             instance_id: Some("i-1".to_owned()),
             keys: vec![InjectedKey { name: "k".to_owned(), fingerprint: "SHA256:x".to_owned() }],
@@ -320,9 +345,12 @@ mod tests {
     fn what_an_older_version_wrote_is_read() {
         let xml = "<vm phase='ready' created='2026-11-23T03:00:00Z' by='0.1.0'/>";
         let read = Metadata::from_element(xml).unwrap();
-        assert_eq!((read.expires, read.protected), (None, false));
+        assert_eq!((read.expires, read.protected, &read.specification), (None, false, &None));
         let written = read.to_xml("vm").unwrap();
-        assert!(!written.contains("expires") && !written.contains("protected"), "{written}");
+        assert!(
+            !written.contains("expires") && !written.contains("protected") && !written.contains("specification"),
+            "{written}"
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub use chain::{NamedFile, Storage, StoredVolume, User};
 pub use domain::{Described, Domain, Listed};
 pub use domain_xml::{DiskDevice, NewDomain};
 pub use host::{Capabilities, Survey};
-pub use metadata::{InjectedKey, Metadata, OwnedVolume, Phase, Provenance, Role};
+pub use metadata::{InjectedKey, Metadata, NotedSpecification, OwnedVolume, Phase, Provenance, Role};
 pub use volume::{NewVolume, Pool, Volume};
 
 /// The most commands in one call: they are one argument, of which Linux takes 128 KiB (`MAX_ARG_STRLEN`), and a name
