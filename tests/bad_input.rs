@@ -183,6 +183,13 @@ fn figures() {
         host.refuses_create(&["--wait", &format!("--timeout={value}")], INVALID, &[hint]);
         host.refuses(&["vm", "stop", "x", &format!("--timeout={value}")], INVALID, &[hint]);
     }
+    for value in ["", "90", "59s", "0m", "-2h", "367d", "1mo", "x", "never", "2h;reboot"] {
+        let hint = "is no time to live\nhint: Give 1 minute to 366 days as in 30m, 2h, 7d or 1h30m.";
+        host.refuses_create(&[&format!("--ttl={value}")], INVALID, &[hint]);
+        if value != "never" {
+            host.refuses(&["vm", "ttl", "x", "--", value], INVALID, &[hint, "Or give never."]);
+        }
+    }
     for value in ["0", "-1", "1", "1024", "2049", "100000", "x"] {
         host.refuses(&["key", "generate", "new", &format!("--bits={value}")], INVALID, &[value]);
     }
@@ -465,6 +472,9 @@ fn what_is_named_and_not_there() {
         &["vm", "info", "nosuch"],
         &["vm", "delete", "nosuch", "-y"],
         &["vm", "start", "nosuch"],
+        &["vm", "ttl", "nosuch", "2h"],
+        &["vm", "protect", "nosuch"],
+        &["vm", "unprotect", "nosuch"],
     ] {
         host.refuses(args, NOT_FOUND, &["there is no VM `nosuch`", "vmprov vm list"]);
     }
@@ -488,6 +498,11 @@ fn what_contradicts_itself() {
         &["--wait=nonsense"],
         INVALID,
         &["invalid value 'nonsense' for '--wait[=<FOR>]'", "cloud-init"],
+    );
+    host.refuses_create(
+        &["--if-exists", "nonsense"],
+        INVALID,
+        &["invalid value 'nonsense' for '--if-exists <WHAT>'", "fail", "ok", "replace"],
     );
     host.refuses_create(&["--nonsense"], INVALID, &["unexpected argument '--nonsense'"]);
     host.refuses_create(&["another"], INVALID, &["unexpected argument 'another'"]);

@@ -82,6 +82,16 @@ enum Command {
     /// Clean up after creates and deletes that were killed
     Gc,
 
+    /// Delete the VMs that have expired, running or not; for cron
+    #[command(
+        after_help = "A VM that is protected, incomplete, or worked on by another vmprov is skipped, which is no failure. One failure does not keep the others; the first gives the exit status."
+    )]
+    Reap {
+        /// Delete nothing; say what would be
+        #[arg(long)]
+        dry_run: bool,
+    },
+
     /// Show each setting, and where it comes from
     Config,
 
@@ -164,6 +174,13 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             terminal.finish();
             output.show(&report)?;
             ExitCode::SUCCESS
+        }
+        Command::Reap { dry_run } => {
+            let report = ops::reap::reap(&host, dry_run)?;
+            terminal.finish();
+            output.show(&report)?;
+            report.failures().for_each(|error| output.error(error));
+            report.failures().next().map_or(ExitCode::SUCCESS, |error| ExitCode::from(error.code.exit_status()))
         }
         Command::Config => {
             output.show(&resolved)?;

@@ -2,6 +2,7 @@
 
 mod guest;
 mod image;
+mod lifetime;
 
 use std::net::SocketAddr;
 
@@ -59,10 +60,14 @@ pub(super) struct Vms {
 
 impl Show for Vms {
     fn table(&self) -> String {
+        let expires = self.vms.iter().any(|vm| vm.known.as_ref().is_some_and(|known| known.expires.is_some()));
         let row = |vm: &Vm| {
             let mut row =
                 vec![vm.name.clone(), state(vm), human(vm.memory << 20), vm.vcpus.to_string(), yes(vm.autostart)];
             if let Some(known) = &vm.known {
+                if expires {
+                    row.push(known.expires.map(|expires| expires.to_string()).unwrap_or_default());
+                }
                 row.push(yes(known.managed));
                 row.push(known.image.as_deref().map(file_name).unwrap_or_default());
                 row.push(reached_at(known));
@@ -71,6 +76,7 @@ impl Show for Vms {
         };
         let mut header = vec!["NAME", "STATE", "MEMORY", "VCPUS", "AUTOSTART"];
         if self.vms.iter().all(|vm| vm.known.is_some()) {
+            header.extend(expires.then_some("EXPIRES"));
             header.extend(["MANAGED", "IMAGE", "ADDRESSES"]);
         }
         table(&header, self.vms.iter().map(row))
@@ -111,6 +117,7 @@ impl Show for VmInfo {
         let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
         let image_verification = known.and_then(|known| known.image_verification);
         let image_verification = image_verification.map(|how| how.to_string()).unwrap_or_default();
+        let expires = known.and_then(|known| known.expires);
         let keys: Vec<_> = self.ssh_keys.iter().map(|key| format!("{} ({})", key.name, key.fingerprint)).collect();
         let disks: Vec<_> = self
             .disks
@@ -140,6 +147,8 @@ impl Show for VmInfo {
             ("sha256", or_empty(&self.image_sha256)),
             ("verified by", image_verification),
             ("created", or_empty(&self.created)),
+            ("expires", expires.map(|expires| expires.to_string()).unwrap_or_default()),
+            ("protected", known.filter(|known| known.protected).map(|_| yes(true)).unwrap_or_default()),
             ("instance-id", or_empty(&self.instance_id)),
             ("disks", disks.join(", ")),
             ("interfaces", interfaces.join(", ")),
@@ -161,6 +170,7 @@ impl Show for Created {
             ("uuid", vm.uuid.to_string()),
             ("state", vm.state.to_string()),
             ("addresses", addresses),
+            ("changed", if self.changed { String::new() } else { yes(false) }),
         ])
     }
 

@@ -29,7 +29,7 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{self, DeleteOptions, NewCommit},
+        vm::{self, DeleteOptions, NewCommit, NewTtl},
     },
 };
 
@@ -72,6 +72,23 @@ pub(super) enum Command {
     /// Delete VMs and the volumes that they own
     #[command(visible_alias = "rm")]
     Delete(Delete),
+
+    /// Change when a VM expires; `vmprov reap` deletes it then
+    Ttl(NewTtl),
+
+    /// Protect VMs from being deleted
+    Protect {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
+
+    /// Let VMs be deleted again
+    Unprotect {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
 
     /// Make an image of a VM's disk, without what made it that one VM: its keys, machine-id, leases, cloud-init state
     Commit(NewCommit),
@@ -219,6 +236,12 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             each(&vm, output, terminal, |vm| vm::restart(host, vm, timeout.map(|limit| limit.0), force))
         }
         Command::Delete(args) => delete(host, &args, output, terminal),
+        Command::Ttl(request) => {
+            let expiry = vm::set_ttl(host, &request)?;
+            show(&|| output.show(&expiry))
+        }
+        Command::Protect { vm } => each(&vm, output, terminal, |vm| vm::protect(host, vm, true)),
+        Command::Unprotect { vm } => each(&vm, output, terminal, |vm| vm::protect(host, vm, false)),
         Command::Commit(new) => {
             let image = vm::commit(host, &new)?;
             show(&|| output.show(&image))

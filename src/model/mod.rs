@@ -8,6 +8,8 @@ pub mod limit;
 pub mod name;
 pub mod proxy;
 pub mod size;
+pub mod specification;
 pub mod stage;
+pub mod ttl;
 pub mod user;
 pub mod vm;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{ArgAction, Args, ValueEnum};
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
@@ -13,6 +14,8 @@ use super::{
     image::{Checksum, Verification},
     name::Name,
     size::{DiskSize, Memory},
+    specification::IfExists,
+    ttl::Ttl,
 };
 use crate::error::Error;
 
@@ -105,10 +108,21 @@ pub struct NewVm {
     #[serde(default = "default_start")]
     pub start: bool,
 
+    /// How long the VM is kept, from when it is there: 30m, 2h, 7d, 1h30m; fetching its image does not count, waiting for the
+    /// guest does. Then `vmprov reap` deletes it, running or not
+    #[arg(long, value_name = "TIME")]
+    #[serde(default)]
+    pub ttl: Option<Ttl>,
+
     /// Start the VM whenever the host starts
     #[arg(long)]
     #[serde(default, deserialize_with = "null_as_default")]
     pub autostart: bool,
+
+    /// What becomes of a VM of the name that is there already
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub if_exists: IfExists,
 }
 
 /// Refuses a number of virtual CPUs that no machine has.
@@ -293,6 +307,10 @@ pub struct Known {
     pub image_verification: Option<Verification>,
     /// The user that its keys log in as.
     pub user: Option<String>,
+    /// When `vmprov reap` may delete it (RFC 3339, UTC); none for a VM that does not expire.
+    pub expires: Option<Timestamp>,
+    /// Whether it is protected from being deleted.
+    pub protected: bool,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// The port of ssh there, where it is not ssh's own.
@@ -380,7 +398,7 @@ pub struct Address {
     /// Where it is known from.
     pub source: AddressSource,
     /// When its lease ends.
-    pub expires: Option<jiff::Timestamp>,
+    pub expires: Option<Timestamp>,
 }
 
 /// Where an address is known from.
@@ -432,7 +450,8 @@ mod tests {
         let nulls: NewVm = serde_json::from_str(
             r#"{"name": "web", "image": null, "imageUrl": null, "checksum": null,
                 "requireVerified": null, "pull": null, "memory": null, "vcpus": null, "diskSize": null,
-                "network": null, "sshKeys": null, "user": null, "userData": null, "autostart": null}"#,
+                "network": null, "sshKeys": null, "user": null, "userData": null, "ttl": null,
+                "autostart": null, "ifExists": null}"#,
         )
         .unwrap();
         assert_eq!(typed, minimal);

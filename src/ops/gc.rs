@@ -47,7 +47,7 @@ pub fn collect(host: &Host) -> Result<Collected> {
         }
         host.step(format!("removing {}", listed.name));
         let volumes = vm::remove(host, listed.uuid, Some(&metadata))?;
-        collected.volumes.extend(volumes.into_iter().map(|volume| format!("{}/{}", volume.pool, volume.name)));
+        collected.volumes.extend(volumes.iter().map(ToString::to_string));
         collected.vms.push(listed.name);
     }
     collected.volumes.extend(image::remove_unfinished(host)?);

@@ -7,6 +7,7 @@ pub mod image;
 pub mod key;
 pub mod prepare;
 pub mod progress;
+pub mod reap;
 pub mod undo;
 pub mod vm;
 

@@ -142,6 +142,8 @@ impl Lab {
     pub(crate) fn fake(&self, program: &str, script: &str) {
         use std::os::unix::fs::PermissionsExt;
         let path = self.shim.path().join("bin").join(program);
+        // What is there may be a link to the shim itself.
+        drop(std::fs::remove_file(&path));
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }

@@ -4,6 +4,7 @@
 //! being created and naming the volumes that it will own: libvirt refuses a second domain of that name, and whatever
 //! happens later, the domain says what there may be to remove.
 
+mod existing;
 mod link;
 mod plan;
 mod request;
@@ -11,12 +12,14 @@ mod request;
 use std::{thread, time::Duration};
 
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{
     super::{
         Host, image,
         undo::{Undo, undoing},
     },
+    expiry::expiry,
     lock, seed, wait,
 };
 use crate::{
@@ -27,20 +30,37 @@ use crate::{
         virsh::{Forward, Metadata, NewVolume, Phase},
     },
 };
+use existing::{Existing, Old};
 use plan::{Plan, plan};
 use request::Request;
 
 pub(super) use plan::injected_key;
 
-/// A VM that was created.
+/// A VM that was created, or was there as it was asked for.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Created {
     /// The VM, as the list has it.
     #[serde(flatten)]
     pub vm: Vm,
+    /// What became of it.
+    pub status: Status,
+    /// Whether anything had to be done.
+    pub changed: bool,
     /// What the operator should know although nothing failed.
     pub warnings: Vec<String>,
+}
+
+/// What a create did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Status {
+    /// There was no VM of the name.
+    Created,
+    /// There was one, which is gone.
+    Replaced,
+    /// There was the one that is asked for.
+    Unchanged,
 }
 
 /// Creates a VM and starts it, unless that is not wanted. With `wait`, goes on until the guest is so far; a VM that
@@ -49,35 +69,13 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
     let mut warnings = Vec::new();
     let request = Request::check(host, new, wait, &mut warnings)?;
     let lock = lock(host, new.name.as_str())?;
-    let mut planned = plan(host, new, &request, &mut warnings)?;
-    match build(host, new, &planned) {
-        // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
-        Err(error) if error.code == Code::NotFound && is_base_gone(host, &planned)? => {
-            request.image.iter().try_for_each(|source| image::forget(host, source))?;
-            planned.held = None;
-            planned = plan(host, new, &request, &mut Vec::new())?;
-            build(host, new, &planned)?;
-        }
-        // It has reasons of its own to end: a profile of AppArmor's, namespaces that are not allowed.
-        Err(error) if error.cause.as_ref().is_some_and(|cause| cause.contains("passt")) => {
-            planned.attachment = planned.attachment.without_passt().ok_or_else(|| error.clone())?;
-            let why = error.cause.unwrap_or(error.message);
-            host.warn(&mut warnings, format!("QEMU's own user-mode network is used, because passt failed: {why}"));
-            build(host, new, &planned)?;
-        }
-        result => result?,
-    }
-    if let Some(forward) = planned.metadata.forward {
-        let Forward { address, port } = forward;
-        host.progress.note(&format!(
-            "`{}` is in the network of your user: {address} port {port} leads to its ssh server",
-            new.name
-        ));
-    }
-    // Who waits for a guest keeps nobody from stopping it, nor from looking at its image.
+    let mut created = match existing::look(host, new, &request.specification(new))? {
+        Existing::Nothing => make(host, new, &request, None, warnings)?,
+        Existing::Old(old) => make(host, new, &request, Some(&old), warnings)?,
+        Existing::Same(listed) => existing::kept(host, new, &listed, warnings)?,
+    };
+    // Who waits for a guest keeps nobody from stopping it.
     drop(lock);
-    planned.held = None;
-    let mut addresses = Vec::new();
     if let Some((goal, limit)) = wait.filter(|_| !host.is_dry_run()) {
         let kept = |error: Error| match error.code {
             Code::Interrupted => {
@@ -85,19 +83,74 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
             }
             _ => error,
         };
-        addresses = wait::wait_for(host, planned.uuid, goal, limit).map_err(kept)?.addresses;
+        let reached = wait::wait_for(host, created.vm.uuid, goal, limit).map_err(kept)?;
+        if let Some(known) = created.vm.known.as_mut().filter(|_| !reached.addresses.is_empty()) {
+            known.addresses = reached.addresses;
+        }
     }
-    let Plan { uuid, metadata, .. } = planned;
+    Ok(created)
+}
+
+/// Makes the VM, in the place of the `old` one where there is one. That is deleted last of all that comes before, when
+/// everything that could be refused has been, and the image is there.
+fn make(host: &Host, new: &NewVm, request: &Request, old: Option<&Old>, mut warnings: Vec<String>) -> Result<Created> {
+    let planned = plan(host, new, request, old, &mut warnings)?;
+    let name = new.name.as_str();
+    old.map_or(Ok(()), |old| old.delete(host, name))?;
+    let built = build_at_last(host, new, request, planned, &mut warnings);
+    let (uuid, metadata) = built.map_err(|error| if old.is_some() { Old::is_gone(name, error) } else { error })?;
+    let status = if old.is_some() { Status::Replaced } else { Status::Created };
+    if let Some(Forward { address, port }) = metadata.forward {
+        let text = format!("`{name}` is in the network of your user: {address} port {port} leads to its ssh server");
+        host.progress.note(&text);
+    }
+    Ok(Created { vm: report(new, uuid, metadata), status, changed: true, warnings })
+}
+
+/// Builds the VM, a second time where another way may lead to it; returns its UUID, and what is noted of it.
+fn build_at_last(
+    host: &Host,
+    new: &NewVm,
+    request: &Request,
+    mut planned: Plan,
+    warnings: &mut Vec<String>,
+) -> Result<(Uuid, Metadata)> {
+    let metadata = match build(host, new, &planned) {
+        // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
+        Err(error) if error.code == Code::NotFound && is_base_gone(host, &planned)? => {
+            request.image.iter().try_for_each(|source| image::forget(host, source))?;
+            planned.held = None;
+            planned = plan(host, new, request, None, &mut Vec::new())?;
+            build(host, new, &planned)?
+        }
+        // It has reasons of its own to end: a profile of AppArmor's, namespaces that are not allowed.
+        Err(error)
+            if planned.attachment.is_passt() && error.cause.as_ref().is_some_and(|cause| cause.contains("passt")) =>
+        {
+            planned.attachment = planned.attachment.without_passt();
+            let why = error.cause.unwrap_or(error.message);
+            host.warn(warnings, format!("QEMU's own user-mode network is used, because passt failed: {why}"));
+            build(host, new, &planned)?
+        }
+        result => result?,
+    };
+    Ok((planned.uuid, metadata))
+}
+
+/// What there is of a VM that has just been made.
+fn report(new: &NewVm, uuid: Uuid, metadata: Metadata) -> Vm {
     let known = Known {
         managed: true,
         incomplete: false,
         image_verification: metadata.image.as_ref().and_then(|image| image.verification),
         image: metadata.image.map(|image| image.source),
         user: metadata.user,
-        addresses,
+        expires: metadata.expires,
+        protected: metadata.protected,
+        addresses: Vec::new(),
         ssh_port: metadata.forward.map(|forward| forward.port),
     };
-    let vm = Vm {
+    Vm {
         name: new.name.to_string(),
         uuid,
         state: if new.start { State::Running } else { State::ShutOff },
@@ -105,8 +158,7 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
         vcpus: new.vcpus,
         autostart: new.autostart,
         known: Some(known),
-    };
-    Ok(Created { vm, warnings })
+    }
 }
 
 fn is_base_gone(host: &Host, plan: &Plan) -> Result<bool> {
@@ -116,8 +168,8 @@ fn is_base_gone(host: &Host, plan: &Plan) -> Result<bool> {
     }
 }
 
-/// Builds the VM; a failure at any step undoes the ones before it.
-fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<()> {
+/// Builds the VM and returns what is noted of it; a failure at any step undoes the ones before it.
+fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<Metadata> {
     let uuid = plan.uuid;
     let xml = plan.domain_xml(new)?;
     undoing(|undo| {
@@ -135,16 +187,20 @@ fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<()> {
         if new.autostart {
             host.virsh.set_autostart(uuid)?;
         }
-        let ready = Metadata { phase: Phase::Ready, ..plan.metadata.clone() };
+        // Its time begins when it is there, however long its image took.
+        let expires = new.ttl.map(expiry).transpose()?;
+        let ready = Metadata { phase: Phase::Ready, expires, ..plan.metadata.clone() };
         if !new.start {
-            return host.virsh.set_metadata(uuid, &ready, false);
+            host.virsh.set_metadata(uuid, &ready, false)?;
+            return Ok(ready);
         }
         host.step("starting the VM");
         undo.push(format!("running VM `{}`", new.name), {
             let host = host.uncancellable();
             move || absent_is_fine(host.virsh.destroy(uuid))
         });
-        host.virsh.start_and_note(uuid, &ready)
+        host.virsh.start_and_note(uuid, &ready)?;
+        Ok(ready)
     })
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{super::Host, find, lock};
+use super::{super::Host, expiry::require_unprotected, find, lock};
 use crate::{
     error::{Code, Error, Result},
     tools::virsh::{Domain, Metadata, OwnedVolume, Phase, Role},
@@ -48,12 +48,13 @@ pub fn delete(host: &Host, reference: &str, options: DeleteOptions) -> Result<De
         return Err(Error::conflict(format!("vmprov did not make the VM `{}`, so it does not delete it", listed.name))
             .hint(format!("To remove it and keep its disks: vmprov vm delete {name} --unmanaged")));
     }
+    require_unprotected(&listed.name, domain.metadata.as_ref())?;
     host.step(format!("deleting {}", listed.name));
     let deleted = remove(host, listed.uuid, domain.metadata.as_ref())?;
     Ok(Deleted {
         status: "deleted",
         kept: kept(&domain, &deleted),
-        deleted: deleted.into_iter().map(|volume| format!("{}/{}", volume.pool, volume.name)).collect(),
+        deleted: deleted.iter().map(ToString::to_string).collect(),
         vm: listed.name,
     })
 }

@@ -40,6 +40,8 @@ fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Meta
         image: metadata.and_then(|metadata| metadata.image.as_ref()).map(|image| image.source.clone()),
         image_verification: metadata.and_then(|metadata| metadata.image.as_ref()?.verification),
         user: metadata.and_then(|metadata| metadata.user.clone()),
+        expires: metadata.and_then(|metadata| metadata.expires),
+        protected: metadata.is_some_and(|metadata| metadata.protected),
         addresses: domain.map(|domain| ips(&address::best_first(domain, leases.to_vec()))).unwrap_or_default(),
         ssh_port: metadata.and_then(|metadata| metadata.forward).map(|forward| forward.port),
     });
@@ -56,6 +58,13 @@ fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Meta
 
 pub(super) fn ips(addresses: &[Address]) -> Vec<IpAddr> {
     addresses.iter().map(|address| address.address).collect()
+}
+
+/// One VM as the list has it.
+pub(super) fn one(host: &Host, listed: &Listed) -> Result<Vm> {
+    let domain = host.virsh.domain(listed.uuid)?;
+    let addresses = if listed.state.is_active() { address::of(host, &domain)? } else { Vec::new() };
+    Ok(report(listed, Some(&domain), Some((domain.metadata.as_ref(), &addresses))))
 }
 
 /// Everything there is to know of a VM.
@@ -75,7 +84,7 @@ pub fn info(host: &Host, reference: &str) -> Result<VmInfo> {
         instance_id: metadata.and_then(|metadata| metadata.instance_id.clone()),
         ssh_keys: keys.iter().map(key).collect(),
         host_keys: metadata.map(|metadata| metadata.host_keys.clone()).unwrap_or_default(),
-        volumes: volumes.iter().map(|volume| format!("{}/{}", volume.pool, volume.name)).collect(),
+        volumes: volumes.iter().map(ToString::to_string).collect(),
         accelerator: domain.kind,
         arch: domain.arch,
         machine: domain.machine,

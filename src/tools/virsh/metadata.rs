@@ -2,8 +2,9 @@
 //!
 //! No secret is written here: whoever may read a domain's XML may read this.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
+use jiff::Timestamp;
 use quick_xml::{
     NsReader,
     events::Event,
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::{Virsh, from_xml};
 use crate::{
     error::{Error, Result},
-    model::image::Verification,
+    model::{image::Verification, specification::Specification},
 };
 
 /// The XML namespace of vmprov's element; the number is the schema's version.
@@ -40,9 +41,18 @@ pub struct Metadata {
     /// The machine or container on which vmprov ran: only there do locks tell whether it is still at it.
     #[serde(rename = "@host", default)]
     pub host: String,
+    /// When `reap` may delete it; none for a VM that does not expire.
+    #[serde(rename = "@expires", default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// Whether it is protected from being deleted.
+    #[serde(rename = "@protected", default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
     /// The image that its disk came from; none for a blank disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Provenance>,
+    /// What it was asked to be; older versions did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub specification: Option<NotedSpecification>,
     /// The user that keys are for, where a seed tells the guest of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -105,6 +115,23 @@ pub struct Forward {
     pub port: u16,
 }
 
+/// A specification, kept as it was when it was noted, also when another version would write another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotedSpecification {
+    /// The SHA-256 of its JSON, in hexadecimal.
+    #[serde(rename = "@sha256")]
+    pub sha256: String,
+    /// Its JSON.
+    #[serde(rename = "$text")]
+    pub json: String,
+}
+
+impl From<&Specification> for NotedSpecification {
+    fn from(specification: &Specification) -> Self {
+        Self { sha256: specification.sha256(), json: specification.to_json() }
+    }
+}
+
 /// A key that a VM has been given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InjectedKey {
@@ -130,6 +157,12 @@ pub struct OwnedVolume {
     pub role: Role,
 }
 
+impl fmt::Display for OwnedVolume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.pool, self.name)
+    }
+}
+
 /// What a volume is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -149,10 +182,13 @@ impl Metadata {
     pub fn begun() -> Self {
         Self {
             phase: Phase::Creating,
-            created: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
+            created: Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
             by: env!("CARGO_PKG_VERSION").to_owned(),
             host: this_host(),
+            expires: None,
+            protected: false,
             image: None,
+            specification: None,
             user: None,
             instance_id: None,
             forward: None,
@@ -212,7 +248,7 @@ pub(super) fn is_stopping(xml: &str) -> Result<bool> {
 /// Cuts the element of a namespace out of a domain's XML. serde ignores namespaces, so a foreign `<other:vm>` would
 /// be taken for ours.
 fn element<'x>(xml: &'x str, namespace: &str) -> Result<Option<&'x str>> {
-    let failed = |error: &dyn std::fmt::Display| Error::internal("cannot read a domain's XML").because(error);
+    let failed = |error: &dyn fmt::Display| Error::internal("cannot read a domain's XML").because(error);
     let position = |reader: &NsReader<&[u8]>| usize::try_from(reader.buffer_position()).map_err(|error| failed(&error));
     let ours = ResolveResult::Bound(Namespace(namespace));
     let mut reader = NsReader::from_str(xml);
@@ -287,11 +323,17 @@ mod tests {
             created: "2026-11-23T03:00:00Z".to_owned(),
             by: "0.1.0".to_owned(),
             host: "h".to_owned(),
+            expires: Some("2026-11-24T03:00:00Z".parse().unwrap()),
+            protected: true,
             image: Some(Provenance {
                 source: "/tmp/a \"b\" <c>&'d'.qcow2".to_owned(),
                 sha256: "ab".repeat(32),
                 base: "base-abab.qcow2".to_owned(),
                 verification: Some(Verification::Signature),
+            }),
+            specification: Some(NotedSpecification {
+                sha256: "ab".repeat(32),
+                json: r#"{"image":"/tmp/a \"b\" <c>&'d'; \\ü","n":1}"#.to_owned(),
             }),
             user: Some("debian".to_owned()),
             instance_id: Some("i-1".to_owned()),
@@ -315,6 +357,18 @@ mod tests {
         assert_eq!(Metadata::from_domain_xml(&xml).unwrap(), Some(whole.clone()));
         assert_eq!(Metadata::from_element(&whole.to_xml("vm").unwrap()).unwrap(), whole);
         assert!(whole.has_seed());
+    }
+
+    #[test]
+    fn what_an_older_version_wrote_is_read() {
+        let xml = "<vm phase='ready' created='2026-11-23T03:00:00Z' by='0.1.0'/>";
+        let read = Metadata::from_element(xml).unwrap();
+        assert_eq!((read.expires, read.protected, &read.specification), (None, false, &None));
+        let written = read.to_xml("vm").unwrap();
+        assert!(
+            !written.contains("expires") && !written.contains("protected") && !written.contains("specification"),
+            "{written}"
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use domain::{Described, Domain, Listed};
 pub use domain_xml::{DiskDevice, Link, NewDomain, NewInterface, UserMode};
 pub use event::Event;
 pub use host::{Capabilities, Survey};
-pub use metadata::{Forward, InjectedKey, Metadata, OwnedVolume, Phase, Provenance, Role};
+pub use metadata::{Forward, InjectedKey, Metadata, NotedSpecification, OwnedVolume, Phase, Provenance, Role};
 pub use network::Vitals;
 pub use volume::{NewVolume, Pool, Volume};
 

@@ -34,11 +34,15 @@ impl Attachment {
         Ok(Self::User(mode, Forward { address: loopback::ADDRESS, port }))
     }
 
-    /// The same with QEMU's own means, where passt's failed.
-    pub(super) fn without_passt(self) -> Option<Self> {
+    pub(super) const fn is_passt(&self) -> bool {
+        matches!(self, Self::User(UserMode::Passt, _))
+    }
+
+    /// The same with QEMU's own means.
+    pub(super) const fn without_passt(self) -> Self {
         match self {
-            Self::User(UserMode::Passt, forward) => Some(Self::User(UserMode::Slirp, forward)),
-            _ => None,
+            Self::User(_, forward) => Self::User(UserMode::Slirp, forward),
+            Self::Network => self,
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
         super::{Host, image, prepare},
         incomplete, remove, seed,
     },
+    existing::Old,
     link::Attachment,
     request::Request,
 };
@@ -18,6 +19,7 @@ use crate::{
     model::{
         key::Key,
         size::{DiskSize, human},
+        specification::IfExists,
         user::check_user,
         vm::NewVm,
     },
@@ -51,7 +53,14 @@ pub(super) struct Plan {
 }
 
 /// Looks at the host, refuses what cannot be done, and makes what must be there first.
-pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut Vec<String>) -> Result<Plan> {
+/// There is no VM of the name, apart from the one that is to be replaced.
+pub(super) fn plan(
+    host: &Host,
+    new: &NewVm,
+    request: &Request,
+    old: Option<&Old>,
+    warnings: &mut Vec<String>,
+) -> Result<Plan> {
     let owned = |suffix: &str, role| OwnedVolume {
         pool: host.settings.pool.clone(),
         name: format!("{}{suffix}", new.name),
@@ -65,7 +74,7 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
         request.image.iter().map(|source| (source.companion(), companion.path().to_string())).collect();
     let virttype = prepare::virttype(verdict.as_ref());
     let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
-    check_name(host, new, &survey)?;
+    check_name(host, new, old, &survey)?;
     check_figures(host, new, &survey, warnings)?;
     prepare::check_network(host, &new.network, &survey)?;
     let companion = companion.content()?;
@@ -109,7 +118,7 @@ pub(super) fn plan(host: &Host, new: &NewVm, request: &Request, warnings: &mut V
     let uuid = Uuid::new_v4();
     let mut plan =
         Plan { uuid, mac, attachment, pool, capabilities, base, held, disk, console, seed, installer, metadata };
-    plan.note(&request.keys);
+    plan.note(new, request);
     Ok(plan)
 }
 
@@ -152,14 +161,15 @@ fn check_disk_size(new: &NewVm, least: Option<u64>) -> Result<()> {
 }
 
 /// Refuses a name that is taken. What a killed create of that name left is removed first.
-fn check_name(host: &Host, new: &NewVm, survey: &Survey) -> Result<()> {
+fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, survey: &Survey) -> Result<()> {
     let mut removed = false;
-    if let Some((uuid, name)) = survey.domains.iter().find(|(_, name)| name == new.name.as_str()) {
+    let mut others = survey.domains.iter().filter(|(uuid, _)| old.is_none_or(|old| old.uuid != *uuid));
+    if let Some((uuid, name)) = others.find(|(_, name)| name == new.name.as_str()) {
         let described = host.virsh.describe(&[(*uuid, false)])?;
         match described.get(uuid).and_then(|known| known.metadata.as_ref()) {
             // We hold the lock, so whoever began it on this machine is not at it any more.
-            Some(metadata) if metadata.phase == Phase::Creating && metadata.is_of_this_host() => {
-                host.progress.note(&format!("removed what a create of `{name}` that was cut short had left"));
+            Some(metadata) if is_leftover(new, metadata) => {
+                host.progress.note(&format!("removed what was left of `{name}`, which was cut short"));
                 remove(host, *uuid, Some(metadata))?;
                 removed = true;
             }
@@ -170,9 +180,9 @@ fn check_name(host: &Host, new: &NewVm, survey: &Survey) -> Result<()> {
             }
         }
     }
-    match survey.volumes.first() {
+    let pool = &host.settings.pool;
+    match survey.volumes.iter().find(|volume| !old.is_some_and(|old| old.owns(pool, volume))) {
         Some(volume) if !removed => {
-            let pool = &host.settings.pool;
             let message = format!("the pool `{pool}` has a volume `{volume}` already, which no VM of vmprov's owns");
             Err(Error::new(Code::AlreadyExists, message).hint(format!(
                 "Choose another name, or delete it: virsh vol-delete --pool {} --vol {volume}",
@@ -181,6 +191,12 @@ fn check_name(host: &Host, new: &NewVm, survey: &Survey) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a VM of the name is but what a killed create left; for who wants the VM there in any case, or a killed delete.
+fn is_leftover(new: &NewVm, metadata: &Metadata) -> bool {
+    let deleting = metadata.phase == Phase::Deleting && new.if_exists != IfExists::Fail;
+    (metadata.phase == Phase::Creating || deleting) && metadata.is_of_this_host()
 }
 
 fn check_figures(host: &Host, new: &NewVm, survey: &Survey, warnings: &mut Vec<String>) -> Result<()> {
@@ -227,7 +243,7 @@ fn random_mac() -> String {
 
 impl Plan {
     /// Fills in what is noted of the VM.
-    fn note(&mut self, keys: &[Key]) {
+    fn note(&mut self, new: &NewVm, request: &Request) {
         let metadata = &mut self.metadata;
         metadata.image = self.base.as_ref().map(|base| Provenance {
             source: base.source.clone(),
@@ -244,7 +260,8 @@ impl Plan {
         }
         metadata.volumes.extend(self.installer.iter().filter_map(|(_, volume)| volume.clone()));
         metadata.forward = self.attachment.forward();
-        metadata.keys = keys.iter().map(injected_key).collect();
+        metadata.keys = request.keys.iter().map(injected_key).collect();
+        metadata.specification = Some((&request.specification(new)).into());
     }
 
     /// The domain's XML, which names volumes that are not there yet.

@@ -9,7 +9,9 @@ use crate::{
     cloud_init::UserData,
     error::{Error, Result},
     model::{
+        digest,
         key::Key,
+        specification::Specification,
         user::check_user,
         vm::{NewVm, WaitFor, check_vcpus},
     },
@@ -65,6 +67,29 @@ impl Request {
             host.warn(warnings, text);
         }
         Ok(Self { image, installer, keys, user_data, seeded })
+    }
+}
+
+impl Request {
+    /// What the VM is asked to be, in the one form in which it is noted and compared. How its image is fetched, how long it is
+    /// kept, and whether it is started now, are no part of that.
+    pub(super) fn specification(&self, new: &NewVm) -> Specification {
+        let mut ssh_keys: Vec<_> = self.keys.iter().map(|key| format!("{} {}", key.name, key.fingerprint)).collect();
+        ssh_keys.sort();
+        ssh_keys.dedup();
+        Specification {
+            image: self.image.as_ref().map(|image| image.given().to_owned()),
+            checksum: new.checksum.as_ref().map(ToString::to_string),
+            iso: self.installer.as_ref().map(ToString::to_string),
+            memory_mib: new.memory.mib(),
+            vcpus: new.vcpus,
+            disk_bytes: new.disk_size.bytes(),
+            network: new.network.clone(),
+            ssh_keys,
+            user: new.user.clone(),
+            user_data: new.user_data.as_ref().map(|data| digest::of(&data.0)),
+            autostart: new.autostart,
+        }
     }
 }
 

@@ -1,0 +1,191 @@
+//! [`Specification`]: what a VM was made to be, kept so that a later create can tell whether it asks for the same.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::{digest, size::human};
+
+/// What becomes of a VM of the name that is there already
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IfExists {
+    /// It stays, and create fails
+    #[default]
+    Fail,
+    /// It stays, and create succeeds where it was asked for with the same specification
+    Ok,
+    /// It is deleted, and made anew
+    Replace,
+}
+
+/// What a VM was asked to be, in one form only: whatever means the same is the same here. The user data may hold
+/// secrets, so only its digest is kept.
+///
+/// Specifications are compared by the digest of their JSON. A member that is added must therefore be left out where it
+/// has its default, or each VM of an older version would be another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Specification {
+    /// The image: its name, its absolute path or its URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The checksum that the image had to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<String>,
+    /// The installer's absolute path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iso: Option<String>,
+    /// The memory in MiB.
+    pub memory_mib: u64,
+    /// The virtual CPUs.
+    pub vcpus: u32,
+    /// The disk's size in bytes.
+    pub disk_bytes: u64,
+    /// The network.
+    pub network: String,
+    /// The keys, each with its fingerprint, in the order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh_keys: Vec<String>,
+    /// The user, where one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The SHA-256 of the user data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<String>,
+    /// Whether the VM starts with the host.
+    pub autostart: bool,
+}
+
+/// A member in which two specifications differ, as people read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The member, as a request calls it.
+    pub member: &'static str,
+    /// What is noted of the VM.
+    pub from: String,
+    /// What is asked for.
+    pub to: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} -> {}", self.member, self.from, self.to)
+    }
+}
+
+impl Specification {
+    /// The one form in which it is kept.
+    pub fn to_json(&self) -> String {
+        // Plain data of strings and numbers; writing that to a string does not fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads what [`Self::to_json`] wrote; none when it is of another form.
+    pub fn from_json(json: &str) -> Option<Self> {
+        serde_json::from_str(json).ok()
+    }
+
+    /// What tells it from others: the SHA-256 of its JSON.
+    pub fn sha256(&self) -> String {
+        digest::of(self.to_json().as_bytes())
+    }
+
+    /// Every member in which `wanted` differs.
+    pub fn differences(&self, wanted: &Self) -> Vec<Difference> {
+        let pairs = self.members().into_iter().zip(wanted.members());
+        let differ = pairs.filter(|((_, from), (_, to))| from != to);
+        differ.map(|((member, from), (_, to))| Difference { member, from, to }).collect()
+    }
+
+    fn members(&self) -> [(&'static str, String); 11] {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+        let keys = if self.ssh_keys.is_empty() { "none".to_owned() } else { self.ssh_keys.join(", ") };
+        let sha256 = self.user_data.as_ref().map(|digest| format!("sha256:{digest}"));
+        [
+            ("image", or_none(&self.image)),
+            ("checksum", or_none(&self.checksum)),
+            ("iso", or_none(&self.iso)),
+            ("memory", human(self.memory_mib << 20)),
+            ("vcpus", self.vcpus.to_string()),
+            ("diskSize", exact(self.disk_bytes)),
+            ("network", self.network.clone()),
+            ("sshKeys", keys),
+            ("user", or_none(&self.user)),
+            ("userData", or_none(&sha256)),
+            ("autostart", self.autostart.to_string()),
+        ]
+    }
+}
+
+/// A size as people read it, and to the byte where that is rounded: two that differ must not look alike.
+fn exact(bytes: u64) -> String {
+    let text = human(bytes);
+    if text.contains('.') { format!("{text} ({bytes} bytes)") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specification() -> Specification {
+        Specification {
+            image: Some("debian:12".to_owned()),
+            checksum: None,
+            iso: None,
+            memory_mib: 2048,
+            vcpus: 2,
+            disk_bytes: 20 << 30,
+            network: "default".to_owned(),
+            ssh_keys: vec!["dev SHA256:x".to_owned()],
+            user: None,
+            user_data: None,
+            autostart: false,
+        }
+    }
+
+    /// What is kept in VMs that are there: it must not become another form.
+    #[test]
+    fn its_form_is_fixed() {
+        let json = "{\"image\":\"debian:12\",\"memoryMib\":2048,\"vcpus\":2,\"diskBytes\":21474836480,\
+                    \"network\":\"default\",\"sshKeys\":[\"dev SHA256:x\"],\"autostart\":false}";
+        assert_eq!(specification().to_json(), json);
+        assert_eq!(Specification::from_json(json), Some(specification()));
+        assert_eq!(specification().sha256(), digest::of(json.as_bytes()));
+        assert_eq!(Specification::from_json("{}"), None);
+    }
+
+    #[test]
+    fn every_difference_is_told() {
+        let whole = Specification {
+            image: None,
+            checksum: Some("sha256:ab".to_owned()),
+            iso: Some("/x.iso".to_owned()),
+            memory_mib: 1536,
+            vcpus: 4,
+            disk_bytes: (20 << 30) + 512,
+            network: "other".to_owned(),
+            ssh_keys: Vec::new(),
+            user: Some("me".to_owned()),
+            user_data: Some("cd".to_owned()),
+            autostart: true,
+        };
+        let told: Vec<_> = specification().differences(&whole).iter().map(ToString::to_string).collect();
+        let expected = [
+            "image: debian:12 -> none",
+            "checksum: none -> sha256:ab",
+            "iso: none -> /x.iso",
+            "memory: 2G -> 1.5G",
+            "vcpus: 2 -> 4",
+            "diskSize: 20G -> 20.0G (21474836992 bytes)",
+            "network: default -> other",
+            "sshKeys: dev SHA256:x -> none",
+            "user: none -> me",
+            "userData: none -> sha256:cd",
+            "autostart: false -> true",
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(specification().differences(&specification()), []);
+    }
+}
