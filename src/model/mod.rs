@@ -1,6 +1,7 @@
 //! The nouns: plain data, parsed and validated, without any input or output.
 
 pub mod digest;
+pub mod firewall;
 pub mod image;
 pub mod key;
 pub mod limit;

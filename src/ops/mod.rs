@@ -62,7 +62,7 @@ pub struct Host {
 impl Host {
     /// A host to work on. Nothing is called yet.
     pub fn new(settings: Settings, cancel: Cancel, progress: Arc<dyn Progress>) -> Self {
-        Self::with(settings, Runner { cancel, plan: None }, progress)
+        Self::with(settings, Runner { cancel, ..Runner::default() }, progress)
     }
 
     /// The same host, on which nothing is changed: what would be called is written down for [`Self::planned`].
