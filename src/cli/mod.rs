@@ -2,6 +2,7 @@
 //! have to decide again.
 
 mod complete;
+mod doctor;
 mod image;
 mod key;
 mod manual;
@@ -72,6 +73,13 @@ enum Command {
     /// Clean up after creates and deletes that were killed
     Gc,
 
+    /// Look for what is wrong with the host, and mend it
+    #[command(
+        after_help = "Exit status: 0 when no check fails, else that of the first failure's kind: 7 a program is missing, \
+                      9 libvirt does not answer, 6 it or a folder is closed to you, 4 the host's state is in the way."
+    )]
+    Doctor(doctor::Doctor),
+
     /// Show each setting, and where it comes from
     Config,
 
@@ -123,6 +131,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     interrupt(&cancel)?;
     let terminal = Terminal::new(quiet, verbose > 0, output.is_json());
     let host = Host::new(resolved.settings(), cancel, Arc::new(terminal.clone()));
+    output.explain_errors_of(&host);
     let code = match command {
         Command::Vm(command) => vm::run(&host, command, output, &terminal)?,
         Command::Image(command) => image::run(&host, command, output, &terminal)?,
@@ -139,6 +148,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             output.show(&report)?;
             ExitCode::SUCCESS
         }
+        Command::Doctor(args) => doctor::run(&host, &args, output, &terminal)?,
         Command::Config => {
             output.show(&resolved)?;
             ExitCode::SUCCESS

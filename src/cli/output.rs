@@ -1,6 +1,7 @@
 //! What is printed: data on standard output, everything else on standard error.
 
 use std::{
+    cell::OnceCell,
     io::{ErrorKind, Write},
     process::ExitCode,
 };
@@ -8,7 +9,10 @@ use std::{
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    ops::{Host, doctor},
+};
 
 /// How data is printed
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -35,11 +39,18 @@ pub(super) trait Show: Serialize {
 /// Prints reports in one format.
 pub(super) struct Output {
     format: Format,
+    /// The host that errors are of, where one has been looked at.
+    host: OnceCell<Host>,
 }
 
 impl Output {
     pub(super) const fn new(format: Format) -> Self {
-        Self { format }
+        Self { format, host: OnceCell::new() }
+    }
+
+    /// From now on, errors say what a check finds out of their reason.
+    pub(super) fn explain_errors_of(&self, host: &Host) {
+        self.host.get_or_init(|| host.clone());
     }
 
     pub(super) const fn is_for_people(&self) -> bool {
@@ -66,8 +77,9 @@ impl Output {
 
     /// Reports a failure on standard error: as JSON when that was asked for.
     pub(super) fn error(&self, error: &Error) {
+        let error = self.host.get().map_or_else(|| error.clone(), |host| doctor::explain(host, error.clone()));
         if self.is_json() {
-            let json = serde_json::to_string_pretty(error).unwrap_or_else(|_| error.to_string());
+            let json = serde_json::to_string_pretty(&error).unwrap_or_else(|_| error.to_string());
             err(&format!("{json}\n"));
             return;
         }

@@ -1,6 +1,7 @@
 //! The verbs: what vmprov does. A request goes in, a report comes out; nothing here knows of a command line, HTTP or a
 //! terminal.
 
+pub mod doctor;
 pub mod gc;
 pub mod image;
 pub mod key;
@@ -91,6 +92,12 @@ impl Host {
     /// The same host, whose calls nobody can cancel: for undoing what was begun.
     fn uncancellable(&self) -> Self {
         Self::with(self.settings.clone(), self.runner.uncancellable(), self.progress.clone())
+    }
+
+    /// The same host, none of whose calls may take longer than this: for a look that nobody waits long for.
+    fn hurried(&self, limit: Duration) -> Self {
+        let runner = Runner { limit: Some(limit), ..self.runner.clone() };
+        Self::with(self.settings.clone(), runner, self.progress.clone())
     }
 
     fn is_dry_run(&self) -> bool {

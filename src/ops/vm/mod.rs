@@ -22,8 +22,8 @@ use crate::{
     tools::virsh::{Domain, Listed},
 };
 
-pub(super) use commit::remove_copies;
 pub use commit::{NewCommit, commit};
+pub(super) use commit::{copies, remove_copies};
 pub use create::{Created, create};
 pub(super) use delete::remove;
 pub use delete::{DeleteOptions, Deleted, delete};
@@ -32,6 +32,7 @@ pub(super) use list::known;
 pub use list::{addresses, info, list};
 pub use login::{console, ssh};
 pub use power::{Changed, STOP_LIMIT, restart, start, stop};
+pub(super) use seed::is_seed;
 pub use wait::{Reached, WAIT_LIMIT, wait};
 
 /// How long a VM that another vmprov works on is waited for.
