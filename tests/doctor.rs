@@ -18,13 +18,15 @@ use std::{
 
 use lab::Lab;
 use serde_json::{Value, json};
-use support::TestHost;
+use support::{TestHost, within};
 
 const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 4;
 const DENIED: i32 = 6;
 const TOOL_MISSING: i32 = 7;
 const UNREACHABLE: i32 = 9;
+const TIMEOUT: i32 = 10;
+const INTERRUPTED: i32 = 130;
 
 /// The lab with a pool and a network, as the first create leaves it.
 fn warm() -> Lab {
@@ -251,6 +253,14 @@ fn a_daemon_that_does_not_run_is_told_from_one_that_refuses() {
     let far = found(&host, UNREACHABLE, &["-c", "qemu+ssh://127.0.0.1:1/system"]);
     assert!(far["saw"].as_str().unwrap().contains("Connection refused"), "{far}");
     assert_eq!(far["fix"], "virsh -c qemu+ssh://127.0.0.1:1/system version");
+    // One that is stuck.
+    let stuck = "case \"$1\" in --version) echo 11.3.0 ;; *) sleep 1000 ;; esac";
+    let host = TestHost::bare().with_program("virsh", stuck);
+    let ran = host.run("doctor daemon.reachable");
+    assert_eq!(ran.code(), TIMEOUT, "{ran:?}");
+    assert!(
+        ran.stdout.starts_with("fail  daemon.reachable  libvirt does not answer within 30 s\n      mend it: sudo ")
+    );
     // One that does not let everybody in.
     let lab = warm();
     let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];
@@ -552,6 +562,16 @@ fn keys_that_cannot_be_used_are_told() {
     run(&format!("ssh does not take the key `dev`: others may use its file\n      {mends}"), "warn");
 }
 
+#[test]
+fn who_interrupts_it_is_heard() {
+    let script = "case \"$1\" in --version) echo 11.3.0 ;; *) : >begun; exec sleep 1000 ;; esac";
+    let host = TestHost::new().with_program("virsh", script);
+    let running = host.start(&["doctor", "daemon", "keys"], "");
+    assert!(within(Duration::from_mins(1), || host.path("begun").exists()), "the fake virsh does not begin");
+    running.signal(rustix::process::Signal::INT);
+    running.end().fails(INTERRUPTED, "error: interrupted\n");
+}
+
 /// Somebody who is not root, but may use libvirt: what only root can see is not taken for well.
 #[test]
 fn what_only_root_can_see_is_skipped_for_others() {
@@ -592,9 +612,11 @@ fn an_error_is_explained_by_what_is_found_and_else_left_alone() {
     let full = "hint: Free some space in the storage pool: virsh pool-info POOL shows what is left.\n";
     let qemu =
         "hint: The user that QEMU runs as (libvirt-qemu) must be able to read the file and to enter every folder";
+    let by_hand = "hint: Try the connection by hand: virsh -c qemu+ssh://host/system version\n";
     for (args, text, says) in [
         ("", "No space left on device", full),
         ("", "Cannot find 'dnsmasq' in path", "why: Failed to start it: Cannot find 'dnsmasq' in path\n"),
+        ("-c qemu+ssh://host/system ", "failed to connect to the hypervisor", by_hand),
         ("-c qemu+ssh://host/system ", "Cannot access storage file '/x' (as uid:1, gid:1): Permission denied", qemu),
     ] {
         let ran = TestHost::new().with_program("virsh", &complaint(text)).run(&format!("{args}vm list"));

@@ -121,9 +121,12 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
     let ran = host.run("vm list");
     assert!(!ran.stderr.contains("mount:"), "this test needs root: {ran:?}");
     let socket = "/var/run/libvirt/libvirt-sock";
-    let has_systemd = Path::new("/run/systemd/system").exists();
-    let without = || "sudo virtlogd -d && sudo libvirtd -d".to_owned();
-    let mends = |verb: &str| if has_systemd { format!("sudo systemctl {verb} libvirtd") } else { without() };
+    let mends = |verb: &str| match ["/run/systemd/system", "/etc/init.d/libvirtd"].map(|path| Path::new(path).exists())
+    {
+        [true, _] => format!("sudo systemctl {verb} libvirtd"),
+        [_, true] => "sudo service libvirtd restart".to_owned(),
+        _ => "sudo virtlogd -d; sudo libvirtd -d".to_owned(),
+    };
     let not_running = format!(
         "hint: libvirtd is installed and is not running: there is no socket {socket}: {}\n",
         mends("enable --now")

@@ -126,6 +126,7 @@ pub fn examine(host: &Host, options: &DoctorOptions) -> Result<Diagnosis> {
     let mut ended = BTreeMap::new();
     let mut checks = Vec::new();
     for check in CHECKS.iter().filter(|check| is_wanted(check, &chosen)) {
+        host.runner.cancel.check()?;
         let is_asked = chosen.contains(&check.id);
         host.step(format!("checking {}", check.id));
         let mut finding = run(check, &look, &ended)?;

@@ -2,7 +2,7 @@
 
 use camino::Utf8Path;
 
-use super::{finding::Finding, look::Look};
+use super::{CALL_LIMIT, finding::Finding, look::Look};
 use crate::{
     error::{Code, Error, Result},
     store::{
@@ -23,66 +23,84 @@ pub(super) fn reachable(look: &Look) -> Finding {
         Err(error) if error.code == Code::Denied => {
             Finding::skip("nobody can tell while libvirt does not permit the connection")
         }
-        Err(error) => unreachable(look, error),
+        Err(error) => reason(look, error).unwrap_or_else(|| as_told(look, error)),
     }
 }
 
 pub(super) fn permission(look: &Look) -> Finding {
     match look.versions() {
         Ok(_) => Finding::ok(format!("`{}` may manage VMs", Account::own().name)),
-        Err(error) if error.code == Code::Denied => denied(look, error),
+        Err(error) if error.code == Code::Denied => reason(look, error).unwrap_or_else(|| as_told(look, error)),
         Err(_) => Finding::skip("libvirt does not answer"),
     }
 }
 
-/// What a connection that failed says, with what this machine shows of it.
-pub(super) fn unreachable(look: &Look, error: &Error) -> Finding {
-    if error.code == Code::Interrupted {
-        return Finding::unknown(error);
+/// A connection that failed, in libvirt's own words where this machine shows nothing more of it.
+fn as_told(look: &Look, error: &Error) -> Finding {
+    let told = error.cause.as_deref().unwrap_or(&error.message).replace('\n', " ");
+    Finding::fail(error.code, told).mend(look.virsh(&["version"]))
+}
+
+/// What this machine shows of a connection that failed; none where that is nothing.
+pub(super) fn reason(look: &Look, error: &Error) -> Option<Finding> {
+    if !look.host.virsh.is_local() {
+        return None;
     }
-    let cause = error.cause.as_deref().unwrap_or(&error.message).replace('\n', " ");
-    let by_hand = look.virsh(&["version"]);
-    let Some(socket) = socket_in(&cause).filter(|_| look.host.virsh.is_local()) else {
-        return Finding::fail(error.code, cause).mend(by_hand);
-    };
-    let is_booted = Utf8Path::new(SYSTEMD).exists();
-    let by_itself = || "sudo virtlogd -d && sudo libvirtd -d".to_owned();
-    let service = |verb: &str| if is_booted { format!("sudo systemctl {verb} libvirtd") } else { by_itself() };
+    let cause = error.cause.as_deref().unwrap_or_default();
+    match (error.code, socket_in(cause)) {
+        (Code::Denied, socket) => Some(denied(socket, cause)),
+        (Code::Timeout, _) => {
+            let saw = format!("libvirt does not answer within {} s", CALL_LIMIT.as_secs());
+            Some(Finding::fail(Code::Timeout, saw).mend(start("libvirtd", "restart")))
+        }
+        (code, Some(socket)) => Some(without_listener(code, socket, cause)),
+        _ => None,
+    }
+}
+
+/// Why nobody listens at libvirt's socket.
+fn without_listener(code: Code, socket: &str, cause: &str) -> Finding {
+    // Where the machine's drivers are daemons of their own, libvirt tries the socket of QEMU's.
+    let daemon = if socket.ends_with("virtqemud-sock") { "virtqemud" } else { "libvirtd" };
     if cause.contains("Connection refused") {
-        let saw = format!("libvirtd is gone and left its socket {socket} behind");
-        Finding::fail(error.code, saw).mend(service("restart"))
-    } else if !["libvirtd", "virtqemud"].iter().any(|name| system::has_program(name)) {
-        let saw = "libvirtd is not installed on this machine";
-        Finding::fail(error.code, saw).mend("sudo apt-get install libvirt-daemon-system")
-    } else if cause.contains("No such file or directory") {
-        let saw = format!("libvirtd is installed and is not running: there is no socket {socket}");
-        Finding::fail(error.code, saw).mend(service("enable --now"))
+        let saw = format!("{daemon} is gone and left its socket {socket} behind");
+        return Finding::fail(code, saw).mend(start(daemon, "restart"));
+    }
+    if !system::has_program(daemon) {
+        let saw = format!("{daemon} is not installed on this machine");
+        return Finding::fail(code, saw).mend("sudo apt-get install libvirt-daemon-system");
+    }
+    let saw = format!("{daemon} is installed and is not running: there is no socket {socket}");
+    Finding::fail(code, saw).mend(start(daemon, "enable --now"))
+}
+
+/// The command that starts a daemon, in the way of whatever runs this machine.
+fn start(daemon: &str, verb: &str) -> String {
+    let is_there = |path: &str| Utf8Path::new(path).exists();
+    if is_there(SYSTEMD) {
+        format!("sudo systemctl {verb} {daemon}")
+    } else if is_there(&format!("/etc/init.d/{daemon}")) {
+        format!("sudo service {daemon} restart")
     } else {
-        Finding::fail(error.code, cause).mend(by_hand)
+        format!("sudo virtlogd -d; sudo {daemon} -d")
     }
 }
 
 /// Why libvirt does not permit a connection.
-pub(super) fn denied(look: &Look, error: &Error) -> Finding {
-    let cause = error.cause.as_deref().unwrap_or(&error.message).replace('\n', " ");
-    if !look.host.virsh.is_local() {
-        return Finding::fail(Code::Denied, cause).mend(look.virsh(&["version"]));
-    }
+fn denied(socket: Option<&str>, cause: &str) -> Finding {
     let own = Account::own();
-    let group = socket_in(&cause).and_then(|socket| system::group_of(Utf8Path::new(socket)));
-    let group = group.filter(|gid| *gid != 0);
+    let group = socket.and_then(|socket| system::group_of(Utf8Path::new(socket))).filter(|gid| *gid != 0);
     let name = group.map_or_else(|| "libvirt".to_owned(), group_name);
     // What /etc/group says counts for who logs in from now on.
-    let later = group.is_some_and(|gid| Account::of(own.uid, own.gids[0]).gids.contains(&gid));
-    if later {
+    if group.is_some_and(|gid| Account::of(own.uid, own.gids[0]).gids.contains(&gid)) {
         let saw = format!("`{}` was put into the group `{name}` and has not logged in since", own.name);
         return Finding::fail(Code::Denied, saw).mend(format!("newgrp {name}"));
     }
     let saw = match group {
         Some(_) => format!("libvirt's socket is for the group `{name}`, which `{}` is not in", own.name),
-        None => format!("libvirt does not let `{}` in ({cause})", own.name),
+        None => format!("libvirt does not let `{}` in ({})", own.name, cause.replace('\n', " ")),
     };
-    // A user without a name is best put there by whoever knows theirs.
+    // Whoever has no name here knows theirs.
     let user = if own.name.parse::<u32>().is_ok() { "$USER" } else { &own.name };
     let saw = format!("{saw}; put into it, one has to log in anew");
     Finding::fail(Code::Denied, saw).mend(format!("sudo usermod -aG {name} {user}"))

@@ -4,7 +4,7 @@ use camino::Utf8Path;
 
 use super::{daemon, finding::Finding, kvm, look::Look, network, pool};
 use crate::{
-    error::{Code, Error, Result},
+    error::{Error, Result},
     ops::{Host, undo::LEFT_BEHIND},
 };
 
@@ -14,10 +14,7 @@ type Search = fn(&Look, &Error, &str) -> Result<Finding>;
 /// What an error's cause may say, and what looks for the reason. The first that fits looks.
 const SIGNS: &[(&[&str], Search)] = &[
     (&["failed to connect to the hypervisor"], |look, error, _| {
-        Ok(match error.code {
-            Code::Denied => daemon::denied(look, error),
-            _ => daemon::unreachable(look, error),
-        })
+        Ok(daemon::reason(look, error).unwrap_or_else(|| Finding::unknown(error)))
     }),
     (&["virtlogd-sock"], |_, _, _| Ok(daemon::log())),
     (&["Cannot access storage file '", "Permission denied"], |look, _, cause| way_to(look, cause, "storage file '")),
