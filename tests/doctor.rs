@@ -16,7 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lab::Lab;
+use lab::{Lab, wait_until};
 use serde_json::{Value, json};
 use support::{TestHost, within};
 
@@ -461,6 +461,23 @@ fn what_killed_commands_left_is_told_and_cleaned_up() {
     assert_eq!((&locks["saw"], &locks["fixed"]), (&json!("no lock is left"), &json!(true)));
     let incomplete = mendable("state.incomplete", "warn", "`web` (its create was cut short)", "vmprov gc", true);
     assert_eq!(check(&lab, 0, "state.incomplete", &[]), incomplete);
+    // As long as somebody is at it, it is left alone.
+    let digest = vmprov::model::digest::of("the VM `web` at qemu:///system".as_bytes());
+    let lock = format!("/run/lock/vmprov-{}.lock", &digest[..16]);
+    let holder = lab.start_inside("flock", &["--no-fork", &lock, "sleep", "1000"]);
+    let busy = "not whole, and not to be touched: `web` (another vmprov is working on the VM `web` at qemu:///system)";
+    wait_until("the lock", || check(&lab, 0, "state.incomplete", &["--fix"])["saw"] == busy);
+    drop(holder);
+    assert_eq!(check(&lab, 0, "state.incomplete", &[]), incomplete);
+
+    let probe = "<metadata><v:vm xmlns:v='urn:vmprov:vm:1' phase='probe' created='' by='' host=''/></metadata>";
+    let os = "<memory>65536</memory><os><type>hvm</type></os>";
+    lab.virsh_with(
+        &["define", "/dev/stdin"],
+        &format!("<domain type='qemu'><name>vmprov-kvm-test-1</name>{os}{probe}</domain>"),
+    );
+    let both = "`vmprov-kvm-test-1` (a test of KVM was cut short), `web` (its create was cut short)";
+    assert_eq!(check(&lab, 0, "state.incomplete", &[])["saw"], both);
     lab.virsh(&["vol-create-as", "default", "base-0123456789abcdef.qcow2", "1M"]);
     lab.virsh(&["vol-create-as", "default", "vmprov-commit-x.qcow2", "1M"]);
     let left = "default/base-0123456789abcdef.qcow2, default/vmprov-commit-x.qcow2: the upload or copy was cut short";
@@ -484,7 +501,7 @@ fn what_killed_commands_left_is_told_and_cleaned_up() {
         check["did"][0].as_str().unwrap().to_owned()
     };
     // One clean-up does all that it knows of, and the checks behind it find nothing.
-    let removed = "removed web, default/base-0123456789abcdef.qcow2, default/vmprov-commit-x.qcow2";
+    let removed = "removed vmprov-kvm-test-1, web, default/base-0123456789abcdef.qcow2, default/vmprov-commit-x.qcow2";
     assert_eq!(did("state.incomplete"), removed);
     assert_eq!(did("state.downloads"), format!("removed {old}"));
     assert_eq!(report["summary"], json!({"ok": 5, "warn": 0, "fail": 0, "skip": 0, "fixed": 2}));

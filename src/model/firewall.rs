@@ -173,6 +173,11 @@ mod tests {
         let mut ruleset = forward(vec![jump]);
         ruleset.chains[1].rules = vec![accepts(Some("virbr0"), None, false), accepts(None, Some("virbr0"), false)];
         assert!(ruleset.in_the_way("virbr0").is_empty());
+        // What another table's chain of the same hook lets through is dropped here all the same: libvirt's own table
+        // (nftables) beside Docker's chain.
+        let libvirts = Chain { table: "ip libvirt_network".to_owned(), drops: false, ..ruleset.chains[1].clone() };
+        ruleset.chains[1] = Chain { hook: Some(Hook::Forward), ..libvirts };
+        assert_eq!(ruleset.in_the_way("virbr0"), [&ruleset.chains[0]]);
         ruleset.chains[0].rules.clear();
         ruleset.chains[0].drops = false;
         assert!(ruleset.in_the_way("virbr0").is_empty());
