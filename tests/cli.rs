@@ -482,6 +482,7 @@ fn words_are_completed_with_what_there_is() {
     assert_eq!(bash("vmprov key show l"), ["laptop"]);
     assert_eq!(bash("vmprov vm create x --ssh-key l"), ["laptop"]);
     assert_eq!(bash("vmprov vm cr"), ["create"]);
+    assert_eq!(bash("vmprov doctor iommu pool.s"), ["pool.space"]);
     assert_eq!(bash("vmprov vm list -o js"), ["json"]);
     // Where libvirt does not answer there is nothing, and nobody is disturbed.
     let host = TestHost::new().with_env("LIBVIRT_URI", "test:///nosuch");

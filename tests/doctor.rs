@@ -527,6 +527,13 @@ fn a_disk_that_no_vm_has_is_told_and_never_deleted() {
     assert_eq!((&found["status"], &found["safe"], &found["fixed"]), (&json!("warn"), &json!(false), &json!(false)));
     let fix = found["fix"].as_str().unwrap().to_owned();
     assert!(fix.starts_with("virsh -c qemu:///system vol-delete --pool default --vol web-seed-"), "{found}");
+    // A VM that somebody else has defined has it.
+    let disk = "<disk type='file'><source file='/var/lib/libvirt/images/web.qcow2'/><target dev='vda'/></disk>";
+    let rest = format!("<memory>65536</memory><os><type>hvm</type></os><devices>{disk}</devices>");
+    lab.virsh_with(&["define", "/dev/stdin"], &format!("<domain type='qemu'><name>theirs</name>{rest}</domain>"));
+    let found = check(&lab, 0, "state.volumes", &[]);
+    assert!(found["saw"].as_str().unwrap().ends_with(".iso of the pool `default`"), "{found}");
+    lab.virsh(&["undefine", "theirs"]);
     type_inside(&lab, &fix);
     assert!(check(&lab, 0, "state.volumes", &[])["saw"].as_str().unwrap().starts_with("no VM has web.qcow2 of"));
     lab.virsh(&["vol-delete", "--pool", "default", "web.qcow2"]);
