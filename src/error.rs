@@ -112,7 +112,7 @@ impl Serialize for Error {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_struct("Error", 7)?;
         object.serialize_field("error", &self.message)?;
-        object.serialize_field("code", self.code.name())?;
+        object.serialize_field("code", &self.code)?;
         object.serialize_field("exitStatus", &self.code.exit_status())?;
         object.serialize_field("cause", &self.cause)?;
         object.serialize_field("hint", &self.hint)?;
@@ -151,6 +151,12 @@ pub enum Code {
     GuestFailed,
     /// Stopped by a signal; what was begun has been undone.
     Interrupted,
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 impl Code {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! main ──> cli ──> ops ──> tools       (programs: virsh, qemu-img, genisoimage, ssh)
-//!                   │  └─> store       (files: keys, locks, downloads)
+//!                   │  └─> store       (files: keys, locks, downloads; what /proc and /sys tell)
 //!                   └────> cloud_init, catalogue  (pure)
 //! everything may import: model, error, cancel
 //! ```

@@ -318,7 +318,7 @@ fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
     host.run("vm lst").fails_saying(2, &["error: unrecognized subcommand 'lst'", "Usage: vmprov vm"]);
     host.run("-q").fails(
         2,
-        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, ssh-config, gc, config\n",
+        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, ssh-config, gc, reap, doctor, config\n",
     );
     host.run("").fails_saying(2, &["Usage: vmprov [OPTIONS] <COMMAND>", "Clean up after"]);
     host.run("-q -v vm list").fails_saying(2, &["cannot be used with"]);
@@ -482,6 +482,7 @@ fn words_are_completed_with_what_there_is() {
     assert_eq!(bash("vmprov key show l"), ["laptop"]);
     assert_eq!(bash("vmprov vm create x --ssh-key l"), ["laptop"]);
     assert_eq!(bash("vmprov vm cr"), ["create"]);
+    assert_eq!(bash("vmprov doctor iommu pool.s"), ["pool.space"]);
     assert_eq!(bash("vmprov vm list -o js"), ["json"]);
     // Where libvirt does not answer there is nothing, and nobody is disturbed.
     let host = TestHost::new().with_env("LIBVIRT_URI", "test:///nosuch");

@@ -11,7 +11,7 @@ mod support;
 use std::{
     fs,
     os::unix::{fs::chown, net::UnixListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -120,8 +120,18 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
     let host = TestHost::bare().by(empty);
     let ran = host.run("vm list");
     assert!(!ran.stderr.contains("mount:"), "this test needs root: {ran:?}");
-    let not_running = "hint: libvirtd is not running; start it: sudo systemctl enable --now libvirtd (or install it: \
-                       apt-get install libvirt-daemon-system)\n";
+    let socket = "/var/run/libvirt/libvirt-sock";
+    let mends = |verb: &str| match ["/run/systemd/system", "/etc/init.d/libvirtd"].map(|path| Path::new(path).exists())
+    {
+        [true, _] => format!("sudo systemctl {verb} libvirtd"),
+        [_, true] => "sudo service libvirtd restart".to_owned(),
+        _ => "sudo virtlogd -d; sudo libvirtd -d".to_owned(),
+    };
+    let not_running = format!(
+        "hint: libvirtd is installed and is not running: there is no socket {socket}: {}\n",
+        mends("enable --now")
+    );
+    let not_running = not_running.as_str();
     ran.fails_saying(UNREACHABLE, &["error: cannot reach libvirt at qemu:///system\n  why: ", not_running]);
     let error = host.run("vm list -o json").error();
     assert_eq!((&error["code"], &error["retryable"]), (&"unreachable".into(), &true.into()));
@@ -134,7 +144,7 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
         UNREACHABLE,
         &[
             "Connection refused",
-            "hint: libvirtd is gone and left its socket behind; start it: sudo systemctl restart libvirtd\n",
+            &format!("hint: libvirtd is gone and left its socket ~/libvirt-sock behind: {}\n", mends("restart")),
         ],
     );
 }
@@ -143,8 +153,8 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
 fn a_user_without_the_group_is_told_of_it() {
     let lab = Lab::qemu();
     let host = in_lab(&lab).by(as_user(None));
-    let mends = "hint: Let your user manage VMs, then log in anew: sudo usermod -aG libvirt $USER; \
-                 or use a libvirt of your own: --connect qemu:///session\n";
+    let mends = "hint: libvirt's socket is for the group `libvirt`, which `nobody` is not in; put into it, one has to log \
+                 in anew: sudo usermod -aG libvirt nobody\n";
     for line in ["vm list", "-q vm create web", "vm start web", "vm delete web --yes", "gc"] {
         let ran = host.run(&format!("-c qemu:///system {line}"));
         ran.fails_saying(DENIED, &["error: cannot reach libvirt at qemu:///system\n", "Permission denied", mends]);

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use vmprov::error::Code;
+use vmprov::{error::Code, ops::doctor::CHECKS};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -98,7 +98,7 @@ fn compare_in_readme(mark: &str, now: &str) {
     }
 }
 
-/// One test for both tables: `UPDATE=1` must not write the README twice at a time.
+/// One test for all tables: `UPDATE=1` must not write the README twice at a time.
 #[test]
 fn the_readmes_tables_are_current() {
     let mut statuses = String::from("| Status | `code` in JSON | When |\n|---|---|---|\n| 0 | | done |\n");
@@ -106,6 +106,12 @@ fn the_readmes_tables_are_current() {
         writeln!(statuses, "| {} | `{}` | {} |", code.exit_status(), code.name(), code.meaning()).unwrap();
     }
     compare_in_readme("exit statuses", &statuses);
+
+    let mut checks = String::from("| Check | Looks whether |\n|---|---|\n");
+    for check in CHECKS {
+        writeln!(checks, "| `{}` | {} |", check.id, check.about).unwrap();
+    }
+    compare_in_readme("checks", &checks);
 
     let mut commands = String::from("| Command | |\n|---|---|\n");
     let manual = manual();

@@ -10,7 +10,7 @@ use clap_complete::{
 use super::{Cli, settings};
 use crate::{
     cancel::Cancel,
-    ops::{Host, image, key, vm},
+    ops::{Host, doctor, image, key, vm},
 };
 
 /// Adds the completers to the grammar.
@@ -57,6 +57,7 @@ pub(super) fn add_to(command: Command) -> Command {
                 .fold(key, |key, verb| key.mut_subcommand(verb, |verb| verb.mut_arg("name", keys)))
         })
         .mut_subcommand("ssh-config", |config| config.mut_arg("vm", vms))
+        .mut_subcommand("doctor", |doctor| doctor.mut_arg("checks", |arg| arg.add(ArgValueCandidates::new(check_ids))))
         .mut_subcommand("inject", |inject| inject.mut_arg("vm", vms).mut_arg("key", keys))
 }
 
@@ -98,6 +99,12 @@ fn image_or_file(begun: &OsStr) -> Vec<CompletionCandidate> {
     all.retain(|candidate| candidate.get_value().to_string_lossy().starts_with(&*text));
     all.extend(PathCompleter::file().complete(begun));
     all
+}
+
+/// The checks, each with what it looks at.
+fn check_ids() -> Vec<CompletionCandidate> {
+    let candidate = |check: &doctor::Check| CompletionCandidate::new(check.id).help(Some(check.about.into()));
+    doctor::CHECKS.iter().map(candidate).collect()
 }
 
 fn key_names() -> Vec<CompletionCandidate> {

@@ -2,6 +2,7 @@
 //! have to decide again.
 
 mod complete;
+mod doctor;
 mod image;
 mod key;
 mod manual;
@@ -92,6 +93,13 @@ enum Command {
         dry_run: bool,
     },
 
+    /// Look for what is wrong with the host, and mend it
+    #[command(
+        after_help = "Exit status: 0 when no check fails, else that of the first failure's kind: 7 a program is missing, \
+                      9 libvirt does not answer, 6 it or a folder is closed to you, 4 the host's state is in the way."
+    )]
+    Doctor(doctor::Doctor),
+
     /// Show each setting, and where it comes from
     Config,
 
@@ -158,6 +166,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         terminal.note(remark);
     }
     let host = Host::new(resolved.settings(), cancel, Arc::new(terminal.clone()));
+    output.explain_errors_of(&host);
     let code = match command {
         Command::Vm(command) => vm::run(&host, command, output, &terminal)?,
         Command::Image(command) => image::run(&host, command, output, &terminal)?,
@@ -182,6 +191,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             report.failures().for_each(|error| output.error(error));
             report.failures().next().map_or(ExitCode::SUCCESS, |error| ExitCode::from(error.code.exit_status()))
         }
+        Command::Doctor(args) => doctor::run(&host, &args, output, &terminal)?,
         Command::Config => {
             output.show(&resolved)?;
             ExitCode::SUCCESS

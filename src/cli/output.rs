@@ -1,6 +1,7 @@
 //! What is printed: data on standard output, everything else on standard error.
 
 use std::{
+    cell::OnceCell,
     ffi::OsStr,
     io::{ErrorKind, Write},
     process::ExitCode,
@@ -13,7 +14,10 @@ use clap::{
 };
 use serde::Serialize;
 
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    ops::{Host, doctor},
+};
 
 /// How data is printed
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -67,13 +71,15 @@ impl TypedValueParser for TargetParser {
 pub(super) struct Output {
     format: Format,
     file: Option<Utf8PathBuf>,
+    /// The host that errors are of, where one has been looked at.
+    host: OnceCell<Host>,
 }
 
 impl Output {
     pub(super) fn new(target: Target) -> Self {
         match target {
-            Target::Format(format) => Self { format, file: None },
-            Target::File(file) => Self { format: Format::default(), file: Some(file) },
+            Target::Format(format) => Self { format, file: None, host: OnceCell::new() },
+            Target::File(file) => Self { format: Format::default(), file: Some(file), host: OnceCell::new() },
         }
     }
 
@@ -91,6 +97,11 @@ impl Output {
             }
             Format::Table | Format::Name => line(&plain(&for_people())),
         }
+    }
+
+    /// From now on, errors say what a check finds out of their reason.
+    pub(super) fn explain_errors_of(&self, host: &Host) {
+        self.host.get_or_init(|| host.clone());
     }
 
     pub(super) const fn is_for_people(&self) -> bool {
@@ -117,8 +128,9 @@ impl Output {
 
     /// Reports a failure on standard error: as JSON when that was asked for.
     pub(super) fn error(&self, error: &Error) {
+        let error = self.host.get().map_or_else(|| error.clone(), |host| doctor::explain(host, error.clone()));
         if self.is_json() {
-            let json = serde_json::to_string_pretty(error).unwrap_or_else(|_| error.to_string());
+            let json = serde_json::to_string_pretty(&error).unwrap_or_else(|_| error.to_string());
             err(&format!("{json}\n"));
             return;
         }

@@ -1,5 +1,6 @@
 //! The reports as people read them, and the names in them.
 
+mod doctor;
 mod guest;
 mod image;
 mod lifetime;

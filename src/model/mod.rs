@@ -2,6 +2,7 @@
 
 pub mod console;
 pub mod digest;
+pub mod firewall;
 pub mod image;
 pub mod key;
 pub mod limit;

@@ -8,7 +8,7 @@ use super::{Host, image, vm};
 use crate::{
     error::{Code, Result},
     store::lock::{self, Lock},
-    tools::virsh::{Metadata, Phase},
+    tools::virsh::{Listed, Metadata, Phase},
 };
 
 /// What was cleaned up.
@@ -37,11 +37,9 @@ pub struct Skipped {
 /// still at is left alone.
 pub fn collect(host: &Host) -> Result<Collected> {
     let mut collected = Collected::default();
-    for (listed, metadata) in vm::known(host)? {
-        if !metadata.is_incomplete() {
-            continue;
-        }
-        if let Some(reason) = why_not(host, &listed.name, &metadata)? {
+    for found in incomplete(host)? {
+        let (listed, metadata, reason) = found?;
+        if let Some(reason) = reason {
             collected.skipped.push(Skipped { vm: listed.name, reason });
             continue;
         }
@@ -54,6 +52,18 @@ pub fn collect(host: &Host) -> Result<Collected> {
     collected.volumes.extend(vm::remove_copies(host)?);
     lock::remove_stale();
     Ok(collected)
+}
+
+/// A VM whose create or delete was cut short, or is under way, and why it must be left alone, if it must.
+type Incomplete = (Listed, Metadata, Option<String>);
+
+/// Finds them; whether somebody is at one is looked at when its turn comes.
+pub(super) fn incomplete(host: &Host) -> Result<impl Iterator<Item = Result<Incomplete>>> {
+    let known = vm::known(host)?.into_iter().filter(|(_, metadata)| metadata.is_incomplete());
+    Ok(known.map(|(listed, metadata)| {
+        let reason = why_not(host, &listed.name, &metadata)?;
+        Ok((listed, metadata, reason))
+    }))
 }
 
 /// Why an incomplete VM must be left alone: somebody may still be at it.

@@ -35,9 +35,9 @@ use crate::{
 use base::Content;
 use fetch::Fetched;
 
-pub(super) use base::{Base, require_room};
-pub(super) use delete::remove_unfinished;
+pub(super) use base::{Base, require_room, room_in};
 pub use delete::{DeletedImage, Pruned, PrunedImage, delete, prune};
+pub(super) use delete::{find_unfinished, remove_unfinished};
 pub use export::{Exported, export};
 pub(super) use fetch::{Demands, downloads};
 pub(super) use import::{Made, keep_made, reserve};

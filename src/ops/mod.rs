@@ -2,6 +2,7 @@
 //! terminal.
 
 pub mod connection;
+pub mod doctor;
 pub mod gc;
 pub mod image;
 pub mod key;
@@ -66,7 +67,7 @@ pub struct Host {
 impl Host {
     /// A host to work on. Nothing is called yet.
     pub fn new(settings: Settings, cancel: Cancel, progress: Arc<dyn Progress>) -> Self {
-        Self::with(settings, Runner { cancel, plan: None }, progress)
+        Self::with(settings, Runner { cancel, ..Runner::default() }, progress)
     }
 
     /// The same host, on which nothing is changed: what would be called is written down for [`Self::planned`].
@@ -95,6 +96,12 @@ impl Host {
     /// The same host, whose calls nobody can cancel: for undoing what was begun.
     fn uncancellable(&self) -> Self {
         Self::with(self.settings.clone(), self.runner.uncancellable(), self.progress.clone())
+    }
+
+    /// The same host, none of whose calls may take longer than this: for a look that nobody waits long for.
+    fn hurried(&self, limit: Duration) -> Self {
+        let runner = Runner { limit: Some(limit), ..self.runner.clone() };
+        Self::with(self.settings.clone(), runner, self.progress.clone())
     }
 
     fn is_dry_run(&self) -> bool {

@@ -72,7 +72,7 @@ fn make_pool(host: &Host) -> Result<Pool> {
 }
 
 /// Starts a storage pool. The folder of one whose making was cut short is made first.
-fn start_pool(host: &Host, pool: &Pool) -> Result<()> {
+pub(super) fn start_pool(host: &Host, pool: &Pool) -> Result<()> {
     match host.virsh.start_pool(&pool.name) {
         Err(error) if error.code == Code::ToolFailed && pool.kind == "dir" => {
             host.virsh.build_pool(&pool.name)?;
@@ -174,12 +174,7 @@ pub(super) fn accelerator(
 ) -> Result<Capabilities> {
     let slow = "VMs are emulated, which is many times slower";
     let verdict = match verdict {
-        None if offered.is_kvm() && !host.is_dry_run() => {
-            host.step("trying whether KVM works");
-            let verdict = try_kvm(host, &offered)?;
-            kvm::write(&host.settings.cache_dir, &host.settings.uri, &verdict);
-            Some(verdict)
-        }
+        None if offered.is_kvm() && !host.is_dry_run() => Some(find_out(host, &offered)?),
         verdict => verdict,
     };
     if let Some(Verdict::Fails(reason)) = verdict {
@@ -191,6 +186,14 @@ pub(super) fn accelerator(
         host.warn(warnings, format!("{why}: {slow}"));
     }
     Ok(offered)
+}
+
+/// Tries KVM, whatever is known of it, and remembers what came of it.
+pub(super) fn find_out(host: &Host, offered: &Capabilities) -> Result<Verdict> {
+    host.step("trying whether KVM works");
+    let verdict = try_kvm(host, offered)?;
+    kvm::write(&host.settings.cache_dir, &host.settings.uri, &verdict);
+    Ok(verdict)
 }
 
 /// Runs a domain whose firmware finds nothing to boot and reboots at once, upon which libvirt ends it: that it ends

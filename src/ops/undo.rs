@@ -73,8 +73,11 @@ pub fn undoing<'a, T>(work: impl FnOnce(&mut Undo<'a>) -> Result<T>) -> Result<T
     }
 }
 
+/// How the sentence of a hint begins that names what could not be undone.
+pub(super) const LEFT_BEHIND: &str = "Left behind: ";
+
 fn left_behind(error: Error, left: &[String]) -> Error {
-    error.hint(format!("Left behind: {}. `vmprov gc` removes it later.", left.join("; ")))
+    error.hint(format!("{LEFT_BEHIND}{}. `vmprov gc` removes it later.", left.join("; ")))
 }
 
 #[cfg(test)]

@@ -163,11 +163,16 @@ impl KeyStore {
     /// What an operator should know about the folder. No error: ssh does not mind either, and the folders that
     /// containers are given are often open.
     pub fn warning(&self) -> Option<String> {
+        self.exposure().map(|(what, command)| format!("{what}: run `{command}`"))
+    }
+
+    /// The same as what is wrong, and the command that mends it.
+    pub fn exposure(&self) -> Option<(String, String)> {
         let dir = &self.dir;
         let mode = fs::metadata(dir).ok()?.permissions().mode();
         (mode & OTHERS_WRITE != 0 && mode & STICKY == 0).then(|| {
             let command = format!("chmod go-w {}", shell_words::quote(dir.as_str()));
-            format!("others may replace the keys in `{dir}`: run `{command}`")
+            (format!("others may replace the keys in `{dir}`"), command)
         })
     }
 

@@ -97,6 +97,19 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// Removes the lock files that killed processes left. One that is held stays, and so does another user's.
 pub fn remove_stale() {
+    each_stale(|path, file| drop(Lock { path, file }));
+}
+
+/// The lock files that killed processes left.
+pub fn stale() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    each_stale(|path, _| found.push(path));
+    found.sort();
+    found
+}
+
+/// Hands over each lock file that nobody holds, locked.
+fn each_stale(mut take: impl FnMut(PathBuf, File)) {
     let entries = std::fs::read_dir(folder()).into_iter().flatten().filter_map(Result::ok);
     let is_lock = |name: &str| name.starts_with(PREFIX) && name.ends_with(SUFFIX);
     for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_lock)) {
@@ -105,7 +118,7 @@ pub fn remove_stale() {
             && file.try_lock().is_ok()
             && is_at(&file, &path)
         {
-            drop(Lock { path, file });
+            take(path, file);
         }
     }
 }

@@ -1,5 +1,7 @@
-//! The files that vmprov keeps itself: ssh keys, downloads, and locks while it works.
+//! The files that vmprov keeps itself (ssh keys, downloads, and locks while it works), and what this machine's own
+//! files tell of it.
 
+pub mod accounts;
 pub mod download;
 pub mod host_keys;
 pub mod http;
@@ -14,4 +16,6 @@ pub mod room;
 pub mod rsa;
 mod secret_file;
 pub mod sums;
+pub mod system;
 pub mod unpack;
+pub mod way;

@@ -36,6 +36,16 @@ pub fn list(folder: &Utf8Path) -> Vec<(Utf8PathBuf, u64)> {
     parts.filter_map(|entry| Some((entry.path().to_owned(), entry.metadata().ok()?.len()))).collect()
 }
 
+/// The parts of a folder that nobody has written to for so long, and that nobody is at.
+pub fn abandoned(folder: &Utf8Path, age: Duration) -> Vec<(Utf8PathBuf, u64)> {
+    let is_old = |part: &Utf8Path| {
+        let changed = part.metadata().and_then(|metadata| metadata.modified()).ok();
+        changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|since| since > age)
+    };
+    let is_idle = |part: &Utf8Path| lock(part, Duration::ZERO, &Cancel::default()).is_ok();
+    list(folder).into_iter().filter(|(part, _)| is_old(part) && is_idle(part)).collect()
+}
+
 /// Removes a part, unless somebody is at it; true when it is gone.
 pub fn remove(part: &Utf8Path) -> bool {
     let idle = lock(part, Duration::ZERO, &Cancel::default());

@@ -5,10 +5,14 @@
 
 pub mod genisoimage;
 pub mod guestfs;
+pub mod iptables;
 mod live;
+pub mod nft;
 pub mod qemu_img;
 pub mod scratch;
 pub mod ssh;
+pub mod timedatectl;
+pub mod version;
 pub mod virsh;
 
 use std::{
@@ -42,13 +46,15 @@ pub struct Runner {
     pub cancel: Cancel,
     /// With `--dry-run`: what would have been run, instead of running it.
     pub plan: Option<Arc<Mutex<Vec<String>>>>,
+    /// Where nobody wants to wait as long as a call may take: how long it may take at most.
+    pub limit: Option<Duration>,
 }
 
 impl Runner {
     /// The same, but not to be cancelled: for undoing what was begun.
     #[must_use]
     pub fn uncancellable(&self) -> Self {
-        Self { cancel: Cancel::default(), plan: self.plan.clone() }
+        Self { cancel: Cancel::default(), ..self.clone() }
     }
 
     /// Notes a line of the dry run's script; true when this is one.
@@ -227,7 +233,8 @@ impl Tool {
     /// Waits for its end, which is brought about with `kill` at the limit or on interrupt.
     fn wait(&self, handle: &Handle, runner: &Runner, kill: Kill) -> Result<Output> {
         let failed = |error: &std::io::Error| Error::io(format!("wait for `{}`", self.program), error);
-        let deadline = Instant::now().checked_add(self.limit);
+        let limit = self.limit.min(runner.limit.unwrap_or(Duration::MAX));
+        let deadline = Instant::now().checked_add(limit);
         loop {
             let left = deadline.map_or(POLL, |deadline| deadline.saturating_duration_since(Instant::now()));
             if let Some(output) = handle.wait_timeout(left.min(POLL)).map_err(|error| failed(&error))? {
@@ -239,7 +246,7 @@ impl Tool {
             }
             if left.is_zero() {
                 end(handle, kill);
-                let message = format!("`{}` did not end within {} s", self.command(), self.limit.as_secs());
+                let message = format!("`{}` did not end within {} s", self.command(), limit.as_secs());
                 return Err(Error::new(Code::Timeout, message)
                     .hint("Run the command by hand to see what it waits for; libvirtd may be stuck."));
             }
@@ -256,6 +263,9 @@ impl Tool {
             "ssh" | "scp" => "openssh-client",
             "isoinfo" => "genisoimage",
             "virt-sysprep" => "guestfs-tools",
+            "dnsmasq" => "dnsmasq-base",
+            "nft" => "nftables",
+            "timedatectl" => "systemd",
             other => other,
         };
         Error::new(Code::ToolMissing, format!("the program `{}` is not installed", self.program))

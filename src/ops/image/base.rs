@@ -234,12 +234,17 @@ pub(super) fn is_growing(host: &Host, pool: &Pool, name: &str) -> Result<bool> {
     Ok(size()? != before)
 }
 
-/// Refuses a pool that has no room for so many bytes. libvirt's own figure is of when it last looked, so the disk is
-/// asked where it is this machine's.
-pub(in crate::ops) fn require_room(host: &Host, pool: &Pool, size: u64) -> Result<()> {
+/// The bytes that are left in a pool. libvirt's own figure is of when it last looked, so the disk is asked where it is
+/// this machine's.
+pub(in crate::ops) fn room_in(host: &Host, pool: &Pool) -> u64 {
     let local = host.virsh.is_local() && pool.holds_files();
     let left = local.then(|| room::left(&pool.path).ok()).flatten().unwrap_or(u64::MAX);
-    let left = left.min(pool.available);
+    left.min(pool.available)
+}
+
+/// Refuses a pool that has no room for so many bytes.
+pub(in crate::ops) fn require_room(host: &Host, pool: &Pool, size: u64) -> Result<()> {
+    let left = room_in(host, pool);
     if size > left {
         let room = human(left);
         return Err(Error::conflict(format!(

@@ -212,15 +212,9 @@ fn remove_dangling(host: &Host, pool: &Pool, dry_run: bool) -> Result<Vec<String
 /// and nobody uses. Returns them, and what there is of their companions, as `pool/volume`.
 pub(in crate::ops) fn remove_unfinished(host: &Host) -> Result<Vec<String>> {
     let Some(pool) = active_pool(host)? else { return Ok(Vec::new()) };
-    let (whole, volumes) = (Companions::read(host, &pool)?.bases, host.virsh.volumes_like(&pool.name, "base-")?);
-    let is_whole = |name: &str| whole.iter().any(|base| base.volume == name);
-    let unfinished = volumes.iter().filter(|name| name.ends_with(".qcow2") && !is_whole(name));
     let mut removed = Vec::new();
-    for name in unfinished {
-        let _lock = match Lock::take(&base::lock_name(host, &pool, name), Duration::ZERO, &host.runner.cancel) {
-            Err(error) if error.code == Code::Busy => continue,
-            lock => lock?,
-        };
+    for name in &unfinished(host, &pool)? {
+        let Some(_lock) = idle(host, &pool, name)? else { continue };
         if base::is_growing(host, &pool, name)? {
             continue;
         }
@@ -233,4 +227,37 @@ pub(in crate::ops) fn remove_unfinished(host: &Host) -> Result<Vec<String>> {
         removed.extend(delete_volumes(host, &pool, [Base::companion_of(name).as_str(), name])?);
     }
     Ok(removed)
+}
+
+/// The base volumes without a companion that can be read. One that is being uploaded just now is one of them.
+fn unfinished(host: &Host, pool: &Pool) -> Result<Vec<String>> {
+    let (whole, mut volumes) = (Companions::read(host, pool)?.bases, host.virsh.volumes_like(&pool.name, "base-")?);
+    let is_whole = |name: &str| whole.iter().any(|base| base.volume == name);
+    volumes.retain(|name| name.ends_with(".qcow2") && !is_whole(name));
+    Ok(volumes)
+}
+
+/// The lock on a base volume, unless somebody of this machine is at it.
+fn idle(host: &Host, pool: &Pool, name: &str) -> Result<Option<Lock>> {
+    match Lock::take(&base::lock_name(host, pool, name), Duration::ZERO, &host.runner.cancel) {
+        Err(error) if error.code == Code::Busy => Ok(None),
+        lock => lock.map(Some),
+    }
+}
+
+/// The base volumes whose upload was cut short, as far as this machine can tell.
+pub(in crate::ops) fn find_unfinished(host: &Host) -> Result<Vec<String>> {
+    let Some(pool) = active_pool(host)? else { return Ok(Vec::new()) };
+    let names = unfinished(host, &pool)?;
+    if names.is_empty() {
+        return Ok(names);
+    }
+    let usage = Usage::look(host, &pool, false)?;
+    let mut found = Vec::new();
+    for name in names.iter().filter(|name| usage.of(name).is_empty()) {
+        if idle(host, &pool, name)?.is_some() {
+            found.push(format!("{}/{name}", pool.name));
+        }
+    }
+    Ok(found)
 }

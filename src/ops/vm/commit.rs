@@ -180,19 +180,30 @@ fn lock_name(host: &Host, pool: &str, clone: &str) -> String {
 /// Removes what killed commits left: copies in the pools, as `pool/volume`, and files of this machine.
 pub(in crate::ops) fn remove_copies(host: &Host) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    for pool in host.virsh.active_pools()? {
-        for copy in host.virsh.volumes_like(&pool, COPY)? {
-            match Lock::take(&lock_name(host, &pool, &copy), Duration::ZERO, &host.runner.cancel) {
-                Err(error) if error.code == Code::Busy => continue,
-                lock => drop(lock?),
-            }
-            if host.virsh.delete_volume(&pool, &copy)? {
-                removed.push(format!("{pool}/{copy}"));
-            }
+    for (pool, copy) in copies(host)? {
+        if host.virsh.delete_volume(&pool, &copy)? {
+            removed.push(format!("{pool}/{copy}"));
         }
     }
     let files = part::list(&image::downloads(host)).into_iter().map(|(file, _)| file);
     let files = files.filter(|file| file.file_name().is_some_and(|name| name.starts_with(FILE)));
     removed.extend(files.filter(|file| part::remove(file)).map(Utf8PathBuf::into_string));
     Ok(removed)
+}
+
+/// The copies in the pools that nobody of this machine is at, each with its pool.
+pub(in crate::ops) fn copies(host: &Host) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for pool in host.virsh.active_pools()? {
+        for copy in host.virsh.volumes_like(&pool, COPY)? {
+            match Lock::take(&lock_name(host, &pool, &copy), Duration::ZERO, &host.runner.cancel) {
+                Err(error) if error.code == Code::Busy => {}
+                lock => {
+                    drop(lock?);
+                    found.push((pool.clone(), copy));
+                }
+            }
+        }
+    }
+    Ok(found)
 }

@@ -31,8 +31,8 @@ use crate::{
 };
 
 pub use address::addresses;
-pub(super) use commit::remove_copies;
 pub use commit::{NewCommit, commit};
+pub(super) use commit::{copies, remove_copies};
 pub use console::{Log, console, follow, logs};
 pub use copy::{Copied, NewCopy, copy};
 pub use create::{Created, Status, create};
@@ -47,6 +47,7 @@ pub use list::{info, list};
 pub use login::ssh;
 pub use power::{Changed, STOP_LIMIT, restart, start, stop};
 pub use screen::{Picture, Screenshot, picture, screenshot};
+pub(super) use seed::is_seed;
 pub use ssh_config::{LeftOut, SshConfig, SshHost, ssh_config};
 pub use wait::{Reached, WAIT_LIMIT, wait};
 

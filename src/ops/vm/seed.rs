@@ -28,6 +28,12 @@ pub(super) fn volume(host: &Host, vm: &str) -> OwnedVolume {
     OwnedVolume { pool: host.settings.pool.clone(), name: format!("{vm}-seed-{}.iso", &unique[..8]), role: Role::Seed }
 }
 
+/// Whether a volume is called as a seed is.
+pub(in crate::ops) fn is_seed(volume: &str) -> bool {
+    let unique = volume.strip_suffix(".iso").and_then(|name| name.rsplit_once("-seed-"));
+    unique.is_some_and(|(_, unique)| unique.len() == 8 && unique.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// An instance-id that no guest has had before: cloud-init does its work once for each.
 pub(super) fn instance_id(vm: &str) -> String {
     let unique = Uuid::new_v4().simple().to_string();

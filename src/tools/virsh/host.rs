@@ -198,6 +198,11 @@ impl Virsh {
         })
     }
 
+    /// What guests can be given, as libvirt prefers it.
+    pub fn offered(&self) -> Result<Capabilities> {
+        Capabilities::from_xml(&self.read("ask what the host offers", &domcapabilities(None))?)
+    }
+
     /// What guests can be given when they are emulated.
     pub fn emulation(&self) -> Result<Capabilities> {
         let xml = self.read("ask what the host can emulate", &["domcapabilities", "--virttype", "qemu"])?;

@@ -110,12 +110,26 @@ impl Virsh {
         self.change_with(&making(name), self.tool(&["pool-define", "/dev/stdin"]).stdin(xml))?;
         self.build_pool(name)?;
         self.start_pool(name)?;
-        self.change(&making(name), &["pool-autostart", "--pool", name])
+        self.autostart_pool(name)
+    }
+
+    /// Has a pool start with the host.
+    pub fn autostart_pool(&self, name: &str) -> Result<()> {
+        let what = format!("make the storage pool `{name}` start with the host");
+        self.change(&what, &["pool-autostart", "--pool", name])
     }
 
     /// Makes the folder of a directory pool where it is missing; nothing in it is touched.
     pub fn build_pool(&self, name: &str) -> Result<()> {
         self.change(&format!("make the folder of the storage pool `{name}`"), &["pool-build", "--pool", name])
+    }
+
+    /// Stops a pool; its folder and volumes stay, and so do guests. One that is not active is fine.
+    pub fn stop_pool(&self, name: &str) -> Result<()> {
+        match self.change(&format!("stop the storage pool `{name}`"), &["pool-destroy", "--pool", name]) {
+            Err(error) if error.code == Code::Conflict => Ok(()),
+            result => result,
+        }
     }
 
     /// Forgets a pool; its folder and volumes stay. One that is not there is fine.

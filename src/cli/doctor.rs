@@ -1,0 +1,43 @@
+//! `vmprov doctor`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{output::Output, progress::Terminal};
+use crate::{
+    error::Result,
+    ops::{
+        Host,
+        doctor::{self, CHECKS, Check, DoctorOptions},
+    },
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    options: DoctorOptions,
+
+    /// Only list the checks, and what each looks at
+    #[arg(long, conflicts_with_all = ["checks", "fix"])]
+    list: bool,
+}
+
+/// The checks that there are.
+#[derive(Debug, Serialize)]
+pub(super) struct Checks {
+    pub(super) checks: &'static [Check],
+}
+
+/// Runs the checks. The first that fails gives the exit status.
+pub(super) fn run(host: &Host, args: &Doctor, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
+    if args.list {
+        output.show(&Checks { checks: CHECKS })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let diagnosis = doctor::examine(host, &args.options)?;
+    terminal.finish();
+    output.show(&diagnosis)?;
+    Ok(diagnosis.code().map_or(ExitCode::SUCCESS, |code| ExitCode::from(code.exit_status())))
+}

@@ -1,0 +1,52 @@
+//! The report on the host.
+
+use super::table;
+use crate::{
+    cli::{doctor::Checks, output::Show, output::plain},
+    ops::doctor::{Checked, Diagnosis, Status, Summary},
+};
+
+impl Show for Diagnosis {
+    fn table(&self) -> String {
+        let width = self.checks.iter().map(|checked| checked.id.len()).max().unwrap_or(0);
+        let mut lines: Vec<_> = self.checks.iter().flat_map(|checked| lines(checked, width)).collect();
+        let Summary { ok, warn, fail, skip, fixed } = self.summary;
+        let mended = if fixed > 0 { format!("; {fixed} mended") } else { String::new() };
+        lines.push(format!("{ok} ok, {warn} to look at, {fail} failed, {skip} skipped{mended}"));
+        lines.join("\n")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.checks.iter().map(|checked| checked.id.to_owned()).collect()
+    }
+}
+
+/// A check's line, and below it what was done and what mends it.
+fn lines(checked: &Checked, width: usize) -> Vec<String> {
+    const INDENT: &str = "      ";
+    let status = match checked.status {
+        Status::Ok => "ok",
+        Status::Warn => "warn",
+        Status::Fail => "fail",
+        Status::Skip => "skip",
+    };
+    let one_line = |text: &str| plain(text).replace('\n', " ");
+    let mut lines = vec![format!("{status:4}  {:width$}  {}", checked.id, one_line(&checked.saw))];
+    lines.extend(checked.did.iter().map(|did| format!("{INDENT}mended: {}", one_line(did))));
+    if let Some(fix) = &checked.fix {
+        let safe = if checked.safe { " (or vmprov doctor --fix)" } else { "" };
+        lines.push(format!("{INDENT}mend it: {}{safe}", plain(fix)));
+    }
+    lines
+}
+
+impl Show for Checks {
+    fn table(&self) -> String {
+        let row = |check: &crate::ops::doctor::Check| [check.id.to_owned(), check.about.to_owned()];
+        table(&["ID", "LOOKS WHETHER"], self.checks.iter().map(row))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.checks.iter().map(|check| check.id.to_owned()).collect()
+    }
+}

@@ -1,0 +1,124 @@
+//! What the checks look with: one connection for all of them, and what can be seen through it.
+
+use std::cell::OnceCell;
+
+use super::CALL_LIMIT;
+use crate::{
+    error::{Error, Result},
+    ops::Host,
+    tools::virsh::{Confinement, Versions},
+};
+
+/// Where a check can see anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// On this machine, whatever libvirt is used.
+    Machine,
+    /// Wherever libvirt answers.
+    Libvirt,
+    /// The same, but for a session, which has no networks.
+    Networks,
+    /// Where libvirt and its guests are on this machine.
+    Here,
+    /// The same, for the machine's libvirt and not for one of a session.
+    System,
+}
+
+/// Where libvirt and its guests are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    System,
+    Session,
+    Elsewhere,
+    /// A driver that runs no QEMU here.
+    Other(String),
+}
+
+/// One look at the host.
+pub(super) struct Look {
+    /// The host, none of whose calls take long.
+    pub(super) host: Host,
+    place: Place,
+    versions: OnceCell<Result<Versions>>,
+    confinement: OnceCell<Result<Confinement>>,
+}
+
+impl Look {
+    pub(super) fn new(host: &Host) -> Self {
+        let host = host.hurried(CALL_LIMIT);
+        let place = place(host.virsh.uri(), host.virsh.is_local());
+        Self { host, place, versions: OnceCell::new(), confinement: OnceCell::new() }
+    }
+
+    /// Who answers: asked once.
+    pub(super) fn versions(&self) -> Result<&Versions, &Error> {
+        self.versions.get_or_init(|| self.host.virsh.versions()).as_ref()
+    }
+
+    /// How guests are confined: asked once.
+    pub(super) fn confinement(&self) -> Result<&Confinement> {
+        self.confinement.get_or_init(|| self.host.virsh.confinement()).as_ref().map_err(Clone::clone)
+    }
+
+    /// Whether libvirt is the user's own.
+    pub(super) fn is_session(&self) -> bool {
+        self.place == Place::Session
+    }
+
+    /// Whether the folders of pools are this machine's.
+    pub(super) fn sees_files(&self) -> bool {
+        self.why_not(Scope::Here).is_none()
+    }
+
+    /// The call of virsh that a person types.
+    pub(super) fn virsh(&self, args: &[&str]) -> String {
+        self.host.virsh.command(args)
+    }
+
+    /// Why a check of this scope sees nothing here.
+    pub(super) fn why_not(&self, scope: Scope) -> Option<String> {
+        let reason = match (scope, &self.place) {
+            (Scope::Machine | Scope::Libvirt, _)
+            | (_, Place::System)
+            | (Scope::Here, Place::Session)
+            | (Scope::Networks, Place::Elsewhere | Place::Other(_)) => return None,
+            (_, Place::Session) => "a session (qemu:///session) has none of it".to_owned(),
+            (_, Place::Elsewhere) => "libvirt is on another machine, which cannot be looked at from here".to_owned(),
+            (_, Place::Other(driver)) => format!("libvirt's driver `{driver}` runs nothing on this machine"),
+        };
+        Some(reason)
+    }
+}
+
+/// What a URI says of the place: `DRIVER[+TRANSPORT]://[HOST]/PATH`.
+fn place(uri: &str, is_local: bool) -> Place {
+    let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
+    let driver = scheme.split('+').next().unwrap_or_default();
+    let path = rest.find('/').map_or("", |at| &rest[at..]);
+    match driver {
+        _ if !is_local => Place::Elsewhere,
+        "qemu" if path.starts_with("/session") => Place::Session,
+        "qemu" => Place::System,
+        other => Place::Other(other.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uri_says_where_libvirt_is() {
+        for (uri, expected) in [
+            ("qemu:///system", Place::System),
+            ("qemu+unix:///system?socket=/x/session", Place::System),
+            ("qemu:///session", Place::Session),
+            ("qemu+ssh://host/session", Place::Elsewhere),
+            ("qemu+ssh://host/system", Place::Elsewhere),
+            ("test:///default", Place::Other("test".to_owned())),
+            ("test+unix:///default", Place::Other("test".to_owned())),
+        ] {
+            assert_eq!(place(uri, !uri.contains("host")), expected, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Whether a program is installed, and its version.
+
+use super::{Runner, Tool};
+use crate::error::{Code, Result};
+
+/// Where libvirtd finds it, and only root has it in `PATH`.
+const DNSMASQ: &str = "/usr/sbin/dnsmasq";
+
+/// The version of a program in its own words, empty where it tells none; an error where it is not installed.
+pub fn of(runner: &Runner, program: &'static str) -> Result<String> {
+    let flag = match program {
+        "ssh" => "-V",
+        "isoinfo" => "-version",
+        _ => "--version",
+    };
+    let ask = |program| Tool::new(program).args([flag]).read(runner);
+    let finished = match ask(program) {
+        Err(error) if error.code == Code::ToolMissing && program == "dnsmasq" => ask(DNSMASQ).map_err(|_| error)?,
+        result => result?,
+    };
+    // ssh tells it on standard error.
+    let text = String::from_utf8_lossy(&finished.stdout) + finished.stderr.as_str();
+    Ok(number(&text).to_owned())
+}
+
+/// The first word with a digit in it, on the first line.
+fn number(text: &str) -> &str {
+    let words = text.lines().next().unwrap_or_default().split_whitespace();
+    let mut words = words.map(|word| word.trim_matches([',', '(', ')']));
+    words.find(|word| word.bytes().any(|byte| byte.is_ascii_digit())).unwrap_or_default()
+}
+
+/// Whether a version is older than another; one that cannot be compared is not.
+pub fn is_older(version: &str, least: [u32; 2]) -> bool {
+    let mut parts = version.split('.').map(str::parse::<u32>);
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => [major, minor] < least,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_program_tells_its_version_in_its_own_way() {
+        for (text, version) in [
+            ("11.3.0\n", "11.3.0"),
+            ("qemu-img version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright (c) 2003\n", "10.0.2"),
+            ("genisoimage 1.1.11 (Linux)\n", "1.1.11"),
+            ("OpenSSH_9.2p1 Debian-2+deb12u10, OpenSSL 3.0.19 27 Jan 2026\n", "OpenSSH_9.2p1"),
+            ("Dnsmasq version 2.90  Copyright (c) 2000-2024 Simon Kelley\n", "2.90"),
+            ("passt unknown version\nCopyright 2020\n", ""),
+            ("", ""),
+        ] {
+            assert_eq!(number(text), version);
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        for (version, older) in
+            [("6.9.0", true), ("6.10.0", false), ("11.3.0", false), ("6", false), ("", false), ("5.99", true)]
+        {
+            assert_eq!(is_older(version, [6, 10]), older, "{version}");
+        }
+    }
+}

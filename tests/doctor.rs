@@ -1,0 +1,649 @@
+//! `doctor` against a real libvirtd: a host on which all is well, and then each fault that can be made there, one by
+//! one: told by the check whose it is, with the command that mends it, and mended where that is without a risk.
+#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+
+#[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod lab;
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::Path,
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use lab::{Lab, wait_until};
+use serde_json::{Value, json};
+use support::{TestHost, within};
+
+const NOT_FOUND: i32 = 3;
+const CONFLICT: i32 = 4;
+const DENIED: i32 = 6;
+const TOOL_MISSING: i32 = 7;
+const UNREACHABLE: i32 = 9;
+const TIMEOUT: i32 = 10;
+const INTERRUPTED: i32 = 130;
+
+/// The lab with a pool and a network, as the first create leaves it.
+fn warm() -> Lab {
+    let lab = Lab::qemu();
+    lab.run(&["vm", "delete", "warm", "--yes", "--ignore-missing"]).succeeded();
+    lab.run(&["vm", "create", "warm", "--no-start"]).succeeded();
+    lab.run(&["vm", "delete", "warm", "--yes"]).succeeded();
+    lab.run(&["gc"]).succeeded();
+    lab
+}
+
+/// Runs a program inside the lab; it must succeed.
+#[track_caller]
+fn inside(lab: &Lab, words: &[&str]) {
+    let [program, entrance @ ..] = lab.entrance();
+    let ran = Command::new(program).args(entrance).args(words).output().unwrap();
+    assert!(ran.status.success(), "{words:?}: {}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// A shell's line inside the lab, without what only a user needs.
+#[track_caller]
+fn type_inside(lab: &Lab, line: &str) {
+    inside(lab, &["/bin/sh", "-c", &line.replace("sudo ", "")]);
+}
+
+/// Types a line inside the lab when a test ends, however it ends: what the lab's other tests need is put back.
+struct PutBack<'l>(&'l Lab, String);
+
+impl Drop for PutBack<'_> {
+    fn drop(&mut self) {
+        let [program, entrance @ ..] = self.0.entrance();
+        let ran = Command::new(program).args(entrance).args(["/bin/sh", "-c", &self.1]).status();
+        assert!(ran.unwrap().success() || std::thread::panicking(), "{}", self.1);
+    }
+}
+
+/// Runs one check and returns what it found; the exit status must be `code`.
+#[track_caller]
+fn check(lab: &Lab, code: i32, id: &str, more: &[&str]) -> Value {
+    let ran = lab.run(&[&["doctor", id, "-o", "json"], more].concat()).failed_with(code);
+    let mut report = ran.json();
+    let checks = report["checks"].as_array_mut().unwrap();
+    assert_eq!(checks.len(), 1, "{report}");
+    checks.remove(0)
+}
+
+/// What a check is that found nothing to mend.
+fn quiet(id: &str, status: &str, saw: &str) -> Value {
+    json!({"id": id, "status": status, "saw": saw, "code": null, "fix": null, "safe": false, "fixed": false, "did": []})
+}
+
+/// What a check is that found something, and what mends it.
+fn mendable(id: &str, status: &str, saw: &str, fix: &str, safe: bool) -> Value {
+    let code = match status {
+        "fail" => json!("conflict"),
+        _ => Value::Null,
+    };
+    json!({"id": id, "status": status, "saw": saw, "code": code, "fix": fix, "safe": safe, "fixed": false, "did": []})
+}
+
+/// The same check after it was mended.
+fn mended(found: Value, did: &[&str]) -> Value {
+    let mut found = found;
+    found["fixed"] = json!(true);
+    found["did"] = json!(did);
+    found
+}
+
+const WELL: &str = "`default` (dir) in /var/lib/libvirt/images";
+
+#[test]
+fn a_host_on_which_all_is_well_says_so_of_every_check() {
+    let lab = warm();
+    let before = lab.snapshot();
+    let report = lab.run(&["doctor", "-o", "json"]).succeeded().json();
+    let checks = report["checks"].as_array().unwrap();
+    let ids: Vec<_> = checks.iter().map(|check| check["id"].as_str().unwrap()).collect();
+    let listed = lab.run(&["doctor", "--list", "-o", "name"]).succeeded().stdout;
+    assert_eq!(ids, listed.lines().collect::<Vec<_>>());
+    // What depends on the machine below the lab may be anything but a failure.
+    let depends =
+        ["kvm.", "iommu", "security.", "clock.synchronised", "cache.space", "pool.space", "tools.virt-sysprep"];
+    for check in checks {
+        let id = check["id"].as_str().unwrap();
+        assert_ne!(check["status"], "fail", "{check}");
+        assert!(check["status"] == "ok" || depends.iter().any(|prefix| id.starts_with(prefix)), "{check}");
+        assert_eq!(check["fixed"], false, "{check}");
+    }
+    let count = |status: &str| checks.iter().filter(|check| check["status"] == status).count();
+    let expected = ["ok", "warn", "fail", "skip"].map(|status| (status.to_owned(), json!(count(status))));
+    let mut expected: serde_json::Map<_, _> = expected.into_iter().collect();
+    expected.insert("fixed".to_owned(), json!(0));
+    assert_eq!(report["summary"], Value::Object(expected));
+    for (id, saw) in [
+        ("pool.active", WELL),
+        ("pool.reachable", "`libvirt-qemu`, whom QEMU runs as, gets to /var/lib/libvirt/images"),
+        ("network.active", "`default` (nat) 192.168.122.1/24 on virbr0"),
+        ("network.subnet", "no other interface has 192.168.122.1/24"),
+        ("network.forwarding", "the kernel forwards IPv4 packets"),
+        ("network.firewall", "no chain drops what virbr0 sends or is sent"),
+        ("daemon.permission", "`root` may manage VMs"),
+        ("state.incomplete", "every VM is whole"),
+        ("state.unfinished", "every image is whole"),
+        ("state.volumes", "each disk and seed in the pool `default` is a VM's"),
+        ("state.locks", "no lock is left"),
+        ("state.downloads", "no download was left alone"),
+    ] {
+        assert_eq!(check(&lab, 0, id, &[]), quiet(id, "ok", saw));
+    }
+    // What trying KVM has shown is what a create then goes by.
+    let kvm = checks.iter().find(|check| check["id"] == "kvm.works").unwrap();
+    let cached =
+        fs::read_dir(lab.file(".cache/vmprov")).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()));
+    let cached: String = cached.map(Result::unwrap).collect();
+    assert_eq!(cached.contains("works"), kvm["status"] == "ok", "{cached} {kvm}");
+    lab.settles_without(&before, |line| line.contains("home .cache/vmprov/kvm-"), "a look");
+}
+
+#[test]
+fn a_program_that_is_missing_or_too_old_is_told_with_what_installs_it() {
+    let host = TestHost::new().with_only(&["virsh", "ssh"]);
+    let ran = host.run("doctor tools");
+    assert_eq!((ran.code(), ran.stderr.as_str()), (TOOL_MISSING, ""), "{ran:?}");
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert!(lines[0].starts_with("ok    tools.virsh         virsh "), "{ran:?}");
+    assert_eq!(lines[1], "fail  tools.qemu-img      the program `qemu-img` is not installed");
+    assert_eq!(lines[2], "      mend it: apt-get install qemu-utils");
+    assert_eq!(lines[4], "      mend it: apt-get install genisoimage");
+    assert!(lines[7].starts_with("ok    tools.ssh           ssh OpenSSH"), "{ran:?}");
+    assert_eq!(
+        lines[8],
+        "skip  tools.virt-sysprep  the program `virt-sysprep` is not installed; only `vm commit` needs it"
+    );
+    assert_eq!(lines[9], "      mend it: apt-get install guestfs-tools");
+    assert_eq!(lines[12], "2 ok, 0 to look at, 3 failed, 2 skipped");
+
+    // Without virsh nobody can be asked, and that is told once.
+    let ran = TestHost::new().with_only(&[]).run("doctor -o json");
+    assert_eq!(ran.code(), TOOL_MISSING, "{ran:?}");
+    let report = ran.json();
+    let of = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
+    assert_eq!(of("tools.virsh")["code"], "tool_missing");
+    assert_eq!(of("daemon.reachable"), quiet("daemon.reachable", "skip", "it rests on tools.virsh"));
+    assert_eq!(of("pool.space"), quiet("pool.space", "skip", "it rests on daemon.reachable"));
+    assert_eq!(of("clock.time")["status"], "ok");
+
+    let host = TestHost::new().with_program("virsh", "echo 6.9.0");
+    let ran = host.run("doctor tools.virsh");
+    assert_eq!(ran.code(), CONFLICT, "{ran:?}");
+    assert_eq!(
+        ran.stdout,
+        "fail  tools.virsh  virsh 6.9.0 is too old: `set-user-sshkeys` came with 6.10\n      \
+         mend it: apt-get install libvirt-clients\n0 ok, 0 to look at, 1 failed, 0 skipped\n"
+    );
+}
+
+#[test]
+fn what_is_asked_for_is_a_check_or_nothing_is_looked_at() {
+    let host = TestHost::new();
+    host.run("doctor pool.spce").fails(
+        NOT_FOUND,
+        "error: there is no check `pool.spce`\nhint: Did you mean `pool.space` or `pool.active` or `pool.reachable`? \
+         `vmprov doctor --list` shows them.\n",
+    );
+    host.run("doctor --list --fix").fails_saying(2, &["cannot be used with"]);
+    let ran = host.run("doctor pool -o name").succeeds();
+    assert_eq!(ran.stdout, "pool.active\npool.reachable\npool.space\n");
+}
+
+/// Neither what hangs nor what is nonsense is taken for well, and nothing ends the run.
+#[test]
+fn a_fact_that_cannot_be_had_is_skipped_with_the_reason() {
+    let lab = warm();
+    for (program, script, id, saw) in [
+        ("timedatectl", "sleep 1000", "clock.synchronised", "did not end within 5 s"),
+        ("timedatectl", "echo maybe", "clock.synchronised", "nobody tells whether the clock is synchronised"),
+        ("nft", "echo nonsense", "network.firewall", "cannot read nft's JSON"),
+        ("nft", "echo 'Operation not permitted' >&2; exit 1", "network.firewall", "only root may read"),
+        (
+            "virsh",
+            "case \"$*\" in *capabilities*) echo '<x' ;; *) exec /usr/bin/virsh \"$@\" ;; esac",
+            "pool.reachable",
+            "cannot read libvirt's capabilities XML",
+        ),
+    ] {
+        let host = TestHost::bare().by(lab.entrance()).with_program(program, script);
+        let report = host.run(&format!("doctor {id} -o json")).succeeds().json();
+        let found = &report["checks"][0];
+        assert_eq!(found["status"], "skip", "{program} {script}: {found}");
+        assert!(found["saw"].as_str().unwrap().contains(saw), "{program} {script}: {found}");
+    }
+    for (word, status) in [("yes", "ok"), ("no", "warn")] {
+        let host = TestHost::new().with_program("timedatectl", &format!("echo {word}"));
+        let report = host.run("doctor clock.synchronised -o json").succeeds().json();
+        assert_eq!(report["checks"][0]["status"], status, "{report}");
+    }
+}
+
+#[test]
+fn a_daemon_that_does_not_run_is_told_from_one_that_refuses() {
+    let found = |host: &TestHost, code: i32, args: &[&str]| {
+        let ran = host.args(&[args, &["doctor", "daemon", "pool", "-o", "json"]].concat());
+        assert_eq!(ran.code(), code, "{ran:?}");
+        let report = ran.json();
+        assert_eq!(report["summary"]["fail"], 1, "{report}");
+        let failed = report["checks"].as_array().unwrap().iter().find(|check| check["status"] == "fail");
+        failed.unwrap().clone()
+    };
+    // A socket that nobody listens at.
+    let host = TestHost::bare();
+    let socket = host.path("libvirt-sock");
+    drop(UnixListener::bind(&socket).unwrap());
+    let uri = format!("qemu+unix:///system?socket={}", socket.display());
+    let gone = found(&host, UNREACHABLE, &["-c", &uri]);
+    assert_eq!((&gone["id"], &gone["code"]), (&"daemon.reachable".into(), &"unreachable".into()));
+    assert_eq!(gone["saw"], "libvirtd is gone and left its socket ~/libvirt-sock behind");
+    // Nothing at all.
+    let missing = socket.with_file_name("none");
+    let uri = format!("qemu+unix:///system?socket={}", missing.display());
+    let none = found(&host, UNREACHABLE, &["-c", &uri]);
+    let saw = "libvirtd is installed and is not running: there is no socket ~/none";
+    assert_eq!((&none["id"], &none["saw"]), (&"daemon.reachable".into(), &saw.into()));
+    // Another machine's, that nobody gets to.
+    let far = found(&host, UNREACHABLE, &["-c", "qemu+ssh://127.0.0.1:1/system"]);
+    assert!(far["saw"].as_str().unwrap().contains("Connection refused"), "{far}");
+    assert_eq!(far["fix"], "virsh -c qemu+ssh://127.0.0.1:1/system version");
+    // One that is stuck.
+    let stuck = "case \"$1\" in --version) echo 11.3.0 ;; *) sleep 1000 ;; esac";
+    let host = TestHost::bare().with_program("virsh", stuck);
+    let ran = host.run("doctor daemon.reachable");
+    assert_eq!(ran.code(), TIMEOUT, "{ran:?}");
+    assert!(
+        ran.stdout.starts_with("fail  daemon.reachable  libvirt does not answer within 30 s\n      mend it: sudo ")
+    );
+    // One that does not let everybody in.
+    let lab = warm();
+    let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let host = TestHost::bare().by(lab.entrance()).by(words).by(nobody);
+    let denied = found(&host, DENIED, &[]);
+    let saw =
+        "libvirt's socket is for the group `libvirt`, which `nobody` is not in; put into it, one has to log in anew";
+    let expected = json!({"id": "daemon.permission", "status": "fail", "saw": saw, "code": "denied",
+        "fix": "sudo usermod -aG libvirt nobody", "safe": false, "fixed": false, "did": []});
+    assert_eq!(denied, expected);
+}
+
+#[test]
+fn a_pool_that_is_not_started_is_started() {
+    let lab = warm();
+    let before = lab.snapshot();
+    lab.virsh(&["pool-destroy", "default"]);
+    lab.virsh(&["pool-autostart", "--disable", "default"]);
+    let start = "virsh -c qemu:///system pool-start --pool default";
+    let found = mendable("pool.active", "warn", "the pool `default` is not started", start, true);
+    assert_eq!(check(&lab, 0, "pool.active", &[]), found);
+    assert_eq!(check(&lab, 0, "pool.space", &[]), quiet("pool.space", "skip", "the pool `default` is not started"));
+    let did = ["started the pool `default`", "made the pool `default` start with the host"];
+    assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), mended(quiet("pool.active", "ok", WELL), &did));
+    assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), quiet("pool.active", "ok", WELL));
+    assert_eq!(lab.virsh(&["pool-list", "--autostart", "--name"]).trim(), "default");
+    lab.settles(&before, "a pool that was mended");
+}
+
+/// A pool whose folder QEMU's user does not get to.
+#[test]
+fn the_folder_that_keeps_qemu_out_is_named_by_the_check_and_by_the_error() {
+    let lab = warm();
+    let before = lab.snapshot();
+    let closed = lab.pool_folder().with_file_name("closed");
+    let pool = ["--pool", "closed", "--pool-path", "/var/lib/libvirt/closed/vms"];
+    let in_pool = |words: &[&str]| lab.run(&[&pool, words].concat());
+    in_pool(&["vm", "create", "web", "--no-start"]).succeeded();
+    let chmod = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
+    chmod(0o700);
+
+    let saw =
+        "`libvirt-qemu`, whom QEMU runs as, may not enter /var/lib/libvirt/closed (0700 root:root) on the way to ";
+    let fix = "sudo setfacl -m u:libvirt-qemu:x /var/lib/libvirt/closed";
+    let ran = in_pool(&["doctor", "pool.reachable", "--fix", "-o", "json"]).failed_with(DENIED);
+    let found = &ran.json()["checks"][0];
+    let expected = json!({"id": "pool.reachable", "status": "fail", "saw": format!("{saw}/var/lib/libvirt/closed/vms"),
+        "code": "denied", "fix": fix, "safe": false, "fixed": false, "did": []});
+    assert_eq!(*found, expected, "to open a folder is its owner's to decide");
+
+    // The errors of what runs into it.
+    let hint = format!("hint: {saw}/var/lib/libvirt/closed/vms/web.qcow2: {fix}\n");
+    for words in [&["vm", "start", "web"][..], &["-q", "vm", "create", "web2", "--memory", "64", "--vcpus", "1"]] {
+        let ran = in_pool(words).failed_with(NOT_FOUND);
+        let hint = hint.replace("web.qcow2", if words.contains(&"web2") { "web2.qcow2" } else { "web.qcow2" });
+        assert!(ran.stderr.starts_with("error: cannot start the VM\n  why: "), "{ran}");
+        assert!(ran.stderr.contains("Cannot access storage file") && ran.stderr.ends_with(&hint), "{ran}");
+    }
+    let ran = in_pool(&["vm", "start", "web", "-o", "json"]).failed_with(NOT_FOUND);
+    let error: Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!(error["hint"], hint.trim_start_matches("hint: ").trim_end(), "{error}");
+
+    // What the hint says helps.
+    inside(&lab, &["setfacl", "-m", "u:libvirt-qemu:x", "/var/lib/libvirt/closed"]);
+    in_pool(&["doctor", "pool.reachable"]).succeeded();
+    in_pool(&["vm", "start", "web"]).succeeded();
+    inside(&lab, &["setfacl", "-b", "/var/lib/libvirt/closed"]);
+    in_pool(&["doctor", "pool.reachable"]).failed_with(DENIED);
+    chmod(0o711);
+    in_pool(&["doctor", "pool.reachable"]).succeeded();
+
+    // Its folder is made again.
+    in_pool(&["vm", "delete", "web", "--yes"]).succeeded();
+    fs::remove_dir(closed.join("vms")).unwrap();
+    let ran = in_pool(&["doctor", "pool.reachable"]).failed_with(NOT_FOUND);
+    assert!(ran.stdout.contains("the folder /var/lib/libvirt/closed/vms of the pool `closed` is gone\n"), "{ran}");
+    let ran = in_pool(&["doctor", "pool.reachable", "--fix"]).succeeded();
+    assert!(ran.stdout.contains("\n      mended: made the folder of the pool `closed`\n"), "{ran}");
+    assert!(closed.join("vms").is_dir());
+
+    lab.virsh(&["pool-destroy", "closed"]);
+    lab.virsh(&["pool-undefine", "closed"]);
+    fs::remove_dir_all(&closed).unwrap();
+    lab.settles_without(&before, |line| line.contains("home .cache/vmprov/"), "a pool that was closed");
+}
+
+#[test]
+fn a_network_that_is_not_started_is_started_and_told_by_the_error() {
+    let lab = warm();
+    let before = lab.snapshot();
+    lab.run(&["vm", "create", "web", "--no-start", "--memory", "64", "--vcpus", "1"]).succeeded();
+    lab.virsh(&["net-destroy", "default"]);
+    lab.virsh(&["net-autostart", "--disable", "default"]);
+    let start = "virsh -c qemu:///system net-start --network default";
+    let found = mendable("network.active", "warn", "the network `default` is not started", start, true);
+    assert_eq!(check(&lab, 0, "network.active", &[]), found);
+    for id in ["network.forwarding", "network.firewall"] {
+        assert_eq!(check(&lab, 0, id, &[]), quiet(id, "skip", "the network `default` is not started"));
+    }
+    let ran = lab.run(&["vm", "start", "web"]).failed_with(CONFLICT);
+    assert!(ran.stderr.ends_with(&format!("hint: The network `default` is not started: {start}\n")), "{ran}");
+    let did = ["started the network `default`", "made the network `default` start with the host"];
+    let well = quiet("network.active", "ok", "`default` (nat) 192.168.122.1/24 on virbr0");
+    assert_eq!(check(&lab, 0, "network.active", &["--fix"]), mended(well.clone(), &did));
+    assert_eq!(check(&lab, 0, "network.active", &["--fix"]), well);
+    lab.run(&["vm", "delete", "web", "--yes"]).succeeded();
+    lab.settles_without(&before, |line| line.contains("dnsmasq"), "a network that was mended");
+}
+
+#[test]
+fn addresses_that_somebody_else_has_are_told() {
+    let lab = warm();
+    let edit = "virsh -c qemu:///system net-edit --network default";
+    let saw = "the network `default` has 192.168.122.1/24, and taken0 leads to 192.168.122.64/26 already";
+    type_inside(
+        &lab,
+        "ip link add taken0 type bridge && ip link set taken0 up && ip address add 192.168.122.77/26 dev taken0",
+    );
+    assert_eq!(check(&lab, 0, "network.subnet", &[]), mendable("network.subnet", "warn", saw, edit, false));
+    lab.virsh(&["net-destroy", "default"]);
+    assert_eq!(check(&lab, CONFLICT, "network.subnet", &[]), mendable("network.subnet", "fail", saw, edit, false));
+    type_inside(&lab, "ip link delete taken0");
+    lab.virsh(&["net-start", "default"]);
+    check(&lab, 0, "network.subnet", &[]);
+}
+
+#[test]
+fn a_packet_filter_in_the_way_is_told_with_what_opens_it() {
+    let lab = warm();
+    let well = quiet("network.firewall", "ok", "no chain drops what virbr0 sends or is sent");
+    let open = "sudo iptables -I CHAIN -i virbr0 -j ACCEPT && sudo iptables -I CHAIN -o virbr0 -j ACCEPT";
+    let saw = "ip filter FORWARD drops what virbr0 sends or is sent";
+    // As whoever starts after libvirt and sees to the chain alone, so that libvirt's rules are gone from it.
+    let alone = "iptables -F FORWARD && iptables -P FORWARD DROP";
+    let rules = lab.write("rules", "");
+    type_inside(&lab, &format!("iptables-save -t filter >{rules}"));
+    let undo = format!("iptables-restore {rules}");
+    let undo = undo.as_str();
+    let forward = "echo 1 >/proc/sys/net/ipv4/ip_forward";
+    let _put_back = PutBack(&lab, format!("{undo}; iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; {forward}"));
+    for (made, saw, fix, undone) in [
+        (alone, saw.to_owned(), open.replace("CHAIN", "FORWARD"), undo),
+        (
+            &format!("{alone} && iptables -N DOCKER-USER && iptables -I FORWARD -j DOCKER-USER"),
+            format!("{saw}, which is Docker's doing"),
+            open.replace("CHAIN", "DOCKER-USER"),
+            undo,
+        ),
+        (
+            "iptables-legacy -P FORWARD DROP",
+            saw.to_owned(),
+            open.replace("CHAIN", "FORWARD").replace("iptables", "iptables-legacy"),
+            "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F",
+        ),
+        (
+            "nft add table inet own && nft 'add chain inet own in { type filter hook input priority 0; policy drop; }'",
+            "inet own in drops what virbr0 sends or is sent".to_owned(),
+            "sudo nft insert rule inet own in iifname virbr0 accept".to_owned(),
+            "nft delete table inet own",
+        ),
+    ] {
+        type_inside(&lab, made);
+        let found = check(&lab, 0, "network.firewall", &["--fix"]);
+        assert_eq!(found, mendable("network.firewall", "warn", &saw, &fix, false), "{made}");
+        type_inside(&lab, &fix);
+        assert_eq!(check(&lab, 0, "network.firewall", &[]), well, "{fix}");
+        type_inside(&lab, undone);
+        assert_eq!(check(&lab, 0, "network.firewall", &[]), well, "{undone}");
+    }
+
+    // With libvirt's rules in it the same chain is in nobody's way.
+    type_inside(&lab, "iptables -P FORWARD DROP");
+    assert_eq!(check(&lab, 0, "network.firewall", &[]), well);
+    type_inside(&lab, undo);
+
+    type_inside(&lab, "echo 0 >/proc/sys/net/ipv4/ip_forward");
+    let saw = "the kernel forwards no IPv4 packets: somebody switched it off after libvirt had switched it on";
+    let fix = "sudo sysctl -w net.ipv4.ip_forward=1";
+    assert_eq!(check(&lab, 0, "network.forwarding", &[]), mendable("network.forwarding", "warn", saw, fix, false));
+    type_inside(&lab, forward);
+    check(&lab, 0, "network.forwarding", &[]);
+}
+
+#[test]
+fn what_killed_commands_left_is_told_and_cleaned_up() {
+    let lab = warm();
+    let before = lab.snapshot();
+    // The define is the first call that changes something.
+    let calls = lab.run(&["vm", "create", "warm", "--no-start"]).succeeded().calls;
+    lab.run(&["vm", "delete", "warm", "--yes"]).succeeded();
+    let define = 1 + calls.iter().position(|call| call.contains(" define ")).unwrap();
+    assert!(lab.spoil(&format!("kill-after:{define}"), &["vm", "create", "web", "--no-start"]).was_killed());
+    let locks = check(&lab, 0, "state.locks", &[]);
+    assert!(locks["saw"].as_str().unwrap().starts_with("killed commands left /run/lock/vmprov-"), "{locks}");
+    assert_eq!((&locks["status"], &locks["safe"]), (&json!("warn"), &json!(true)));
+    let locks = check(&lab, 0, "state.locks", &["--fix"]);
+    assert_eq!((&locks["saw"], &locks["fixed"]), (&json!("no lock is left"), &json!(true)));
+    let incomplete = mendable("state.incomplete", "warn", "`web` (its create was cut short)", "vmprov gc", true);
+    assert_eq!(check(&lab, 0, "state.incomplete", &[]), incomplete);
+    // As long as somebody is at it, it is left alone.
+    let digest = vmprov::model::digest::of("the VM `web` at qemu:///system".as_bytes());
+    let lock = format!("/run/lock/vmprov-{}.lock", &digest[..16]);
+    let holder = lab.start_inside("flock", &["--no-fork", &lock, "sleep", "1000"]);
+    let busy = "not whole, and not to be touched: `web` (another vmprov is working on the VM `web` at qemu:///system)";
+    wait_until("the lock", || check(&lab, 0, "state.incomplete", &["--fix"])["saw"] == busy);
+    drop(holder);
+    assert_eq!(check(&lab, 0, "state.incomplete", &[]), incomplete);
+
+    let probe = "<metadata><v:vm xmlns:v='urn:vmprov:vm:1' phase='probe' created='' by='' host=''/></metadata>";
+    let os = "<memory>65536</memory><os><type>hvm</type></os>";
+    lab.virsh_with(
+        &["define", "/dev/stdin"],
+        &format!("<domain type='qemu'><name>vmprov-kvm-test-1</name>{os}{probe}</domain>"),
+    );
+    let both = "`vmprov-kvm-test-1` (a test of KVM was cut short), `web` (its create was cut short)";
+    assert_eq!(check(&lab, 0, "state.incomplete", &[])["saw"], both);
+    lab.virsh(&["vol-create-as", "default", "base-0123456789abcdef.qcow2", "1M"]);
+    lab.virsh(&["vol-create-as", "default", "vmprov-commit-x.qcow2", "1M"]);
+    let left = "default/base-0123456789abcdef.qcow2, default/vmprov-commit-x.qcow2: the upload or copy was cut short";
+    let unfinished = mendable("state.unfinished", "warn", left, "vmprov gc", true);
+    assert_eq!(check(&lab, 0, "state.unfinished", &[]), unfinished);
+    for (name, days) in [("old", 8), ("new", 6)] {
+        let part = lab.write(&format!(".cache/vmprov/downloads/{name}.part"), "x");
+        let then = SystemTime::now() - Duration::from_hours(24 * days);
+        fs::File::open(Path::new(&part)).unwrap().set_modified(then).unwrap();
+    }
+    let old = lab.file(".cache/vmprov/downloads/old.part");
+    let old = old.to_str().unwrap();
+    let saw = format!("1B of downloads that nobody went on with for a week: {old}");
+    let downloads = mendable("state.downloads", "warn", &saw, &format!("rm {old}"), true);
+    assert_eq!(check(&lab, 0, "state.downloads", &[]), downloads);
+
+    let report = lab.run(&["doctor", "state", "--fix", "-o", "json"]).succeeded().json();
+    let did = |id: &str| {
+        let check = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap();
+        assert_eq!((&check["status"], &check["fixed"]), (&json!("ok"), &json!(true)), "{check}");
+        check["did"][0].as_str().unwrap().to_owned()
+    };
+    // One clean-up does all that it knows of, and the checks behind it find nothing.
+    let removed = "removed vmprov-kvm-test-1, web, default/base-0123456789abcdef.qcow2, default/vmprov-commit-x.qcow2";
+    assert_eq!(did("state.incomplete"), removed);
+    assert_eq!(did("state.downloads"), format!("removed {old}"));
+    assert_eq!(report["summary"], json!({"ok": 5, "warn": 0, "fail": 0, "skip": 0, "fixed": 2}));
+    fs::remove_file(lab.file(".cache/vmprov/downloads/new.part")).unwrap();
+    lab.settles(&before, "a clean-up");
+}
+
+#[test]
+fn a_disk_that_no_vm_has_is_told_and_never_deleted() {
+    let lab = warm();
+    let image = lab.image("orphan.qcow2", "10M");
+    lab.run(&["key", "generate", "dev", "--type", "ed25519"]).succeeded();
+    let create = ["vm", "create", "web", "--image", &image, "--user", "debian", "--ssh-key", "dev", "--no-start"];
+    lab.run(&create).succeeded();
+    check(&lab, 0, "state.volumes", &[]);
+    lab.virsh(&["undefine", "web"]);
+    let found = check(&lab, 0, "state.volumes", &["--fix"]);
+    let saw = found["saw"].as_str().unwrap();
+    assert!(
+        saw.starts_with("no VM has web-seed-") && saw.ends_with(".iso, web.qcow2 of the pool `default`"),
+        "{found}"
+    );
+    assert_eq!((&found["status"], &found["safe"], &found["fixed"]), (&json!("warn"), &json!(false), &json!(false)));
+    let fix = found["fix"].as_str().unwrap().to_owned();
+    assert!(fix.starts_with("virsh -c qemu:///system vol-delete --pool default --vol web-seed-"), "{found}");
+    // A VM that somebody else has defined has it.
+    let disk = "<disk type='file'><source file='/var/lib/libvirt/images/web.qcow2'/><target dev='vda'/></disk>";
+    let rest = format!("<memory>65536</memory><os><type>hvm</type></os><devices>{disk}</devices>");
+    lab.virsh_with(&["define", "/dev/stdin"], &format!("<domain type='qemu'><name>theirs</name>{rest}</domain>"));
+    let found = check(&lab, 0, "state.volumes", &[]);
+    assert!(found["saw"].as_str().unwrap().ends_with(".iso of the pool `default`"), "{found}");
+    lab.virsh(&["undefine", "theirs"]);
+    type_inside(&lab, &fix);
+    assert!(check(&lab, 0, "state.volumes", &[])["saw"].as_str().unwrap().starts_with("no VM has web.qcow2 of"));
+    lab.virsh(&["vol-delete", "--pool", "default", "web.qcow2"]);
+    check(&lab, 0, "state.volumes", &[]);
+    lab.run(&["image", "delete", &image]).succeeded();
+}
+
+/// What is of another machine, or of a session, is not looked at here.
+#[test]
+fn what_cannot_be_here_is_skipped_with_the_reason() {
+    let host = TestHost::new();
+    let report = host.run("doctor -o json").succeeds().json();
+    let of = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
+    let none = "libvirt's driver `test` runs nothing on this machine";
+    for id in ["kvm.device", "pool.reachable", "network.subnet", "network.firewall", "security.apparmor", "daemon.log"]
+    {
+        assert_eq!(of(id), quiet(id, "skip", none));
+    }
+    assert_eq!(of("daemon.qemu"), quiet("daemon.qemu", "ok", "TEST 0.0.2"));
+    assert_eq!(of("kvm.works"), quiet("kvm.works", "skip", "libvirt's driver `test` has no KVM"));
+
+    let session = host.args(&["-c", "qemu:///session", "doctor", "network", "iommu", "-o", "json"]).succeeds().json();
+    let network = &session["checks"].as_array().unwrap()[1];
+    assert_eq!(*network, quiet("network.active", "skip", "a session (qemu:///session) has none of it"));
+    // Whether or not that machine can be reached.
+    let far = host.args(&["-c", "qemu+ssh://127.0.0.1:1/system", "doctor", "network.dnsmasq", "-o", "json"]).succeeds();
+    let reason = "libvirt is on another machine, which cannot be looked at from here";
+    assert_eq!(far.json()["checks"][0], quiet("network.dnsmasq", "skip", reason));
+}
+
+/// The keys of this machine's user.
+#[test]
+fn keys_that_cannot_be_used_are_told() {
+    let host = TestHost::new();
+    let folder = host.path(".local/share/vmprov/keys");
+    let shown = "~/.local/share/vmprov/keys";
+    let run = |saw: &str, status: &str| {
+        let counts = if status == "ok" { "1 ok, 0 to" } else { "0 ok, 1 to" };
+        let report = format!("{status:4}  keys.folder  {saw}\n{counts} look at, 0 failed, 0 skipped\n");
+        host.run("doctor keys").prints(&report);
+    };
+    run(&format!("{shown} is not there yet: the first key makes it"), "ok");
+    host.run("key generate dev --type ed25519").succeeds();
+    run(&format!("keys in {shown}: 1"), "ok");
+    host.tool("chmod", &["777", folder.to_str().unwrap()]);
+    run(&format!("others may replace the keys in `{shown}`\n      mend it: chmod go-w {shown}"), "warn");
+    host.tool("chmod", &["700", folder.to_str().unwrap()]);
+    host.tool("chmod", &["644", folder.join("dev").to_str().unwrap()]);
+    let mends = format!("mend it: chmod 600 {shown}/dev");
+    run(&format!("ssh does not take the key `dev`: others may use its file\n      {mends}"), "warn");
+}
+
+#[test]
+fn who_interrupts_it_is_heard() {
+    let script = "case \"$1\" in --version) echo 11.3.0 ;; *) : >begun; exec sleep 1000 ;; esac";
+    let host = TestHost::new().with_program("virsh", script);
+    let running = host.start(&["doctor", "daemon", "keys"], "");
+    assert!(within(Duration::from_mins(1), || host.path("begun").exists()), "the fake virsh does not begin");
+    running.signal(rustix::process::Signal::INT);
+    running.end().fails(INTERRUPTED, "error: interrupted\n");
+}
+
+/// Somebody who is not root, but may use libvirt: what only root can see is not taken for well.
+#[test]
+fn what_only_root_can_see_is_skipped_for_others() {
+    let lab = warm();
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    let libvirt = groups.lines().find_map(|line| line.strip_prefix("libvirt:")).unwrap().split(':').nth(1).unwrap();
+    let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];
+    let user = ["--reuid=65534", "--regid=65534", &format!("--groups={libvirt}")];
+    let host = TestHost::bare().by(lab.entrance()).by(words).by(user);
+    let report = host.run("doctor -o json").succeeds().json();
+    let of = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
+    assert_eq!(of("daemon.permission"), quiet("daemon.permission", "ok", "`nobody` may manage VMs"));
+    assert_eq!(of("daemon.log"), quiet("daemon.log", "skip", "only root may ask virtlogd"));
+    let firewall = of("network.firewall");
+    assert_eq!(firewall["status"], "skip", "{firewall}");
+    assert!(
+        firewall["saw"].as_str().unwrap().starts_with("only root may read the packet filter's rules: "),
+        "{firewall}"
+    );
+    for id in ["pool.active", "pool.reachable", "network.active", "network.subnet", "state.volumes"] {
+        assert_eq!(of(id)["status"], "ok", "{}", of(id));
+    }
+}
+
+/// An error whose reason a check finds has its hint from there; one whose reason none finds keeps its own.
+#[test]
+fn an_error_is_explained_by_what_is_found_and_else_left_alone() {
+    let complaint = |text: &str| format!("echo \"error: Failed to start it\nerror: {text}\" >&2; exit 1");
+    let socket = "/run/libvirt/virtlogd-sock";
+    let script = complaint(&format!("Failed to connect socket to '{socket}': No such file or directory"));
+    let empty = ["/usr/bin/unshare", "-m", "/bin/sh", "-c", "mount -t tmpfs none /run/libvirt && exec \"$@\"", "sh"];
+    let host = TestHost::bare().by(empty).with_program("virsh", &script);
+    host.run("vm list").fails_saying(
+        8,
+        &[&format!("hint: virtlogd does not listen at {socket}: "), ": sudo systemctl enable --now virtlogd.socket\n"],
+    );
+    // There is room, dnsmasq is there, and the file is on another machine.
+    let full = "hint: Free some space in the storage pool: virsh pool-info POOL shows what is left.\n";
+    let qemu =
+        "hint: The user that QEMU runs as (libvirt-qemu) must be able to read the file and to enter every folder";
+    let by_hand = "hint: Try the connection by hand: virsh -c qemu+ssh://host/system version\n";
+    for (args, text, says) in [
+        ("", "No space left on device", full),
+        ("", "Cannot find 'dnsmasq' in path", "why: Failed to start it: Cannot find 'dnsmasq' in path\n"),
+        ("-c qemu+ssh://host/system ", "failed to connect to the hypervisor", by_hand),
+        ("-c qemu+ssh://host/system ", "Cannot access storage file '/x' (as uid:1, gid:1): Permission denied", qemu),
+    ] {
+        let ran = TestHost::new().with_program("virsh", &complaint(text)).run(&format!("{args}vm list"));
+        assert!(ran.stderr.contains(says) && !ran.stderr.contains("mend"), "{ran:?}");
+    }
+}
