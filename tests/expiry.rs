@@ -108,7 +108,7 @@ fn other_commands_keep_it() {
     lab.run(&["inject", "old", "first"]).succeeded();
     assert_eq!(noted(&lab), before);
     lab.run(&["vm", "restart", "old", "--force"]).succeeded();
-    assert_eq!(info(&lab, "old")["volumes"].as_array().unwrap().len(), 2);
+    assert_eq!(info(&lab, "old")["volumes"].as_array().unwrap().len(), 3);
     assert_eq!(noted(&lab), before);
     lab.run(&["vm", "stop", "old", "--force"]).succeeded();
     assert_eq!(noted(&lab), before);
@@ -171,7 +171,7 @@ fn reap_deletes_what_has_expired_and_nothing_else() {
     assert_eq!(results.len(), 2, "{reaped}");
     for (result, vm) in results.iter().zip(["old", "older"]) {
         assert_eq!((&result["vm"], &result["status"]), (&json!(vm), &json!("deleted")), "{reaped}");
-        assert_eq!(result["deleted"].as_array().unwrap().len(), 2, "{reaped}");
+        assert_eq!(result["deleted"].as_array().unwrap().len(), 3, "{reaped}");
     }
     lab.settles(&before, "after reap");
     lab.run(&["vm", "delete", "kept", "--yes"]).succeeded();
