@@ -564,6 +564,26 @@ fn what_cannot_be_here_is_skipped_with_the_reason() {
     assert_eq!(far.json()["checks"][0], quiet("network.dnsmasq", "skip", reason));
 }
 
+/// A container that has libvirt's socket and none of its files: what is not there is not taken for gone.
+#[test]
+fn a_container_with_libvirts_socket_does_not_look_at_its_own_files_for_libvirts() {
+    let lab = warm();
+    let hidden = "hostname elsewhere && mount -t tmpfs none /var/lib/libvirt && exec \"$@\"";
+    let container = ["/usr/bin/unshare", "-u", "-m", "/bin/sh", "-c", hidden, "sh"];
+    let ran = TestHost::bare().by(lab.entrance()).by(container).run("doctor --fix -o json").succeeds();
+    let report = ran.json();
+    let of = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
+    for id in ["kvm.device", "pool.reachable", "network.subnet", "network.firewall", "security.denials"] {
+        let found = of(id);
+        assert_eq!(found["status"], "skip", "{found}");
+        assert!(
+            found["saw"].as_str().unwrap().ends_with("and this is `elsewhere`: its files and devices are not these")
+        );
+    }
+    assert_eq!(of("pool.active"), quiet("pool.active", "ok", WELL));
+    assert_eq!(report["summary"]["fixed"], 0, "{report}");
+}
+
 /// The keys of this machine's user.
 #[test]
 fn keys_that_cannot_be_used_are_told() {

@@ -15,6 +15,11 @@ pub fn fact(path: &str) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
+/// What this machine or container is called.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// What stands against using a device: that it is not there, is none, or may not be opened.
 pub fn open_device(path: &str) -> io::Result<()> {
     if !fs::metadata(path)?.file_type().is_char_device() {

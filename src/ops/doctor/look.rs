@@ -6,6 +6,7 @@ use super::CALL_LIMIT;
 use crate::{
     error::{Error, Result},
     ops::Host,
+    store::system,
     tools::virsh::{Confinement, Versions},
 };
 
@@ -77,6 +78,20 @@ impl Look {
 
     /// Why a check of this scope sees nothing here.
     pub(super) fn why_not(&self, scope: Scope) -> Option<String> {
+        self.why_not_at(scope).or_else(|| self.other_host().filter(|_| matches!(scope, Scope::Here | Scope::System)))
+    }
+
+    /// That libvirt answers on this machine, and yet its files are others: this is a container that has its socket.
+    fn other_host(&self) -> Option<String> {
+        let libvirts = self.versions().ok()?.host.as_deref()?;
+        let name = system::host_name();
+        let own = name.split('.').next()?;
+        (libvirts != own).then(|| {
+            format!("libvirt calls its host `{libvirts}`, and this is `{own}`: its files and devices are not these")
+        })
+    }
+
+    fn why_not_at(&self, scope: Scope) -> Option<String> {
         let reason = match (scope, &self.place) {
             (Scope::Machine | Scope::Libvirt, _)
             | (_, Place::System)

@@ -7,7 +7,7 @@ use crate::{
     error::{Code, Result},
     model::size::human,
     ops::{image, prepare},
-    store::{accounts::Account, room, way},
+    store::{accounts::Account, room, system, way},
     tools::virsh::Pool,
 };
 
@@ -85,7 +85,8 @@ pub(super) fn way_to(look: &Look, path: &Utf8Path) -> Result<Finding> {
     let way::Barrier { folder, mode, owner } = barrier;
     let saw = format!("`{who}`, whom QEMU runs as, may not enter {folder} ({mode:04o} {owner}) on the way to {path}");
     // To let somebody into a folder is its owner's to decide.
-    let command = format!("sudo setfacl -m u:{who}:x {}", shell_words::quote(folder.as_str()));
+    let install = if system::has_program("setfacl") { "" } else { "sudo apt-get install acl && " };
+    let command = format!("{install}sudo setfacl -m u:{who}:x {}", shell_words::quote(folder.as_str()));
     Ok(Finding::fail(Code::Denied, saw).mend(command))
 }
 

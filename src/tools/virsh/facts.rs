@@ -14,6 +14,8 @@ pub struct Versions {
     pub daemon: Option<String>,
     /// The hypervisor and its version.
     pub hypervisor: Option<String>,
+    /// What libvirt calls its host, up to the first dot.
+    pub host: Option<String>,
     /// What libvirt complains of where it finds no hypervisor.
     pub complaint: Option<String>,
 }
@@ -54,12 +56,15 @@ pub struct Network {
 impl Virsh {
     /// Connects, and asks who answers: one process.
     pub fn versions(&self) -> Result<Versions> {
-        let batch = self.batch("ask libvirt for its version", &[vec!["uri"], vec!["version", "--daemon"]])?;
-        let text = batch.sections.get(1).map(String::as_str).unwrap_or_default();
+        let commands = [vec!["hostname"], vec!["version", "--daemon"]];
+        let batch = self.batch("ask libvirt for its version", &commands)?;
+        let [host, text] = &batch.sections[..] else { return Ok(Versions::default()) };
+        let host = host.trim().split('.').next().filter(|host| !host.is_empty());
         let of = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(|rest| rest.trim().to_owned());
         Ok(Versions {
             daemon: of("Running against daemon: "),
             hypervisor: of("Running hypervisor: "),
+            host: host.map(str::to_owned),
             complaint: batch.complaints.first().map(|text| text.replace("error: ", "").replace('\n', ": ")),
         })
     }
