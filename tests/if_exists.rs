@@ -305,9 +305,9 @@ fn of_creates_at_once_each_leaves_one_whole_vm() {
         }
         let there = info(&lab);
         assert!(good.iter().any(|report| report["uuid"] == there["uuid"]), "{good:?}: {there}");
-        assert_eq!((&there["incomplete"], there["volumes"].as_array().unwrap().len()), (&json!(false), 2), "{there}");
+        assert_eq!((&there["incomplete"], there["volumes"].as_array().unwrap().len()), (&json!(false), 3), "{there}");
         let volumes = lab.virsh(&["vol-list", "default"]);
-        assert_eq!(volumes.lines().filter(|line| line.trim_start().starts_with(VM)).count(), 2, "{volumes}");
+        assert_eq!(volumes.lines().filter(|line| line.trim_start().starts_with(VM)).count(), 3, "{volumes}");
     }
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
 }

@@ -65,7 +65,7 @@ fn a_vm_is_created_stopped_started_and_deleted() {
     let known = info(&lab, "web");
     assert_eq!(known["uuid"], vm["uuid"]);
     assert_eq!(known["sshKeys"][0]["name"], "first");
-    assert_eq!(known["volumes"].as_array().unwrap().len(), 2, "{known}");
+    assert_eq!(known["volumes"].as_array().unwrap().len(), 3, "{known}");
     assert_eq!(known["disks"].as_array().unwrap().len(), 2, "{known}");
 
     lab.run(&["vm", "start", "web"]).succeeded();
@@ -91,13 +91,16 @@ fn what_create_is_told_is_what_it_makes() {
     let blank = create(&lab, "blank", &["--disk-size", "1"]).succeeded().json();
     assert_eq!(blank["state"], "running");
     assert!(blank["warnings"][0].as_str().unwrap().contains("blank"), "{blank}");
-    assert_eq!(info(&lab, "blank")["volumes"], serde_json::json!(["default/blank.qcow2"]));
+    assert_eq!(info(&lab, "blank")["volumes"], serde_json::json!(["default/blank.qcow2", "default/blank-console.log"]));
 
     let iso = lab.file("installer.iso");
     std::fs::write(&iso, "an installer").unwrap();
     create(&lab, "iso", &["--disk-size", "1", "--iso", iso.to_str().unwrap()]).succeeded();
     let known = info(&lab, "iso");
-    assert_eq!(known["volumes"], serde_json::json!(["default/iso.qcow2", "default/iso-installer.iso"]));
+    assert_eq!(
+        known["volumes"],
+        serde_json::json!(["default/iso.qcow2", "default/iso-console.log", "default/iso-installer.iso"])
+    );
     assert!(known["disks"].as_array().unwrap().iter().any(|disk| disk["device"] == "cdrom"), "{known}");
 
     let stopped = create(&lab, "stopped", &with_image(&image, &["--no-start", "--autostart"])).succeeded().json();
@@ -154,7 +157,7 @@ fn of_eight_creates_of_one_name_one_succeeds() {
         assert!([Some(ALREADY_EXISTS), Some(BUSY)].contains(&ran.code()), "{ran}");
     }
     let mine: Vec<_> = volumes(&lab).into_iter().filter(|name| name.starts_with("web")).collect();
-    assert_eq!(mine.len(), 2, "{mine:?}");
+    assert_eq!(mine.len(), 3, "{mine:?}");
     assert_eq!(info(&lab, "web")["incomplete"], false);
     assert!(!lab.snapshot().0.iter().any(|line| line.starts_with("lock")), "a lock is left");
 }
@@ -173,7 +176,7 @@ fn eight_creates_with_one_new_image_make_one_base() {
     }
     let volumes = volumes(&lab);
     let count = |prefix: &str| volumes.iter().filter(|name| name.starts_with(prefix)).count();
-    assert_eq!((count("base-"), count("source-"), count("web-")), (2, 1, 16), "{volumes:?}");
+    assert_eq!((count("base-"), count("source-"), count("web-")), (2, 1, 24), "{volumes:?}");
     let args: Vec<_> = ["vm", "delete", "--yes"].into_iter().chain(names.iter().map(String::as_str)).collect();
     lab.run(&args).succeeded();
 }
@@ -295,7 +298,7 @@ fn gc_removes_what_was_cut_short_and_nothing_else() {
     }
     let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
     assert_eq!(collected["vms"], serde_json::json!(["cut"]), "{collected}");
-    assert_eq!(collected["volumes"].as_array().unwrap().len(), 2, "{collected}");
+    assert_eq!(collected["volumes"].as_array().unwrap().len(), 3, "{collected}");
     lab.settles(&before, "after gc");
 
     // Of one that was begun on another machine nobody here knows whether it is still at work.

@@ -80,6 +80,7 @@ fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
     host.ok(&["key", "generate", "k", "--type", "ed25519"]);
     host.create("warm", &image, &["--no-start"]).succeeded();
     host.ok(&["vm", "delete", "warm", "--yes"]);
+    host.ok(&["image", "prune", "--all"]);
     let network = "<network><name>silent</name><bridge/><ip address='192.168.77.1' netmask='255.255.255.0'/></network>";
     host.lab.virsh_with(&["net-create", "/dev/stdin"], network);
     let before = host.lab.snapshot();
@@ -114,7 +115,7 @@ fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
         let path = host.lab.file(file);
         if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
     }
-    host.ok(&["image", "prune"]);
+    host.ok(&["image", "prune", "--all"]);
     host.lab.settles_without(&before, |line| line.contains("known_hosts-"), "after everything was deleted");
     host.lab.virsh(&["net-destroy", "silent"]);
 }

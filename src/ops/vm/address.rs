@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, net::IpAddr, time::Duration};
 
-use super::{super::Host, look_up, wait};
+use super::{super::Host, look_up, wait::Watch};
 use crate::{
     error::{Error, Result},
     model::vm::{Address, AddressSource, WaitFor},
@@ -18,7 +18,7 @@ pub fn addresses(host: &Host, reference: &str, wait: Option<Duration>) -> Result
             .hint(format!("Start it: vmprov vm start {name}")));
     }
     if let Some(limit) = wait {
-        wait::wait_for(host, listed.uuid, WaitFor::Ip, limit)?;
+        Watch::new(listed.uuid, WaitFor::Ip, limit, true).run(host)?;
     }
     let addresses = of(host, &domain)?;
     if addresses.is_empty() {

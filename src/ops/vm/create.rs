@@ -20,7 +20,8 @@ use super::{
         undo::{Undo, undoing},
     },
     expiry::expiry,
-    lock, seed, wait,
+    lock, seed,
+    wait::Watch,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -83,7 +84,8 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
             }
             _ => error,
         };
-        let reached = wait::wait_for(host, created.vm.uuid, goal, limit).map_err(kept)?;
+        let watch = Watch::new(created.vm.uuid, goal, limit, created.changed);
+        let reached = watch.run(host).map_err(kept)?;
         if let Some(known) = created.vm.known.as_mut().filter(|_| !reached.addresses.is_empty()) {
             known.addresses = reached.addresses;
         }

@@ -225,7 +225,7 @@ fn prove(host: &Host, listed: &Listed, key: &Key, user: &str, limit: Duration, r
         return Ok(());
     }
     host.step("logging in with the key");
-    Watch::of_started(listed.uuid, WaitFor::Ssh, limit).proving(key, user).run(host)?;
+    Watch::new(listed.uuid, WaitFor::Ssh, limit, true).proving(key, user).run(host)?;
     report.verified = true;
     Ok(())
 }

@@ -46,12 +46,7 @@ pub struct Reached {
 
 /// Waits until a VM is so far, at most `limit`.
 pub fn wait(host: &Host, reference: &str, goal: WaitFor, limit: Duration) -> Result<Reached> {
-    Watch { started: false, ..Watch::of_started(find(host, reference)?.uuid, goal, limit) }.run(host)
-}
-
-/// Waits for a VM that has just been started.
-pub(super) fn wait_for(host: &Host, uuid: Uuid, goal: WaitFor, limit: Duration) -> Result<Reached> {
-    Watch::of_started(uuid, goal, limit).run(host)
+    Watch::new(find(host, reference)?.uuid, goal, limit, false).run(host)
 }
 
 /// What is waited for.
@@ -66,8 +61,9 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) const fn of_started(uuid: Uuid, goal: WaitFor, limit: Duration) -> Self {
-        Self { uuid, goal, limit, key: None, started: true }
+    /// A wait for a VM, which has been `started` unless that is the caller's to see to.
+    pub(super) const fn new(uuid: Uuid, goal: WaitFor, limit: Duration, started: bool) -> Self {
+        Self { uuid, goal, limit, key: None, started }
     }
 
     /// Waits until this key alone lets this user in.
