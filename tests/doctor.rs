@@ -130,7 +130,7 @@ fn a_host_on_which_all_is_well_says_so_of_every_check() {
         ("daemon.permission", "`root` may manage VMs"),
         ("state.incomplete", "every VM is whole"),
         ("state.unfinished", "every image is whole"),
-        ("state.volumes", "each disk and seed in the pool `default` is a VM's"),
+        ("state.volumes", "each disk, seed and log in the pool `default` is a VM's"),
         ("state.locks", "no lock is left"),
         ("state.downloads", "no download was left alone"),
     ] {

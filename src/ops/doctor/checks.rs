@@ -94,6 +94,6 @@ pub const CHECKS: &[Check] = &[
         .at(Scope::Libvirt, REACHED),
     check("state.unfinished", "no killed upload or commit has left a volume", state::unfinished)
         .at(Scope::Libvirt, REACHED),
-    check("state.volumes", "each disk and seed in the pool is a VM's", state::volumes).at(Scope::Libvirt, REACHED),
+    check("state.volumes", "each disk, seed and log in the pool is a VM's", state::volumes).at(Scope::Libvirt, REACHED),
     check("state.downloads", "no download was left alone for a week", |look| Ok(state::downloads_left(look))),
 ];

@@ -80,7 +80,7 @@ pub(super) fn volumes(look: &Look) -> Result<Finding> {
     let pool = &look.host.settings.pool;
     let backing: BTreeSet<_> = storage.volumes.iter().filter_map(|volume| volume.backing.as_deref()).collect();
     let is_orphan = |volume: &&StoredVolume| {
-        let name = format!("{}/{}", volume.pool, volume.name);
+        let name = format!("{}/{}", volume.pool, vm::whole_log(&volume.name));
         volume.pool == *pool
             && is_of_a_vm(volume)
             && !used.contains(&volume.path)
@@ -89,7 +89,7 @@ pub(super) fn volumes(look: &Look) -> Result<Finding> {
     };
     let orphans: Vec<_> = storage.volumes.iter().filter(is_orphan).collect();
     Ok(match &orphans[..] {
-        [] => Finding::ok(format!("each disk and seed in the pool `{pool}` is a VM's")),
+        [] => Finding::ok(format!("each disk, seed and log in the pool `{pool}` is a VM's")),
         [first, ..] => {
             let names: Vec<_> = orphans.iter().map(|volume| volume.name.as_str()).collect();
             // What a guest wrote is nobody else's to delete.
@@ -99,10 +99,10 @@ pub(super) fn volumes(look: &Look) -> Result<Finding> {
     })
 }
 
-/// Whether a volume is what vmprov makes for one VM: an overlay on a base image, or a seed.
+/// Whether a volume is what vmprov makes for one VM: an overlay on a base image, a seed, or a console's log.
 fn is_of_a_vm(volume: &StoredVolume) -> bool {
     let base = volume.backing.as_deref().and_then(|path| path.rsplit('/').next());
-    base.is_some_and(|name| name.starts_with("base-")) || vm::is_seed(&volume.name)
+    base.is_some_and(|name| name.starts_with("base-")) || vm::is_seed(&volume.name) || vm::is_log(&volume.name)
 }
 
 pub(super) fn locks() -> Finding {

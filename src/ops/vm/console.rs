@@ -21,6 +21,26 @@ pub fn console(host: &Host, reference: &str) -> Result<ExitStatus> {
     host.virsh.attached(&["console", "--domain", &listed.uuid.to_string()]).attach()
 }
 
+/// How the name of a console's log ends, behind the VM's.
+const LOG: &str = "-console.log";
+
+/// What the log of a VM's console is called.
+pub(super) fn log_name(vm: &str) -> String {
+    format!("{vm}{LOG}")
+}
+
+/// Whether a volume is called as the log of a console is, or as a part of one that was put aside.
+pub(in crate::ops) fn is_log(volume: &str) -> bool {
+    whole_log(volume).ends_with(LOG)
+}
+
+/// The log that a volume is a part of, put aside under a number; else itself.
+pub(in crate::ops) fn whole_log(volume: &str) -> &str {
+    let parts = volume.rsplit_once('.');
+    let number = |(log, number): &(&str, &str)| log.ends_with(LOG) && number.bytes().all(|byte| byte.is_ascii_digit());
+    parts.filter(number).map_or(volume, |(log, _)| log)
+}
+
 /// The pool and the name of the volume that a VM's console is logged to; none where libvirt keeps no log of it.
 pub(super) fn log_of(host: &Host, domain: &Domain) -> Result<Option<(String, String)>> {
     let mut owned = domain.metadata.iter().flat_map(|metadata| &metadata.volumes);
@@ -89,4 +109,22 @@ fn find_log(host: &Host, reference: &str) -> Result<(String, (String, String))> 
             .hint("It keeps one of the VMs that this version of vmprov creates. Look at the console itself: vmprov vm console VM.")
     })?;
     Ok((domain.name, log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_put_aside_belongs_to_the_whole_one() {
+        for (volume, whole, is) in [
+            ("web-console.log", "web-console.log", true),
+            ("web-console.log.0", "web-console.log", true),
+            ("web-console.log.old", "web-console.log.old", false),
+            ("web.qcow2", "web.qcow2", false),
+        ] {
+            assert_eq!((whole_log(volume), is_log(volume)), (whole, is));
+        }
+        assert_eq!(whole_log(&log_name("web")), "web-console.log");
+    }
 }

@@ -34,6 +34,7 @@ pub use address::addresses;
 pub use commit::{NewCommit, commit};
 pub(super) use commit::{copies, remove_copies};
 pub use console::{Log, console, follow, logs};
+pub(super) use console::{is_log, whole_log};
 pub use copy::{Copied, NewCopy, copy};
 pub use create::{Created, Status, create};
 pub(super) use delete::remove;

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::{
     super::{
         super::{Host, image, prepare},
+        console::log_name,
         incomplete, remove, seed,
     },
     existing::Old,
@@ -67,7 +68,7 @@ pub(super) fn plan(
         role,
     };
     let (disk, iso) = (owned(".qcow2", Role::Disk), owned("-installer.iso", Role::Installer));
-    let console = owned("-console.log", Role::Console);
+    let console = OwnedVolume { name: log_name(new.name.as_str()), ..owned("", Role::Console) };
     let verdict = prepare::verdict(host);
     let mut companion = Scratch::memory(b"")?;
     let downloads: Vec<_> =
