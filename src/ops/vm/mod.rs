@@ -4,11 +4,13 @@ mod commit;
 mod create;
 mod delete;
 mod expiry;
+mod figures;
 mod inject;
 mod list;
 mod login;
 mod power;
 mod seed;
+mod set;
 mod wait;
 
 use std::time::Duration;
@@ -34,6 +36,7 @@ pub(super) use list::known;
 pub use list::{addresses, info, list};
 pub use login::{console, ssh};
 pub use power::{Changed, STOP_LIMIT, restart, start, stop};
+pub use set::{Edited, Effect, Item, set};
 pub use wait::{Reached, WAIT_LIMIT, wait};
 
 /// How long a VM that another vmprov works on is waited for.

@@ -7,6 +7,7 @@
 mod chain;
 mod domain;
 mod domain_xml;
+mod edit;
 mod failure;
 mod host;
 mod metadata;
@@ -21,6 +22,7 @@ use crate::error::{Code, Error, Result};
 pub use chain::{NamedFile, Storage, StoredVolume, User};
 pub use domain::{Described, Domain, Listed};
 pub use domain_xml::{DiskDevice, NewDomain};
+pub use edit::Limits;
 pub use host::{Capabilities, Survey};
 pub use metadata::{InjectedKey, Metadata, NotedSpecification, OwnedVolume, Phase, Provenance, Role};
 pub use volume::{NewVolume, Pool, Volume};
