@@ -172,6 +172,18 @@ fn figures() {
         let why = format!("`{value}` is no number of virtual CPUs\nhint: Give a whole number, at least 1.\n");
         host.refuses_create(&[&format!("--vcpus={value}")], INVALID, &[&why]);
     }
+    for (option, value, says) in [
+        ("memory", "63", "`63` is no memory size: the least is 64M"),
+        ("memory", "", "`` is no memory size: it does not begin with a whole number"),
+        ("vcpus", "0", "a VM cannot have 0 virtual CPUs"),
+        ("vcpus", "1.5", "`1.5` is no number of virtual CPUs"),
+        ("disk-size", "65T", "`65T` is no disk size: the most is 64T"),
+        ("autostart", "yes", "invalid value 'yes' for '--autostart <BOOL>'"),
+        ("description", "a\u{1b}[31m", "this cannot be a VM's description\n  why: it contains `\\u{1b}`"),
+    ] {
+        host.refuses(&["vm", "set", "nosuch", &format!("--{option}={value}")], INVALID, &[says]);
+    }
+    host.refuses(&["vm", "set", "nosuch"], INVALID, &["nothing is said of what to change", "--description."]);
     host.refuses_create(&["--vcpus", "0"], INVALID, &["a VM cannot have 0 virtual CPUs"]);
     host.refuses_create(
         &["--vcpus", "100000"],
@@ -473,6 +485,7 @@ fn what_is_named_and_not_there() {
         &["vm", "delete", "nosuch", "-y"],
         &["vm", "start", "nosuch"],
         &["vm", "ttl", "nosuch", "2h"],
+        &["vm", "set", "nosuch", "--vcpus", "1"],
         &["vm", "protect", "nosuch"],
         &["vm", "unprotect", "nosuch"],
     ] {

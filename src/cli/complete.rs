@@ -26,6 +26,7 @@ pub(super) fn add_to(command: Command) -> Command {
         "stop",
         "restart",
         "delete",
+        "set",
         "ttl",
         "protect",
         "unprotect",

@@ -1,6 +1,7 @@
 //! The reports as people read them, and the names in them.
 
 mod doctor;
+mod edit;
 mod guest;
 mod image;
 mod lifetime;
@@ -51,6 +52,11 @@ fn pairs(pairs: &[(&str, String)]) -> String {
 
 fn yes(is: bool) -> String {
     if is { "yes" } else { "no" }.to_owned()
+}
+
+/// What there is, and what there can be while the VM runs where that is more.
+fn up_to(now: String, most: &str) -> String {
+    if now == most { now } else { format!("{now} (up to {most} without a restart)") }
 }
 
 /// A list of VMs, as the API has it.
@@ -134,8 +140,9 @@ impl Show for VmInfo {
             ("name", vm.name.clone()),
             ("uuid", vm.uuid.to_string()),
             ("state", state(vm)),
-            ("memory", human(vm.memory << 20)),
-            ("vcpus", vm.vcpus.to_string()),
+            ("description", or_empty(&self.description)),
+            ("memory", up_to(human(vm.memory << 20), &human(self.max_memory << 20))),
+            ("vcpus", up_to(vm.vcpus.to_string(), &self.max_vcpus.to_string())),
             ("autostart", yes(vm.autostart)),
             ("managed", known.map(|known| yes(known.managed)).unwrap_or_default()),
             ("accelerator", self.accelerator.clone()),

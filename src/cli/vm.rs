@@ -24,6 +24,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::{
+        change::Change,
         limit::Limit,
         vm::{Bytes, NewVm, WaitFor},
     },
@@ -72,6 +73,9 @@ pub(super) enum Command {
     /// Delete VMs and the volumes that they own
     #[command(visible_alias = "rm")]
     Delete(Delete),
+
+    /// Change a VM's memory, virtual CPUs, disk size, autostart or description, at once where that is possible
+    Set(Change),
 
     /// Change when a VM expires; `vmprov reap` deletes it then
     Ttl(NewTtl),
@@ -236,6 +240,10 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             each(&vm, output, terminal, |vm| vm::restart(host, vm, timeout.map(|limit| limit.0), force))
         }
         Command::Delete(args) => delete(host, &args, output, terminal),
+        Command::Set(change) => {
+            let edited = vm::set(host, &change)?;
+            show(&|| output.show(&edited))
+        }
         Command::Ttl(request) => {
             let expiry = vm::set_ttl(host, &request)?;
             show(&|| output.show(&expiry))

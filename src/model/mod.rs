@@ -1,5 +1,6 @@
 //! The nouns: plain data, parsed and validated, without any input or output.
 
+pub mod change;
 pub mod console;
 pub mod digest;
 pub mod firewall;

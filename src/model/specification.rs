@@ -58,12 +58,13 @@ pub struct Specification {
     pub autostart: bool,
 }
 
-/// A member in which two specifications differ, as people read it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A member of a specification that is to be another, as people read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Difference {
     /// The member, as a request calls it.
     pub member: &'static str,
-    /// What is noted of the VM.
+    /// How it is, or is noted to be.
     pub from: String,
     /// What is asked for.
     pub to: String,
@@ -120,7 +121,7 @@ impl Specification {
 }
 
 /// A size as people read it, and to the byte where that is rounded: two that differ must not look alike.
-fn exact(bytes: u64) -> String {
+pub fn exact(bytes: u64) -> String {
     let text = human(bytes);
     if text.contains('.') { format!("{text} ({bytes} bytes)") } else { text }
 }

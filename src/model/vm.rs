@@ -133,7 +133,8 @@ pub fn check_vcpus(vcpus: u32) -> Result<u32, Error> {
     Ok(vcpus)
 }
 
-fn parse_vcpus(text: &str) -> Result<u32, Error> {
+/// Reads a number of virtual CPUs.
+pub fn parse_vcpus(text: &str) -> Result<u32, Error> {
     let refuse = |_| {
         Error::invalid(format!("`{}` is no number of virtual CPUs", text.escape_debug()))
             .hint("Give a whole number, at least 1.")
@@ -330,6 +331,12 @@ pub struct VmInfo {
     pub arch: String,
     /// The machine type.
     pub machine: Option<String>,
+    /// The memory in MiB up to which it can be given more while it runs.
+    pub max_memory: u64,
+    /// The virtual CPUs up to which it can be given more while it runs.
+    pub max_vcpus: u32,
+    /// What it is for, in libvirt's own description.
+    pub description: Option<String>,
     /// When vmprov created it (RFC 3339, UTC).
     pub created: Option<String>,
     /// The SHA-256 of the image as it was given.

@@ -60,6 +60,14 @@ impl Drop for Undo<'_> {
 
 /// Does `work`; when it fails, everything that it pushed is undone and what could not be is named in the error.
 pub fn undoing<'a, T>(work: impl FnOnce(&mut Undo<'a>) -> Result<T>) -> Result<T> {
+    undoing_with(work, left_behind)
+}
+
+/// The same, where `tell` names in the error what could not be undone.
+pub fn undoing_with<'a, T>(
+    work: impl FnOnce(&mut Undo<'a>) -> Result<T>,
+    tell: impl FnOnce(Error, &[String]) -> Error,
+) -> Result<T> {
     let mut undo = Undo::default();
     match work(&mut undo) {
         Ok(value) => {
@@ -68,7 +76,7 @@ pub fn undoing<'a, T>(work: impl FnOnce(&mut Undo<'a>) -> Result<T>) -> Result<T
         }
         Err(error) => {
             let left = undo.run();
-            Err(if left.is_empty() { error } else { left_behind(error, &left) })
+            Err(if left.is_empty() { error } else { tell(error, &left) })
         }
     }
 }

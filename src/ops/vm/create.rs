@@ -187,7 +187,7 @@ fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<Metadata> {
         host.step("making its volumes");
         make_volumes(host, new, plan, seed.as_ref(), undo)?;
         if new.autostart {
-            host.virsh.set_autostart(uuid)?;
+            host.virsh.set_autostart(uuid, true)?;
         }
         // Its time begins when it is there, however long its image took.
         let expires = new.ttl.map(expiry).transpose()?;

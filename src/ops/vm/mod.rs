@@ -9,12 +9,14 @@ mod delete;
 mod event;
 mod exec;
 mod expiry;
+mod figures;
 mod inject;
 mod list;
 mod login;
 mod power;
 mod screen;
 mod seed;
+mod set;
 mod ssh_config;
 mod wait;
 
@@ -49,6 +51,7 @@ pub use login::ssh;
 pub use power::{Changed, STOP_LIMIT, restart, start, stop};
 pub use screen::{Picture, Screenshot, picture, screenshot};
 pub(super) use seed::is_seed;
+pub use set::{Edited, Effect, Item, set};
 pub use ssh_config::{LeftOut, SshConfig, SshHost, ssh_config};
 pub use wait::{Reached, WAIT_LIMIT, wait};
 

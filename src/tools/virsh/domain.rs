@@ -40,8 +40,16 @@ pub struct Domain {
     pub kind: String,
     /// Its memory in MiB.
     pub memory_mib: u64,
+    /// The memory in MiB that it was started with, or will be, up to which a balloon can go.
+    pub max_memory_mib: u64,
+    /// Whether it has a balloon.
+    pub balloon: bool,
     /// Its virtual CPUs.
     pub vcpus: u32,
+    /// The virtual CPUs that it can have without another start.
+    pub max_vcpus: u32,
+    /// What it is for, in words.
+    pub description: Option<String>,
     /// Its processor architecture.
     pub arch: String,
     /// Its machine type.
@@ -77,8 +85,12 @@ impl Domain {
             uuid: raw.uuid,
             name: raw.name,
             kind: raw.kind,
-            memory_mib: raw.memory.mib(),
+            memory_mib: raw.current_memory.as_ref().unwrap_or(&raw.memory).mib(),
+            max_memory_mib: raw.memory.mib(),
+            balloon: raw.devices.balloon.is_some_and(|balloon| balloon.model != "none"),
             vcpus: raw.vcpu.current.unwrap_or(raw.vcpu.count),
+            max_vcpus: raw.vcpu.count,
+            description: raw.description,
             arch: raw.os.kind.arch.unwrap_or_default(),
             machine: raw.os.kind.machine,
             agent_connected: raw.devices.channels.iter().any(raw::Channel::is_connected_agent),
@@ -201,8 +213,11 @@ impl Virsh {
     }
 
     /// Sets whether a domain starts with the host.
-    pub fn set_autostart(&self, uuid: Uuid) -> Result<()> {
-        self.change("make the VM start with the host", &["autostart", "--domain", &uuid.to_string()])
+    pub fn set_autostart(&self, uuid: Uuid, wanted: bool) -> Result<()> {
+        let uuid = uuid.to_string();
+        let mut args = vec!["autostart", "--domain", &uuid];
+        args.extend((!wanted).then_some("--disable"));
+        self.change("change whether the VM starts with the host", &args)
     }
 
     /// Forgets a domain with its NVRAM, TPM state, snapshots' and checkpoints' metadata and saved state. Volumes stay.
@@ -285,7 +300,7 @@ fn listed(names_text: &str, autostart: &str, stats: &str) -> Result<Vec<Listed>>
         Listed {
             uuid,
             state: state(of("state.state").unwrap_or_default()),
-            memory_mib: of("balloon.maximum").and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib / 1024),
+            memory_mib: of("balloon.current").and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib / 1024),
             vcpus: of("vcpu.current").and_then(|count| count.parse().ok()),
             autostart: autostart.contains(&uuid),
             name,
@@ -332,7 +347,7 @@ mod tests {
         let other = "6695eb01-f6a4-8304-79aa-97f2502e1930";
         let text = format!("{UUID} it's a 'name' \n{other} {UUID}\n");
         let autostart = format!("{UUID}\n");
-        let stats = "Domain: 'it's a 'name' '\n  state.state=1\n  balloon.maximum=2097152\n  vcpu.current=2\n\
+        let stats = "Domain: 'it's a 'name' '\n  state.state=1\n  balloon.current=2097152\n  vcpu.current=2\n\
                      Domain: '6695eb01-f6a4-8304-79aa-97f2502e193f'\n  state.state=5\n";
         let rows = listed(&text, &autostart, stats).unwrap();
         assert_eq!(rows.len(), 2);

@@ -51,7 +51,7 @@ impl Capabilities {
         matches!(self.arch.as_str(), "aarch64" | "riscv64" | "loongarch64")
     }
 
-    fn from_xml(xml: &str) -> Result<Self> {
+    pub(super) fn from_xml(xml: &str) -> Result<Self> {
         let raw: RawCapabilities = from_xml("domain capabilities", xml)?;
         // The emulated CPU with every feature that QEMU has; passing the host's through is refused at start.
         let wanted = if raw.domain == "kvm" { "host-passthrough" } else { "maximum" };
@@ -217,7 +217,7 @@ fn domcapabilities(virttype: Option<&str>) -> Vec<&str> {
 }
 
 /// Reads the total from `nodememstats`: `total  :  24689656 KiB`.
-fn total_memory(text: &str) -> Option<u64> {
+pub(super) fn total_memory(text: &str) -> Option<u64> {
     let (_, rest) = text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == "total"))?;
     rest.trim().strip_suffix("KiB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
 }

@@ -7,6 +7,7 @@ use super::{
     super::{
         super::{Host, image, prepare},
         console::log_name,
+        figures::check_figures,
         incomplete, remove, seed,
     },
     existing::Old,
@@ -28,7 +29,7 @@ use crate::{
     tools::{
         scratch::Scratch,
         virsh::{
-            Capabilities, DiskDevice, InjectedKey, Metadata, NewDomain, NewInterface, OwnedVolume, Phase, Pool,
+            Capabilities, DiskDevice, InjectedKey, Limits, Metadata, NewDomain, NewInterface, OwnedVolume, Phase, Pool,
             Provenance, Role, Survey,
         },
     },
@@ -76,7 +77,8 @@ pub(super) fn plan(
     let virttype = prepare::virttype(verdict.as_ref());
     let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
     check_name(host, new, old, &survey)?;
-    check_figures(host, new, &survey, warnings)?;
+    let limits = Limits { vcpus: survey.capabilities.max_vcpus, memory_mib: survey.memory_mib };
+    check_figures(host, Some(new.vcpus), Some(new.memory), limits, warnings)?;
     prepare::check_network(host, &new.network, &survey)?;
     let companion = companion.content()?;
     let known = request.image.as_ref().and_then(|source| image::Base::of_source(source, &companion));
@@ -198,23 +200,6 @@ fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, survey: &Survey) -> R
 fn is_leftover(new: &NewVm, metadata: &Metadata) -> bool {
     let deleting = metadata.phase == Phase::Deleting && new.if_exists != IfExists::Fail;
     (metadata.phase == Phase::Creating || deleting) && metadata.is_of_this_host()
-}
-
-fn check_figures(host: &Host, new: &NewVm, survey: &Survey, warnings: &mut Vec<String>) -> Result<()> {
-    if let Some(most) = survey.capabilities.max_vcpus.filter(|&most| new.vcpus > most) {
-        return Err(Error::invalid(format!(
-            "{} virtual CPUs are more than the {most} that this host can give a VM",
-            new.vcpus
-        )));
-    }
-    if let Some(most) = survey.memory_mib.filter(|&most| new.memory.mib() > most) {
-        let memory = human(most << 20);
-        host.warn(
-            warnings,
-            format!("{} of memory are more than the {memory} that the host has: the VM may be killed", new.memory),
-        );
-    }
-    Ok(())
 }
 
 fn plan_seed(new: &NewVm, user: String, mac: &str, request: &Request) -> Result<Seed> {

@@ -11,7 +11,10 @@ pub(super) struct Domain {
     pub(super) kind: String,
     pub(super) name: String,
     pub(super) uuid: Uuid,
+    pub(super) description: Option<String>,
     pub(super) memory: Memory,
+    #[serde(rename = "currentMemory")]
+    pub(super) current_memory: Option<Memory>,
     pub(super) vcpu: Vcpu,
     pub(super) os: Os,
     #[serde(default)]
@@ -94,6 +97,14 @@ pub(super) struct Devices {
     pub(super) consoles: Vec<Console>,
     #[serde(rename = "channel", default)]
     pub(super) channels: Vec<Channel>,
+    #[serde(rename = "memballoon")]
+    pub(super) balloon: Option<Balloon>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Balloon {
+    #[serde(rename = "@model")]
+    pub(super) model: String,
 }
 
 #[derive(Deserialize)]

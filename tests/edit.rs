@@ -1,0 +1,374 @@
+//! `vm set` against a real libvirtd with QEMU: what it changes, when that holds, and what it refuses. One test has a
+//! real guest, which boots; the other guests' disks are empty.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod lab;
+
+use std::{process::Command, time::Duration};
+
+use lab::{Lab, Ran, wait_until};
+use serde_json::{Value, json};
+
+const INVALID: i32 = 2;
+const NOT_FOUND: i32 = 3;
+const CONFLICT: i32 = 4;
+const VM: &str = "edited";
+
+/// The lab with pool, network, base image, and no VM.
+fn warm() -> (Lab, String) {
+    let lab = Lab::qemu();
+    lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing", "--unmanaged"]).succeeded();
+    lab.run(&["gc"]).succeeded();
+    let image = lab.image("tiny.qcow2", "10M");
+    create(&lab, &image, &["--no-start"]).succeeded();
+    delete(&lab);
+    (lab, image)
+}
+
+fn create(lab: &Lab, image: &str, more: &[&str]) -> Ran {
+    let create = ["vm", "create", VM, "--image", image, "--user", "debian", "--memory", "128M", "--disk-size", "1"];
+    lab.run(&[&create[..], more].concat())
+}
+
+#[track_caller]
+fn delete(lab: &Lab) {
+    lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
+}
+
+#[track_caller]
+fn set(lab: &Lab, args: &[&str]) -> Value {
+    lab.run(&[&["vm", "set", VM, "-o", "json"], args].concat()).succeeded().json()
+}
+
+#[track_caller]
+fn info(lab: &Lab) -> Value {
+    lab.run(&["vm", "info", VM, "-o", "json"]).succeeded().json()
+}
+
+/// The VM's figures: memory and its maximum, virtual CPUs and their maximum.
+#[track_caller]
+fn figures(lab: &Lab) -> [u64; 4] {
+    let info = info(lab);
+    ["memory", "maxMemory", "vcpus", "maxVcpus"].map(|name| info[name].as_u64().unwrap_or_else(|| panic!("{info}")))
+}
+
+/// Everything that a refused change must leave as it is.
+#[track_caller]
+fn everything(lab: &Lab) -> String {
+    let xml = lab.virsh(&["dumpxml", VM]) + &lab.virsh(&["dumpxml", VM, "--inactive"]);
+    xml + &lab.virsh(&["list", "--all", "--autostart", "--name"]) + &capacity(lab).to_string()
+}
+
+fn capacity(lab: &Lab) -> u64 {
+    let xml = lab.virsh(&["vol-dumpxml", "--pool", "default", "--vol", "edited.qcow2"]);
+    let (_, rest) = xml.split_once("<capacity unit='bytes'>").unwrap();
+    rest.split_once('<').unwrap().0.parse().unwrap()
+}
+
+fn item(member: &str, from: &str, to: &str, effect: &str) -> Value {
+    json!({"member": member, "from": from, "to": to, "effect": effect})
+}
+
+#[test]
+fn a_vm_that_is_shut_off_starts_with_what_was_set() {
+    let (lab, image) = warm();
+    create(&lab, &image, &["--no-start"]).succeeded();
+    let before = lab.snapshot();
+    let all = ["--memory", "256M", "--vcpus", "3", "--disk-size", "1536M", "--autostart", "true"];
+    let all = [&all[..], &["--description", "it's for <tests> & \"more\""]].concat();
+    let report = set(&lab, &all);
+    let expected = json!({"vm": VM, "changed": true, "restartNeeded": false, "warnings": [], "changes": [
+        item("memory", "128M", "256M", "nextStart"),
+        item("vcpus", "2", "3", "nextStart"),
+        item("diskSize", "1G", "1.5G (1610612736 bytes)", "nextStart"),
+        item("autostart", "false", "true", "live"),
+        item("description", "", "it's for <tests> & \"more\"", "live"),
+    ]});
+    assert_eq!(report, expected);
+    assert_eq!((figures(&lab), capacity(&lab)), ([256, 256, 3, 3], 1536 << 20));
+    assert_eq!(
+        (&info(&lab)["autostart"], &info(&lab)["description"]),
+        (&json!(true), &json!("it's for <tests> & \"more\""))
+    );
+    lab.settles(&before, "after a VM was changed");
+
+    // The same once more is nothing, and calls nothing that changes something.
+    let was = everything(&lab);
+    let again = lab.run(&[&["vm", "set", VM, "-v"], &all[..]].concat()).succeeded();
+    assert!(
+        again.stdout.lines().all(|line| line.ends_with(" already")) && again.stdout.lines().count() == 5,
+        "{again}"
+    );
+    assert!(!again.stderr.contains("virsh"), "{again}");
+    assert_eq!(everything(&lab), was);
+
+    lab.run(&["vm", "start", VM]).succeeded();
+    assert_eq!(figures(&lab), [256, 256, 3, 3]);
+    lab.run(&["vm", "stop", VM, "--force"]).succeeded();
+    let report = set(&lab, &["--memory", "100", "--vcpus", "1", "--autostart", "false", "--description", ""]);
+    let effects: Vec<_> = report["changes"].as_array().unwrap().iter().map(|item| item["effect"].clone()).collect();
+    assert_eq!(effects, ["nextStart", "nextStart", "live", "live"], "{report}");
+    // What it had is what it can have again without a restart.
+    assert_eq!(figures(&lab), [100, 256, 1, 3]);
+    assert_eq!((&info(&lab)["autostart"], &info(&lab)["description"]), (&json!(false), &Value::Null));
+    let text = lab.run(&["vm", "info", VM]).succeeded().stdout;
+    assert!(text.contains("100M (up to 256M without a restart)") && text.contains("1 (up to 3 without"), "{text}");
+    let list = lab.run(&["vm", "list", "-o", "json"]).succeeded().json();
+    let row = list["vms"].as_array().unwrap().iter().find(|row| row["name"] == VM).unwrap();
+    assert_eq!((&row["memory"], &row["vcpus"]), (&json!(100), &json!(1)), "{row}");
+    delete(&lab);
+}
+
+#[test]
+fn a_running_vm_gets_at_once_what_it_can_have() {
+    let (lab, image) = warm();
+    create(&lab, &image, &["--memory", "256M", "--vcpus", "1"]).succeeded();
+    let warning = "the disk has grown; the guest's file system follows at its next boot, where cloud-init grows it";
+    let report = set(&lab, &["--memory", "128M", "--vcpus", "2", "--disk-size", "2", "--description", "--all"]);
+    let expected = json!({"vm": VM, "changed": true, "restartNeeded": true, "warnings": [warning], "changes": [
+        item("memory", "256M", "128M", "live"),
+        item("vcpus", "1", "2", "nextStart"),
+        item("diskSize", "1G", "2G", "live"),
+        item("description", "", "--all", "live"),
+    ]});
+    assert_eq!(report, expected);
+    assert_eq!((capacity(&lab), lab.virsh(&["desc", VM]).trim()), (2 << 30, "--all"));
+    let above = lab.run(&["vm", "set", VM, "--memory", "512M"]).succeeded();
+    let says = "memory: 256M -> 512M at the next start\nrestart it for the rest: vmprov vm restart edited\n";
+    assert_eq!(above.stdout, says);
+
+    lab.run(&["vm", "restart", VM, "--force"]).succeeded();
+    assert_eq!(figures(&lab), [512, 512, 2, 2]);
+    let less = set(&lab, &["--vcpus", "1"]);
+    assert_eq!(
+        (&less["changes"], &less["restartNeeded"]),
+        (&json!([item("vcpus", "2", "1", "nextStart")]), &json!(true))
+    );
+    assert_eq!(figures(&lab)[2..], [2, 2]);
+    lab.run(&["vm", "restart", VM, "--force"]).succeeded();
+    assert_eq!(figures(&lab)[2..], [1, 2]);
+    let more = set(&lab, &["--vcpus", "2"]);
+    assert_eq!((&more["changes"], &more["restartNeeded"]), (&json!([item("vcpus", "1", "2", "live")]), &json!(false)));
+    let warning = "the virtual CPUs are plugged in; a guest that does not use them by itself is told to: \
+                   echo 1 | sudo tee /sys/devices/system/cpu/cpu*/online";
+    assert_eq!(more["warnings"], json!([warning]));
+    assert_eq!(figures(&lab)[2..], [2, 2]);
+    let text = lab.run(&["vm", "set", VM, "--description", "one\ntwo"]).succeeded();
+    assert_eq!(text.stdout, "description: --all -> one\\ntwo\n");
+    let text = lab.run(&["vm", "set", VM, "--description="]).succeeded();
+    assert_eq!(text.stdout, "description: one\\ntwo -> none\n");
+    delete(&lab);
+}
+
+/// A create that is given again sees what was set, and asks for that from now on.
+#[test]
+fn the_specification_is_kept_up() {
+    let (lab, image) = warm();
+    create(&lab, &image, &["--no-start", "--ttl", "2h"]).succeeded();
+    let expires = info(&lab)["expires"].clone();
+    set(&lab, &["--memory", "256M", "--vcpus", "1", "--disk-size", "2", "--autostart", "true", "--description", "x"]);
+    let refused = create(&lab, &image, &["--if-exists", "ok"]).failed_with(CONFLICT);
+    let differences = "  why: memory: 256M -> 128M\n       vcpus: 1 -> 2\n       diskSize: 2G -> 1G\n       autostart: true -> false\nhint";
+    assert!(refused.stderr.contains(differences), "{refused}");
+    let now = ["--memory", "256", "--vcpus", "1", "--disk-size", "2", "--autostart", "--if-exists", "ok"];
+    let create_now = ["vm", "create", VM, "--image", &image, "--user", "debian"];
+    lab.run(&[&create_now[..], &now].concat()).succeeded();
+    assert_eq!(info(&lab)["expires"], expires);
+
+    // What somebody else has changed already is noted as well.
+    lab.virsh(&["setvcpus", VM, "2", "--config", "--maximum"]);
+    lab.virsh(&["setvcpus", VM, "2", "--config"]);
+    let report = set(&lab, &["--vcpus", "2"]);
+    assert_eq!(
+        (&report["changes"], &report["changed"]),
+        (&json!([item("vcpus", "2", "2", "unchanged")]), &json!(true))
+    );
+    lab.run(&[&create_now[..], &now].concat()).failed_with(CONFLICT);
+    delete(&lab);
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_nothing_is_changed() {
+    let (lab, image) = warm();
+    create(&lab, &image, &[]).succeeded();
+    let refuses = |args: &[&str], code: i32, says: &str| {
+        let (before, was) = (lab.snapshot(), everything(&lab));
+        // Beside something that could be done.
+        for more in [&[][..], &["--description", "new", "--memory", "64M", "--autostart", "true"]] {
+            if args.is_empty() && !more.is_empty() || args.contains(&"--memory") && more.contains(&"--memory") {
+                continue;
+            }
+            let ran = lab.run(&[&["vm", "set", VM], args, more].concat()).failed_with(code);
+            assert!(ran.stderr.contains(says) && ran.stdout.is_empty(), "{args:?}: it does not say `{says}`: {ran}");
+            assert_eq!(everything(&lab), was, "{args:?}");
+        }
+        lab.settles(&before, &format!("{args:?}"));
+    };
+    refuses(&[], INVALID, "nothing is said of what to change\nhint: Give at least one of --memory");
+    let smaller = "a disk of 512M is smaller than the 1G of the VM `edited`\n  why: a disk is never made smaller";
+    refuses(&["--disk-size", "512M"], INVALID, smaller);
+    refuses(&["--vcpus", "100000"], INVALID, "100000 virtual CPUs are more than the ");
+    refuses(&["--vcpus", "0"], INVALID, "a VM cannot have 0 virtual CPUs");
+    refuses(&["--memory", "63M"], INVALID, "the least is 64M");
+    refuses(&["--description", "a\u{1b}b"], INVALID, "this cannot be a VM's description\n  why: it contains `\\u{1b}`");
+    lab.run(&["vm", "set", "nosuch", "--vcpus", "1"]).failed_with(NOT_FOUND);
+
+    // A VM that writes to an overlay of a snapshot: its own disk must stay as that found it.
+    lab.virsh(&["snapshot-create-as", VM, "s", "--disk-only", "--diskspec", "vdb,snapshot=no"]);
+    refuses(&["--disk-size", "2"], CONFLICT, "does not write to its own disk `default/edited.qcow2` now");
+    lab.run(&["vm", "stop", VM, "--force"]).succeeded();
+    refuses(&["--disk-size", "2"], CONFLICT, "does not write to its own disk `default/edited.qcow2` now");
+    let overlay = lab.virsh(&["domblklist", VM]);
+    let overlay = overlay.split_whitespace().find(|word| word.ends_with("edited.s")).unwrap().to_owned();
+    delete(&lab);
+    lab.virsh(&["pool-refresh", "default"]);
+    lab.virsh(&["vol-delete", "--vol", &overlay]);
+
+    // One that is saved goes on with the disk that it knows.
+    create(&lab, &image, &[]).succeeded();
+    lab.virsh(&["managedsave", VM]);
+    refuses(&["--disk-size", "2"], CONFLICT, "has a saved state, which knows its disk as it is");
+    let warned = set(&lab, &["--memory", "64M"]);
+    let warning = warned["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("has a saved state, from which it goes on with what it had"), "{warned}");
+    delete(&lab);
+
+    // What a killed create left is no VM.
+    let args = ["vm", "create", VM, "--image", &image, "--user", "debian", "--disk-size", "1", "--no-start"];
+    let calls = lab.run(&args).succeeded().calls.len();
+    delete(&lab);
+    assert!(lab.spoil(&format!("kill-before:{calls}"), &args).was_killed());
+    let was = everything(&lab);
+    let ran = lab.run(&["vm", "set", VM, "--vcpus", "1"]).failed_with(CONFLICT);
+    assert!(ran.stderr.contains("the VM `edited` is incomplete"), "{ran}");
+    assert_eq!(everything(&lab), was);
+    delete(&lab);
+}
+
+#[test]
+fn a_vm_of_others_is_changed_too() {
+    let (lab, _) = warm();
+    lab.virsh(&["vol-create-as", "default", "edited.qcow2", "64M", "--format", "qcow2"]);
+    let disk = |file: &str, target: &str| {
+        format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{file}'/><target dev='{target}' bus='virtio'/></disk>"
+        )
+    };
+    let define = |disks: &str| {
+        let xml = format!(
+            "<domain type='qemu'><name>{VM}</name><memory unit='MiB'>128</memory><vcpu>1</vcpu>\
+             <os><type arch='x86_64'>hvm</type></os><devices>{disks}<memballoon model='none'/></devices></domain>"
+        );
+        lab.virsh_with(&["define", "/dev/stdin"], &xml);
+    };
+    define(&disk("/var/lib/libvirt/images/edited.qcow2", "vda"));
+    let before = lab.snapshot();
+    let report = set(
+        &lab,
+        &["--memory", "192M", "--vcpus", "2", "--disk-size", "128M", "--autostart", "true", "--description", "x"],
+    );
+    let effects: Vec<_> = report["changes"].as_array().unwrap().iter().map(|item| item["effect"].clone()).collect();
+    assert_eq!(effects, ["nextStart", "nextStart", "nextStart", "live", "live"], "{report}");
+    assert_eq!((figures(&lab), capacity(&lab)), ([192, 192, 2, 2], 128 << 20));
+    assert!(!lab.virsh(&["dumpxml", VM]).contains("vmprov"));
+    lab.run(&["vm", "start", VM]).succeeded();
+    // It has no balloon, so its memory cannot change while it runs.
+    let report = set(&lab, &["--memory", "64M", "--disk-size", "256M"]);
+    let changes = json!([item("memory", "192M", "64M", "nextStart"), item("diskSize", "128M", "256M", "live")]);
+    assert_eq!((&report["changes"], capacity(&lab)), (&changes, 256 << 20));
+    lab.run(&["vm", "stop", VM, "--force"]).succeeded();
+    lab.settles(&before, "after a VM of others was changed");
+    lab.virsh(&["undefine", VM]);
+
+    // Of several disks none is vmprov's to choose, and one outside of all pools is nobody's that libvirt knows.
+    let first = disk("/var/lib/libvirt/images/edited.qcow2", "vda");
+    define(&format!("{first}{}", disk("/nowhere/b.qcow2", "vdb")));
+    let several = lab.run(&["vm", "set", VM, "--disk-size", "1"]).failed_with(CONFLICT);
+    assert!(several.stderr.contains("the VM `edited`, which vmprov did not make, has several disks"), "{several}");
+    lab.virsh(&["undefine", VM]);
+    define(&disk("/nowhere/b.qcow2", "vda"));
+    let nowhere = lab.run(&["vm", "set", VM, "--disk-size", "1"]).failed_with(CONFLICT);
+    assert!(nowhere.stderr.contains("is in no storage pool that is active: /nowhere/b.qcow2"), "{nowhere}");
+    lab.virsh(&["undefine", VM]);
+    define("");
+    let none = lab.run(&["vm", "set", VM, "--disk-size", "1"]).failed_with(CONFLICT);
+    assert!(none.stderr.contains("the VM `edited` has no disk"), "{none}");
+    lab.virsh(&["undefine", VM]);
+    lab.virsh(&["vol-delete", "--pool", "default", "--vol", "edited.qcow2"]);
+}
+
+/// How long the guest may take to come up or go down: it is emulated, perhaps beside other work.
+const GUEST: Duration = Duration::from_mins(15);
+const LIMIT: &str = "12m";
+
+/// A real guest: its balloon gives memory back and takes it again, a virtual CPU is plugged in, its disk grows under it, its
+/// file system at the next boot; and when its time is over, it is deleted as it runs.
+#[test]
+fn a_guest_sees_what_was_set() {
+    let (lab, _) = warm();
+    let before = lab.snapshot();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image");
+    let built = Command::new(script).output().unwrap();
+    assert!(built.status.success(), "no image: {}", String::from_utf8_lossy(&built.stderr));
+    let image = String::from_utf8(built.stdout).unwrap().trim().to_owned();
+    lab.run(&["key", "generate", "first", "--type", "ed25519"]).succeeded();
+    let run = |args: &[&str]| lab.begin("", args).end_within(GUEST).succeeded();
+    let guest = |command: &str| run(&["vm", "ssh", VM, "--", command]).stdout.trim().to_owned();
+    let number = |command: &str| guest(command).parse::<u64>().unwrap();
+    let base = ["vm", "create", VM, "--image", &image, "--user", "debian", "--ssh-key", "first", "--disk-size", "4"];
+    run(&[&base[..], &["--memory", "1G", "--vcpus", "2", "--no-start"]].concat());
+    // It boots with one of the two, so that the other can be plugged in.
+    set(&lab, &["--vcpus", "1"]);
+    run(&["vm", "start", VM]);
+    run(&["vm", "wait", VM, "--for", "cloud-init", "--timeout", LIMIT]);
+
+    let total = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
+    let whole = number(total);
+    assert!(whole > 800, "{whole} MiB");
+    let report = set(&lab, &["--memory", "700M"]);
+    assert_eq!(report["changes"], json!([item("memory", "1G", "700M", "live")]));
+    // The balloon of Linux takes what it gets from the total.
+    wait_until("the balloon to be filled", || info(&lab)["memory"] == 700);
+    let less = number(total);
+    assert!(less < whole - 200, "{less} of {whole} MiB");
+    let report = set(&lab, &["--memory", "1G"]);
+    assert_eq!(report["changes"], json!([item("memory", "700M", "1G", "live")]));
+    wait_until("the balloon to be emptied", || info(&lab)["memory"] == 1024);
+    assert_eq!(number(total), whole);
+
+    assert_eq!(number("nproc"), 1);
+    assert_eq!(set(&lab, &["--vcpus", "2"])["changes"], json!([item("vcpus", "1", "2", "live")]));
+    wait_until("the second virtual CPU", || number("ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l") == 2);
+    // This guest has no udev rule that would do it.
+    guest("echo 1 | sudo tee /sys/devices/system/cpu/cpu1/online");
+    assert_eq!(number("nproc"), 2);
+
+    let bytes = "lsblk --bytes --nodeps --noheadings --output SIZE /dev/vda";
+    assert_eq!(number(bytes), 4 << 30);
+    assert_eq!(set(&lab, &["--disk-size", "6"])["changes"], json!([item("diskSize", "4G", "6G", "live")]));
+    wait_until("the disk to have grown", || number(bytes) == 6 << 30);
+    let root = "df --block-size=1M --output=size / | tail -n 1";
+    assert!(number(root) < 4096, "the file system has grown before the next boot: {}", number(root));
+    run(&["vm", "restart", VM, "--timeout", LIMIT]);
+    run(&["vm", "wait", VM, "--for", "cloud-init", "--timeout", LIMIT]);
+    assert!(number(root) > 5500, "the file system has not grown: {} MiB", number(root));
+
+    // All of it is what a create asks for now; then its time is over.
+    let same =
+        ["--memory", "1G", "--vcpus", "2", "--disk-size", "6", "--if-exists", "ok", "--wait", "--timeout", LIMIT];
+    let base = ["vm", "create", VM, "--image", &image, "--user", "debian", "--ssh-key", "first", "-o", "json"];
+    let same = run(&[&base[..], &same].concat()).json();
+    assert_eq!((&same["changed"], same["addresses"].as_array().unwrap().len()), (&json!(false), 1), "{same}");
+    run(&["vm", "ttl", VM, "1m"]);
+    assert_eq!(run(&["reap"]).stdout, "nothing has expired\n");
+    let deadline = std::time::Instant::now() + Duration::from_mins(3);
+    while run(&["reap"]).stdout == "nothing has expired\n" {
+        assert!(std::time::Instant::now() < deadline, "it does not expire");
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    lab.run(&["vm", "info", VM]).failed_with(NOT_FOUND);
+    let ours = |line: &str| line.contains("base-") || line.contains("source-") || line.starts_with("home ");
+    lab.settles_without(&before, ours, "after a real guest expired");
+}
