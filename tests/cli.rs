@@ -20,14 +20,14 @@ fn the_list_in_every_format() {
     let host = TestHost::new();
     host.run("vm list").prints(
         "NAME  STATE    MEMORY  VCPUS  AUTOSTART  MANAGED  IMAGE  ADDRESSES\n\
-         test  running  8G      2      no         no\n",
+         test  running  2G      2      no         no\n",
     );
     host.run("vm ls --brief").prints(
         "NAME  STATE    MEMORY  VCPUS  AUTOSTART\n\
-         test  running  8G      2      no\n",
+         test  running  2G      2      no\n",
     );
     let brief = format!(
-        "vms:\n- name: test\n  uuid: {UUID}\n  state: running\n  memory: 8192\n  vcpus: 2\n  autostart: false\n"
+        "vms:\n- name: test\n  uuid: {UUID}\n  state: running\n  memory: 2048\n  vcpus: 2\n  autostart: false\n"
     );
     host.run("vm list --brief -o yaml").prints(&brief);
     host.run("vm list -oyaml").prints(&format!(
@@ -37,7 +37,7 @@ fn the_list_in_every_format() {
     host.run("-o name vm list").prints("test\n");
     host.run("vm list --brief --output=name").prints("test\n");
     let brief =
-        json!({"name": "test", "uuid": UUID, "state": "running", "memory": 8192, "vcpus": 2, "autostart": false});
+        json!({"name": "test", "uuid": UUID, "state": "running", "memory": 2048, "vcpus": 2, "autostart": false});
     assert_eq!(host.run("vm list --brief -o json").succeeds().json(), json!({"vms": [brief]}));
     let whole = host.run("vm list -o json").succeeds().json();
     let members: Vec<_> = whole["vms"][0].as_object().unwrap().keys().map(String::as_str).collect();
@@ -66,7 +66,7 @@ fn the_list_in_every_format() {
 fn one_vm_in_every_format() {
     let host = TestHost::new();
     let table = format!(
-        "name         test\nuuid         {UUID}\nstate        running\nmemory       8G\nvcpus        2\n\
+        "name         test\nuuid         {UUID}\nstate        running\nmemory       2G (up to 8G without a restart)\nvcpus        2\n\
          autostart    no\nmanaged      no\naccelerator  test\nmachine      i686\naddresses    192.168.122.3\n\
          agent        no\ndisks        vda /guest/diskimage1\ninterfaces   aa:bb:cc:dd:ee:ff on default\n"
     );
