@@ -153,7 +153,7 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
 fn a_user_without_the_group_is_told_of_it() {
     let lab = Lab::qemu();
     let host = in_lab(&lab).by(as_user(None));
-    let mends = "hint: libvirt's socket is for the group `libvirt`, which `nobody` is not in; put into it, one has to log \
+    let mends = "hint: libvirt's socket is for the group `libvirt`, which `nobody` is not in (`--connect qemu:///session` needs none); put into it, one has to log \
                  in anew: sudo usermod -aG libvirt nobody\n";
     for line in ["vm list", "-q vm create web", "vm start web", "vm delete web --yes", "gc"] {
         let ran = host.run(&format!("-c qemu:///system {line}"));

@@ -97,7 +97,12 @@ fn denied(socket: Option<&str>, cause: &str) -> Finding {
         return Finding::fail(Code::Denied, saw).mend(format!("newgrp {name}"));
     }
     let saw = match group {
-        Some(_) => format!("libvirt's socket is for the group `{name}`, which `{}` is not in", own.name),
+        Some(_) => {
+            let user = &own.name;
+            format!(
+                "libvirt's socket is for the group `{name}`, which `{user}` is not in (`--connect qemu:///session` needs none)"
+            )
+        }
         None => format!("libvirt does not let `{}` in ({})", own.name, cause.replace('\n', " ")),
     };
     // Whoever has no name here knows theirs.
