@@ -48,7 +48,7 @@ pub(super) enum Target {
     File(Utf8PathBuf),
 }
 
-/// Reads what `-o` names. What has a dot or a slash is a file.
+/// Reads what `-o` names. What has a dot or a slash is a file, and `-` is standard output.
 #[derive(Debug, Clone)]
 pub(super) struct TargetParser;
 
@@ -56,7 +56,7 @@ impl TypedValueParser for TargetParser {
     type Value = Target;
 
     fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Target, clap::Error> {
-        match value.to_str().filter(|text| text.contains(['.', '/'])) {
+        match value.to_str().filter(|text| text.contains(['.', '/']) || *text == "-") {
             Some(file) => Ok(Target::File(file.into())),
             None => EnumValueParser::<Format>::new().parse_ref(command, arg, value).map(Target::Format),
         }

@@ -269,8 +269,10 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         Command::Screenshot(args) => guest::screenshot(host, &args, output, terminal),
         Command::Events(args) => guest::events(host, &args, output, terminal),
         Command::Console { vm } => {
-            say(Kind::Note, "Ctrl-] leaves the console");
-            Ok(exit_code(vm::console(host, &vm)?))
+            if std::io::stdin().is_terminal() {
+                say(Kind::Note, "Ctrl-] leaves the console");
+            }
+            Ok(exit_code(vm::console(host, &vm, std::io::stdin().is_terminal())?))
         }
     }
 }

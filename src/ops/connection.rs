@@ -6,6 +6,7 @@ use rustix::process::geteuid;
 
 use crate::{
     error::Code,
+    store::accounts::{Account, group_name},
     tools::{Runner, virsh::Virsh},
 };
 
@@ -42,14 +43,21 @@ pub fn choose() -> Connection {
     Connection { uri: if because.is_some() { SESSION } else { SYSTEM }, because }
 }
 
-/// Why this user cannot use the system's libvirt; none where they can.
+/// The group whose members may use the system's libvirt (`unix_sock_group` of Debian's and Fedora's packages).
+const GROUP: &str = "libvirt";
+
+/// Why this user cannot use the system's libvirt; none where they can, or could if it ran: that it is down must not look
+/// as if their VMs were gone.
 fn why_not_system(runner: &Runner) -> Option<String> {
+    let own = Account::own();
+    let is_member = Account::of(own.uid, own.gids[0]).gids.iter().chain(&own.gids).any(|gid| group_name(*gid) == GROUP);
     let mut because = "it is not running".to_owned();
     for socket in SOCKETS {
         match UnixStream::connect(socket) {
             // Whom a group lets in is in; a socket that is open to all has polkit behind it.
             Ok(_) if !is_open_to_all(socket) => return None,
             Ok(_) => return refused_by_polkit(runner),
+            Err(_) if is_member => return None,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => because = format!("{socket}: {error}"),
         }

@@ -202,3 +202,32 @@ fn let_in(mut log: Scratch) -> Result<Result<(), Refusal>> {
     let log = String::from_utf8_lossy(&log.content()?).into_owned();
     Ok(if log.contains("Authenticated to ") { Ok(()) } else { Err(Refusal::new(&log)) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As OpenSSH 9.2 says it.
+    #[test]
+    fn what_keeps_one_out_is_understood() {
+        for (words, kind) in [
+            ("ssh: connect to host 192.168.122.9 port 22: Connection refused\r\n", RefusalKind::Closed),
+            ("ssh: connect to host 192.168.122.9 port 22: No route to host", RefusalKind::Silent),
+            ("ssh: connect to host 192.168.122.9 port 22: Connection timed out", RefusalKind::Silent),
+            ("debian@192.168.122.9: Permission denied (publickey).", RefusalKind::Key),
+            ("Host key verification failed.", RefusalKind::HostKey),
+            ("kex_exchange_identification: Connection closed by remote host", RefusalKind::Other),
+            ("", RefusalKind::Other),
+        ] {
+            assert_eq!(Refusal::new(words).kind, kind, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_status_of_255_is_the_commands_own_once_somebody_was_let_in() {
+        let log = |text: &str| let_in(Scratch::memory(text.as_bytes()).unwrap()).unwrap();
+        assert_eq!(log("Authenticated to 127.0.0.1 ([127.0.0.1]:22) using \"publickey\".\r\n"), Ok(()));
+        let refused = log("debian@127.0.0.1: Permission denied (publickey).\r\n").unwrap_err();
+        assert_eq!(refused.words, "debian@127.0.0.1: Permission denied (publickey).");
+    }
+}

@@ -63,7 +63,7 @@ pub(in crate::cli) struct Screenshot {
     #[arg(index = 1)]
     vm: String,
 
-    /// File to write to, as -o FILE.png does, too [default: VM.png, unless that is there]
+    /// File to write to, as -o FILE.png does, too; - is standard output [default: VM.png, unless that is there]
     #[arg(index = 2, value_name = "FILE")]
     file: Option<Utf8PathBuf>,
 }
@@ -163,7 +163,13 @@ pub(super) fn logs(host: &Host, args: &Logs, output: &Output, terminal: &Termina
 }
 
 pub(super) fn screenshot(host: &Host, args: &Screenshot, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
-    let taken = vm::screenshot(host, &args.vm, args.file.as_deref().or(output.file()))?;
+    let file = args.file.as_deref().or(output.file());
+    if file.is_some_and(|file| file == "-") {
+        let picture = vm::picture(host, &args.vm)?;
+        terminal.finish();
+        return write(&mut std::io::stdout().lock(), &picture.png, "standard output").map(|()| ExitCode::SUCCESS);
+    }
+    let taken = vm::screenshot(host, &args.vm, file)?;
     terminal.finish();
     output.show(&taken).map(|()| ExitCode::SUCCESS)
 }

@@ -11,12 +11,16 @@ use crate::{
     tools::virsh::{Domain, Role},
 };
 
-/// Hands the terminal to a VM's serial console.
-pub fn console(host: &Host, reference: &str) -> Result<ExitStatus> {
+/// Hands the terminal, where there is one, to a VM's serial console.
+pub fn console(host: &Host, reference: &str, has_terminal: bool) -> Result<ExitStatus> {
     let (listed, _) = look_up(host, reference)?;
     if !listed.state.is_active() {
         return Err(Error::conflict(format!("the VM `{}` is {}, so it has no console", listed.name, listed.state))
             .hint(format!("Start it: vmprov vm start {}", shell_words::quote(&listed.name))));
+    }
+    if !has_terminal {
+        let logs = format!("To read it: vmprov vm logs {} --follow", shell_words::quote(&listed.name));
+        return Err(Error::invalid("a console is for a terminal, and standard input is none").hint(logs));
     }
     host.virsh.attached(&["console", "--domain", &listed.uuid.to_string()]).attach()
 }
