@@ -128,6 +128,9 @@ fn somebody_without_privileges_has_vms_too() {
     let ran = create("slirp");
     assert!(prints(&ran).contains("running") && ran.stderr.contains(said), "{ran:?}");
     assert!(ran.stderr.contains("`slirp` is in the network of your user: 127.0.0.1 port "), "{ran:?}");
+    // The port takes connections before anybody in the guest does.
+    let ran = host.run("-q vm wait slirp --timeout 3s -o json");
+    assert!(ran.code() == 10 && ran.stderr.contains("\"stage\": \"port-closed\""), "{ran:?}");
     let ran = host.run("config -o json");
     assert!(prints(&ran).contains("default: qemu:///system cannot be used") && ran.stderr.is_empty(), "{ran:?}");
     // Who asks for the system's is told how to get it, and given no other.

@@ -124,11 +124,18 @@ fn no_address(domain: &Domain, vitals: &Vitals) -> Shortfall {
     }
 }
 
-fn refused(refusal: &Refusal, address: &Address, said: &[Address], login: &Login) -> Shortfall {
-    let at = address;
+fn refused(refusal: &Refusal, at: &Address, said: &[Address], login: &Login) -> Shortfall {
     let words = &refusal.words;
     let answers_arp = said.iter().any(|other| other.source == AddressSource::Arp && other.address == at.address);
     match refusal.kind {
+        // What forwards a port takes a connection before anybody in the guest does.
+        _ if at.port.is_some() && ["kex_exchange", "banner exchange"].iter().any(|sign| words.contains(sign)) => {
+            Shortfall::new(
+                Stage::PortClosed,
+                format!("port 22 of the guest, to which {at} leads, does not answer"),
+                words,
+            )
+        }
         // Who has a neighbour table's entry but takes no connection may have a firewall.
         RefusalKind::Silent if answers_arp && words.contains("timed out") => Shortfall::new(
             Stage::PortClosed,
@@ -147,12 +154,6 @@ fn refused(refusal: &Refusal, address: &Address, said: &[Address], login: &Login
         RefusalKind::Key => Shortfall::new(
             Stage::KeyRefused,
             format!("at {at} the user `{}` is not let in with {}", login.user, describe(&login.keys)),
-            words,
-        ),
-        // What forwards a port takes a connection before anybody in the guest does.
-        RefusalKind::Other if at.port.is_some() && words.contains("kex_exchange_identification") => Shortfall::new(
-            Stage::PortClosed,
-            format!("port 22 of the guest, to which {at} leads, does not answer"),
             words,
         ),
         RefusalKind::Other => Shortfall::new(Stage::LoginFailed, format!("nobody can log in at {at}"), words),
