@@ -124,6 +124,10 @@ fn a_guest_that_sends_nothing() {
     host.lab.run(&["vm", "ip", "sick", "--wait", "--timeout", "1s"]).failed_with(10);
     host.lab.run(&["vm", "ip", "sick"]).failed_with(3);
 
+    // Whoever waits at a terminal sees how far it is.
+    let drawn = host.lab.drawn("vm wait sick --timeout 3s");
+    assert!(drawn.contains("sick: it has sent no DHCP request ("), "{drawn:?}");
+
     // Nobody can do anything in it, and each says why.
     for (args, status, says) in [
         (&["vm", "exec", "sick", "--", "true"][..], 9, "has no address yet"),

@@ -236,6 +236,17 @@ impl Lab {
         running.end()
     }
 
+    /// What a run of vmprov draws on a terminal.
+    pub(crate) fn drawn(&self, args: &str) -> String {
+        let dir = tempfile::tempdir_in(self.shim.path()).unwrap();
+        let line = format!("{} {args}", env!("CARGO_BIN_EXE_vmprov"));
+        // It becomes `script`, which has a terminal made, in the place of vmprov.
+        let mut command = self.inside("script");
+        command.args(["-qec", &line, "/dev/null"]).env("HOME", self.home.path()).env("LIBVIRT_URI", self.uri);
+        command.env("TERM", "xterm").current_dir(dir.path());
+        String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+    }
+
     /// One call of virsh, past the shim.
     #[track_caller]
     pub(crate) fn virsh(&self, args: &[&str]) -> String {
