@@ -247,7 +247,7 @@ fn replace_that_is_disturbed(modes: &[&str]) {
                 assert!(new["incomplete"] == false && new["state"] == "running", "{when}: {new}");
                 let volumes = lab.virsh(&["vol-list", "--pool", "default"]);
                 let ours = volumes.lines().filter(|line| line.trim_start().starts_with(VM)).count();
-                assert_eq!(ours, 2, "{when}: {volumes}");
+                assert_eq!(ours, 3, "{when}: {volumes}");
             },
         );
         delete(&lab);
