@@ -664,5 +664,9 @@ fn what_cannot_be_reached() {
     host.refuses(&["ssh-config", "nosuch"], NOT_FOUND, &["there is no VM `nosuch`"]);
     host.refuses(&["vm", "events", "nosuch", "--timeout", "1"], NOT_FOUND, &["there is no VM `nosuch`"]);
     host.lab.virsh(&["undefine", "foreign"]);
+    // A log that is gone is not an empty one.
+    host.lab.virsh(&["vol-delete", "--pool", "default", "--vol", "off-console.log"]);
+    let gone = host.lab.run(&["vm", "logs", "off"]).failed_with(NOT_FOUND);
+    assert!(gone.stderr.contains("cannot read the console's log"), "{gone}");
     host.lab.run(&["vm", "delete", "off", "--yes"]).succeeded();
 }

@@ -4,6 +4,7 @@ use std::{
     cell::OnceCell,
     ffi::OsStr,
     io::{ErrorKind, Write},
+    ops::ControlFlow,
     process::ExitCode,
 };
 
@@ -88,15 +89,20 @@ impl Output {
         self.file.as_deref()
     }
 
-    /// Prints one of many reports that come one by one: a line each, for people or as compact JSON.
-    pub(super) fn stream_line(&self, report: &impl Serialize, for_people: impl FnOnce() -> String) -> Result<()> {
-        match self.format {
+    /// Prints one of many reports that come one by one: a line each, for people or as compact JSON. Whoever has read enough
+    /// of them breaks it off.
+    pub(super) fn stream_line(
+        &self,
+        report: &impl Serialize,
+        for_people: impl FnOnce() -> String,
+    ) -> Result<ControlFlow<()>> {
+        let text = match self.format {
             Format::Json | Format::Yaml => {
-                let text = serde_json::to_string(report);
-                line(&text.map_err(|error| Error::internal("cannot write JSON").because(error))?)
+                serde_json::to_string(report).map_err(|error| Error::internal("cannot write JSON").because(error))?
             }
-            Format::Table | Format::Name => line(&plain(&for_people())),
-        }
+            Format::Table | Format::Name => plain(&for_people()),
+        };
+        print(&text)
     }
 
     /// From now on, errors say what a check finds out of their reason.
@@ -153,11 +159,16 @@ pub(super) fn line(text: &str) -> Result<()> {
     if text.is_empty() {
         return Ok(());
     }
+    print(text).map(drop)
+}
+
+/// Prints to standard output, unless nobody reads it any more.
+fn print(text: &str) -> Result<ControlFlow<()>> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(error) => Err(Error::io("write to standard output", &error)),
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(ControlFlow::Continue(())),
     }
 }
 

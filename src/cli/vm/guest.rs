@@ -181,8 +181,9 @@ pub(super) fn events(host: &Host, args: &Events, output: &Output, terminal: &Ter
     let mut came = false;
     vm::events(host, &filter, timeout.map(|limit| limit.0), |event| {
         came = true;
-        output.stream_line(event, || format!("{}  {}  {}  {}", event.time, event.vm, event.kind, event.detail))?;
-        Ok(if *follow { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        let text = || format!("{}  {}  {}  {}", event.time, event.vm, event.kind, event.detail);
+        let flow = output.stream_line(event, text)?;
+        Ok(if *follow { flow } else { ControlFlow::Break(()) })
     })?;
     match timeout {
         Some(limit) if !came && !follow => Err(Error::new(Code::Timeout, format!("nothing happened within {limit}"))),

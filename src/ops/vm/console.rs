@@ -1,6 +1,6 @@
 //! A VM's serial console: live, and what it has said.
 
-use std::{process::ExitStatus, time::Duration};
+use std::{ops::ControlFlow, process::ExitStatus, time::Duration};
 
 use serde::Serialize;
 
@@ -58,6 +58,9 @@ pub(super) fn log_of(host: &Host, domain: &Domain) -> Result<Option<(String, Str
 /// How often a log that is followed is looked at.
 const FOLLOW: Duration = Duration::from_secs(1);
 
+/// The most bytes that are held back for the end of their line.
+const MOST_PENDING: usize = 64 << 10;
+
 /// What a VM has said on its serial console since its last start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -76,23 +79,28 @@ pub fn logs(host: &Host, reference: &str, count: Option<usize>) -> Result<Log> {
 }
 
 /// Hands on each line of a VM's console log as it comes, beginning with the last `count`, across restarts, until somebody
-/// interrupts or `on_line` fails.
+/// interrupts or `on_line` has enough.
 pub fn follow(
     host: &Host,
     reference: &str,
     count: Option<usize>,
-    mut on_line: impl FnMut(&str) -> Result<()>,
+    mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let (_, (pool, log)) = find_log(host, reference)?;
     let (mut content, mut offset) = host.virsh.log_from(&pool, &log, 0)?;
     offset = offset.max(content.len() as u64);
     let mut first = true;
     loop {
-        // A line that is not ended yet comes when it is.
-        let end = content.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        // A line that is not ended yet comes when it is, unless it is none.
+        let pending = if content.len() > MOST_PENDING { content.len() } else { 0 };
+        let end = content.iter().rposition(|&byte| byte == b'\n').map_or(pending, |at| at + 1);
         let ended: Vec<_> = content.drain(..end).collect();
         let count = if std::mem::take(&mut first) { count.unwrap_or(usize::MAX) } else { usize::MAX };
-        console::last_lines(&ended, count).iter().try_for_each(|line| on_line(line))?;
+        for line in console::last_lines(&ended, count) {
+            if on_line(&line)?.is_break() {
+                return Ok(());
+            }
+        }
         host.runner.cancel.check()?;
         std::thread::sleep(FOLLOW);
         let (new, size) = host.virsh.log_from(&pool, &log, offset)?;

@@ -285,17 +285,17 @@ impl Virsh {
         Ok(first_words(&sections[1]).filter(is_one).map(str::to_owned).collect())
     }
 
-    /// What was written to a log from a byte on, and how many bytes it has now; nothing and 0 where there is no log.
+    /// What was written to a log from a byte on, and how many bytes it has now.
     pub fn log_from(&self, pool: &str, log: &str, offset: u64) -> Result<(Vec<u8>, u64)> {
+        const WHAT: &str = "read the console's log";
         let (mut file, offset) = (Scratch::memory(b"")?, offset.to_string());
         let size = vec!["vol-dumpxml", "--pool", pool, "--vol", log];
         let content =
-            ["vol-download", "--pool", pool, "--vol", log, "--offset", &offset, "--file", file.path().as_str()];
-        // It can become shorter between the two.
-        let batch = self.batch("read the console's log", &[size, content.to_vec()])?;
-        match batch.sections[0].trim() {
-            "" => Ok((Vec::new(), 0)),
-            xml => Ok((file.content()?, from_xml::<Volume>("volume", xml)?.capacity)),
+            vec!["vol-download", "--pool", pool, "--vol", log, "--offset", &offset, "--file", file.path().as_str()];
+        let batch = self.batch(WHAT, &[size, content])?;
+        match batch.complaints.first() {
+            Some(complaint) => Err(failure::explain(WHAT, &self.uri, complaint)),
+            None => Ok((file.content()?, from_xml::<Volume>("volume", &batch.sections[0])?.capacity)),
         }
     }
 
