@@ -54,7 +54,21 @@ impl Host {
     }
 
     fn create(&self, name: &str, image: &str, more: &[&str]) -> Ran {
-        let create = ["vm", "create", name, "--image", image, "--user", "debian", "--ssh-key", "k", "--memory", "640"];
+        let create = [
+            "vm",
+            "create",
+            name,
+            "--image",
+            image,
+            "--user",
+            "debian",
+            "--ssh-key",
+            "k",
+            "--memory",
+            "640",
+            "--vcpus",
+            "1",
+        ];
         self.run(&[&create[..], &["-o", "json"], more].concat())
     }
 
@@ -95,10 +109,8 @@ fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
             broken(&host);
         });
         let others = scope.spawn(|| {
-            // Most of its way up it waits for an address, beside which another one can be watched.
-            host.create("alone", &image, &["--network", "silent"]).succeeded();
             ailing(&host, &image);
-            alone(&host);
+            alone(&host, &image);
         });
         for story in [guest, others] {
             story.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -279,6 +291,8 @@ fn broken(host: &Host) {
     let error = host.in_vain("guest", "ssh", "kernel-panic");
     assert!(error["cause"].as_str().unwrap().contains("Kernel panic - not syncing: sysrq triggered crash"), "{error}");
     assert_eq!(error["details"]["console"].as_array().unwrap().len(), 20, "{error}");
+    // A kernel that has panicked keeps its processor busy.
+    host.ok(&["vm", "stop", "guest", "--force"]);
 }
 
 /// A script of the operator's fails: cloud-init says so, and the wait ends at once.
@@ -290,10 +304,12 @@ fn ailing(host: &Host, image: &str) {
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(json["details"]["stage"], "cloud-init-error", "{error}");
     assert!(json["cause"].as_str().unwrap().contains("Failed to run module scripts-user"), "{error}");
+    host.ok(&["vm", "stop", "ailing", "--force"]);
 }
 
 /// Its network has no DHCP server: it asks, and nobody answers. Its agent is there all the same.
-fn alone(host: &Host) {
+fn alone(host: &Host, image: &str) {
+    host.create("alone", image, &["--network", "silent"]).succeeded();
     host.ok(&["vm", "wait", "alone", "--for", "agent", "--timeout", LIMIT]);
     let error = host.in_vain("alone", "ip", "no-lease");
     assert!(error["cause"].as_str().unwrap().contains("packets have come from it"), "{error}");

@@ -117,7 +117,8 @@ fn somebody_without_privileges_has_vms_too() {
     let image = host.path("debian-12.qcow2");
     let create = |vm: &str| {
         let image = image.to_str().unwrap();
-        host.args(&["vm", "create", vm, "--image", image, "--ssh-key", "first", "--user", "debian", "--memory", "640"])
+        let create = ["vm", "create", vm, "--image", image, "--ssh-key", "first", "--user", "debian"];
+        host.args(&[&create[..], &["--memory", "640", "--vcpus", "1"]].concat())
     };
     for key in ["first", "second"] {
         prints(&host.run(&format!("key generate {key} --type ed25519")));
