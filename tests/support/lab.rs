@@ -471,9 +471,12 @@ impl Drop for Held {
 /// More calls than any of the commands makes.
 const MOST_CALLS: usize = 60;
 
-/// Runs `work` with its first call spoilt, then with its second, until there are no more; `judge` looks at each.
-pub(crate) fn each_call(mode: &str, work: impl Fn(&str, usize) -> Ran, mut judge: impl FnMut(usize, &str, Ran)) {
+/// Runs `work` with its first call spoilt, then with its second, until there are no more; `judge` looks at each. Of several
+/// modes, `fail|lie`, the calls have one by turns.
+pub(crate) fn each_call(modes: &str, work: impl Fn(&str, usize) -> Ran, mut judge: impl FnMut(usize, &str, Ran)) {
+    let modes: Vec<_> = modes.split('|').collect();
     for k in 1..MOST_CALLS {
+        let mode = modes[k % modes.len()];
         let ran = work(&format!("{mode}:{k}"), k);
         if !ran.hit {
             ran.succeeded();
