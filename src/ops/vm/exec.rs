@@ -2,7 +2,10 @@
 
 mod agent;
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -12,7 +15,8 @@ use crate::{
     error::{Code, Error, Result},
     model::{limit::Limit, user::check_user, vm::State},
     tools::{
-        ssh::{Refusal, RefusalKind},
+        exit_status,
+        ssh::{Refusal, RefusalKind, Target},
         virsh::Domain,
     },
 };
@@ -173,11 +177,7 @@ impl Unreached {
 }
 
 /// Who logs in where; the inner error is that there is no way in.
-pub(super) fn way_in(
-    host: &Host,
-    domain: &Domain,
-    user: Option<&str>,
-) -> Result<Result<(Login, crate::tools::ssh::Target), Unreached>> {
+pub(super) fn way_in(host: &Host, domain: &Domain, user: Option<&str>) -> Result<Result<(Login, Target), Unreached>> {
     let login = match Login::of(host, domain, user) {
         Ok(login) => login,
         Err(error) => return Ok(Err(Unreached(error))),
@@ -209,20 +209,21 @@ fn through_ssh(host: &Host, domain: &Domain, new: &NewExec, streams: Streams) ->
         stdout: None,
         stderr: None,
     };
+    let began = Instant::now();
     let ran = match streams {
         Streams::Live(live) => target
             .run(&host.runner, &command, live.has_stdin(), limit)
-            .map(|ran| ran.map(|status| executed.exit_status = crate::tools::exit_status(status))),
+            .map(|ran| ran.map(|status| executed.exit_status = exit_status(status))),
         Streams::Captured(stdin) => target.capture(&host.runner, &command, &stdin, limit).map(|ran| {
             ran.map(|finished| {
-                executed.exit_status = crate::tools::exit_status(finished.status);
+                executed.exit_status = exit_status(finished.status);
                 executed.stdout = Some(String::from_utf8_lossy(&finished.stdout).into_owned());
                 executed.stderr = Some(finished.stderr);
             })
         }),
     };
     match ran {
-        Ok(Ok(())) => Ok(within_limit(new, executed)),
+        Ok(Ok(())) => Ok(within_limit(new, began, executed)),
         Ok(Err(refusal)) => Err(Unreached::refused(domain, &refusal)),
         Err(error) if error.code == Code::Timeout => Ok(Err(out_of_time(new, &domain.name))),
         Err(error) => Ok(Err(error)),
@@ -235,10 +236,12 @@ fn limited(new: &NewExec) -> Vec<String> {
     limit.into_iter().flat_map(|limit| ["timeout".to_owned(), "-k".to_owned(), "5".to_owned(), limit]).collect()
 }
 
-/// What `timeout` answers when it had to end the command, in time or by force.
-fn within_limit(new: &NewExec, executed: Executed) -> Result<Executed> {
+/// What `timeout` answers when it had to end the command, in time or by force. Before its time a command may answer so
+/// itself, too.
+fn within_limit(new: &NewExec, began: Instant, executed: Executed) -> Result<Executed> {
+    let is_over = new.timeout.is_some_and(|limit| began.elapsed() >= limit.0);
     match executed.exit_status {
-        124 | 137 if new.timeout.is_some() => Err(out_of_time(new, &executed.vm)),
+        124 | 137 if is_over => Err(out_of_time(new, &executed.vm)),
         _ => Ok(executed),
     }
 }

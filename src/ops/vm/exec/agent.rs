@@ -21,6 +21,14 @@ HOME=$(getent passwd "$w" | cut -d : -f 6) USER=$w LOGNAME=$w; export HOME USER 
 cd "$HOME" 2>/dev/null || cd /
 exec setsid ${t:+timeout -k 5 "$t"} setpriv --reuid "$w" --regid "$(id -g "$w")" --init-groups -- "$@" <"$i" >>"$o" 2>>"$e""#;
 
+/// Ends the process group `$1`, where one is named, by force what has not ended within five seconds, and removes the files.
+const CLEAN_UP: &str = r#"p=$1; shift
+if [ -n "$p" ] && kill -- "-$p"; then
+    n=0; while [ $n -lt 50 ] && kill -0 -- "-$p"; do n=$((n + 1)); sleep 0.1; done
+    kill -9 -- "-$p"
+fi
+exec rm -f -- "$@""#;
+
 /// How long the guest may take to begin.
 const BEGIN: Duration = Duration::from_secs(20);
 
@@ -61,6 +69,7 @@ pub(super) fn run(host: &Host, domain: &Domain, new: &NewExec, streams: Streams)
         stdout: None,
         stderr: None,
     };
+    let began = Instant::now();
     match streams {
         Streams::Live(live) => executed.exit_status = watched(host, domain, new, user, live)?,
         Streams::Captured(stdin) => {
@@ -70,7 +79,7 @@ pub(super) fn run(host: &Host, domain: &Domain, new: &NewExec, streams: Streams)
             (executed.stdout, executed.stderr) = (text(captured.stdout), text(captured.stderr));
         }
     }
-    within_limit(new, executed)
+    within_limit(new, began, executed)
 }
 
 #[derive(Default)]
@@ -180,8 +189,8 @@ impl<'a> Running<'a> {
     /// Removes its files, and ends it with its whole group first where it may still run.
     fn clean_up(&self, end: bool) -> Result<()> {
         let virsh = self.host.uncancellable().virsh;
-        let end = if end { format!("kill -- -{0}; sleep 1; kill -9 -- -{0}; ", self.pid) } else { String::new() };
-        let script = format!("{end}exec rm -f {}", self.names.join(" "));
-        virsh.guest_exec(self.uuid, "/bin/sh", &["-c".to_owned(), script]).map(drop)
+        let end = if end { self.pid.to_string() } else { String::new() };
+        let args = [&["-c", CLEAN_UP, "sh", &end][..], &self.names.each_ref().map(String::as_str)].concat();
+        virsh.guest_exec(self.uuid, "/bin/sh", &args.into_iter().map(str::to_owned).collect::<Vec<_>>()).map(drop)
     }
 }
