@@ -11,8 +11,7 @@ use std::{process::Command, thread, time::Duration};
 use lab::{Lab, Ran};
 use rustix::process::Signal;
 
-/// How long a guest may take to come up. Two at a time are emulated on few cores, perhaps shared ones.
-const GUEST: Duration = Duration::from_mins(15);
+/// How long a guest may take to come up or go down.
 const LIMIT: &str = "12m";
 
 struct Host {
@@ -33,7 +32,7 @@ impl Drop for Host {
 
 impl Host {
     fn run(&self, args: &[&str]) -> Ran {
-        self.lab.begin("", args).end_within(GUEST)
+        self.lab.run_with_guest(args)
     }
 
     #[track_caller]

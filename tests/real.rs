@@ -10,13 +10,12 @@ mod lab;
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod mirror;
 
-use std::{process::Command, thread, time::Duration};
+use std::{process::Command, thread};
 
 use lab::{Lab, Ran};
 use mirror::{Fault, Mirror};
 
-/// How long a guest may take to come up or go down. Two at a time are emulated on few cores, perhaps shared ones.
-const GUEST: Duration = Duration::from_mins(15);
+/// How long a guest may take to come up or go down.
 const LIMIT: &str = "12m";
 
 /// The image's file at its publisher's.
@@ -39,7 +38,7 @@ impl Drop for Host {
 
 impl Host {
     fn run(&self, args: &[&str]) -> Ran {
-        self.lab.begin("", args).end_within(GUEST)
+        self.lab.run_with_guest(args)
     }
 
     #[track_caller]

@@ -6,7 +6,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{IsTerminal, Read},
     os::unix::fs::OpenOptionsExt,
-    process::{ExitCode, ExitStatus},
+    process::ExitCode,
     sync::mpsc::{RecvTimeoutError, channel},
     time::Duration,
 };
@@ -366,9 +366,7 @@ fn interruptible<T: Send + 'static>(host: &Host, read: impl FnOnce() -> T + Send
     }
 }
 
-/// The exit status of a program that had the terminal, as a shell would have it.
-fn exit_code(status: ExitStatus) -> ExitCode {
-    use std::os::unix::process::ExitStatusExt;
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
+/// A program's exit status as ours.
+fn exit_code(status: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
 }

@@ -12,6 +12,9 @@ use std::{
 /// How long one run of vmprov may take before the test gives it up.
 const RUN_LIMIT: Duration = Duration::from_mins(2);
 
+/// The same where it waits for a guest: two at a time are emulated on few cores, perhaps shared ones.
+const GUEST_LIMIT: Duration = Duration::from_mins(15);
+
 /// How long what libvirt and the kernel do by themselves may take: a process's end, a pool's notice of a file.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
@@ -197,6 +200,11 @@ impl Lab {
     /// Runs vmprov to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         self.spoil("", args)
+    }
+
+    /// Runs vmprov to its end where that waits for a guest.
+    pub(crate) fn run_with_guest(&self, args: &[&str]) -> Ran {
+        self.begin("", args).end_within(GUEST_LIMIT)
     }
 
     /// Runs vmprov with one of its external calls spoilt: `MODE:K`, as the shim has it.

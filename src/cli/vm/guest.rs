@@ -9,7 +9,7 @@ use std::{
 use camino::Utf8PathBuf;
 use clap::Args;
 
-use super::interruptible;
+use super::{exit_code, interruptible};
 use crate::{
     cli::{
         output::{Output, line},
@@ -137,7 +137,7 @@ pub(super) fn exec(host: &Host, args: &Exec, output: &Output, terminal: &Termina
     if !output.is_for_people() {
         output.show(&executed)?;
     }
-    Ok(ExitCode::from(u8::try_from(executed.exit_status).unwrap_or(1)))
+    Ok(exit_code(executed.exit_status))
 }
 
 pub(super) fn copy(host: &Host, args: &Copy, output: &Output, terminal: &Terminal) -> Result<ExitCode> {

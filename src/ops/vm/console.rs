@@ -1,6 +1,6 @@
 //! A VM's serial console: live, and what it has said.
 
-use std::{ops::ControlFlow, process::ExitStatus, time::Duration};
+use std::{ops::ControlFlow, time::Duration};
 
 use serde::Serialize;
 
@@ -8,11 +8,14 @@ use super::{super::Host, look_up};
 use crate::{
     error::{Error, Result},
     model::console,
-    tools::virsh::{Domain, Role},
+    tools::{
+        exit_status,
+        virsh::{Domain, Role},
+    },
 };
 
-/// Hands the terminal, where there is one, to a VM's serial console.
-pub fn console(host: &Host, reference: &str, has_terminal: bool) -> Result<ExitStatus> {
+/// Hands the terminal, where there is one, to a VM's serial console; returns virsh's exit status.
+pub fn console(host: &Host, reference: &str, has_terminal: bool) -> Result<i32> {
     let (listed, _) = look_up(host, reference)?;
     if !listed.state.is_active() {
         return Err(Error::conflict(format!("the VM `{}` is {}, so it has no console", listed.name, listed.state))
@@ -22,7 +25,7 @@ pub fn console(host: &Host, reference: &str, has_terminal: bool) -> Result<ExitS
         let logs = format!("To read it: vmprov vm logs {} --follow", shell_words::quote(&listed.name));
         return Err(Error::invalid("a console is for a terminal, and standard input is none").hint(logs));
     }
-    host.virsh.attached(&["console", "--domain", &listed.uuid.to_string()]).attach()
+    host.virsh.attached(&["console", "--domain", &listed.uuid.to_string()]).attach().map(exit_status)
 }
 
 /// How the name of a console's log ends, behind the VM's.

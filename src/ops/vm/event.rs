@@ -48,7 +48,6 @@ pub fn events(
         if !filter.all && !KINDS.contains(&event.kind.as_str()) {
             return Ok(ControlFlow::Continue(()));
         }
-        let crate::tools::virsh::Event { time, kind, domain, detail } = event;
-        on_event(&Event { time, vm: domain, kind, detail })
+        on_event(&Event { time: event.time, vm: event.domain, kind: event.kind, detail: event.detail })
     })
 }

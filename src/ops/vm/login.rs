@@ -1,7 +1,5 @@
 //! Logging in: which address, which user, which keys, and whose host keys must answer.
 
-use std::process::ExitStatus;
-
 use camino::Utf8PathBuf;
 use uuid::Uuid;
 
@@ -10,13 +8,14 @@ use crate::{
     error::{Error, Result},
     model::{key::Key, vm::Address},
     tools::{
+        exit_status,
         ssh::Target,
         virsh::{Domain, InjectedKey, Metadata},
     },
 };
 
-/// Opens an ssh session on a VM, or runs a command in it; returns ssh's status, which is the command's.
-pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String]) -> Result<ExitStatus> {
+/// Opens an ssh session on a VM, or runs a command in it; returns ssh's exit status, which is the command's.
+pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String]) -> Result<i32> {
     let (listed, domain) = look_up(host, reference)?;
     require_whole(&domain)?;
     let login = Login::of(host, &domain, user)?;
@@ -30,7 +29,7 @@ pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String])
         return Err(Error::conflict(format!("the VM `{}` has no address yet", listed.name))
             .hint(format!("Wait until it lets you in: vmprov vm wait {name} --for ssh")));
     };
-    login.at(address).session(command)
+    login.at(address).session(command).map(exit_status)
 }
 
 /// Who logs in, with what, and what must answer.
