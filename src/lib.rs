@@ -10,11 +10,13 @@
 //! Every face calls the functions of [`ops`] with the structs of [`model`]; [`tools`] is the one place that starts a
 //! process. `tests/layers.rs` holds the arrows.
 
+pub mod api;
 pub mod cancel;
 pub mod catalogue;
 pub mod cli;
 pub mod cloud_init;
 pub mod error;
+pub mod http;
 pub mod model;
 pub mod ops;
 pub mod store;

@@ -10,8 +10,10 @@ use std::{
 /// A module of the crate, and those of the crate's modules that it may use beside itself.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("lib", &["cancel", "catalogue", "cli", "cloud_init", "error", "model", "ops", "store", "tools"]),
-    ("cli", &["ops", "model", "error", "cancel"]),
+    ("lib", &["api", "cancel", "catalogue", "cli", "cloud_init", "error", "http", "model", "ops", "store", "tools"]),
+    ("cli", &["http", "ops", "model", "error", "cancel"]),
+    ("http", &["api", "ops", "model", "error", "cancel"]),
+    ("api", &["ops", "model", "error"]),
     ("ops", &["tools", "store", "catalogue", "cloud_init", "model", "error", "cancel"]),
     ("tools", &["model", "error", "cancel"]),
     ("store", &["model", "error", "cancel"]),

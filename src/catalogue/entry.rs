@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
+use utoipa::ToSchema;
 
 use crate::model::{
     image::{Algorithm, Arch, ImageName, Verification},
@@ -40,7 +41,7 @@ pub struct Entry {
 }
 
 /// What boots an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Firmware {
     /// A BIOS alone.
@@ -61,7 +62,7 @@ pub struct ChecksumFile {
 }
 
 /// How a file of checksums is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
     /// As sha256sum prints it.
@@ -98,7 +99,7 @@ pub struct SignatureFile {
 }
 
 /// What a signature signs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Signs {
     /// The file of checksums, from a file beside it.

@@ -10,7 +10,11 @@ use clap_complete::{
 use super::{Cli, settings};
 use crate::{
     cancel::Cancel,
-    ops::{Host, doctor, image, key, vm},
+    model::vm::Vm,
+    ops::{
+        Host, doctor, image, key,
+        vm::{self, ListOptions},
+    },
 };
 
 /// Adds the completers to the grammar.
@@ -71,15 +75,18 @@ fn host() -> Option<Host> {
 }
 
 fn vm_names() -> Vec<CompletionCandidate> {
-    let vms = host().and_then(|host| vm::list(&host, true).ok()).unwrap_or_default();
-    vms.iter().map(|vm| CompletionCandidate::new(&vm.name)).collect()
+    vms().iter().map(|vm| CompletionCandidate::new(&vm.name)).collect()
+}
+
+fn vms() -> Vec<Vm> {
+    let listed = host().and_then(|host| vm::list(&host, ListOptions { brief: true }).ok());
+    listed.map(|listed| listed.vms).unwrap_or_default()
 }
 
 /// A VM's name with the colon behind it, or a file.
 fn vm_or_file(begun: &OsStr) -> Vec<CompletionCandidate> {
     let text = begun.to_string_lossy();
-    let vms = host().and_then(|host| vm::list(&host, true).ok()).unwrap_or_default();
-    let mut all: Vec<_> = vms.iter().map(|vm| CompletionCandidate::new(format!("{}:", vm.name))).collect();
+    let mut all: Vec<_> = vms().iter().map(|vm| CompletionCandidate::new(format!("{}:", vm.name))).collect();
     all.retain(|candidate| candidate.get_value().to_string_lossy().starts_with(&*text));
     all.extend(PathCompleter::any().complete(begun));
     all

@@ -3,24 +3,21 @@
 use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use super::{each, output::Output, progress::Terminal};
 use crate::{
     error::Result,
     ops::{
         Host,
-        image::{self, NewImport, NewPull},
+        image::{self, NewImport, NewPull, PruneOptions, SearchOptions},
     },
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Search the catalogue of published images
-    Search {
-        /// Part of a name or title; without it, all of them
-        term: Option<String>,
-    },
+    Search(SearchOptions),
 
     /// List the images in the storage pool, and the VMs that use them
     #[command(visible_alias = "ls")]
@@ -62,25 +59,14 @@ pub(super) enum Command {
     },
 
     /// Remove every fetched image that nothing uses, and downloads and uploads that were cut short
-    Prune(Prune),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Prune {
-    /// Change nothing; show what would be removed
-    #[arg(long)]
-    dry_run: bool,
-
-    /// Also imported images and templates made of VMs, which cannot be fetched again
-    #[arg(long)]
-    all: bool,
+    Prune(PruneOptions),
 }
 
 /// Runs one of the commands.
 pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
     let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
     match command {
-        Command::Search { term } => done(output.show(&image::search(host, &term.unwrap_or_default())?)),
+        Command::Search(options) => done(output.show(&image::search(host, &options)?)),
         Command::List => {
             let images = image::list(host)?;
             terminal.finish();
@@ -107,8 +93,8 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             done(output.show(&exported))
         }
         Command::Delete { image } => each(&image, output, terminal, |image| image::delete(host, image)),
-        Command::Prune(Prune { dry_run, all }) => {
-            let pruned = image::prune(host, all, dry_run)?;
+        Command::Prune(options) => {
+            let pruned = image::prune(host, options)?;
             terminal.finish();
             done(output.show(&pruned))
         }

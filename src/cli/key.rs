@@ -9,7 +9,6 @@ use super::{
     each,
     output::{Output, line},
     progress::Terminal,
-    reports::DeletedKey,
 };
 use crate::{
     error::Result,
@@ -68,10 +67,7 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         }
         Command::Import { name, file } => output.show(&key::import(host, &name, &file)?)?,
         Command::Delete { name } => {
-            return each(&name, output, terminal, |name| {
-                key::delete(host, name)?;
-                Ok(DeletedKey { status: "deleted", key: name.to_string() })
-            });
+            return each(&name, output, terminal, |name| key::delete(host, name));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ mod output;
 mod progress;
 mod refusal;
 mod reports;
+mod serve;
 mod settings;
 mod vm;
 
@@ -21,7 +22,12 @@ use clap_complete::CompleteEnv;
 use crate::{
     cancel::Cancel,
     error::{Code, Error, Result},
-    ops::{self, Host, progress::Progress, vm::NewInjection},
+    ops::{
+        self, Host,
+        progress::Progress,
+        reap::ReapOptions,
+        vm::{NewInjection, SshConfigOptions},
+    },
 };
 use output::{Output, Show, Target, TargetParser};
 use progress::Terminal;
@@ -68,17 +74,14 @@ enum Command {
     Key(key::Command),
 
     /// Get a key into a VM that exists already
-    Inject(Inject),
+    Inject(NewInjection),
 
     /// Print what ~/.ssh/config needs, so that ssh, rsync and editors find the VMs by name, with strict host keys
     #[command(
         after_help = "To use it: vmprov ssh-config >~/.ssh/vmprov, and at the top of ~/.ssh/config: Include vmprov. \
                             Addresses are those of now; print it again after a VM has been created or has moved."
     )]
-    SshConfig {
-        /// VMs, by name or UUID; all that can be logged in to where none is named
-        vm: Vec<String>,
-    },
+    SshConfig(SshConfigOptions),
 
     /// Clean up after creates and deletes that were killed
     Gc,
@@ -87,11 +90,7 @@ enum Command {
     #[command(
         after_help = "A VM that is protected, incomplete, or worked on by another vmprov is skipped, which is no failure. One failure does not keep the others; the first gives the exit status."
     )]
-    Reap {
-        /// Delete nothing; say what would be
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Reap(ReapOptions),
 
     /// Look for what is wrong with the host, and mend it
     #[command(
@@ -99,6 +98,9 @@ enum Command {
                       9 libvirt does not answer, 6 it or a folder is closed to you, 4 the host's state is in the way."
     )]
     Doctor(doctor::Doctor),
+
+    /// Offer the same operations over HTTP, for programs and agents
+    Serve(serve::Serve),
 
     /// Show each setting, and where it comes from
     Config,
@@ -115,16 +117,6 @@ impl Command {
     const fn needs_libvirt(&self) -> bool {
         !matches!(self, Self::Key(_) | Self::Config | Self::Man { .. })
     }
-}
-
-#[derive(Debug, clap::Args)]
-struct Inject {
-    #[command(flatten)]
-    request: NewInjection,
-
-    /// How long the restart and the login may take
-    #[arg(long, value_name = "TIME", default_value = "5m")]
-    timeout: crate::model::limit::Limit,
 }
 
 /// The command line's grammar, with what completes each word.
@@ -157,8 +149,13 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             Error::invalid(message).hint("Formats are table, json, yaml and name; only vm screenshot takes a file.")
         );
     }
-    progress::log_commands(verbose);
     let resolved = settings::resolve(&flags)?;
+    let command = match command {
+        // It has signals and a log of its own.
+        Command::Serve(args) => return serve::run(args, &resolved, quiet).map(|()| ExitCode::SUCCESS),
+        command => command,
+    };
+    progress::log_commands(verbose);
     let cancel = Cancel::default();
     interrupt(&cancel)?;
     let terminal = Terminal::new(quiet, verbose > 0, output.is_json());
@@ -171,27 +168,28 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Vm(command) => vm::run(&host, command, output, &terminal)?,
         Command::Image(command) => image::run(&host, command, output, &terminal)?,
         Command::Key(command) => key::run(&host, command, output, &terminal)?,
-        Command::Inject(Inject { request, timeout }) => {
-            let report = ops::vm::inject(&host, &request, timeout.0)?;
+        Command::Inject(request) => {
+            let report = ops::vm::inject(&host, &request)?;
             terminal.finish();
             output.show(&report)?;
             ExitCode::SUCCESS
         }
-        Command::SshConfig { vm } => vm::guest::ssh_config(&host, &vm, output, &terminal)?,
+        Command::SshConfig(options) => vm::guest::ssh_config(&host, &options, output, &terminal)?,
         Command::Gc => {
             let report = ops::gc::collect(&host)?;
             terminal.finish();
             output.show(&report)?;
             ExitCode::SUCCESS
         }
-        Command::Reap { dry_run } => {
-            let report = ops::reap::reap(&host, dry_run)?;
+        Command::Reap(options) => {
+            let report = ops::reap::reap(&host, options)?;
             terminal.finish();
             output.show(&report)?;
             report.failures().for_each(|error| output.error(error));
             report.failures().next().map_or(ExitCode::SUCCESS, |error| ExitCode::from(error.code.exit_status()))
         }
         Command::Doctor(args) => doctor::run(&host, &args, output, &terminal)?,
+        Command::Serve(_) => ExitCode::SUCCESS,
         Command::Config => {
             output.show(&resolved)?;
             ExitCode::SUCCESS

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tracing_subscriber::{Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::output;
 use crate::ops::progress::Progress;
@@ -78,6 +78,18 @@ impl Progress for Terminal {
     fn note(&self, text: &str) {
         self.say(output::Kind::Note, text);
     }
+}
+
+/// Writes down what is done as JSON, a line each, on standard error.
+pub(super) fn log_json(filter: &str) {
+    let layer = tracing_subscriber::fmt::layer()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_writer(std::io::stderr)
+        .with_filter(EnvFilter::new(filter));
+    tracing_subscriber::registry().with(layer).init();
 }
 
 /// Shows the commands that are run, as one can paste them: those that change something, or all of them.

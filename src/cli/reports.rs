@@ -19,12 +19,12 @@ use crate::{
     model::{
         key::Key,
         size::human,
-        vm::{Address, Known, Vm, VmInfo},
+        vm::{Address, Known, Vm, VmInfo, Vms},
     },
     ops::{
         gc::Collected,
-        key::Keys,
-        vm::{Changed, Created, Deleted, Injected, Reached},
+        key::{DeletedKey, Keys},
+        vm::{Addresses, Changed, Created, Deleted, Injected, Reached},
     },
 };
 
@@ -57,12 +57,6 @@ fn yes(is: bool) -> String {
 /// What there is, and what there can be while the VM runs where that is more.
 fn up_to(now: String, most: &str) -> String {
     if now == most { now } else { format!("{now} (up to {most} without a restart)") }
-}
-
-/// A list of VMs, as the API has it.
-#[derive(Debug, Serialize)]
-pub(super) struct Vms {
-    pub(super) vms: Vec<Vm>,
 }
 
 impl Show for Vms {
@@ -229,20 +223,13 @@ impl Show for Results<Changed> {
     }
 }
 
-/// A key that was deleted.
-#[derive(Debug, Serialize)]
-pub(super) struct DeletedKey {
-    pub(super) status: &'static str,
-    pub(super) key: String,
-}
-
 impl Show for Results<DeletedKey> {
     fn table(&self) -> String {
         self.results.iter().map(|report| format!("{}: {}", report.key, report.status)).collect::<Vec<_>>().join("\n")
     }
 
     fn names(&self) -> Vec<String> {
-        self.results.iter().map(|report| report.key.clone()).collect()
+        self.results.iter().map(|report| report.key.to_string()).collect()
     }
 }
 
@@ -294,11 +281,11 @@ impl Show for Injected {
     }
 }
 
-/// Where a VM is.
+/// Where a VM is: the address that a login is best tried at, or all of them.
 #[derive(Debug, Serialize)]
 pub(super) struct Found {
-    pub(super) vm: String,
-    pub(super) addresses: Vec<Address>,
+    #[serde(flatten)]
+    pub(super) found: Addresses,
     /// Whether people want to see them all.
     #[serde(skip)]
     pub(super) whole: bool,
@@ -307,17 +294,17 @@ pub(super) struct Found {
 impl Show for Found {
     fn table(&self) -> String {
         if !self.whole {
-            return self.addresses.first().map(ToString::to_string).unwrap_or_default();
+            return self.found.addresses.first().map(ToString::to_string).unwrap_or_default();
         }
         let row = |address: &Address| {
             let expires = address.expires.map(|time| time.to_string()).unwrap_or_default();
             [address.to_string(), address.mac.clone(), address.source.to_string(), expires]
         };
-        table(&["ADDRESS", "MAC", "SOURCE", "EXPIRES"], self.addresses.iter().map(row))
+        table(&["ADDRESS", "MAC", "SOURCE", "EXPIRES"], self.found.addresses.iter().map(row))
     }
 
     fn names(&self) -> Vec<String> {
-        self.addresses.iter().map(ToString::to_string).collect()
+        self.found.addresses.iter().map(ToString::to_string).collect()
     }
 }
 

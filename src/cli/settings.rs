@@ -155,6 +155,21 @@ pub(super) fn resolve(flags: &Flags) -> Result<Resolved> {
     Ok(Resolved { catalogue_files, proxies, ..resolved })
 }
 
+/// What is logged, in the form of `RUST_LOG`: what the environment says, else what vmprov itself says at a level.
+pub(super) fn log_filter(level: &str) -> Result<String> {
+    let said = ["VMPROV_LOG", "RUST_LOG"].into_iter().find_map(|name| {
+        let filter = std::env::var(name).ok().filter(|filter| !filter.is_empty())?;
+        Some((name, filter))
+    });
+    let Some((name, filter)) = said else { return Ok(format!("vmprov={level}")) };
+    match filter.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) => Ok(filter),
+        Err(error) => Err(Error::invalid(format!("`{}` is no filter for the log", filter.escape_debug()))
+            .because(error)
+            .hint(format!("It comes from environment: {name}. Give a level, as in info, or vmprov=debug."))),
+    }
+}
+
 /// The files of a folder of the image catalogue, in the order of their names.
 fn catalogue_files(folder: &Utf8Path) -> Vec<Utf8PathBuf> {
     let entries = folder.read_dir_utf8().into_iter().flatten().filter_map(std::result::Result::ok);

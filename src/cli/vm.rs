@@ -19,18 +19,17 @@ use super::{
     each,
     output::{Kind, Output, say},
     progress::Terminal,
-    reports::{DryRun, Found, Vms},
+    reports::{DryRun, Found},
 };
 use crate::{
     error::{Error, Result},
     model::{
         change::Change,
-        limit::Limit,
-        vm::{Bytes, NewVm, WaitFor},
+        vm::{Bytes, NewVm},
     },
     ops::{
         Host,
-        vm::{self, DeleteOptions, NewCommit, NewTtl},
+        vm::{self, AddressOptions, DeleteOptions, ListOptions, NewCommit, NewTtl, StopOptions, WaitOptions},
     },
 };
 
@@ -44,11 +43,7 @@ pub(super) enum Command {
 
     /// List every VM
     #[command(visible_alias = "ls")]
-    List {
-        /// Only libvirt's own figures, which is faster: name, uuid, state, memory, vcpus, autostart
-        #[arg(long)]
-        brief: bool,
-    },
+    List(ListOptions),
 
     /// Show everything there is to know of a VM
     #[command(visible_alias = "show")]
@@ -104,24 +99,16 @@ pub(super) enum Command {
         /// Print every address, where each is known from, and when its lease ends
         #[arg(long)]
         all: bool,
-        /// Wait until it has one
-        #[arg(long)]
-        wait: bool,
-        /// How long to wait at most
-        #[arg(long, value_name = "TIME", default_value_t = Limit(vm::WAIT_LIMIT), requires = "wait")]
-        timeout: Limit,
+        #[command(flatten)]
+        options: AddressOptions,
     },
 
     /// Wait until a VM is so far
     Wait {
         /// VM, by name or UUID
         vm: String,
-        /// What to wait for
-        #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t = WaitFor::Ssh)]
-        goal: WaitFor,
-        /// How long at most
-        #[arg(long, value_name = "TIME", default_value_t = Limit(vm::WAIT_LIMIT))]
-        timeout: Limit,
+        #[command(flatten)]
+        options: WaitOptions,
     },
 
     /// Log in to a VM, or run a command in it; its host keys are verified
@@ -169,14 +156,6 @@ pub(super) struct Create {
     #[arg(long, value_name = "FILE")]
     user_data: Option<Utf8PathBuf>,
 
-    /// Wait until the guest is so far
-    #[arg(long, value_enum, value_name = "FOR", num_args = 0..=1, require_equals = true, default_missing_value = "ssh")]
-    wait: Option<WaitFor>,
-
-    /// How long to wait at most
-    #[arg(long, value_name = "TIME", default_value_t = Limit(vm::WAIT_LIMIT))]
-    timeout: Limit,
-
     /// Change nothing; print the commands that would be run
     #[arg(long)]
     dry_run: bool,
@@ -188,13 +167,8 @@ pub(super) struct Stop {
     #[arg(required = true)]
     vm: Vec<String>,
 
-    /// Power off what has not shut down in time; at once where no --timeout is given
-    #[arg(long)]
-    force: bool,
-
-    /// How long the guest may take to shut down [default: 60s]
-    #[arg(long, value_name = "TIME")]
-    timeout: Option<Limit>,
+    #[command(flatten)]
+    options: StopOptions,
 }
 
 #[derive(Debug, Args)]
@@ -207,13 +181,8 @@ pub(super) struct Delete {
     #[arg(short, long)]
     yes: bool,
 
-    /// Also VMs that vmprov did not make; their disks are kept
-    #[arg(long)]
-    unmanaged: bool,
-
-    /// A VM that is not there is no failure
-    #[arg(long)]
-    ignore_missing: bool,
+    #[command(flatten)]
+    options: DeleteOptions,
 }
 
 /// Runs one of the commands.
@@ -224,21 +193,17 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
     };
     match command {
         Command::Create(args) => create(host, *args, output, terminal),
-        Command::List { brief } => {
-            let vms = vm::list(host, brief)?;
-            show(&|| output.show(&Vms { vms: vms.clone() }))
+        Command::List(options) => {
+            let vms = vm::list(host, options)?;
+            show(&|| output.show(&vms))
         }
         Command::Info { vm } => {
             let info = vm::info(host, &vm)?;
             show(&|| output.show(&info))
         }
         Command::Start { vm } => each(&vm, output, terminal, |vm| vm::start(host, vm)),
-        Command::Stop(Stop { vm, force, timeout }) => {
-            each(&vm, output, terminal, |vm| vm::stop(host, vm, timeout.map(|limit| limit.0), force))
-        }
-        Command::Restart(Stop { vm, force, timeout }) => {
-            each(&vm, output, terminal, |vm| vm::restart(host, vm, timeout.map(|limit| limit.0), force))
-        }
+        Command::Stop(Stop { vm, options }) => each(&vm, output, terminal, |vm| vm::stop(host, vm, options)),
+        Command::Restart(Stop { vm, options }) => each(&vm, output, terminal, |vm| vm::restart(host, vm, options)),
         Command::Delete(args) => delete(host, &args, output, terminal),
         Command::Set(change) => {
             let edited = vm::set(host, &change)?;
@@ -254,12 +219,12 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             let image = vm::commit(host, &new)?;
             show(&|| output.show(&image))
         }
-        Command::Ip { vm, all, wait, timeout } => {
-            let addresses = vm::addresses(host, &vm, wait.then_some(timeout.0))?;
-            show(&|| output.show(&Found { vm: vm.clone(), addresses: addresses.clone(), whole: all }))
+        Command::Ip { vm, all, options } => {
+            let found = Found { found: vm::addresses(host, &vm, options)?, whole: all };
+            show(&|| output.show(&found))
         }
-        Command::Wait { vm, goal, timeout } => {
-            let reached = vm::wait(host, &vm, goal, timeout.0)?;
+        Command::Wait { vm, options } => {
+            let reached = vm::wait(host, &vm, options)?;
             show(&|| output.show(&reached))
         }
         Command::Ssh { vm, user, command } => Ok(exit_code(vm::ssh(host, &vm, user.as_deref(), &command)?)),
@@ -278,16 +243,15 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
 }
 
 fn create(host: &Host, args: Create, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
-    let Create { mut new, user_data, wait, timeout, dry_run } = args;
+    let Create { mut new, user_data, dry_run } = args;
     new.user_data = user_data.as_deref().map(|file| read_user_data(host, file)).transpose()?;
-    let wait = wait.map(|goal| (goal, timeout.0));
     if dry_run {
         let host = host.dry_run();
-        let created = vm::create(&host, &new, wait)?;
+        let created = vm::create(&host, &new)?;
         terminal.finish();
         output.show(&DryRun { commands: host.planned(), warnings: created.warnings })?;
     } else {
-        let created = vm::create(host, &new, wait)?;
+        let created = vm::create(host, &new)?;
         terminal.finish();
         output.show(&created)?;
     }
@@ -326,13 +290,12 @@ fn open_pipe_or_file(path: &Utf8Path) -> std::io::Result<File> {
 }
 
 fn delete(host: &Host, args: &Delete, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
-    let Delete { vm, yes, unmanaged, ignore_missing } = args;
+    let Delete { vm, yes, options } = args;
     if !yes && !confirm(host, vm)? {
         say(Kind::Note, "nothing was deleted");
         return Ok(ExitCode::SUCCESS);
     }
-    let options = DeleteOptions { unmanaged: *unmanaged, ignore_missing: *ignore_missing };
-    each(vm, output, terminal, |vm| vm::delete(host, vm, options))
+    each(vm, output, terminal, |vm| vm::delete(host, vm, *options))
 }
 
 /// Asks on the terminal; where there is none, nobody has said yes.

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     size::{DiskSize, Memory},
@@ -12,7 +13,7 @@ use super::{
 use crate::error::Error;
 
 /// Describes what to change of a VM
-#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Change {
     /// VM, by name or UUID
@@ -57,7 +58,7 @@ impl Change {
 }
 
 /// Text that can stand in a domain's XML: lines without control characters, of a length that is still a description.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Description(String);
 

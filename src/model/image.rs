@@ -4,12 +4,13 @@ use std::{fmt, str::FromStr};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::name::Name;
 use crate::error::Error;
 
 /// What speaks for an image's content being what its publisher made; the strongest is the greatest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verification {
     /// Nothing.
@@ -44,8 +45,9 @@ impl fmt::Display for Verification {
 ///
 /// A DNS label, and behind a colon, if there is one, a tag of lower-case letters, digits, `.`, `_` and `-`. No path to a
 /// file with an extension is one, so what is meant can be told without looking.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:[a-z0-9][a-z0-9._-]{0,62})?$", example = "debian:12")]
 pub struct ImageName(String);
 
 impl ImageName {
@@ -99,7 +101,7 @@ impl fmt::Display for ImageName {
 }
 
 /// How an image came into the pool. What cannot be fetched again is the greatest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
     /// From its publisher, or from a file that a VM was created from.
@@ -122,7 +124,7 @@ impl fmt::Display for Origin {
 }
 
 /// A processor architecture, as the kernel calls it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Arch {
     /// 64-bit x86.
@@ -224,7 +226,7 @@ impl fmt::Display for Mirror {
 }
 
 /// How a checksum is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// SHA-256.

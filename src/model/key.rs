@@ -2,7 +2,8 @@
 
 use camino::Utf8PathBuf;
 use clap::{Args, ValueEnum};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::{
     error::{Error, Result},
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// The kinds of key that vmprov makes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyKind {
     /// Taken by every guest there is
@@ -21,7 +22,7 @@ pub enum KeyKind {
 }
 
 /// Describes the key to generate
-#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NewKey {
     /// Name of the key
@@ -32,7 +33,7 @@ pub struct NewKey {
     pub comment: Option<String>,
     /// Type of the key
     #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t)]
-    #[serde(default, rename = "type", deserialize_with = "null_is_default")]
+    #[serde(default, rename = "type")]
     pub kind: KeyKind,
     /// Size of an RSA key in bits, 2048 to 8192 (default: 4096)
     // Not a plain number with a default: `--bits` beside `--type ed25519` has to be noticed.
@@ -106,7 +107,7 @@ pub fn comment(text: &str) -> Result<&str> {
 }
 
 /// A key that vmprov keeps, as it is reported.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Key {
     /// Name of the key
@@ -123,14 +124,11 @@ pub struct Key {
     /// Public key as one line of `authorized_keys`
     pub public_key: String,
     /// File of the public key; null if it is missing and the public key was read from the private one
+    #[schema(value_type = Option<String>)]
     pub public_key_path: Option<Utf8PathBuf>,
     /// File of the private key; null if only the public one was imported
+    #[schema(value_type = Option<String>)]
     pub private_key_path: Option<Utf8PathBuf>,
-}
-
-/// A JSON null is a member left out: that is how the first HTTP client says it.
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(json: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(json)?.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -2,16 +2,20 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::size::number_or_text;
 use crate::error::Error;
 
 /// A time limit: `90`, `90s`, `5m`, `1h30m`. A number alone is seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub struct Limit(pub Duration);
 
 impl Limit {
+    /// How long a guest may take to come up when nobody says.
+    pub const WAIT: Self = Self(Duration::from_mins(5));
+
     /// More than a day is no wait but a mistake.
     const MAX: Duration = Duration::from_hours(24);
 }
@@ -31,11 +35,10 @@ impl FromStr for Limit {
     }
 }
 
-impl TryFrom<String> for Limit {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
+impl<'de> Deserialize<'de> for Limit {
+    /// From text, or a number of seconds.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        number_or_text(deserializer)
     }
 }
 

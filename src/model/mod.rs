@@ -9,6 +9,7 @@ pub mod key;
 pub mod limit;
 pub mod name;
 pub mod proxy;
+mod schema;
 pub mod size;
 pub mod specification;
 pub mod stage;

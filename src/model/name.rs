@@ -3,14 +3,16 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::Error;
 
 /// A DNS label (RFC 1123): lower-case letters, digits and hyphens, at most 63, a letter or digit at both ends.
 ///
 /// Parsed once, it is safe everywhere that a name goes: domain, volume, file, host name, URL segment, argument.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", example = "web")]
 pub struct Name(String);
 
 /// The longest DNS label (RFC 1035, section 2.3.4).

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::ToSchema;
 
 use crate::error::Error;
 
@@ -44,6 +45,18 @@ impl DiskSize {
     /// The size in bytes.
     pub const fn bytes(self) -> u64 {
         self.0
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl Default for DiskSize {
+    fn default() -> Self {
+        Self::DEFAULT
     }
 }
 
@@ -126,14 +139,17 @@ impl fmt::Display for DiskSize {
 }
 
 /// A size in JSON: a number in the field's unit, or text with a unit.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(untagged)]
 enum NumberOrText {
     Number(u64),
     Text(String),
 }
 
-fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer: D) -> Result<T, D::Error> {
+/// Reads what is a number or text in JSON as if it had been typed.
+pub(super) fn number_or_text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     let text = match NumberOrText::deserialize(deserializer)? {
         NumberOrText::Number(number) => number.to_string(),
         NumberOrText::Text(text) => text,
@@ -143,13 +159,13 @@ fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(deserializer:
 
 impl<'de> Deserialize<'de> for Memory {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserialize(deserializer)
+        number_or_text(deserializer)
     }
 }
 
 impl<'de> Deserialize<'de> for DiskSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserialize(deserializer)
+        number_or_text(deserializer)
     }
 }
 

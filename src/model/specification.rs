@@ -4,11 +4,12 @@ use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{digest, size::human};
 
 /// What becomes of a VM of the name that is there already
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum IfExists {
     /// It stays, and create fails
@@ -25,7 +26,7 @@ pub enum IfExists {
 ///
 /// Specifications are compared by the digest of their JSON. A member that is added must therefore be left out where it
 /// has its default, or each VM of an older version would be another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Specification {
     /// The image: its name, its absolute path or its URL.
@@ -59,7 +60,7 @@ pub struct Specification {
 }
 
 /// A member of a specification that is to be another, as people read it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
     /// The member, as a request calls it.

@@ -5,10 +5,12 @@ mod report;
 use std::fmt;
 
 use clap::{ArgAction, Args, ValueEnum};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::{
     image::Checksum,
+    limit::Limit,
     name::Name,
     size::{DiskSize, Memory},
     specification::IfExists,
@@ -16,7 +18,7 @@ use super::{
 };
 use crate::error::Error;
 
-pub use report::{Address, AddressSource, Disk, Interface, Known, Vm, VmInfo, VmKey};
+pub use report::{Address, AddressSource, Disk, Interface, Known, Vm, VmInfo, VmKey, Vms};
 
 /// The virtual CPUs that a VM gets when nobody says.
 const DEFAULT_VCPUS: u32 = 2;
@@ -29,7 +31,7 @@ pub const USER_NETWORK: &str = "user";
 
 /// Describes the VM to create
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on every face")]
-#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewVm {
     /// Name of the VM, which is also its host name
@@ -53,12 +55,12 @@ pub struct NewVm {
 
     /// Refuse an image that neither a checksum nor a signature speaks for
     #[arg(long)]
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default)]
     pub require_verified: bool,
 
     /// Ask the image's publisher for a newer one first
     #[arg(long)]
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default)]
     pub pull: bool,
 
     /// Installer to attach as a CD
@@ -68,28 +70,29 @@ pub struct NewVm {
 
     /// Memory; a number alone is MiB
     #[arg(long, value_name = "SIZE", default_value_t = Memory::DEFAULT)]
-    #[serde(default = "default_memory", deserialize_with = "null_as_default_memory")]
+    #[serde(default)]
     pub memory: Memory,
 
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_VCPUS, value_parser = parse_vcpus)]
-    #[serde(default = "default_vcpus", deserialize_with = "null_as_default_vcpus")]
+    #[serde(default = "default_vcpus")]
+    #[schema(minimum = 1)]
     pub vcpus: u32,
 
     /// Disk size; a number alone is GiB
     #[arg(long, value_name = "SIZE", default_value_t = DiskSize::DEFAULT)]
-    #[serde(default = "default_disk_size", deserialize_with = "null_as_default_disk_size")]
+    #[serde(default)]
     pub disk_size: DiskSize,
 
     /// libvirt network to attach to; user is that of the user who runs libvirt, which needs no privilege: a port of the
     /// host's loopback leads to the guest
     #[arg(long, value_name = "NETWORK", default_value = DEFAULT_NETWORK)]
-    #[serde(default = "default_network", deserialize_with = "null_as_default_network")]
+    #[serde(default = "default_network")]
     pub network: String,
 
     /// Key of the key store that may log in (can be repeated)
     #[arg(long = "ssh-key", value_name = "KEY")]
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default)]
     pub ssh_keys: Vec<Name>,
 
     /// User that the keys log in as [default: what the image is known to use]
@@ -102,8 +105,8 @@ pub struct NewVm {
     #[serde(default)]
     pub user_data: Option<Bytes>,
 
-    /// Leave the VM stopped
-    #[arg(long = "no-start", action = ArgAction::SetFalse)]
+    /// Start the VM as soon as it is there
+    #[arg(long = "no-start", action = ArgAction::SetFalse, help = "Leave the VM stopped")]
     #[serde(default = "default_start")]
     pub start: bool,
 
@@ -115,13 +118,23 @@ pub struct NewVm {
 
     /// Start the VM whenever the host starts
     #[arg(long)]
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default)]
     pub autostart: bool,
 
     /// What becomes of a VM of the name that is there already
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default)]
     pub if_exists: IfExists,
+
+    /// Wait until the guest is so far
+    #[arg(long, value_enum, value_name = "FOR", num_args = 0..=1, require_equals = true, default_missing_value = "ssh")]
+    #[serde(default)]
+    pub wait: Option<WaitFor>,
+
+    /// How long to wait at most
+    #[arg(long, value_name = "TIME", default_value_t = Limit::WAIT)]
+    #[serde(default = "default_timeout")]
+    pub timeout: Limit,
 }
 
 /// Refuses a number of virtual CPUs that no machine has.
@@ -159,34 +172,24 @@ impl Serialize for Bytes {
     }
 }
 
-fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+const fn default_vcpus() -> u32 {
+    DEFAULT_VCPUS
 }
 
-/// Defines a field's default, and the same default for an explicit null, which the first API's client sends.
-macro_rules! default {
-    ($default:ident, $null:ident, $type:ty, $value:expr) => {
-        fn $default() -> $type {
-            $value
-        }
-
-        fn $null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
-            Ok(Option::deserialize(deserializer)?.unwrap_or_else($default))
-        }
-    };
+fn default_network() -> String {
+    DEFAULT_NETWORK.to_owned()
 }
-
-default!(default_memory, null_as_default_memory, Memory, Memory::DEFAULT);
-default!(default_vcpus, null_as_default_vcpus, u32, DEFAULT_VCPUS);
-default!(default_disk_size, null_as_default_disk_size, DiskSize, DiskSize::DEFAULT);
-default!(default_network, null_as_default_network, String, DEFAULT_NETWORK.to_owned());
 
 const fn default_start() -> bool {
     true
 }
 
+const fn default_timeout() -> Limit {
+    Limit::WAIT
+}
+
 /// What to wait for
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitFor {
     /// libvirt says that it runs
@@ -217,7 +220,7 @@ impl fmt::Display for WaitFor {
 }
 
 /// A VM's state, in virsh's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum State {
     /// libvirt does not know.
     #[serde(rename = "no state")]
@@ -278,21 +281,12 @@ mod tests {
 
     use super::*;
 
-    /// The command line and JSON have the same defaults, and JSON's explicit nulls mean them too.
     #[test]
     fn defaults_are_the_same_on_every_face() {
         let matches = NewVm::augment_args(Command::new("x")).get_matches_from(["x", "web"]);
         let typed = NewVm::from_arg_matches(&matches).unwrap();
         let minimal: NewVm = serde_json::from_str(r#"{"name": "web"}"#).unwrap();
-        let nulls: NewVm = serde_json::from_str(
-            r#"{"name": "web", "image": null, "imageUrl": null, "checksum": null,
-                "requireVerified": null, "pull": null, "memory": null, "vcpus": null, "diskSize": null,
-                "network": null, "sshKeys": null, "user": null, "userData": null, "ttl": null,
-                "autostart": null, "ifExists": null}"#,
-        )
-        .unwrap();
         assert_eq!(typed, minimal);
-        assert_eq!(typed, nulls);
         assert_eq!((typed.memory.mib(), typed.vcpus, typed.disk_size.bytes() >> 30), (2048, 2, 20));
     }
 }

@@ -22,6 +22,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Host, unknown};
 use crate::error::{Code, Result};
@@ -37,7 +38,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 const MOST_MENDINGS: usize = 3;
 
 /// Says what to look at, and whether to mend it
-#[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DoctorOptions {
     /// Checks to run, by id or its beginning, as in pool or pool.space [default: all of them]
@@ -51,8 +52,9 @@ pub struct DoctorOptions {
 }
 
 /// How a check ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = CheckStatus)]
 pub enum Status {
     /// All is well.
     Ok,
@@ -65,7 +67,7 @@ pub enum Status {
 }
 
 /// What a check found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checked {
     /// The check.
@@ -87,7 +89,7 @@ pub struct Checked {
 }
 
 /// How many checks ended in which way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     /// All was well.
@@ -103,7 +105,7 @@ pub struct Summary {
 }
 
 /// What all checks found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
     /// Each check, in the order in which they rest on each other.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Host, image, vm};
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// What was cleaned up.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Collected {
     /// The incomplete VMs that were removed.
@@ -24,7 +25,7 @@ pub struct Collected {
 }
 
 /// An incomplete VM that was left alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Skipped {
     /// Its name.

@@ -36,7 +36,7 @@ use base::Content;
 use fetch::Fetched;
 
 pub(super) use base::{Base, require_room, room_in};
-pub use delete::{DeletedImage, Pruned, PrunedImage, delete, prune};
+pub use delete::{DeletedImage, PruneOptions, Pruned, PrunedImage, delete, prune};
 pub(super) use delete::{find_unfinished, remove_unfinished};
 pub use export::{Exported, export};
 pub(super) use fetch::{Demands, downloads};
@@ -44,7 +44,7 @@ pub(super) use import::{Made, keep_made, reserve};
 pub use import::{NewImport, import};
 pub use list::{Image, Images, info, list};
 pub use pull::{NewPull, Pulled, pull};
-pub use search::{Found as Offers, Offer, search};
+pub use search::{Found as Offers, Offer, SearchOptions, search};
 pub(super) use source::ImageSource;
 
 /// How long another vmprov may take to fetch and store the same image.

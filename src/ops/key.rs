@@ -2,6 +2,7 @@
 
 use camino::Utf8Path;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Host, unknown};
 use crate::{
@@ -25,7 +26,7 @@ pub fn import(host: &Host, name: &Name, file: &Utf8Path) -> Result<Key> {
 }
 
 /// Every key, and what is in the folder that cannot be used.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Keys {
     /// The keys, in the order of their names.
     pub keys: Vec<Key>,
@@ -47,9 +48,19 @@ pub fn get(host: &Host, name: &Name) -> Result<Key> {
     host.keys.get(name).map_err(|error| near(host, name, error))
 }
 
-/// Deletes a key.
-pub fn delete(host: &Host, name: &Name) -> Result<()> {
-    host.keys.delete(name).map_err(|error| near(host, name, error))
+/// A key that was deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct DeletedKey {
+    /// `deleted`.
+    pub status: &'static str,
+    /// Its name.
+    pub key: Name,
+}
+
+/// Deletes a key; VMs that have it keep it.
+pub fn delete(host: &Host, name: &Name) -> Result<DeletedKey> {
+    host.keys.delete(name).map_err(|error| near(host, name, error))?;
+    Ok(DeletedKey { status: "deleted", key: name.clone() })
 }
 
 /// Adds the names that are near to the error for one that is not there.

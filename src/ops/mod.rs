@@ -99,7 +99,8 @@ impl Host {
     }
 
     /// The same host, none of whose calls may take longer than this: for a look that nobody waits long for.
-    fn hurried(&self, limit: Duration) -> Self {
+    #[must_use]
+    pub fn hurried(&self, limit: Duration) -> Self {
         let runner = Runner { limit: Some(limit), ..self.runner.clone() };
         Self::with(self.settings.clone(), runner, self.progress.clone())
     }

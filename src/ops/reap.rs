@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{Host, vm};
 use crate::{
@@ -12,8 +14,17 @@ use crate::{
     tools::virsh::{Listed, Metadata},
 };
 
+/// Whether expired VMs are deleted
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ReapOptions {
+    /// Delete nothing; say what would be
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// What came of the VMs that have expired.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reaped {
     /// Each of them, by name.
@@ -21,7 +32,7 @@ pub struct Reaped {
 }
 
 /// A VM that has expired.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReapedVm {
     /// Its name.
@@ -34,7 +45,7 @@ pub struct ReapedVm {
 }
 
 /// What came of a VM that has expired.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", tag = "status")]
 pub enum Outcome {
     /// It is gone, with the volumes that it owned, as `pool/volume`.
@@ -63,9 +74,10 @@ impl Reaped {
     }
 }
 
-/// Deletes every VM that has expired, running or not; with `dry_run` only says which these are. One that is protected
+/// Deletes every VM that has expired, running or not; with `dryRun` only says which these are. One that is protected
 /// or incomplete is left alone, and so is one that another vmprov works on. A failure does not keep the others.
-pub fn reap(host: &Host, dry_run: bool) -> Result<Reaped> {
+pub fn reap(host: &Host, options: ReapOptions) -> Result<Reaped> {
+    let ReapOptions { dry_run } = options;
     let now = Timestamp::now();
     let mut reaped = Reaped::default();
     for (listed, metadata) in vm::known(host)? {

@@ -19,7 +19,7 @@ use crate::{
     model::limit::Limit,
     ops::{
         Host,
-        vm::{self, EventFilter, Live, NewCopy, NewExec, Streams},
+        vm::{self, EventFilter, Live, LogOptions, NewCopy, NewExec, SshConfigOptions, Streams},
     },
 };
 
@@ -52,9 +52,8 @@ pub(in crate::cli) struct Logs {
     #[arg(short, long)]
     follow: bool,
 
-    /// Only the last lines
-    #[arg(short = 'n', long, value_name = "N")]
-    lines: Option<usize>,
+    #[command(flatten)]
+    options: LogOptions,
 }
 
 #[derive(Debug, Args)]
@@ -153,11 +152,11 @@ pub(super) fn copy(host: &Host, args: &Copy, output: &Output, terminal: &Termina
 pub(super) fn logs(host: &Host, args: &Logs, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
     terminal.finish();
     if args.follow {
-        vm::follow(host, &args.vm, args.lines, |text| {
+        vm::follow(host, &args.vm, args.options.lines, |text| {
             output.stream_line(&serde_json::json!({ "line": text }), || text.to_owned())
         })?;
     } else {
-        output.show(&vm::logs(host, &args.vm, args.lines)?)?;
+        output.show(&vm::logs(host, &args.vm, args.options)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -194,11 +193,11 @@ pub(super) fn events(host: &Host, args: &Events, output: &Output, terminal: &Ter
 /// Prints ssh's configuration as ssh reads it.
 pub(in crate::cli) fn ssh_config(
     host: &Host,
-    vms: &[String],
+    options: &SshConfigOptions,
     output: &Output,
     terminal: &Terminal,
 ) -> Result<ExitCode> {
-    let config = vm::ssh_config(host, vms)?;
+    let config = vm::ssh_config(host, options)?;
     terminal.finish();
     if output.is_for_people() && config.hosts.is_empty() {
         line("# No VM can be logged in to.")?;

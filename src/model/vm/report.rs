@@ -7,13 +7,14 @@ use std::{
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::State;
 use crate::model::image::Verification;
 
 /// A VM, as the list has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Vm {
     /// Its name: anything that libvirt allows, for one that vmprov did not make.
@@ -33,8 +34,15 @@ pub struct Vm {
     pub known: Option<Known>,
 }
 
+/// A list of VMs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Vms {
+    /// They, in the order of their names.
+    pub vms: Vec<Vm>,
+}
+
 /// What vmprov knows of a VM beyond libvirt's list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Known {
     /// Whether vmprov made it.
@@ -52,13 +60,14 @@ pub struct Known {
     /// Whether it is protected from being deleted.
     pub protected: bool,
     /// Its addresses.
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// The port of ssh there, where it is not ssh's own.
     pub ssh_port: Option<u16>,
 }
 
 /// Everything there is to know of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmInfo {
     /// What the list has.
@@ -97,7 +106,7 @@ pub struct VmInfo {
 }
 
 /// A key that a VM was given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmKey {
     /// Its name in the key store at the time.
@@ -107,7 +116,7 @@ pub struct VmKey {
 }
 
 /// A disk of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Disk {
     /// The name in the guest's order: `vda`.
@@ -119,7 +128,7 @@ pub struct Disk {
 }
 
 /// A network interface of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Interface {
     /// Its MAC address, in lower case.
@@ -132,10 +141,11 @@ pub struct Interface {
 }
 
 /// An address of a VM's interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Address {
     /// The address.
+    #[schema(value_type = String)]
     pub address: IpAddr,
     /// The port of ssh there, where it is not ssh's own.
     pub port: Option<u16>,
@@ -148,7 +158,7 @@ pub struct Address {
 }
 
 /// Where an address is known from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AddressSource {
     /// The DHCP server of a libvirt network gave it.

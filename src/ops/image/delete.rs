@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     Base, base, fetch,
@@ -22,7 +24,7 @@ use crate::{
 const BUILD_WAIT: Duration = Duration::from_secs(30);
 
 /// An image that was deleted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeletedImage {
     /// `deleted`.
@@ -105,8 +107,21 @@ fn remove(host: &Host, pool: &Pool, image: &Image) -> Result<DeletedImage> {
     Ok(DeletedImage { status: "deleted", image: image.name.clone(), id: image.id.clone(), size: image.size, volumes })
 }
 
+/// What `prune` removes
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PruneOptions {
+    /// Change nothing; show what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Also imported images and templates made of VMs, which cannot be fetched again
+    #[arg(long)]
+    pub all: bool,
+}
+
 /// What `prune` removed, or would.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pruned {
     /// Whether nothing was changed.
@@ -124,7 +139,7 @@ pub struct Pruned {
 }
 
 /// An image that `prune` removed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PrunedImage {
     /// Its name.
@@ -137,7 +152,8 @@ pub struct PrunedImage {
 
 /// Removes the images that nobody uses, and what was cut short. Those that were imported or made of VMs cannot be
 /// fetched again: they go only with `all`.
-pub fn prune(host: &Host, all: bool, dry_run: bool) -> Result<Pruned> {
+pub fn prune(host: &Host, options: PruneOptions) -> Result<Pruned> {
+    let PruneOptions { dry_run, all } = options;
     let mut pruned = Pruned { dry_run, ..Pruned::default() };
     if let Some(pool) = active_pool(host)? {
         let usage = Usage::look(host, &pool, true)?;

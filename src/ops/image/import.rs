@@ -5,6 +5,7 @@ use std::time::Duration;
 use camino::Utf8Path;
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     Base, Demands, Examined, Found, ImageSource, base, catalogue, find,
@@ -23,7 +24,7 @@ use crate::{
 };
 
 /// Describes the image to import
-#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewImport {
     /// Image: a file, or an http(s) URL; qcow2, raw, vmdk, vhdx or vdi, also compressed

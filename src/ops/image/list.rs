@@ -1,6 +1,7 @@
 //! `image list`, `image info`: what images there are, what is known of them, and who uses them.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     Base, ImageSource, unknown_image,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// An image in the storage pool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
     /// The name, path or URL that it came by.
@@ -65,7 +66,7 @@ impl Image {
 }
 
 /// The images of the storage pool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Images {
     /// They, by name.

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     Base, Demands, Found, ImageSource, base, find,
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// Describes the image to pull
-#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewPull {
     /// Image: a name of the catalogue, or an http(s) URL
@@ -39,7 +40,7 @@ pub struct NewPull {
 }
 
 /// What came of a pull.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pulled {
     /// `fetched` where there was none, `updated` where there is a newer one, `unchanged`.

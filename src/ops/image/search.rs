@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::catalogue;
 use crate::{
@@ -15,16 +17,25 @@ use crate::{
     ops::Host,
 };
 
+/// What to look for in the catalogue
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct SearchOptions {
+    /// Part of a name or title; without it, all of them
+    pub term: Option<String>,
+}
+
 /// The images of the catalogue that were looked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Offers)]
 pub struct Found {
     /// They, in the catalogue's order.
     pub images: Vec<Offer>,
 }
 
 /// An image of the catalogue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Offer {
     /// What `--image` takes.
@@ -48,7 +59,7 @@ pub struct Offer {
 }
 
 /// Where a publisher has an image, and what proves it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OfferedImage {
     /// The image.
@@ -66,7 +77,8 @@ pub struct OfferedImage {
 }
 
 /// Looks for images by name, alias or title; all of them where `term` is empty.
-pub fn search(host: &Host, term: &str) -> Result<Found> {
+pub fn search(host: &Host, options: &SearchOptions) -> Result<Found> {
+    let term = options.term.as_deref().unwrap_or_default();
     let catalogue = catalogue(host)?;
     Ok(Found { images: catalogue.search(term).map(|entry| offer(&catalogue, entry)).collect() })
 }

@@ -1,31 +1,66 @@
 //! Where a VM is: what leases, its guest agent and the host's neighbour table say of its own interfaces.
 
-use std::{cmp::Reverse, net::IpAddr, time::Duration};
+use std::{cmp::Reverse, net::IpAddr};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{super::Host, look_up, wait::Watch};
 use crate::{
     error::{Error, Result},
-    model::vm::{Address, AddressSource, WaitFor},
+    model::{
+        limit::Limit,
+        vm::{Address, AddressSource, WaitFor},
+    },
     tools::virsh::{Domain, Forward},
 };
 
-/// The addresses of a running VM, those that a login is best tried at first. With a limit, they are waited for.
-pub fn addresses(host: &Host, reference: &str, wait: Option<Duration>) -> Result<Vec<Address>> {
+/// How long to wait for an address
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct AddressOptions {
+    /// Wait until it has one
+    #[arg(long)]
+    pub wait: bool,
+
+    /// How long to wait at most
+    #[arg(long, value_name = "TIME", default_value_t = Limit::WAIT, requires = "wait")]
+    pub timeout: Limit,
+}
+
+impl Default for AddressOptions {
+    fn default() -> Self {
+        Self { wait: false, timeout: Limit::WAIT }
+    }
+}
+
+/// Where a VM is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Addresses {
+    /// The VM, as it was called.
+    pub vm: String,
+    /// Its addresses, those that a login is best tried at first.
+    pub addresses: Vec<Address>,
+}
+
+/// The addresses of a running VM.
+pub fn addresses(host: &Host, reference: &str, options: AddressOptions) -> Result<Addresses> {
     let (listed, domain) = look_up(host, reference)?;
     let name = shell_words::quote(&listed.name);
     if !listed.state.is_active() {
         return Err(Error::conflict(format!("the VM `{}` is {}, so it has no address", listed.name, listed.state))
             .hint(format!("Start it: vmprov vm start {name}")));
     }
-    if let Some(limit) = wait {
-        Watch::new(listed.uuid, WaitFor::Ip, limit, true).run(host)?;
+    if options.wait {
+        Watch::new(listed.uuid, WaitFor::Ip, options.timeout.0, true).run(host)?;
     }
     let addresses = of(host, &domain)?;
     if addresses.is_empty() {
         return Err(Error::not_found(format!("the VM `{}` has no address yet", listed.name))
             .hint(format!("Wait for one: vmprov vm ip {name} --wait")));
     }
-    Ok(addresses)
+    Ok(Addresses { vm: reference.to_owned(), addresses })
 }
 
 /// The addresses that a running VM has now.

@@ -2,7 +2,9 @@
 
 use std::{ops::ControlFlow, time::Duration};
 
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{super::Host, look_up};
 use crate::{
@@ -65,7 +67,7 @@ const FOLLOW: Duration = Duration::from_secs(1);
 const MOST_PENDING: usize = 64 << 10;
 
 /// What a VM has said on its serial console since its last start.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Log {
     /// The VM's name.
@@ -74,11 +76,20 @@ pub struct Log {
     pub lines: Vec<String>,
 }
 
-/// The last `count` lines of a VM's console log, or all of them.
-pub fn logs(host: &Host, reference: &str, count: Option<usize>) -> Result<Log> {
+/// How much of a console's log is wanted
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct LogOptions {
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+}
+
+/// A VM's console log.
+pub fn logs(host: &Host, reference: &str, options: LogOptions) -> Result<Log> {
     let (name, (pool, log)) = find_log(host, reference)?;
     let (content, _) = host.virsh.log_from(&pool, &log, 0)?;
-    Ok(Log { vm: name, lines: console::last_lines(&content, count.unwrap_or(usize::MAX)) })
+    Ok(Log { vm: name, lines: console::last_lines(&content, options.lines.unwrap_or(usize::MAX)) })
 }
 
 /// Hands on each line of a VM's console log as it comes, beginning with the last `count`, across restarts, until somebody

@@ -9,9 +9,10 @@ mod link;
 mod plan;
 mod request;
 
-use std::{thread, time::Duration};
+use std::thread;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    model::vm::{Known, NewVm, State, Vm, WaitFor},
+    model::vm::{Known, NewVm, State, Vm},
     tools::{
         scratch::Scratch,
         virsh::{Forward, Metadata, NewVolume, Phase},
@@ -38,7 +39,7 @@ use request::Request;
 pub(super) use plan::injected_key;
 
 /// A VM that was created, or was there as it was asked for.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Created {
     /// The VM, as the list has it.
@@ -53,8 +54,9 @@ pub struct Created {
 }
 
 /// What a create did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = CreateStatus)]
 pub enum Status {
     /// There was no VM of the name.
     Created,
@@ -66,9 +68,9 @@ pub enum Status {
 
 /// Creates a VM and starts it, unless that is not wanted. With `wait`, goes on until the guest is so far; a VM that
 /// does not get there is kept, because it shows why.
-pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Result<Created> {
+pub fn create(host: &Host, new: &NewVm) -> Result<Created> {
     let mut warnings = Vec::new();
-    let request = Request::check(host, new, wait, &mut warnings)?;
+    let request = Request::check(host, new, &mut warnings)?;
     let lock = lock(host, new.name.as_str())?;
     let mut created = match existing::look(host, new, &request.specification(new))? {
         Existing::Nothing => make(host, new, &request, None, warnings)?,
@@ -77,14 +79,14 @@ pub fn create(host: &Host, new: &NewVm, wait: Option<(WaitFor, Duration)>) -> Re
     };
     // Who waits for a guest keeps nobody from stopping it.
     drop(lock);
-    if let Some((goal, limit)) = wait.filter(|_| !host.is_dry_run()) {
+    if let Some(goal) = new.wait.filter(|_| !host.is_dry_run()) {
         let kept = |error: Error| match error.code {
             Code::Interrupted => {
                 error.hint(format!("The VM `{}` is there and stays; only the waiting ended.", new.name))
             }
             _ => error,
         };
-        let watch = Watch::new(created.vm.uuid, goal, limit, created.changed);
+        let watch = Watch::new(created.vm.uuid, goal, new.timeout.0, created.changed);
         let reached = watch.run(host).map_err(kept)?;
         if let Some(known) = created.vm.known.as_mut().filter(|_| !reached.addresses.is_empty()) {
             known.addresses = reached.addresses;

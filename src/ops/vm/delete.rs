@@ -1,6 +1,8 @@
 //! `delete`: the domain, and exactly the volumes that it owns.
 
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{super::Host, expiry::require_unprotected, find, lock};
@@ -9,17 +11,21 @@ use crate::{
     tools::virsh::{Domain, Metadata, OwnedVolume, Phase, Role},
 };
 
-/// What else may be deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What else may be deleted
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default, rename_all = "camelCase")]
 pub struct DeleteOptions {
-    /// VMs that vmprov did not make, too; their disks are kept.
+    /// Also VMs that vmprov did not make; their disks are kept
+    #[arg(long)]
     pub unmanaged: bool,
-    /// A VM that is not there is no failure.
+
+    /// A VM that is not there is no failure
+    #[arg(long)]
     pub ignore_missing: bool,
 }
 
 /// What came of deleting a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Deleted {
     /// `deleted`, or `missing` where there was none and that is no failure.

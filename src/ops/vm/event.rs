@@ -4,6 +4,7 @@ use std::{ops::ControlFlow, time::Duration};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{super::Host, find};
 use crate::error::Result;
@@ -13,7 +14,7 @@ use crate::error::Result;
 const KINDS: [&str; 6] = ["lifecycle", "agent-lifecycle", "reboot", "watchdog", "io-error-reason", "control-error"];
 
 /// Something that happened to a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// When (RFC 3339, UTC).

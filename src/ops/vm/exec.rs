@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{super::Host, address, login::Login, look_up, require_whole};
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(15);
 
 /// Describes the command to run in a VM
-#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewExec {
     // The completers put an argument behind the others unless it has its place.
@@ -51,10 +52,15 @@ pub struct NewExec {
     #[arg(long, value_name = "TIME")]
     #[serde(default)]
     pub timeout: Option<Limit>,
+
+    /// Its standard input, where that is not this process's own
+    #[arg(skip)]
+    #[serde(default)]
+    pub stdin: Option<String>,
 }
 
 /// How to reach a guest
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Via {
     /// ssh, or the guest agent where ssh lets nobody in
@@ -77,7 +83,7 @@ impl fmt::Display for Via {
 }
 
 /// What came of a command in a guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Executed {
     /// The VM's name.

@@ -3,6 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{super::Host, find, lock, look_up, require_whole};
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// Describes a VM's new time to live
-#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewTtl {
     /// VM, by name or UUID
@@ -26,7 +27,7 @@ pub struct NewTtl {
 }
 
 /// When a VM expires.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Expiry {
     /// The VM's name.
@@ -38,7 +39,7 @@ pub struct Expiry {
 }
 
 /// Whether a VM is protected.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Protection {
     /// `protected` or `unprotected`.

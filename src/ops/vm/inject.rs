@@ -10,16 +10,20 @@ use std::{fmt, time::Duration};
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     super::{Host, key},
-    find, lock, look_up, power, require_whole,
+    find, lock, look_up,
+    power::{self, StopOptions},
+    require_whole,
     wait::Watch,
 };
 use crate::{
     error::{Code, Error, Result},
     model::{
         key::Key,
+        limit::Limit,
         name::Name,
         user::check_user,
         vm::{State, WaitFor},
@@ -32,7 +36,7 @@ use crate::{
 use reseed::Reseed;
 
 /// Describes the key to inject
-#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewInjection {
     /// VM to inject into, by name or UUID
@@ -55,11 +59,21 @@ pub struct NewInjection {
     #[arg(long)]
     #[serde(default)]
     pub restart: bool,
+
+    /// How long the restart and the login may take
+    #[arg(long, value_name = "TIME", default_value_t = Limit::WAIT)]
+    #[serde(default = "wait_limit")]
+    pub timeout: Limit,
+}
+
+const fn wait_limit() -> Limit {
+    Limit::WAIT
 }
 
 /// How a key gets into a VM
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = InjectMethod)]
 pub enum Method {
     /// The guest agent where it answers, else cloud-init
     #[default]
@@ -81,7 +95,7 @@ impl fmt::Display for Method {
 }
 
 /// What came of injecting a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Injected {
     /// `injected`.
@@ -104,9 +118,9 @@ pub struct Injected {
     pub warnings: Vec<String>,
 }
 
-/// Injects a key into a VM; `limit` bounds the restart and the login that prove it.
-pub fn inject(host: &Host, request: &NewInjection, limit: Duration) -> Result<Injected> {
-    let NewInjection { vm, key: key_name, user, method, restart } = request;
+/// Injects a key into a VM.
+pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
+    let NewInjection { vm, key: key_name, user, method, restart, timeout: Limit(limit) } = request;
     let key = key::get(host, key_name)?;
     let lock = lock(host, &find(host, vm)?.name)?;
     // What another vmprov did to it before we had the lock counts.
@@ -158,11 +172,11 @@ pub fn inject(host: &Host, request: &NewInjection, limit: Duration) -> Result<In
     drop(lock);
     report.restart_needed = report.method == Method::CloudInit && listed.state.is_active();
     if *restart && report.method == Method::CloudInit {
-        power::restart_listed(host, &listed, Some(limit), false)?;
+        power::restart_listed(host, &listed, StopOptions { force: false, timeout: Some(request.timeout) })?;
         report.restart_needed = false;
     }
     if *restart {
-        prove(host, &listed, &key, user, limit, &mut report)?;
+        prove(host, &listed, &key, user, *limit, &mut report)?;
     }
     Ok(report)
 }

@@ -2,15 +2,29 @@
 
 use std::net::IpAddr;
 
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use super::{super::Host, address, look_up};
 use crate::{
     error::Result,
-    model::vm::{Address, Known, Vm, VmInfo, VmKey},
+    model::vm::{Address, Known, Vm, VmInfo, VmKey, Vms},
     tools::virsh::{Domain, Listed, Metadata},
 };
 
-/// Lists every VM of the connection, vmprov's own and others. `brief` asks for libvirt's own figures alone.
-pub fn list(host: &Host, brief: bool) -> Result<Vec<Vm>> {
+/// How much is said of each VM
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ListOptions {
+    /// Only libvirt's own figures, which is faster: name, uuid, state, memory, vcpus, autostart
+    #[arg(long)]
+    pub brief: bool,
+}
+
+/// Lists every VM of the connection, vmprov's own and others.
+pub fn list(host: &Host, options: ListOptions) -> Result<Vms> {
+    let ListOptions { brief } = options;
     let listed = host.virsh.domains()?;
     // A running VM's addresses are found by its MAC addresses, which its XML has; so is what statistics lack.
     let lacks = |domain: &Listed| domain.memory_mib.is_none() || domain.vcpus.is_none();
@@ -29,7 +43,7 @@ pub fn list(host: &Host, brief: bool) -> Result<Vec<Vm>> {
         };
         vms.push(report(listed, domain, (!brief).then_some((metadata, &leases[..]))));
     }
-    Ok(vms)
+    Ok(Vms { vms })
 }
 
 /// Puts together what is known of a VM; `beyond` is what vmprov knows beyond libvirt's figures.

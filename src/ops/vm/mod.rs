@@ -32,10 +32,10 @@ use crate::{
     tools::virsh::{Domain, Listed},
 };
 
-pub use address::addresses;
+pub use address::{AddressOptions, Addresses, addresses};
 pub use commit::{NewCommit, commit};
 pub(super) use commit::{copies, remove_copies};
-pub use console::{Log, console, follow, logs};
+pub use console::{Log, LogOptions, console, follow, logs};
 pub(super) use console::{is_log, whole_log};
 pub use copy::{Copied, NewCopy, copy};
 pub use create::{Created, Status, create};
@@ -46,14 +46,14 @@ pub use exec::{Executed, Live, NewExec, Streams, Via, exec};
 pub use expiry::{Expiry, NewTtl, Protection, protect, set_ttl};
 pub use inject::{Injected, Method, NewInjection, inject};
 pub(super) use list::known;
-pub use list::{info, list};
+pub use list::{ListOptions, info, list};
 pub use login::ssh;
-pub use power::{Changed, STOP_LIMIT, restart, start, stop};
+pub use power::{Changed, STOP_LIMIT, StopOptions, restart, start, stop};
 pub use screen::{Picture, Screenshot, picture, screenshot};
 pub(super) use seed::is_seed;
 pub use set::{Edited, Effect, Item, set};
-pub use ssh_config::{LeftOut, SshConfig, SshHost, ssh_config};
-pub use wait::{Reached, WAIT_LIMIT, wait};
+pub use ssh_config::{LeftOut, SshConfig, SshConfigOptions, SshHost, ssh_config};
+pub use wait::{Reached, WaitOptions, wait};
 
 /// How long a VM that another vmprov works on is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(10);

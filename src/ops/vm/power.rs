@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{super::Host, find, lock, require_whole, state_or_gone, wait_for_state};
 use crate::{
     error::{Code, Error, Result},
-    model::vm::State,
+    model::{limit::Limit, vm::State},
     tools::virsh::{Domain, Listed, Metadata, Role},
 };
 
@@ -20,8 +22,21 @@ pub const STOP_LIMIT: Duration = Duration::from_mins(1);
 /// How long a VM that is on its way down is waited for before it is started.
 const GOING_DOWN: Duration = Duration::from_mins(2);
 
+/// How a VM is stopped
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct StopOptions {
+    /// Power off what has not shut down in time; at once where no --timeout is given
+    #[arg(long)]
+    pub force: bool,
+
+    /// How long the guest may take to shut down [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<Limit>,
+}
+
 /// What came of starting or stopping a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
     /// `started`, `stopped` or `restarted`.
@@ -100,16 +115,17 @@ fn remove_old_seeds(host: &Host, before: &Domain) -> Result<()> {
 /// Stops a VM: asks the guest, asks again, and waits until it is down. With `force`, it is powered off when it is not
 /// down in time; without a limit, at once. It takes no lock: who waits for a guest must not keep another from
 /// powering it off.
-pub fn stop(host: &Host, reference: &str, limit: Option<Duration>, force: bool) -> Result<Changed> {
-    stop_listed(host, &find(host, reference)?, limit, force)
+pub fn stop(host: &Host, reference: &str, options: StopOptions) -> Result<Changed> {
+    stop_listed(host, &find(host, reference)?, options)
 }
 
-fn stop_listed(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
+fn stop_listed(host: &Host, listed: &Listed, options: StopOptions) -> Result<Changed> {
+    let StopOptions { force, timeout } = options;
     let uuid = listed.uuid;
     if !listed.state.is_active() {
         return Ok(Changed::new("stopped", listed, listed.state, false));
     }
-    let limit = limit.unwrap_or(if force { Duration::ZERO } else { STOP_LIMIT });
+    let limit = timeout.map_or(if force { Duration::ZERO } else { STOP_LIMIT }, |limit| limit.0);
     let stopped = |forced| -> Result<Changed> {
         Ok(Changed { forced, ..Changed::new("stopped", listed, state_or_gone(host, uuid)?, true) })
     };
@@ -158,11 +174,11 @@ fn unless_down(result: Result<()>) -> Result<bool> {
 
 /// Stops a VM as [`stop`] does and starts it again, so that it comes up with its present configuration and seed, which
 /// a reboot from inside does not do.
-pub fn restart(host: &Host, reference: &str, limit: Option<Duration>, force: bool) -> Result<Changed> {
-    restart_listed(host, &find(host, reference)?, limit, force)
+pub fn restart(host: &Host, reference: &str, options: StopOptions) -> Result<Changed> {
+    restart_listed(host, &find(host, reference)?, options)
 }
 
-pub(super) fn restart_listed(host: &Host, listed: &Listed, limit: Option<Duration>, force: bool) -> Result<Changed> {
-    let forced = stop_listed(host, listed, limit, force)?.forced;
+pub(super) fn restart_listed(host: &Host, listed: &Listed, options: StopOptions) -> Result<Changed> {
+    let forced = stop_listed(host, listed, options)?.forced;
     Ok(Changed { status: "restarted", changed: true, forced, ..start_listed(host, listed)? })
 }

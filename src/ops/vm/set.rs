@@ -8,6 +8,7 @@ mod plan;
 mod step;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{super::Host, find, lock, look_up, require_whole};
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
 use plan::plan;
 
 /// What came of changing a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Edited {
     /// The VM's name.
@@ -38,7 +39,7 @@ pub struct Edited {
 }
 
 /// What came of one thing that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
     /// What it is, how it was, and how it is to be.
@@ -49,7 +50,7 @@ pub struct Item {
 }
 
 /// From when on something is so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Effect {
     /// From now on.

@@ -1,6 +1,8 @@
 //! `ssh-config`: what `~/.ssh/config` needs, so that ssh, rsync and editors find the VMs by name, with strict host keys.
 
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
     super::Host,
@@ -10,8 +12,16 @@ use super::{
 };
 use crate::{error::Result, model::vm::Address, store::known_hosts, tools::virsh::Domain};
 
+/// Which VMs ssh is to reach
+#[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct SshConfigOptions {
+    /// VMs, by name or UUID; all that can be logged in to where none is named
+    pub vm: Vec<String>,
+}
+
 /// How ssh reaches the VMs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SshConfig {
     /// One for each VM that can be logged in to.
@@ -21,7 +31,7 @@ pub struct SshConfig {
 }
 
 /// How ssh reaches a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SshHost {
     /// The VM's name.
@@ -41,7 +51,7 @@ pub struct SshHost {
 }
 
 /// A VM that ssh does not reach.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LeftOut {
     /// Its name.
@@ -51,8 +61,8 @@ pub struct LeftOut {
 }
 
 /// Puts together what ssh needs for the VMs named, or for all. The host keys of all are written to a file of vmprov's.
-pub fn ssh_config(host: &Host, names: &[String]) -> Result<SshConfig> {
-    let wanted = names.iter().map(|name| Ok(find(host, name)?.uuid)).collect::<Result<Vec<_>>>()?;
+pub fn ssh_config(host: &Host, options: &SshConfigOptions) -> Result<SshConfig> {
+    let wanted = options.vm.iter().map(|name| Ok(find(host, name)?.uuid)).collect::<Result<Vec<_>>>()?;
     let listed = host.virsh.domains()?;
     let asked: Vec<_> = listed.iter().map(|domain| (domain.uuid, true)).collect();
     let mut described = host.virsh.describe(&asked)?;

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{super::Host, find};
@@ -17,6 +19,7 @@ use crate::{
     error::{Error, Result},
     model::{
         key::Key,
+        limit::Limit,
         vm::{State, WaitFor},
     },
     tools::virsh::Domain,
@@ -24,14 +27,11 @@ use crate::{
 use console::Console;
 use look::Look;
 
-/// How long a guest may take when nobody says.
-pub const WAIT_LIMIT: Duration = Duration::from_mins(5);
-
 /// How often a guest is looked at.
 const POLL: Duration = Duration::from_secs(1);
 
 /// A VM that is so far.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reached {
     /// The VM's name.
@@ -39,14 +39,36 @@ pub struct Reached {
     /// What was waited for.
     pub reached: WaitFor,
     /// Its addresses, as far as they are known.
+    #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
     /// The seconds that it took.
     pub seconds: u64,
 }
 
-/// Waits until a VM is so far, at most `limit`.
-pub fn wait(host: &Host, reference: &str, goal: WaitFor, limit: Duration) -> Result<Reached> {
-    Watch::new(find(host, reference)?.uuid, goal, limit, false).run(host)
+/// What to wait for, and how long
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct WaitOptions {
+    /// What to wait for
+    #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t = WaitFor::Ssh)]
+    #[serde(rename = "for")]
+    pub goal: WaitFor,
+
+    /// How long at most
+    #[arg(long, value_name = "TIME", default_value_t = Limit::WAIT)]
+    pub timeout: Limit,
+}
+
+impl Default for WaitOptions {
+    fn default() -> Self {
+        Self { goal: WaitFor::Ssh, timeout: Limit::WAIT }
+    }
+}
+
+/// Waits until a VM is so far.
+pub fn wait(host: &Host, reference: &str, options: WaitOptions) -> Result<Reached> {
+    let WaitOptions { goal, timeout } = options;
+    Watch::new(find(host, reference)?.uuid, goal, timeout.0, false).run(host)
 }
 
 /// What is waited for.

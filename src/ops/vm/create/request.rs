@@ -1,7 +1,5 @@
 //! A request that makes sense by itself: what can be refused without looking at the host.
 
-use std::time::Duration;
-
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::super::super::{Host, image::ImageSource, key};
@@ -29,12 +27,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn check(
-        host: &Host,
-        new: &NewVm,
-        wait: Option<(WaitFor, Duration)>,
-        warnings: &mut Vec<String>,
-    ) -> Result<Self> {
+    pub(super) fn check(host: &Host, new: &NewVm, warnings: &mut Vec<String>) -> Result<Self> {
         check_vcpus(new.vcpus)?;
         let given = match (&new.image, &new.image_url) {
             (Some(_), Some(_)) => {
@@ -57,7 +50,7 @@ impl Request {
             return Err(Error::invalid("a key, a user or user data is given, but no image that would read it")
                 .hint("Give the cloud image with --image PATH or --image URL."));
         }
-        check_goal(new, wait, image.is_some())?;
+        check_goal(new, image.is_some())?;
         if image.is_none() && installer.is_none() {
             host.warn(warnings, "no image is given: the disk is blank, and nothing will boot from it");
         }
@@ -94,16 +87,16 @@ impl Request {
 }
 
 /// Refuses to wait for what cannot come.
-fn check_goal(new: &NewVm, wait: Option<(WaitFor, Duration)>, has_image: bool) -> Result<()> {
-    match wait {
-        Some((goal, _)) if !new.start => {
+fn check_goal(new: &NewVm, has_image: bool) -> Result<()> {
+    match new.wait {
+        Some(goal) if !new.start => {
             Err(Error::invalid(format!("waiting for {goal} contradicts leaving the VM stopped"))
                 .hint("Leave out one of the two."))
         }
-        Some((goal @ (WaitFor::Ip | WaitFor::Ssh | WaitFor::CloudInit | WaitFor::Agent), _)) if !has_image => {
+        Some(goal @ (WaitFor::Ip | WaitFor::Ssh | WaitFor::CloudInit | WaitFor::Agent)) if !has_image => {
             Err(Error::invalid(format!("without an image there will be no {goal} to wait for")))
         }
-        Some((goal @ (WaitFor::Ssh | WaitFor::CloudInit), _)) if new.ssh_keys.is_empty() => {
+        Some(goal @ (WaitFor::Ssh | WaitFor::CloudInit)) if new.ssh_keys.is_empty() => {
             Err(Error::invalid(format!("waiting for {goal} needs a key to log in with"))
                 .hint("Give one with --ssh-key."))
         }

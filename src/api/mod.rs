@@ -1,0 +1,311 @@
+//! The operations as every face but the command line offers them: each once, with its name, its members and their schema,
+//! what it does to the world, its HTTP route, and a function from JSON to a report.
+//!
+//! The command line has the same structs by clap; `tests/faces.rs` holds that all faces offer the same.
+
+mod request;
+mod schema;
+mod table;
+
+use std::{fmt, sync::LazyLock};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::{
+    error::{Error, Result},
+    ops::Host,
+};
+pub use schema::Schemas;
+
+/// Every operation, in the order of the documentation.
+pub fn operations() -> &'static [Operation] {
+    static ALL: LazyLock<Vec<Operation>> = LazyLock::new(table::operations);
+    &ALL
+}
+
+/// Finds an operation by its name.
+pub fn find(name: &str) -> Option<&'static Operation> {
+    operations().iter().find(|operation| operation.name == name)
+}
+
+/// Text as a part of a path.
+pub fn segment(text: &str) -> String {
+    const PLAIN: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+    percent_encoding::utf8_percent_encode(text, PLAIN).to_string()
+}
+
+/// What an operation does to the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// Nothing: it looks.
+    Read,
+    /// It makes or changes something.
+    Change,
+    /// Something may be gone afterwards.
+    Destroy,
+}
+
+/// What a caller must be allowed to do; each includes the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// To look.
+    Read,
+    /// To make, change and delete VMs and keys, and to fetch images.
+    Operate,
+    /// To change what belongs to nobody alone: images, the host, what was left behind.
+    Admin,
+}
+
+/// How long an operation takes, and what else it must not run beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It is answered at once, and one answer serves all who ask the same at the same time.
+    Quick,
+    /// It may take long: it has an id, its progress can be asked for, and it can be cancelled.
+    Long,
+    /// The same, one after the other for each VM, in the order in which they were asked for.
+    Ordered,
+}
+
+/// What an operation answers with.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// The report's struct.
+    Json(Value),
+    /// A PNG image.
+    Png(Vec<u8>),
+    /// One line of text.
+    Text(String),
+}
+
+/// An operation.
+pub struct Operation {
+    /// Its name, for good: `vm_create`.
+    pub name: &'static str,
+    /// The words of the command line that do the same: `vm create`.
+    pub command: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// The HTTP method.
+    pub method: &'static str,
+    /// The route, whose `{…}` are members of the request.
+    pub path: &'static str,
+    /// The status of an answer that reports success.
+    pub status: u16,
+    /// What it does to the world.
+    pub effect: Effect,
+    /// What a caller must be allowed to do.
+    pub scope: Scope,
+    /// How long it takes.
+    pub pace: Pace,
+    /// A request that names what must be named.
+    pub example: Value,
+    /// The request: an object.
+    pub request: Value,
+    /// The report; none where it is no JSON.
+    pub report: Option<Value>,
+    /// The schemas that both refer to.
+    pub schemas: Schemas,
+    read: Box<Read>,
+    run: Box<Run>,
+}
+
+/// Reads the members of a request into its one form.
+type Read = dyn Fn(Map<String, Value>) -> Result<Value> + Send + Sync;
+
+/// Runs on a request in that form.
+type Run = dyn Fn(&Host, Value) -> Result<Report> + Send + Sync;
+
+impl fmt::Debug for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operation").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Operation {
+    /// Reads a request: every member named, of its type, and in its one form, with the defaults. A null is a member that
+    /// is left out.
+    pub fn read(&self, request: Value) -> Result<Value> {
+        (self.read)(request::members(request, &self.request)?)
+    }
+
+    /// Runs it with a request that [`Self::read`] has returned.
+    pub fn run(&self, host: &Host, request: Value) -> Result<Report> {
+        (self.run)(host, request)
+    }
+
+    /// The members that stand in the route.
+    pub fn path_members(&self) -> impl Iterator<Item = &'static str> {
+        self.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+    }
+
+    /// The members of the request and their schemas, those that must be named first.
+    pub fn members(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.request["properties"].as_object().into_iter().flatten()
+    }
+
+    /// Whether a request waits for those about the same VM that came before it. What powers a VM off does not: it may be the
+    /// way out of what is under way.
+    pub fn is_ordered(&self, request: &Value) -> bool {
+        self.pace == Pace::Ordered && request["force"] != Value::Bool(true)
+    }
+
+    /// The VM that a request is about, where it is about one.
+    pub fn vm<'r>(&self, request: &'r Value) -> Option<&'r str> {
+        let member = if self.name == "vm_create" { "name" } else { VM };
+        request.get(member)?.as_str()
+    }
+}
+
+/// The member that names the VM that a request is about.
+const VM: &str = "vm";
+
+fn json(report: &impl Serialize) -> Result<Report> {
+    let report = serde_json::to_value(report).map(Report::Json);
+    report.map_err(|error| Error::internal("cannot write the report").because(error))
+}
+
+/// An operation that is not complete yet: what the table says of it.
+struct Row {
+    operation: Operation,
+}
+
+fn row(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> Row {
+    Row {
+        operation: Operation {
+            name,
+            command,
+            summary: "",
+            method,
+            path,
+            status: 200,
+            effect: Effect::Change,
+            scope: Scope::Operate,
+            pace: Pace::Long,
+            example: Value::Object(Map::new()),
+            request: Value::Null,
+            report: None,
+            schemas: Schemas::default(),
+            read: Box::new(|_| Err(Error::internal("an operation without a request was asked for"))),
+            run: Box::new(|_, _| Err(Error::internal("an operation that does nothing was run"))),
+        },
+    }
+}
+
+/// One that looks.
+fn read(name: &'static str, command: &'static str, path: &'static str) -> Row {
+    row(name, command, "GET", path).pace(Pace::Quick).effect(Effect::Read).scope(Scope::Read)
+}
+
+/// One that changes something.
+fn change(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> Row {
+    row(name, command, method, path)
+}
+
+/// One that changes a VM.
+fn change_vm(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> Row {
+    row(name, command, method, path).pace(Pace::Ordered)
+}
+
+impl Row {
+    fn about(mut self, summary: &'static str) -> Self {
+        self.operation.summary = summary;
+        self
+    }
+
+    fn pace(mut self, pace: Pace) -> Self {
+        self.operation.pace = pace;
+        self
+    }
+
+    fn effect(mut self, effect: Effect) -> Self {
+        self.operation.effect = effect;
+        self
+    }
+
+    fn scope(mut self, scope: Scope) -> Self {
+        self.operation.scope = scope;
+        self
+    }
+
+    /// It makes something that was not there.
+    fn creates(mut self) -> Self {
+        self.operation.status = 201;
+        self
+    }
+
+    /// A request that names what must be named.
+    fn example(mut self, example: Value) -> Self {
+        self.operation.example = example;
+        self
+    }
+
+    /// Runs on a request of a type, and reports.
+    fn run<T, R>(self, run: impl Fn(&Host, T) -> Result<R> + Send + Sync + 'static) -> Operation
+    where
+        T: Serialize + DeserializeOwned + ToSchema + 'static,
+        R: Serialize + ToSchema,
+    {
+        let mut operation = self.answer(move |host, request| json(&run(host, request)?));
+        operation.report = Some(operation.schemas.of::<R>());
+        operation
+    }
+
+    /// Runs on a VM and the rest of a request, which is of a type, and reports.
+    fn on_vm<T, R>(self, run: impl Fn(&Host, &str, T) -> Result<R> + Send + Sync + 'static) -> Operation
+    where
+        T: Serialize + DeserializeOwned + ToSchema + 'static,
+        R: Serialize + ToSchema,
+    {
+        let mut operation = self.answer_on_vm(move |host, vm, options| json(&run(host, vm, options)?));
+        operation.report = Some(operation.schemas.of::<R>());
+        operation
+    }
+
+    /// The same with another answer than a struct.
+    fn answer_on_vm<T>(self, run: impl Fn(&Host, &str, T) -> Result<Report> + Send + Sync + 'static) -> Operation
+    where
+        T: Serialize + DeserializeOwned + ToSchema + 'static,
+    {
+        let mut example = self.operation.example.clone();
+        let vm = example.as_object_mut().and_then(|example| example.shift_remove(VM));
+        let mut operation = self.example(example).answer(|_, _: T| Err(Error::internal("no VM was named")));
+        schema::put_first(&mut operation.request, VM, "VM, by name or UUID", vm.unwrap_or_default());
+        operation.example = operation.request["examples"][0].clone();
+        let members = operation.request.clone();
+        operation.read = Box::new(move |mut request| {
+            let vm = request.shift_remove(VM).unwrap_or_default();
+            let Value::String(vm) = vm else {
+                return Err(Error::invalid(format!("the member `{VM}` is no text")));
+            };
+            let mut whole = Map::from_iter([(VM.to_owned(), Value::String(vm))]);
+            if let Value::Object(options) = request::typed::<T>(request, &members)? {
+                whole.extend(options);
+            }
+            Ok(Value::Object(whole))
+        });
+        operation.run = Box::new(move |host, mut request| {
+            let vm = request.as_object_mut().and_then(|request| request.shift_remove(VM));
+            run(host, vm.as_ref().and_then(Value::as_str).unwrap_or_default(), request::again(request)?)
+        });
+        operation
+    }
+
+    /// Runs on a request of a type, and answers with something else than a struct.
+    fn answer<T>(self, run: impl Fn(&Host, T) -> Result<Report> + Send + Sync + 'static) -> Operation
+    where
+        T: Serialize + DeserializeOwned + ToSchema + 'static,
+    {
+        let Self { mut operation } = self;
+        operation.request = operation.schemas.of_request::<T>(&operation.example);
+        let members = operation.request.clone();
+        operation.read = Box::new(move |request| request::typed::<T>(request, &members));
+        operation.run = Box::new(move |host, request| run(host, request::again(request)?));
+        operation
+    }
+}

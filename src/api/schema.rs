@@ -1,0 +1,127 @@
+//! Schemas as JSON Schema has them (2020-12, which is `OpenAPI` 3.1's), with the defaults of the types themselves.
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+/// Where a reference leads.
+const COMPONENTS: &str = "#/components/schemas/";
+
+/// Named schemas that others refer to.
+#[derive(Debug, Clone, Default)]
+pub struct Schemas(pub BTreeMap<String, Value>);
+
+impl Schemas {
+    /// The schema of a report; what it refers to is added.
+    pub(super) fn of<T: ToSchema>(&mut self) -> Value {
+        self.add::<T>();
+        let name = T::name().into_owned();
+        let schema = self.flat(value_of(&T::schema()));
+        self.0.insert(name.clone(), schema);
+        json!({"$ref": format!("{COMPONENTS}{name}")})
+    }
+
+    /// The schema of a request: an object without other members, each with its description and default.
+    pub(super) fn of_request<T: Serialize + DeserializeOwned + ToSchema>(&mut self, example: &Value) -> Value {
+        self.add::<T>();
+        let mut schema = self.flat(value_of(&T::schema()));
+        let defaults = serde_json::from_value::<T>(example.clone()).ok().and_then(|request| {
+            let Ok(Value::Object(defaults)) = serde_json::to_value(request) else { return None };
+            Some(defaults)
+        });
+        let given = example.as_object().cloned().unwrap_or_default();
+        let required = schema["required"].as_array().cloned().unwrap_or_default();
+        let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+        for (name, member) in properties.into_iter().flatten().filter(|(name, _)| !required.contains(&json!(name))) {
+            or_null(member);
+            let default =
+                defaults.as_ref().and_then(|defaults| defaults.get(name)).filter(|default| !default.is_null());
+            match default.filter(|_| !given.contains_key(name)) {
+                Some(default) => member["default"] = default.clone(),
+                None => drop(member.as_object_mut().and_then(|member| member.shift_remove("default"))),
+            }
+        }
+        schema["additionalProperties"] = Value::Bool(false);
+        schema["examples"] = json!([example]);
+        schema
+    }
+
+    fn add<T: ToSchema>(&mut self) {
+        let mut schemas = Vec::new();
+        T::schemas(&mut schemas);
+        for (name, schema) in schemas {
+            self.0.insert(name, value_of(&schema));
+        }
+        let names: Vec<_> = self.0.keys().cloned().collect();
+        for name in names {
+            let flat = self.flat(self.0[&name].clone());
+            self.0.insert(name, flat);
+        }
+    }
+
+    /// A schema whose parts (`allOf`) are put into one object, as they are in the JSON that it describes.
+    fn flat(&self, schema: Value) -> Value {
+        let Some(parts) = schema.get("allOf").and_then(Value::as_array) else { return schema };
+        let mut whole = Map::new();
+        for (key, value) in schema.as_object().into_iter().flatten().filter(|(key, _)| *key != "allOf") {
+            whole.insert(key.clone(), value.clone());
+        }
+        whole.insert("type".to_owned(), json!("object"));
+        let (mut properties, mut required) = (Map::new(), Vec::new());
+        let parts: Vec<_> = parts.iter().map(|part| self.resolved(part)).collect();
+        if parts.iter().any(|(part, _)| part["type"] != "object") {
+            // One of several shapes: that is said best as it was.
+            return schema;
+        }
+        for (part, optional) in parts {
+            properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
+            if !optional {
+                required.extend(part["required"].as_array().cloned().unwrap_or_default());
+            }
+        }
+        whole.insert("properties".to_owned(), Value::Object(properties));
+        whole.insert("required".to_owned(), Value::Array(required));
+        Value::Object(whole)
+    }
+
+    /// What a part stands for, and whether it may be missing as a whole.
+    fn resolved(&self, part: &Value) -> (Value, bool) {
+        if let Some(name) = part["$ref"].as_str().and_then(|reference| reference.strip_prefix(COMPONENTS)) {
+            return (self.flat(self.0.get(name).cloned().unwrap_or_default()), false);
+        }
+        match part["oneOf"].as_array().map(Vec::as_slice) {
+            Some([null, some] | [some, null]) if null["type"] == "null" => (self.resolved(some).0, true),
+            _ => (self.flat(part.clone()), false),
+        }
+    }
+}
+
+/// Lets a member be null, which is the same as leaving it out.
+fn or_null(member: &mut Value) {
+    if let Some(kind) = member.get("type").and_then(Value::as_str).filter(|kind| *kind != "null") {
+        member["type"] = json!([kind, "null"]);
+    } else if let Some(reference) = member.as_object_mut().and_then(|member| member.shift_remove("$ref")) {
+        member["oneOf"] = json!([{"$ref": reference}, {"type": "null"}]);
+    }
+}
+
+/// Puts a member that must be named, and is text, before all others.
+pub(super) fn put_first(schema: &mut Value, member: &str, about: &str, example: Value) {
+    let before = |first: Map<String, Value>, rest: &Value| {
+        let rest = rest.as_object().cloned().unwrap_or_default();
+        Value::Object(first.into_iter().chain(rest).collect())
+    };
+    let first = |value: Value| Map::from_iter([(member.to_owned(), value)]);
+    schema["properties"] = before(first(json!({"type": "string", "description": about})), &schema["properties"]);
+    schema["examples"][0] = before(first(example), &schema["examples"][0]);
+    let mut required = vec![json!(member)];
+    required.extend(schema["required"].as_array().cloned().unwrap_or_default());
+    schema["required"] = Value::Array(required);
+}
+
+fn value_of(schema: &impl Serialize) -> Value {
+    // Plain data of strings and numbers; writing that does not fail.
+    serde_json::to_value(schema).unwrap_or_default()
+}

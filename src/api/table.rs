@@ -1,0 +1,239 @@
+//! Every operation, once.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::{Effect, Operation, Pace, Report, Scope, change, change_vm, read};
+use crate::{
+    model::{change::Change, key::NewKey, name::Name, vm::NewVm},
+    ops::{
+        doctor::{self, DoctorOptions},
+        gc,
+        image::{self, NewImport, NewPull, PruneOptions, SearchOptions},
+        key,
+        reap::{self, ReapOptions},
+        vm::{
+            self, DeleteOptions, ListOptions, LogOptions, NewCommit, NewExec, NewInjection, NewTtl, SshConfigOptions,
+            StopOptions, Streams, WaitOptions,
+        },
+    },
+};
+
+/// A request that says nothing.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+struct Nothing {}
+
+/// A request about an image.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+struct OfImage {
+    /// Image, by name, path, URL or id
+    image: String,
+}
+
+/// A request about a key.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+struct OfKey {
+    /// Key
+    name: Name,
+}
+
+/// Which checks of the host to run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+struct Checks {
+    /// Checks to run, by id or its beginning, as in pool or pool.space; all of them where none is named
+    checks: Vec<String>,
+}
+
+/// Every operation, in the order of the documentation.
+pub(super) fn operations() -> Vec<Operation> {
+    [vms(), lifetimes(), guests(), images(), keys(), hosts()].into_iter().flatten().collect()
+}
+
+fn vms() -> Vec<Operation> {
+    let web = || json!({"vm": "web"});
+    vec![
+        read("vm_list", "vm list", "/api/vms")
+            .about("List every VM")
+            .run(|host, options: ListOptions| vm::list(host, options)),
+        change_vm("vm_create", "vm create", "POST", "/api/vms")
+            .about("Create a VM and start it")
+            .creates()
+            .example(json!({"name": "web"}))
+            .run(|host, new: NewVm| vm::create(host, &new)),
+        read("vm_info", "vm info", "/api/vms/{vm}")
+            .about("Show everything there is to know of a VM")
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::info(host, vm)),
+        change_vm("vm_set", "vm set", "PATCH", "/api/vms/{vm}")
+            .about("Change a VM's memory, virtual CPUs, disk size, autostart or description, at once where that is possible")
+            .example(web())
+            .run(|host, change: Change| vm::set(host, &change)),
+        change_vm("vm_start", "vm start", "POST", "/api/vms/{vm}/start")
+            .about("Start a VM")
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::start(host, vm)),
+        change_vm("vm_stop", "vm stop", "POST", "/api/vms/{vm}/stop")
+            .about("Shut a VM down, and wait until it is")
+            .example(web())
+            .on_vm(|host, vm, options: StopOptions| vm::stop(host, vm, options)),
+        change_vm("vm_restart", "vm restart", "POST", "/api/vms/{vm}/restart")
+            .about("Shut a VM down and start it again, with its present configuration")
+            .example(web())
+            .on_vm(|host, vm, options: StopOptions| vm::restart(host, vm, options)),
+        change_vm("vm_delete", "vm delete", "DELETE", "/api/vms/{vm}")
+            .about("Delete a VM, running or not, and the volumes that it owns")
+            .effect(Effect::Destroy)
+            .example(web())
+            .on_vm(|host, vm, options: DeleteOptions| vm::delete(host, vm, options)),
+    ]
+}
+
+fn lifetimes() -> Vec<Operation> {
+    let web = || json!({"vm": "web"});
+    vec![
+        change_vm("vm_ttl", "vm ttl", "PUT", "/api/vms/{vm}/ttl")
+            .about("Change when a VM expires")
+            .example(json!({"vm": "web", "ttl": "2h"}))
+            .run(|host, new: NewTtl| vm::set_ttl(host, &new)),
+        change_vm("vm_protect", "vm protect", "POST", "/api/vms/{vm}/protect")
+            .about("Protect a VM from being deleted")
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::protect(host, vm, true)),
+        change_vm("vm_unprotect", "vm unprotect", "POST", "/api/vms/{vm}/unprotect")
+            .about("Let a VM be deleted again")
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::protect(host, vm, false)),
+        change_vm("vm_commit", "vm commit", "POST", "/api/vms/{vm}/commit")
+            .about("Make an image of a VM's disk, without what made it that one VM")
+            .creates()
+            .example(json!({"vm": "web", "image": "golden"}))
+            .run(|host, new: NewCommit| vm::commit(host, &new)),
+        change_vm("vm_inject_ssh_key", "inject", "POST", "/api/vms/{vm}/ssh-keys/{key}")
+            .about("Get a key into a VM that exists already")
+            .example(json!({"vm": "web", "key": "dev"}))
+            .run(|host, new: NewInjection| vm::inject(host, &new)),
+    ]
+}
+
+fn guests() -> Vec<Operation> {
+    let web = || json!({"vm": "web"});
+    vec![
+        read("vm_ip", "vm ip", "/api/vms/{vm}/addresses")
+            .about("Show a running VM's addresses, those that a login is best tried at first")
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::addresses(host, vm, vm::AddressOptions::default())),
+        change("vm_wait", "vm wait", "POST", "/api/vms/{vm}/wait")
+            .about("Wait until a VM is so far")
+            .effect(Effect::Read)
+            .scope(Scope::Read)
+            .example(web())
+            .on_vm(|host, vm, options: WaitOptions| vm::wait(host, vm, options)),
+        change("vm_exec", "vm exec", "POST", "/api/vms/{vm}/exec")
+            .about("Run one command in a VM, by ssh or through its guest agent")
+            .effect(Effect::Destroy)
+            .example(json!({"vm": "web", "command": ["uname", "-a"]}))
+            .run(|host, new: NewExec| {
+                let stdin = new.stdin.clone().unwrap_or_default().into_bytes();
+                vm::exec(host, &new, Streams::Captured(stdin))
+            }),
+        read("vm_logs", "vm logs", "/api/vms/{vm}/logs")
+            .about("Show what a VM has said on its serial console since its last start")
+            .example(web())
+            .on_vm(|host, vm, options: LogOptions| vm::logs(host, vm, options)),
+        read("vm_screenshot", "vm screenshot", "/api/vms/{vm}/screenshot")
+            .about("Take a picture of a VM's screen, as a PNG image")
+            .example(web())
+            .answer_on_vm(|host, vm, _: Nothing| Ok(Report::Png(vm::picture(host, vm)?.png))),
+        read("ssh_config", "ssh-config", "/api/ssh-config")
+            .about("Show how ssh on the service's own machine reaches the VMs")
+            .run(|host, options: SshConfigOptions| vm::ssh_config(host, &options)),
+    ]
+}
+
+fn images() -> Vec<Operation> {
+    vec![
+        read("image_search", "image search", "/api/catalogue")
+            .about("Search the catalogue of published images")
+            .run(|host, options: SearchOptions| image::search(host, &options)),
+        read("image_list", "image list", "/api/images")
+            .about("List the images in the storage pool, and the VMs that use them")
+            .run(|host, _: Nothing| image::list(host)),
+        change("image_pull", "image pull", "POST", "/api/images")
+            .about("Fetch an image, or a newer one where its publisher has one")
+            .example(json!({"image": "debian:12"}))
+            .run(|host, new: NewPull| image::pull(host, &new)),
+        change("image_import", "image import", "POST", "/api/images/import")
+            .about("Take in an image under a name of one's own")
+            .creates()
+            .scope(Scope::Admin)
+            .example(json!({"file": "https://example.org/golden.qcow2", "name": "golden"}))
+            .run(|host, new: NewImport| image::import(host, &new)),
+        change("image_prune", "image prune", "POST", "/api/images/prune")
+            .about("Remove every fetched image that nothing uses, and downloads and uploads that were cut short")
+            .effect(Effect::Destroy)
+            .scope(Scope::Admin)
+            .run(|host, options: PruneOptions| image::prune(host, options)),
+        read("image_info", "image info", "/api/images/{image}")
+            .about("Show everything there is to know of an image")
+            .example(json!({"image": "debian:12"}))
+            .run(|host, of: OfImage| image::info(host, &of.image)),
+        change("image_delete", "image delete", "DELETE", "/api/images/{image}")
+            .about("Delete an image that nothing uses")
+            .effect(Effect::Destroy)
+            .scope(Scope::Admin)
+            .example(json!({"image": "debian:12"}))
+            .run(|host, of: OfImage| image::delete(host, &of.image)),
+    ]
+}
+
+fn keys() -> Vec<Operation> {
+    let dev = || json!({"name": "dev"});
+    vec![
+        read("ssh_key_list", "key list", "/api/ssh-keys")
+            .about("List every key")
+            .run(|host, _: Nothing| key::list(host)),
+        change("ssh_key_generate", "key generate", "POST", "/api/ssh-keys")
+            .about("Make a key pair; its private half stays with the service")
+            .creates()
+            .example(dev())
+            .run(|host, new: NewKey| key::generate(host, &new)),
+        read("ssh_key_info", "key show", "/api/ssh-keys/{name}")
+            .about("Show a key")
+            .example(dev())
+            .run(|host, of: OfKey| key::get(host, &of.name)),
+        read("ssh_key_public", "key show", "/api/ssh-keys/{name}/public")
+            .about("Show a public key as one line of authorized_keys")
+            .example(dev())
+            .answer(|host, of: OfKey| Ok(Report::Text(key::get(host, &of.name)?.public_key))),
+        change("ssh_key_delete", "key delete", "DELETE", "/api/ssh-keys/{name}")
+            .about("Delete a key; VMs that have it keep it")
+            .effect(Effect::Destroy)
+            .example(dev())
+            .run(|host, of: OfKey| key::delete(host, &of.name)),
+    ]
+}
+
+fn hosts() -> Vec<Operation> {
+    vec![
+        read("doctor", "doctor", "/api/doctor")
+            .about("Look for what is wrong with the host")
+            .pace(Pace::Long)
+            .run(|host, Checks { checks }: Checks| doctor::examine(host, &DoctorOptions { checks, fix: false })),
+        change("doctor_fix", "doctor", "POST", "/api/doctor")
+            .about("Look for what is wrong with the host, and mend what can be mended without a risk")
+            .scope(Scope::Admin)
+            .run(|host, options: DoctorOptions| doctor::examine(host, &options)),
+        change("gc", "gc", "POST", "/api/gc")
+            .about("Clean up after creates and deletes that were killed")
+            .effect(Effect::Destroy)
+            .scope(Scope::Admin)
+            .run(|host, _: Nothing| gc::collect(host)),
+        change("reap", "reap", "POST", "/api/reap")
+            .about("Delete the VMs that have expired, running or not")
+            .effect(Effect::Destroy)
+            .scope(Scope::Admin)
+            .run(|host, options: ReapOptions| reap::reap(host, options)),
+    ]
+}

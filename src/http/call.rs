@@ -1,0 +1,139 @@
+//! A call of one of the API's operations.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{RawPathParams, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use serde_json::Value;
+
+use super::{
+    answer,
+    body::{self, Parts},
+    client::Client,
+    job::Job,
+    jobs::{IdempotencyKey, Jobs, Order},
+    prefer::{self, Preference},
+    problem::Problem,
+    reads::Reads,
+    service::Service,
+};
+use crate::{
+    api::{Operation, Pace},
+    error::Error,
+    model::digest,
+};
+
+/// The header by which a request is known in every log.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The header of a client's own name for a request (draft-ietf-httpapi-idempotency-key-header-07).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The longest such name.
+const MOST_KEY: usize = 255;
+
+/// Runs an operation that was asked for.
+pub(super) async fn call(
+    service: Arc<Service>,
+    operation: &'static Operation,
+    route: RawPathParams,
+    request: Request,
+) -> Result<Response<Body>, Problem> {
+    let (head, body) = request.into_parts();
+    let client = head.extensions.get::<Arc<Client>>().cloned();
+    let client = client.ok_or_else(|| Error::internal("nobody has asked who asks"))?;
+    let parts = Parts { method: &head.method, uri: &head.uri, headers: &head.headers, route: &route };
+    let asked = body::read(operation, &parts, body).await?;
+    if operation.pace == Pace::Quick {
+        let seen = Reads::look(&service, operation, asked.clone()).await;
+        return Ok(answer::seen(operation, &asked, &seen));
+    }
+    let key = idempotency_key(&client, operation, &head.headers, &asked)?;
+    let preference = prefer::read(&head.headers);
+    let order = Order {
+        operation,
+        request: asked.clone(),
+        client: client.name.clone(),
+        request_id: request_id(&head.headers).to_owned(),
+        key,
+    };
+    let job = Jobs::begin(&service, order).map_err(|error| refused(error, &head.headers))?;
+    Ok(answered(&job, &asked, preference).await)
+}
+
+/// Waits as long as the client does, and then says how far it is.
+async fn answered(job: &Job, asked: &Value, Preference { wait, applied }: Preference) -> Response<Body> {
+    ended_within(job, wait).await;
+    let mut response = answer::job(job, asked);
+    if let Some(applied) = applied.and_then(|applied| HeaderValue::from_str(&applied).ok()) {
+        response.headers_mut().insert(HeaderName::from_static("preference-applied"), applied);
+    }
+    let id = job.view().id.to_string();
+    response.headers_mut().extend(HeaderValue::from_str(&id).ok().map(|id| (OPERATION_ID, id)));
+    response
+}
+
+/// The header that names the operation that a request began.
+pub(super) const OPERATION_ID: HeaderName = HeaderName::from_static("x-operation-id");
+
+/// Waits until a job has ended, at most so long.
+pub(super) async fn ended_within(job: &Job, limit: Duration) {
+    // That it has not ended in time shows in the job itself.
+    let _ = tokio::time::timeout(limit, job.ends()).await;
+}
+
+/// The id of a request, which the outermost layer sees to.
+pub(super) fn request_id(headers: &HeaderMap) -> &str {
+    headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()
+}
+
+/// A key that was used for something else has a status of its own.
+fn refused(error: Error, headers: &HeaderMap) -> Problem {
+    if error.code == crate::error::Code::Conflict && headers.contains_key(IDEMPOTENCY_KEY) {
+        return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", error);
+    }
+    error.into()
+}
+
+fn idempotency_key(
+    client: &Client,
+    operation: &Operation,
+    headers: &HeaderMap,
+    asked: &Value,
+) -> Result<Option<IdempotencyKey>, Error> {
+    let Some(given) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let text = given.to_str().ok().map(|text| text.trim().trim_matches('"')).filter(|text| !text.is_empty());
+    let Some(key) = text.filter(|text| text.len() <= MOST_KEY) else {
+        return Err(Error::invalid("the Idempotency-Key cannot be used")
+            .because("it is empty, too long, or no plain text")
+            .hint(format!("Give 1 to {MOST_KEY} characters, as a UUID has them.")));
+    };
+    let fingerprint = digest::of(format!("{} {asked}", operation.name).as_bytes());
+    Ok(Some(IdempotencyKey { client: client.name.clone(), key: key.to_owned(), fingerprint }))
+}
+
+/// A route that is not there.
+pub(super) async fn no_route(request: Request) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let error = Error::not_found(format!("there is no route `{}`", path.escape_debug()));
+    let trimmed = path.trim_end_matches('/');
+    let error = if trimmed.len() < path.len() && !trimmed.is_empty() {
+        error.hint(format!("Leave out the slash at its end: {trimmed}"))
+    } else {
+        error
+    };
+    Problem::from(error.hint("GET /openapi.json describes every route; /docs shows them.")).into_response()
+}
+
+/// A method that a route does not take.
+pub(super) fn no_method(methods: &[&str], method: &Method) -> Response<Body> {
+    let allowed = methods.join(", ");
+    let error = Error::invalid(format!("this route does not take {method}")).hint(format!("It takes {allowed}."));
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", error)
+        .header(header::ALLOW, &allowed)
+        .into_response()
+}

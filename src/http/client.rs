@@ -1,0 +1,25 @@
+//! [`Client`]: who asks.
+
+use super::job::View;
+use crate::api::Scope;
+
+/// Who asks, and what they may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Client {
+    /// The name of their token.
+    pub(super) name: String,
+    /// What they may do.
+    pub(super) scope: Scope,
+}
+
+impl Client {
+    /// Whether an operation is theirs to see.
+    pub(super) fn may_see(&self, view: &View) -> bool {
+        self.scope == Scope::Admin || view.client == self.name
+    }
+
+    /// Somebody where nobody has to say who they are.
+    pub(super) fn anonymous() -> Self {
+        Self { name: "anonymous".to_owned(), scope: Scope::Admin }
+    }
+}

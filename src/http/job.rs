@@ -1,0 +1,213 @@
+//! [`Job`]: an operation that may take long, as it is now.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::watch;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    api::{Operation, Report},
+    cancel::Cancel,
+    error::{Code, Error, Result},
+    ops::progress::Progress,
+};
+
+/// How far an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = OperationState)]
+pub(super) enum State {
+    /// It waits for its turn.
+    Queued,
+    /// It is at it.
+    Running,
+    /// It has been told to end, and undoes what it has done.
+    Cancelling,
+    /// It has succeeded.
+    Succeeded,
+    /// It has failed, and undone what it had done.
+    Failed,
+    /// It was cancelled, and has undone what it had done.
+    Cancelled,
+}
+
+impl State {
+    pub(super) const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// An operation that was asked for, as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Operation)]
+pub(super) struct View {
+    /// What it is asked for by, at `/api/operations/{id}`.
+    pub(super) id: Uuid,
+    /// What it does.
+    pub(super) operation: &'static str,
+    /// The VM that it is about.
+    pub(super) vm: Option<String>,
+    /// How far it is.
+    pub(super) state: State,
+    /// What is being done now.
+    pub(super) step: Option<String>,
+    /// How many bytes of that are done.
+    pub(super) bytes_done: Option<u64>,
+    /// Of how many, where that is known.
+    pub(super) bytes_total: Option<u64>,
+    /// Who asked for it.
+    pub(super) client: String,
+    /// The request that asked for it.
+    pub(super) request_id: String,
+    /// When it was asked for (RFC 3339, UTC).
+    pub(super) created: Timestamp,
+    /// When it was begun.
+    pub(super) started: Option<Timestamp>,
+    /// When it ended.
+    pub(super) finished: Option<Timestamp>,
+    /// The HTTP status that it is answered with.
+    pub(super) status: Option<u16>,
+    /// What came of it.
+    pub(super) result: Option<Value>,
+    /// Why it failed.
+    pub(super) error: Option<Error>,
+}
+
+/// An operation that may take long.
+pub(super) struct Job {
+    pub(super) operation: &'static Operation,
+    pub(super) cancel: Cancel,
+    view: Mutex<View>,
+    outcome: Mutex<Option<Result<Report>>>,
+    ended: watch::Sender<bool>,
+    cancelled: watch::Sender<bool>,
+}
+
+impl Job {
+    pub(super) fn new(operation: &'static Operation, vm: Option<&str>, client: &str, request_id: &str) -> Self {
+        let view = View {
+            id: Uuid::new_v4(),
+            operation: operation.name,
+            vm: vm.map(str::to_owned),
+            state: State::Queued,
+            step: None,
+            bytes_done: None,
+            bytes_total: None,
+            client: client.to_owned(),
+            request_id: request_id.to_owned(),
+            created: Timestamp::now(),
+            started: None,
+            finished: None,
+            status: None,
+            result: None,
+            error: None,
+        };
+        Self {
+            operation,
+            cancel: Cancel::default(),
+            view: Mutex::new(view),
+            outcome: Mutex::default(),
+            ended: watch::Sender::new(false),
+            cancelled: watch::Sender::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it is now.
+    pub(super) fn view(&self) -> View {
+        self.lock().clone()
+    }
+
+    /// Whether it has ended.
+    pub(super) fn is_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
+    /// What came of it, once it has ended.
+    pub(super) fn outcome(&self) -> Option<Result<Report>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins it; false where it has been cancelled before.
+    pub(super) fn begin(&self) -> bool {
+        let mut view = self.lock();
+        let may = view.state == State::Queued;
+        if may {
+            view.state = State::Running;
+            view.started = Some(Timestamp::now());
+        }
+        may
+    }
+
+    /// Tells it to end; false where it has ended by itself.
+    pub(super) fn stop(&self) -> bool {
+        let mut view = self.lock();
+        if view.state.is_final() {
+            return view.state == State::Cancelled;
+        }
+        view.state = State::Cancelling;
+        drop(view);
+        self.cancel.raise();
+        self.cancelled.send_replace(true);
+        true
+    }
+
+    /// Ends it.
+    pub(super) fn end(&self, outcome: Result<Report>) {
+        let mut view = self.lock();
+        view.finished = Some(Timestamp::now());
+        (view.step, view.bytes_done, view.bytes_total) = (None, None, None);
+        match &outcome {
+            Ok(report) => {
+                view.state = State::Succeeded;
+                view.status = Some(self.operation.status);
+                view.result = Some(match report {
+                    Report::Json(value) => value.clone(),
+                    Report::Text(text) => Value::String(text.clone()),
+                    Report::Png(_) => Value::Null,
+                });
+            }
+            Err(error) => {
+                let was_told = view.state == State::Cancelling && error.code == Code::Interrupted;
+                view.state = if was_told { State::Cancelled } else { State::Failed };
+                view.status = Some(super::problem::status(error.code).as_u16());
+                view.error = Some(error.clone());
+            }
+        }
+        drop(view);
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        self.ended.send_replace(true);
+    }
+
+    /// Waits until it has ended.
+    pub(super) async fn ends(&self) {
+        // The sender is this job's own, so there is nothing that can fail.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Waits until somebody tells it to end.
+    pub(super) async fn is_cancelled(&self) {
+        let _ = self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await;
+    }
+}
+
+impl Progress for Job {
+    fn step(&self, text: &str) {
+        let mut view = self.lock();
+        view.step = Some(text.to_owned());
+        (view.bytes_done, view.bytes_total) = (None, None);
+    }
+
+    fn bytes(&self, done: u64, total: Option<u64>) {
+        let mut view = self.lock();
+        (view.bytes_done, view.bytes_total) = (Some(done), total);
+    }
+}

@@ -1,0 +1,17 @@
+//! Work off the async threads, as much of it at a time as is allowed.
+
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, Result};
+
+/// Runs something that blocks when there is room for it.
+pub(super) async fn run<T: Send + 'static>(
+    room: &'static Semaphore,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let _place = room.acquire().await.map_err(|error| Error::internal("the pool is closed").because(error))?;
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| {
+        Err(Error::internal("an operation has failed in a way that nobody foresaw").because(panic))
+    })
+}

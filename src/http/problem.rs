@@ -1,0 +1,134 @@
+//! What went wrong, as a client reads it: RFC 9457, with the members of every other face, and `error`, which the first clients
+//! know.
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, Response, StatusCode, header},
+    response::IntoResponse,
+};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::error::{Code, Error};
+
+/// The media type of RFC 9457.
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+
+/// What went wrong, and the headers that go with it.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    details: Box<Members>,
+    headers: Vec<(header::HeaderName, HeaderValue)>,
+}
+
+/// What went wrong
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub(super) struct Members {
+    /// What kind of problem it is, as a URI
+    #[serde(rename = "type")]
+    kind: String,
+    /// What kind of problem it is, in words
+    title: &'static str,
+    /// The HTTP status
+    status: u16,
+    /// What failed, why, and what to do next
+    detail: String,
+    /// What failed
+    error: String,
+    /// The kind, for programs
+    code: &'static str,
+    /// Why, in the words of the tool or the operating system
+    cause: Option<String>,
+    /// What to do next
+    hint: Option<String>,
+    /// Whether the same request can succeed later without anybody changing anything
+    retryable: bool,
+    /// What a program may want to know beyond that
+    #[schema(value_type = Object)]
+    details: Option<Value>,
+}
+
+/// How long to wait before the same is tried again, in seconds.
+const RETRY_AFTER: &str = "5";
+
+/// The HTTP status of a kind of failure.
+pub(super) const fn status(code: Code) -> StatusCode {
+    match code {
+        Code::InvalidInput => StatusCode::BAD_REQUEST,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Conflict => StatusCode::CONFLICT,
+        Code::Busy => StatusCode::LOCKED,
+        Code::Denied => StatusCode::FORBIDDEN,
+        Code::Unreachable | Code::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        Code::GuestFailed => StatusCode::BAD_GATEWAY,
+        Code::Internal | Code::ToolMissing | Code::ToolFailed => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl Problem {
+    /// One that is HTTP's own: the code and the status are another than those of the error.
+    pub(super) fn new(status: StatusCode, code: &'static str, error: Error) -> Self {
+        let Error { code: kind, message, cause, hint, details } = error;
+        let sentences = [Some(match &cause {
+            Some(cause) => format!("{message}: {cause}."),
+            None => format!("{message}."),
+        })];
+        let detail = sentences.into_iter().chain([hint.clone()]).flatten().collect::<Vec<_>>().join(" ");
+        let details = Members {
+            kind: format!("urn:vmprov:problem:{code}"),
+            title: title(code, kind),
+            status: status.as_u16(),
+            detail,
+            error: message,
+            code,
+            cause,
+            hint,
+            retryable: kind.is_retryable(),
+            details: details.map(|details| *details),
+        };
+        Self { details: Box::new(details), headers: Vec::new() }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub(super) fn header(mut self, name: header::HeaderName, value: &str) -> Self {
+        self.headers.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+        self
+    }
+}
+
+/// The kinds that are HTTP's own have no [`Code`].
+fn title(code: &str, kind: Code) -> &'static str {
+    match code {
+        "unauthenticated" => "nobody has said who asks",
+        "forbidden" => "whoever asks may not do that",
+        "quota_exceeded" => "whoever asks has as much as they may have",
+        "method_not_allowed" => "the route does not take this method",
+        "unsupported_media_type" => "the body is not of a type that is read here",
+        "too_large" => "the body is larger than any request needs to be",
+        "key_reused" => "the Idempotency-Key was used for another request",
+        _ => kind.meaning(),
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let code = error.code;
+        let problem = Self::new(status(code), code.name(), error);
+        if code.is_retryable() { problem.header(header::RETRY_AFTER, RETRY_AFTER) } else { problem }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        let body = serde_json::to_vec(&self.details).unwrap_or_default();
+        let status = StatusCode::from_u16(self.details.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response();
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}

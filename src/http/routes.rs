@@ -1,0 +1,55 @@
+//! Every route, and the layers that every request passes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{RawPathParams, Request, State},
+    http::Method,
+    routing::{MethodFilter, MethodRouter, delete, get, on},
+};
+
+use super::{call, health, layers, operations, service::Service};
+use crate::api::{self, Operation};
+
+/// A route of HTTP's own: its path, its method, and what answers it.
+type Own = (&'static str, &'static str, MethodRouter<Arc<Service>>);
+
+/// Every route.
+pub(super) fn router(service: Arc<Service>) -> Router {
+    let mut paths: BTreeMap<&str, (Vec<&str>, MethodRouter<Arc<Service>>)> = BTreeMap::new();
+    let operations = api::operations().iter().map(|operation| (operation.path, operation.method, handler(operation)));
+    for (path, method, handler) in operations.chain(own()) {
+        let (methods, router) = paths.entry(path).or_default();
+        methods.push(method);
+        if method == "GET" {
+            methods.push("HEAD");
+        }
+        *router = std::mem::take(router).merge(handler);
+    }
+    let mut router = Router::new();
+    for (path, (methods, handlers)) in paths {
+        let refuse = move |method: Method| async move { call::no_method(&methods, &method) };
+        router = router.route(path, handlers.fallback(refuse));
+    }
+    layers::around(router.fallback(call::no_route).with_state(service.clone()), service)
+}
+
+fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
+    let method = Method::from_bytes(operation.method.as_bytes()).unwrap_or_default();
+    let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
+    on(filter, move |State(service): State<Arc<Service>>, route: RawPathParams, request: Request| async move {
+        call::call(service, operation, route, request).await
+    })
+}
+
+/// What there is beside the operations.
+fn own() -> Vec<Own> {
+    vec![
+        ("/healthz", "GET", get(health::alive)),
+        ("/readyz", "GET", get(health::ready)),
+        ("/api/operations", "GET", get(operations::list)),
+        ("/api/operations/{id}", "GET", get(operations::show)),
+        ("/api/operations/{id}", "DELETE", delete(operations::cancel)),
+    ]
+}
