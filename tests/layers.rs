@@ -10,15 +10,16 @@ use std::{
 /// A module of the crate, and those of the crate's modules that it may use beside itself.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("lib", &["cancel", "catalogue", "cli", "cloud_init", "error", "model", "ops", "store", "tools"]),
+    ("lib", &["cancel", "catalogue", "cli", "cloud_init", "error", "model", "observer", "ops", "store", "tools"]),
     ("cli", &["ops", "model", "error", "cancel"]),
-    ("ops", &["tools", "store", "catalogue", "cloud_init", "model", "error", "cancel"]),
-    ("tools", &["model", "error", "cancel"]),
+    ("ops", &["tools", "store", "catalogue", "cloud_init", "model", "error", "cancel", "observer"]),
+    ("tools", &["model", "error", "cancel", "observer"]),
     ("store", &["model", "error", "cancel"]),
     ("cloud_init", &["model", "error"]),
     ("catalogue", &["model", "error"]),
     ("model", &["error"]),
     ("cancel", &["error"]),
+    ("observer", &["error"]),
     ("error", &[]),
 ];
 
