@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod size;
 pub mod specification;
 pub mod stage;
+pub mod stats;
 pub mod ttl;
 pub mod user;
 pub mod vm;

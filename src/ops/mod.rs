@@ -9,6 +9,7 @@ pub mod key;
 pub mod prepare;
 pub mod progress;
 pub mod reap;
+pub mod stats;
 pub mod undo;
 pub mod vm;
 
