@@ -1,0 +1,3 @@
+//! What an HTTP server shows of vmprov.
+
+pub mod metrics;
