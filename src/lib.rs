@@ -4,7 +4,7 @@
 //! main ──> cli ──> ops ──> tools       (programs: virsh, qemu-img, genisoimage, ssh)
 //!                   │  └─> store       (files: keys, locks, downloads; what /proc and /sys tell)
 //!                   └────> cloud_init, catalogue  (pure)
-//! everything may import: model, error, cancel
+//! everything may import: model, error, cancel; ops, tools and http: observer
 //! ```
 //!
 //! Every face calls the functions of [`ops`] with the structs of [`model`]; [`tools`] is the one place that starts a
@@ -18,6 +18,7 @@ pub mod cloud_init;
 pub mod error;
 pub mod http;
 pub mod model;
+pub mod observer;
 pub mod ops;
 pub mod store;
 pub mod tools;

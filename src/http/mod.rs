@@ -10,6 +10,7 @@ mod job;
 mod jobs;
 mod layers;
 mod listen;
+pub mod metrics;
 mod operations;
 mod pool;
 mod prefer;

@@ -13,6 +13,7 @@ mod schema;
 pub mod size;
 pub mod specification;
 pub mod stage;
+pub mod stats;
 pub mod ttl;
 pub mod user;
 pub mod vm;

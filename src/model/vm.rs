@@ -254,6 +254,11 @@ impl State {
         !matches!(self, Self::ShutOff | Self::Crashed | Self::NoState)
     }
 
+    /// libvirt's number (`virDomainState`, in whose order the states stand here).
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
     /// virsh's word.
     pub const fn as_str(self) -> &'static str {
         match self {

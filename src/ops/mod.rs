@@ -9,6 +9,7 @@ pub mod key;
 pub mod prepare;
 pub mod progress;
 pub mod reap;
+pub mod stats;
 pub mod undo;
 pub mod vm;
 
@@ -20,6 +21,7 @@ use crate::{
     cancel::Cancel,
     error::Error,
     model::{image::Mirror, proxy::Proxies},
+    observer::Observer,
     store::{http::Http, keys::KeyStore},
     tools::{Runner, virsh::Virsh},
 };
@@ -68,6 +70,13 @@ impl Host {
     /// A host to work on. Nothing is called yet.
     pub fn new(settings: Settings, cancel: Cancel, progress: Arc<dyn Progress>) -> Self {
         Self::with(settings, Runner { cancel, ..Runner::default() }, progress)
+    }
+
+    /// The same host, where somebody counts what is called and fetched.
+    #[must_use]
+    pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Self {
+        let runner = Runner { observer: Some(observer), ..self.runner.clone() };
+        Self::with(self.settings.clone(), runner, self.progress.clone())
     }
 
     /// The same host, on which nothing is changed: what would be called is written down for [`Self::planned`].

@@ -245,6 +245,7 @@ impl Part {
             if length.is_none() && self.have / LOOK != (self.have - chunk.len() as u64) / LOOK {
                 room::require(self.path.parent().unwrap_or(&self.path), LOOK)?;
             }
+            listener.received(chunk.len() as u64);
             listener.bytes(self.have, length);
         }
         match length {

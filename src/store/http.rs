@@ -37,6 +37,8 @@ const MOST_TEXT: usize = 4 << 20;
 pub trait Listener {
     /// So many bytes are there, of how many where the server says so.
     fn bytes(&self, _done: u64, _total: Option<u64>) {}
+    /// So many more bytes have come.
+    fn received(&self, _bytes: u64) {}
     /// A try failed; the next one begins after a pause.
     fn retry(&self, _error: &Error, _pause: Duration) {}
 }

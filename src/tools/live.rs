@@ -23,9 +23,11 @@ impl Tool {
 
     /// Hands the terminal to the program and waits for its end: for `ssh` and `virsh console`. The caller's signals
     /// reach it as they would from a shell.
-    pub fn attach(&self) -> Result<ExitStatus> {
+    pub fn attach(&self, runner: &Runner) -> Result<ExitStatus> {
         tracing::info!("{}", self.command());
+        let watch = runner.watch(self.program);
         let output = duct::cmd(self.program, &self.args).unchecked().run();
+        watch.heard(output.as_ref().is_ok_and(|output| output.status.success()));
         output.map(|output| output.status).map_err(|error| self.not_started(&error))
     }
 
@@ -38,8 +40,11 @@ impl Tool {
         if capture_stderr {
             expression = expression.stderr_capture();
         }
-        let handle = expression.start().map_err(|error| self.not_started(&error))?;
-        let output = self.wait(&handle, runner, kill_process)?;
+        let watch = runner.watch(self.program);
+        let started = expression.start().map_err(|error| self.not_started(&error));
+        let output = started.and_then(|handle| self.wait(&handle, runner, kill_process));
+        watch.ended(output.as_ref().is_ok_and(|output| output.status.success()));
+        let output = output?;
         Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
@@ -48,6 +53,14 @@ impl Tool {
     pub fn lines(&self, runner: &Runner, mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
         runner.cancel.check()?;
         tracing::debug!("{}", self.command());
+        let watch = runner.watch(self.program);
+        let heard = self.hear(runner, &mut on_line);
+        // One without an exit status was ended from here, when enough had been heard.
+        watch.heard(heard.as_ref().is_ok_and(|heard| heard.status.code().is_none_or(|status| status == 0)));
+        heard
+    }
+
+    fn hear(&self, runner: &Runner, on_line: &mut dyn FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
         let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
         let (reader, writer) = std::io::pipe().map_err(failed)?;
         let handle = self.expression().stdout_file(writer).start().map_err(|error| self.not_started(&error))?;
@@ -56,7 +69,7 @@ impl Tool {
             let lines = BufReader::new(reader).lines().map_while(std::result::Result::ok);
             lines.map(|line| sender.send(line)).take_while(std::result::Result::is_ok).count();
         });
-        let listened = self.listen(runner, &receiver, &mut on_line);
+        let listened = self.listen(runner, &receiver, on_line);
         // What has closed its output is ending by itself, and has a status to tell.
         if !matches!(listened, Ok(true)) || !matches!(handle.wait_timeout(GRACE), Ok(Some(_))) {
             end(&handle, kill_process_group);

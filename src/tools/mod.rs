@@ -14,6 +14,7 @@ pub mod ssh;
 pub mod timedatectl;
 pub mod version;
 pub mod virsh;
+mod watch;
 
 use std::{
     process::{ExitStatus, Output},
@@ -27,6 +28,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::{
     cancel::Cancel,
     error::{Code, Error, Result},
+    observer::Observer,
 };
 
 /// How long a call may take when nobody says: far more than any needs, and finite. libvirt has been seen to take
@@ -48,6 +50,8 @@ pub struct Runner {
     pub plan: Option<Arc<Mutex<Vec<String>>>>,
     /// Where nobody wants to wait as long as a call may take: how long it may take at most.
     pub limit: Option<Duration>,
+    /// Who counts the calls.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Runner {
@@ -178,9 +182,10 @@ impl Tool {
         if self.changes && runner.plan(|| self.command()) {
             return Ok(None);
         }
-        let started = Instant::now();
-        let output = self.wait(&self.start()?, runner, kill_process_group)?;
-        let took = format!(" # {} ms", started.elapsed().as_millis());
+        let watch = runner.watch(self.program);
+        let output = self.start().and_then(|handle| self.wait(&handle, runner, kill_process_group));
+        let took = watch.ended(output.as_ref().is_ok_and(|output| output.status.success()));
+        let (output, took) = (output?, format!(" # {} ms", took.as_millis()));
         if self.changes {
             tracing::info!("{}", self.command_with_remark(&took));
         } else {

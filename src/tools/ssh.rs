@@ -191,9 +191,9 @@ impl Target {
 
     /// Hands the terminal to an ssh session, or to one command in the guest; returns ssh's exit status, which is the
     /// command's.
-    pub fn session(&self, command: &[String]) -> Result<ExitStatus> {
+    pub fn session(&self, runner: &Runner, command: &[String]) -> Result<ExitStatus> {
         let known_hosts = self.known_hosts()?;
-        self.tool(&known_hosts, &["-o", "ConnectTimeout=15"], command).attach()
+        self.tool(&known_hosts, &["-o", "ConnectTimeout=15"], command).attach(runner)
     }
 }
 

@@ -104,6 +104,12 @@ impl Listener for Host {
         self.progress.bytes(done, total);
     }
 
+    fn received(&self, bytes: u64) {
+        if let Some(observer) = &self.runner.observer {
+            observer.received(bytes);
+        }
+    }
+
     fn retry(&self, error: &Error, pause: std::time::Duration) {
         self.progress.note(&format!("{error}; trying again in {:.1} s", pause.as_secs_f32()));
     }
@@ -272,7 +278,11 @@ fn get(host: &Host, source: &ImageSource, url: &str, expected: &Expected, pool: 
     host.step(format!("fetching {name} from {host_name}"));
     let admit = |length: u64| pool.map_or(Ok(()), |pool| base::require_room(host, pool, length));
     let folder = downloads(host);
-    download(&host.http, url, &folder, &expected.algorithms(), &admit, host, &host.runner.cancel)
+    let downloaded = download(&host.http, url, &folder, &expected.algorithms(), &admit, host, &host.runner.cancel);
+    if let Some(observer) = &host.runner.observer {
+        observer.download_ended(downloaded.as_ref().map(drop));
+    }
+    downloaded
 }
 
 /// Where downloads are, while they are.

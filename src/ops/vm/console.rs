@@ -27,7 +27,7 @@ pub fn console(host: &Host, reference: &str, has_terminal: bool) -> Result<i32> 
         let logs = format!("To read it: vmprov vm logs {} --follow", shell_words::quote(&listed.name));
         return Err(Error::invalid("a console is for a terminal, and standard input is none").hint(logs));
     }
-    host.virsh.attached(&["console", "--domain", &listed.uuid.to_string()]).attach().map(exit_status)
+    host.virsh.attached(&["console", "--domain", &listed.uuid.to_string()]).attach(&host.runner).map(exit_status)
 }
 
 /// How the name of a console's log ends, behind the VM's.

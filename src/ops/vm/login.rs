@@ -29,7 +29,7 @@ pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String])
         return Err(Error::conflict(format!("the VM `{}` has no address yet", listed.name))
             .hint(format!("Wait until it lets you in: vmprov vm wait {name} --for ssh")));
     };
-    login.at(address).session(command).map(exit_status)
+    login.at(address).session(&host.runner, command).map(exit_status)
 }
 
 /// Who logs in, with what, and what must answer.

@@ -310,7 +310,7 @@ fn listed(names_text: &str, autostart: &str, stats: &str) -> Result<Vec<Listed>>
 }
 
 /// Reads `domstats --raw`: a line `Domain: 'NAME'`, then `key=value` lines, indented.
-fn statistics(text: &str) -> HashMap<&str, HashMap<&str, &str>> {
+pub(super) fn statistics(text: &str) -> HashMap<&str, HashMap<&str, &str>> {
     let mut domains: HashMap<&str, HashMap<&str, &str>> = HashMap::new();
     let mut current = None;
     for line in text.lines() {
@@ -340,6 +340,13 @@ mod tests {
         );
         let macs: Vec<_> = Domain::from_xml(&xml).unwrap().interfaces.into_iter().map(|known| known.mac).collect();
         assert_eq!(macs, ["52:54:00:00:00:01", "52:54:00:00:00:02"]);
+    }
+
+    #[test]
+    fn a_states_number_is_libvirts() {
+        for number in 0..=7 {
+            assert_eq!(state(&number.to_string()).number(), number);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod host;
 mod metadata;
 mod network;
 mod screen;
+mod stats;
 mod volume;
 
 use std::time::Duration;

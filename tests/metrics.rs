@@ -1,0 +1,138 @@
+//! What a look at libvirt costs and how it fails, and that what is called and fetched is counted.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/mirror.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod mirror;
+
+use std::{os::unix::net::UnixListener, sync::Arc, time::Duration};
+
+use camino::Utf8PathBuf;
+use mirror::Mirror;
+use vmprov::{
+    cancel::Cancel,
+    error::Code,
+    http::metrics::Metrics,
+    model::{proxy::Proxies, stats::Stats},
+    ops::{
+        Host, Settings,
+        image::{NewPull, pull},
+        stats::look,
+    },
+};
+
+/// A host of an empty folder's, and who counts what is done on it.
+struct Site {
+    folder: tempfile::TempDir,
+    metrics: Arc<Metrics>,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), metrics: Arc::new(Metrics::new()) }
+    }
+
+    fn path(&self, name: &str) -> Utf8PathBuf {
+        Utf8PathBuf::from_path_buf(self.folder.path().join(name)).unwrap()
+    }
+
+    fn host(&self, uri: &str, pool: &str) -> Host {
+        let settings = Settings {
+            uri: uri.to_owned(),
+            pool: pool.to_owned(),
+            pool_path: self.path("pool"),
+            key_dir: self.path("keys"),
+            data_dir: self.path("data"),
+            cache_dir: self.path("cache"),
+            mirrors: Vec::new(),
+            proxies: Proxies::default(),
+            require_verified: false,
+            stall_limit: Duration::from_secs(2),
+            catalogue_files: Vec::new(),
+        };
+        Host::new(settings, Cancel::default(), Arc::new(())).observed_by(self.metrics.clone())
+    }
+
+    /// The URI of the test driver with these pools.
+    fn with_pools(&self, pools: &[&str]) -> String {
+        let pool =
+            |name: &&str| format!("<pool type='dir'><name>{name}</name><target><path>/{name}</path></target></pool>");
+        let pools: String = pools.iter().map(pool).collect();
+        let path = self.path("node.xml");
+        std::fs::write(&path, format!("<node>{pools}</node>")).unwrap();
+        format!("test://{path}")
+    }
+
+    /// The counter's value; 0 when it has none yet.
+    fn count(&self, name: &str) -> u64 {
+        let text = self.metrics.encode(Ok(&Stats::default()));
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    fn processes(&self) -> u64 {
+        self.count("vmprov_processes_started_total{program=\"virsh\"}")
+    }
+}
+
+/// Which pools there are, and whether their room is known.
+fn pools(stats: &Stats) -> Vec<(&str, bool)> {
+    stats.pools.iter().map(|pool| (pool.name.as_str(), pool.space.is_some())).collect()
+}
+
+#[test]
+fn a_look_is_one_process() {
+    let site = Site::new();
+    let stats = look(&site.host("test:///default", "default-pool")).unwrap();
+    assert_eq!(stats.vms.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["test"]);
+    assert_eq!(pools(&stats), [("default-pool", true)]);
+    assert_eq!(site.processes(), 1);
+}
+
+#[test]
+fn other_pools_are_one_process_more_however_many() {
+    let site = Site::new();
+    let uri = site.with_pools(&["a b", "mine", "c"]);
+    let stats = look(&site.host(&uri, "mine")).unwrap();
+    assert_eq!(pools(&stats), [("a b", true), ("c", true), ("mine", true)]);
+    assert_eq!(site.processes(), 2);
+}
+
+#[test]
+fn a_configured_pool_that_is_not_there_is_no_failure() {
+    let site = Site::new();
+    let uri = site.with_pools(&[]);
+    assert_eq!(look(&site.host(&uri, "mine")).unwrap(), Stats::default());
+    assert_eq!(site.processes(), 1);
+}
+
+/// One that takes the connection and never says a word, as libvirtd does when it is stuck.
+#[test]
+fn a_libvirt_that_hangs_is_given_up_and_counts_as_down() {
+    let site = Site::new();
+    let socket = site.path("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let error = look(&site.host(&format!("qemu+unix:///system?socket={socket}"), "default")).unwrap_err();
+    assert_eq!(error.code, Code::Timeout, "{error}");
+    assert!(error.message.ends_with("did not end within 3 s"), "{error}");
+    assert_eq!(site.count("vmprov_processes_failed_total{program=\"virsh\"}"), 1);
+    assert!(site.metrics.encode(Err(&error)).contains("\nlibvirt_up 0\n"));
+}
+
+#[test]
+fn what_is_downloaded_is_counted() {
+    let (site, mirror) = (Site::new(), Mirror::new());
+    let host = site.host("test:///default", "default-pool");
+    // The test driver has no uploads: the pull fails when the download is done.
+    let body = [&b"QFI\xfb\0\0\0\x03"[..], &vec![0; 300_000]].concat();
+    let fetch = |name: &str| {
+        let image = mirror.url(name);
+        pull(&host, &NewPull { image, checksum: None, require_verified: false, arch: None }).unwrap_err()
+    };
+    mirror.put("image.qcow2", body.clone());
+    fetch("image.qcow2");
+    assert_eq!(fetch("missing.qcow2").code, Code::NotFound);
+    assert_eq!(site.count("vmprov_image_download_bytes_total"), body.len() as u64);
+    assert_eq!(site.count("vmprov_image_downloads_total{result=\"succeeded\"}"), 1);
+    assert_eq!(site.count("vmprov_image_downloads_total{result=\"not_found\"}"), 1);
+}
