@@ -5,12 +5,14 @@ mod answer;
 mod body;
 mod call;
 mod client;
+mod docs;
 mod health;
 mod job;
 mod jobs;
 mod layers;
 mod listen;
 pub mod metrics;
+mod openapi;
 mod operations;
 mod pool;
 mod prefer;
@@ -29,6 +31,7 @@ use crate::{
     ops::Settings,
 };
 pub use listen::Listen;
+pub use openapi::document;
 use service::Service;
 
 /// What decides how the service runs; the command line fills it.

@@ -24,6 +24,7 @@ const UNDONE_WITHIN: Duration = Duration::from_secs(45);
 
 /// What is under way, and what has ended not long ago
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Operations)]
 pub(super) struct Listing {
     /// They, the newest first
     operations: Vec<View>,

@@ -9,7 +9,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter, delete, get, on},
 };
 
-use super::{call, health, layers, operations, service::Service};
+use super::{call, docs, health, layers, operations, service::Service};
 use crate::api::{self, Operation};
 
 /// A route of HTTP's own: its path, its method, and what answers it.
@@ -46,6 +46,10 @@ fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
 /// What there is beside the operations.
 fn own() -> Vec<Own> {
     vec![
+        ("/openapi.json", "GET", get(docs::document)),
+        ("/docs", "GET", get(docs::page)),
+        ("/docs/", "GET", get(docs::index)),
+        ("/docs/{*file}", "GET", get(docs::asset)),
         ("/healthz", "GET", get(health::alive)),
         ("/readyz", "GET", get(health::ready)),
         ("/api/operations", "GET", get(operations::list)),

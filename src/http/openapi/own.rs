@@ -1,0 +1,115 @@
+//! What HTTP has beside the operations, as OpenAPI has it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{add, reference};
+use crate::http::operations::Listing;
+
+/// The routes of HTTP's own.
+pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
+    let id = json!([{
+        "name": "id", "in": "path", "required": true, "schema": {"type": "string", "format": "uuid"},
+        "description": "The operation, as X-Operation-Id and the answer with 202 name it",
+    }]);
+    let one = json_answer("The operation, as it is now", "Operation");
+    vec![
+        (
+            "/api/operations",
+            "GET",
+            route(
+                "operation_list",
+                "operations",
+                "List what is under way, and what has ended not long ago",
+                json!([]),
+                json_answer("They, the newest first", "Operations"),
+                &[401, 403, 421],
+            ),
+        ),
+        (
+            "/api/operations/{id}",
+            "GET",
+            route(
+                "operation_get",
+                "operations",
+                "Show how far an operation is, and what came of it",
+                id.clone(),
+                one.clone(),
+                &[401, 403, 404, 421],
+            ),
+        ),
+        (
+            "/api/operations/{id}",
+            "DELETE",
+            route(
+                "operation_cancel",
+                "operations",
+                "Cancel an operation, and undo what it has done",
+                id,
+                one,
+                &[401, 403, 404, 409, 421],
+            ),
+        ),
+        (
+            "/healthz",
+            "GET",
+            route(
+                "healthz",
+                "service",
+                "Whether the service lives; nothing else is looked at",
+                json!([]),
+                text("OK"),
+                &[],
+            ),
+        ),
+    ]
+}
+
+fn route(id: &str, tag: &str, summary: &str, parameters: Value, success: Value, problems: &[u16]) -> Value {
+    let mut responses = json!({"200": success});
+    for status in problems {
+        responses[status.to_string()] = json!({"$ref": format!("#/components/responses/Problem{status}")});
+    }
+    json!({"operationId": id, "summary": summary, "tags": [tag], "parameters": parameters, "responses": responses})
+}
+
+fn json_answer(about: &str, schema: &str) -> Value {
+    json!({"description": about, "content": {"application/json": {"schema": reference(schema)}}})
+}
+
+fn text(about: &str) -> Value {
+    json!({"description": about, "content": {"text/plain": {"schema": {"type": "string"}}}})
+}
+
+/// The schemas that those routes have beside the operations'.
+pub(super) fn schemas(schemas: &mut BTreeMap<String, Value>) {
+    add::<Listing>(schemas);
+}
+
+/// How a client says how long it waits, and that it sends the same again.
+pub(super) fn preferences() -> [Value; 2] {
+    [
+        json!({
+            "name": "Prefer", "in": "header", "required": false, "schema": {"type": "string"}, "example": "wait=10",
+            "description": "`respond-async` for an answer at once, `wait=N` for one within N seconds (RFC 7240)",
+        }),
+        json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[A-Za-z0-9_.:-]+$"},
+            "description": "A name of the client's own for this request: sent again with it, it is not carried out again, and has the first answer",
+        }),
+    ]
+}
+
+/// The answer of what is under way.
+pub(super) fn accepted() -> Value {
+    json!({
+        "description": "It is under way, and goes on by itself: ask how far it is",
+        "headers": {
+            "Location": {"description": "Where to ask", "schema": {"type": "string"}},
+            "Retry-After": {"description": "After how many seconds", "schema": {"type": "integer"}},
+        },
+        "content": {"application/json": {"schema": reference("Accepted")}},
+    })
+}
