@@ -1,5 +1,6 @@
 //! The nouns: plain data, parsed and validated, without any input or output.
 
+pub mod address;
 pub mod change;
 pub mod console;
 pub mod digest;
@@ -10,6 +11,7 @@ pub mod limit;
 pub mod name;
 pub mod proxy;
 pub mod size;
+pub mod sources;
 pub mod specification;
 pub mod stage;
 pub mod ttl;
