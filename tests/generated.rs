@@ -53,6 +53,17 @@ fn the_manual_pages_are_current() {
     }
 }
 
+#[test]
+fn the_description_of_the_api_is_current() {
+    let file = root().join("src/http/openapi.json");
+    let now = serde_json::to_string_pretty(vmprov::http::document()).unwrap() + "\n";
+    if updates() {
+        fs::write(&file, &now).unwrap();
+    }
+    let kept = fs::read_to_string(&file).unwrap();
+    assert!(kept == now, "src/http/openapi.json is not current: UPDATE=1 cargo test --test generated");
+}
+
 /// Every completion asks the binary, and that answers.
 #[test]
 fn the_completions_ask_a_binary_that_answers() {

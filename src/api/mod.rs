@@ -3,6 +3,7 @@
 //!
 //! The command line has the same structs by clap; `tests/faces.rs` holds that all faces offer the same.
 
+mod next;
 mod request;
 mod schema;
 mod table;
@@ -17,6 +18,7 @@ use crate::{
     error::{Error, Result},
     ops::Host,
 };
+pub use next::over_http;
 pub use schema::Schemas;
 
 /// Every operation, in the order of the documentation.

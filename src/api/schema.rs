@@ -1,4 +1,4 @@
-//! Schemas as JSON Schema has them (2020-12, which is `OpenAPI` 3.1's), with the defaults of the types themselves.
+//! Schemas as JSON Schema has them (2020-12, which is OpenAPI 3.1's), with the defaults of the types themselves.
 
 use std::collections::BTreeMap;
 

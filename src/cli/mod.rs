@@ -119,6 +119,11 @@ impl Command {
     }
 }
 
+/// The command line's grammar, for whoever compares it with what other faces offer.
+pub fn grammar() -> clap::Command {
+    Cli::command()
+}
+
 /// The command line's grammar, with what completes each word.
 fn command() -> clap::Command {
     complete::add_to(Cli::command())

@@ -15,7 +15,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    api::{Operation, Report},
+    api::{self, Operation, Report},
     error::Result,
 };
 
@@ -34,6 +34,18 @@ pub(super) struct Accepted {
     poll: String,
     /// The operation, as it is now.
     operation: View,
+}
+
+/// A report whose warnings speak of requests, not of command lines.
+pub(super) fn worded(mut report: Report) -> Report {
+    if let Report::Json(value) = &mut report
+        && let Some(warnings) = value.get_mut("warnings").and_then(Value::as_array_mut)
+    {
+        for warning in warnings {
+            *warning = warning.as_str().map(api::over_http).into();
+        }
+    }
+    report
 }
 
 /// A report.
@@ -65,7 +77,7 @@ fn status(operation: &Operation, report: &Value) -> StatusCode {
 
 /// Where what was created is.
 fn location(operation: &Operation, request: &Value) -> Option<HeaderValue> {
-    let name = |member: &str| Some(crate::api::segment(request.get(member)?.as_str()?));
+    let name = |member: &str| Some(api::segment(request.get(member)?.as_str()?));
     let path = match operation.name {
         "vm_create" => format!("/api/vms/{}", name("name")?),
         "ssh_key_generate" => format!("/api/ssh-keys/{}", name("name")?),

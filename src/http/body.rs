@@ -53,7 +53,8 @@ fn add(members: &mut Map<String, Value>, name: &str, value: Value) -> Result<(),
         (Some(there), value) if *there == value => {}
         (Some(there), value) => {
             let error = Error::invalid(format!("the member `{}` is said twice", name.escape_debug()));
-            return Err(error.because(format!("it is {there} and {value}")).into());
+            let error = error.because(format!("it is {there} and {value}"));
+            return Err(error.hint("Say it once: in the route, in the query or in the body.").into());
         }
     }
     Ok(())

@@ -106,10 +106,11 @@ fn idempotency_key(
     asked: &Value,
 ) -> Result<Option<IdempotencyKey>, Error> {
     let Some(given) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let text = given.to_str().ok().map(|text| text.trim().trim_matches('"')).filter(|text| !text.is_empty());
-    let Some(key) = text.filter(|text| text.len() <= MOST_KEY) else {
+    let is_plain = |text: &&str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    let text = given.to_str().ok().filter(|text| !text.is_empty() && text.len() <= MOST_KEY);
+    let Some(key) = text.filter(is_plain) else {
         return Err(Error::invalid("the Idempotency-Key cannot be used")
-            .because("it is empty, too long, or no plain text")
+            .because("it is empty, too long, or has blanks or other characters that cannot be seen")
             .hint(format!("Give 1 to {MOST_KEY} characters, as a UUID has them.")));
     };
     let fingerprint = digest::of(format!("{} {asked}", operation.name).as_bytes());

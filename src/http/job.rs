@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::answer;
 use crate::{
-    api::{Operation, Report},
+    api::{self, Operation, Report},
     cancel::Cancel,
     error::{Code, Error, Result},
     ops::progress::Progress,
@@ -162,6 +163,7 @@ impl Job {
 
     /// Ends it.
     pub(super) fn end(&self, outcome: Result<Report>) {
+        let outcome = outcome.map(answer::worded);
         let mut view = self.lock();
         view.finished = Some(Timestamp::now());
         (view.step, view.bytes_done, view.bytes_total) = (None, None, None);
@@ -179,7 +181,8 @@ impl Job {
                 let was_told = view.state == State::Cancelling && error.code == Code::Interrupted;
                 view.state = if was_told { State::Cancelled } else { State::Failed };
                 view.status = Some(super::problem::status(error.code).as_u16());
-                view.error = Some(error.clone());
+                let hint = error.hint.as_deref().map(api::over_http);
+                view.error = Some(Error { hint, ..error.clone() });
             }
         }
         drop(view);

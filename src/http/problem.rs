@@ -10,7 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::error::{Code, Error};
+use crate::{
+    api,
+    error::{Code, Error},
+};
 
 /// The media type of RFC 9457.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -47,7 +50,7 @@ pub(super) struct Members {
     /// Whether the same request can succeed later without anybody changing anything
     retryable: bool,
     /// What a program may want to know beyond that
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Object>)]
     details: Option<Value>,
 }
 
@@ -73,6 +76,7 @@ impl Problem {
     /// One that is HTTP's own: the code and the status are another than those of the error.
     pub(super) fn new(status: StatusCode, code: &'static str, error: Error) -> Self {
         let Error { code: kind, message, cause, hint, details } = error;
+        let hint = hint.as_deref().map(api::over_http);
         let sentences = [Some(match &cause {
             Some(cause) => format!("{message}: {cause}."),
             None => format!("{message}."),

@@ -39,6 +39,7 @@ pub struct NewKey {
     // Not a plain number with a default: `--bits` beside `--type ed25519` has to be noticed.
     #[arg(long)]
     #[serde(default)]
+    #[schema(minimum = 2048, maximum = 8192, multiple_of = 128)]
     pub bits: Option<u32>,
 }
 

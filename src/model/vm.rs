@@ -98,6 +98,7 @@ pub struct NewVm {
     /// User that the keys log in as [default: what the image is known to use]
     #[arg(long, value_name = "NAME")]
     #[serde(default)]
+    #[schema(pattern = "^[a-z_][a-z0-9_-]{0,31}$")]
     pub user: Option<String>,
 
     /// User data for cloud-init, beside what vmprov needs itself; on the command line a file is named

@@ -14,59 +14,25 @@ pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
         "description": "The operation, as X-Operation-Id and the answer with 202 name it",
     }]);
     let one = json_answer("The operation, as it is now", "Operation");
+    let all = json_answer("They, the newest first", "Operations");
+    let none = json!([]);
+    let list = "List what is under way, and what has ended not long ago";
+    let get = "Show how far an operation is, and what came of it";
+    let cancel = "Cancel an operation, and undo what it has done";
+    let alive = "Whether the service lives; nothing else is looked at";
     vec![
-        (
-            "/api/operations",
-            "GET",
-            route(
-                "operation_list",
-                "operations",
-                "List what is under way, and what has ended not long ago",
-                json!([]),
-                json_answer("They, the newest first", "Operations"),
-                &[401, 403, 421],
-            ),
-        ),
-        (
-            "/api/operations/{id}",
-            "GET",
-            route(
-                "operation_get",
-                "operations",
-                "Show how far an operation is, and what came of it",
-                id.clone(),
-                one.clone(),
-                &[401, 403, 404, 421],
-            ),
-        ),
+        ("/api/operations", "GET", route("operation_list", "operations", list, &none, &all, &[401, 403, 421])),
+        ("/api/operations/{id}", "GET", route("operation_get", "operations", get, &id, &one, &[401, 403, 404, 421])),
         (
             "/api/operations/{id}",
             "DELETE",
-            route(
-                "operation_cancel",
-                "operations",
-                "Cancel an operation, and undo what it has done",
-                id,
-                one,
-                &[401, 403, 404, 409, 421],
-            ),
+            route("operation_cancel", "operations", cancel, &id, &one, &[401, 403, 404, 409, 421]),
         ),
-        (
-            "/healthz",
-            "GET",
-            route(
-                "healthz",
-                "service",
-                "Whether the service lives; nothing else is looked at",
-                json!([]),
-                text("OK"),
-                &[],
-            ),
-        ),
+        ("/healthz", "GET", route("healthz", "service", alive, &none, &text("`OK`"), &[])),
     ]
 }
 
-fn route(id: &str, tag: &str, summary: &str, parameters: Value, success: Value, problems: &[u16]) -> Value {
+fn route(id: &str, tag: &str, summary: &str, parameters: &Value, success: &Value, problems: &[u16]) -> Value {
     let mut responses = json!({"200": success});
     for status in problems {
         responses[status.to_string()] = json!({"$ref": format!("#/components/responses/Problem{status}")});
@@ -96,7 +62,7 @@ pub(super) fn preferences() -> [Value; 2] {
         }),
         json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[A-Za-z0-9_.:-]+$"},
+            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
             "description": "A name of the client's own for this request: sent again with it, it is not carried out again, and has the first answer",
         }),
     ]

@@ -41,6 +41,7 @@ pub struct NewImport {
     /// User that it logs in as [default: what its file name tells]
     #[arg(long, value_name = "NAME")]
     #[serde(default)]
+    #[schema(pattern = "^[a-z_][a-z0-9_-]{0,31}$")]
     pub user: Option<String>,
 
     /// Refuse an image that neither a checksum nor a signature speaks for

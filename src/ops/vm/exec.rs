@@ -41,6 +41,7 @@ pub struct NewExec {
     /// User to run it as [default: the VM's]
     #[arg(short = 'l', long, value_name = "NAME")]
     #[serde(default)]
+    #[schema(pattern = "^[a-z_][a-z0-9_-]{0,31}$")]
     pub user: Option<String>,
 
     /// How to reach the guest

@@ -48,6 +48,7 @@ pub struct NewInjection {
     /// User that the key logs in as [default: the VM's]
     #[arg(long, value_name = "NAME")]
     #[serde(default)]
+    #[schema(pattern = "^[a-z_][a-z0-9_-]{0,31}$")]
     pub user: Option<String>,
 
     /// How to do it
