@@ -5,13 +5,14 @@
 
 mod next;
 mod request;
+mod rules;
 mod schema;
 mod table;
 
 use std::{fmt, sync::LazyLock};
 
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::{
@@ -167,7 +168,7 @@ impl Operation {
 /// The member that names the VM that a request is about.
 const VM: &str = "vm";
 
-fn json(report: &impl Serialize) -> Result<Report> {
+fn reported(report: &impl Serialize) -> Result<Report> {
     let report = serde_json::to_value(report).map(Report::Json);
     report.map_err(|error| Error::internal("cannot write the report").because(error))
 }
@@ -247,13 +248,19 @@ impl Row {
         self
     }
 
+    /// What the members must be together, as schemas.
+    fn rules(mut self, rules: Value) -> Self {
+        self.operation.request = json!({"allOf": rules});
+        self
+    }
+
     /// Runs on a request of a type, and reports.
     fn run<T, R>(self, run: impl Fn(&Host, T) -> Result<R> + Send + Sync + 'static) -> Operation
     where
         T: Serialize + DeserializeOwned + ToSchema + 'static,
         R: Serialize + ToSchema,
     {
-        let mut operation = self.answer(move |host, request| json(&run(host, request)?));
+        let mut operation = self.answer(move |host, request| reported(&run(host, request)?));
         operation.report = Some(operation.schemas.of::<R>());
         operation
     }
@@ -264,7 +271,7 @@ impl Row {
         T: Serialize + DeserializeOwned + ToSchema + 'static,
         R: Serialize + ToSchema,
     {
-        let mut operation = self.answer_on_vm(move |host, vm, options| json(&run(host, vm, options)?));
+        let mut operation = self.answer_on_vm(move |host, vm, options| reported(&run(host, vm, options)?));
         operation.report = Some(operation.schemas.of::<R>());
         operation
     }
@@ -304,7 +311,11 @@ impl Row {
         T: Serialize + DeserializeOwned + ToSchema + 'static,
     {
         let Self { mut operation } = self;
+        let rules = operation.request.get("allOf").cloned();
         operation.request = operation.schemas.of_request::<T>(&operation.example);
+        if let (Some(rules), Value::Object(request)) = (rules, &mut operation.request) {
+            request.insert("allOf".to_owned(), rules);
+        }
         let members = operation.request.clone();
         operation.read = Box::new(move |request| request::typed::<T>(request, &members));
         operation.run = Box::new(move |host, request| run(host, request::again(request)?));

@@ -12,6 +12,7 @@ pub(super) fn members(request: Value, schema: &Value) -> Result<Map<String, Valu
         return Err(Error::invalid("the request is no JSON object").hint(shape(schema)));
     };
     members.retain(|_, value| !value.is_null());
+    members.values_mut().for_each(whole);
     let known = || schema["properties"].as_object().into_iter().flatten();
     if let Some(unknown) = members.keys().find(|name| known().all(|(known, _)| known != *name)) {
         let near = known().map(|(name, _)| (strsim::jaro_winkler(unknown, name), name));
@@ -42,10 +43,21 @@ pub(super) fn typed<T: Serialize + DeserializeOwned>(members: Map<String, Value>
     serde_json::to_value(request).map_err(|error| Error::internal("cannot write the request").because(error))
 }
 
+/// A whole number, however it is written: `2048.0` is one (JSON Schema 2020-12, section 6.1.1).
+fn whole(value: &mut Value) {
+    if let Some(number) = value.as_f64().filter(|_| value.is_f64())
+        && let Ok(number) = format!("{number}").parse::<u64>()
+    {
+        *value = number.into();
+    }
+}
+
 /// What a member is for.
 fn about(schema: &Value, member: &str) -> String {
-    let text = schema["properties"][member]["description"].as_str().unwrap_or_default();
-    format!("`{member}`: {}.", text.replace('\n', " "))
+    let schema = &schema["properties"][member];
+    let parts = schema["oneOf"].as_array().into_iter().flatten();
+    let mut texts = std::iter::once(schema).chain(parts).filter_map(|part| part["description"].as_str());
+    format!("`{member}`: {}.", texts.next().unwrap_or_default().replace('\n', " "))
 }
 
 /// Which members there are.

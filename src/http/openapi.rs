@@ -200,7 +200,7 @@ fn body(operation: &Operation) -> Option<Value> {
         return None;
     }
     Some(json!({
-        "required": required.unwrap_or_default(),
+        "required": required.unwrap_or_default() || operation.method == "PATCH",
         "content": {"application/json": {"schema": schema}},
     }))
 }

@@ -61,6 +61,7 @@ impl Change {
 /// Text that can stand in a domain's XML: lines without control characters, of a length that is still a description.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(max_length = 4096, pattern = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
 pub struct Description(String);
 
 impl Description {

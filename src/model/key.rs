@@ -30,6 +30,7 @@ pub struct NewKey {
     /// Text at the end of the public key (default: the name)
     #[arg(long, value_name = "TEXT")]
     #[serde(default)]
+    #[schema(max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub comment: Option<String>,
     /// Type of the key
     #[arg(long = "type", value_name = "TYPE", value_enum, default_value_t)]

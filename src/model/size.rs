@@ -3,7 +3,6 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use utoipa::ToSchema;
 
 use crate::error::Error;
 
@@ -139,8 +138,8 @@ impl fmt::Display for DiskSize {
 }
 
 /// A size in JSON: a number in the field's unit, or text with a unit.
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged)]
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "neither a whole number nor text")]
 enum NumberOrText {
     Number(u64),
     Text(String),
@@ -177,9 +176,14 @@ impl Serialize for Memory {
 }
 
 impl Serialize for DiskSize {
-    /// A number of GiB where it is whole, else text.
+    /// A number of GiB where it is whole, else text that is exact: what people read is rounded.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.0.is_multiple_of(GIB) { serializer.serialize_u64(self.0 / GIB) } else { serializer.collect_str(self) }
+        match self.0 {
+            bytes if bytes.is_multiple_of(GIB) => serializer.serialize_u64(bytes / GIB),
+            bytes if bytes.is_multiple_of(MIB) => serializer.collect_str(&format_args!("{}M", bytes / MIB)),
+            // Every unit that is read is a multiple of this one.
+            bytes => serializer.collect_str(&format_args!("{}K", bytes / KIB)),
+        }
     }
 }
 
@@ -212,6 +216,15 @@ mod tests {
             assert!(error.message.contains(why), "{text:?}: {error}");
         }
         assert!("63".parse::<Memory>().is_err());
+    }
+
+    #[test]
+    fn a_disk_size_is_the_same_after_json() {
+        for text in ["20G", "2000G", "1999999M", "1025K", "512M", "64T"] {
+            let size: DiskSize = text.parse().unwrap();
+            let json = serde_json::to_string(&size).unwrap();
+            assert_eq!(serde_json::from_str::<DiskSize>(&json).unwrap(), size, "{text}: {json}");
+        }
     }
 
     #[test]

@@ -41,11 +41,13 @@ pub struct NewVm {
     /// the disk is blank
     #[arg(long, value_name = "NAME|PATH|URL")]
     #[serde(default)]
+    #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]+$")]
     pub image: Option<String>,
 
     /// Cloud image to start from, as a URL
     #[arg(long, value_name = "URL", conflicts_with = "image")]
     #[serde(default)]
+    #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]+$")]
     pub image_url: Option<String>,
 
     /// Checksum that the image must have
@@ -66,6 +68,7 @@ pub struct NewVm {
     /// Installer to attach as a CD
     #[arg(long, value_name = "FILE")]
     #[serde(default)]
+    #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]+$")]
     pub iso: Option<String>,
 
     /// Memory; a number alone is MiB

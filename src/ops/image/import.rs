@@ -28,6 +28,7 @@ use crate::{
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewImport {
     /// Image: a file, or an http(s) URL; qcow2, raw, vmdk, vhdx or vdi, also compressed
+    #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]*/[^\x00-\x1f\x7f]*$")]
     pub file: String,
 
     /// Name to give it, as in golden or golden:2

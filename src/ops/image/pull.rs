@@ -21,6 +21,7 @@ use crate::{
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewPull {
     /// Image: a name of the catalogue, or an http(s) URL
+    #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]+$")]
     pub image: String,
 
     /// Checksum that it must have

@@ -36,6 +36,7 @@ pub struct NewExec {
 
     /// Command and its arguments, which no shell looks at; for one: sh -c '…'
     #[arg(index = 2, last = true, required = true)]
+    #[schema(min_items = 1)]
     pub command: Vec<String>,
 
     /// User to run it as [default: the VM's]
