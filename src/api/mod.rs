@@ -249,7 +249,7 @@ impl Row {
     }
 
     /// What the members must be together, as schemas.
-    fn rules(mut self, rules: Value) -> Self {
+    fn rules(mut self, rules: &Value) -> Self {
         self.operation.request = json!({"allOf": rules});
         self
     }

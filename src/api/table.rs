@@ -61,7 +61,7 @@ fn vms() -> Vec<Operation> {
             .about("Create a VM and start it")
             .creates()
             .example(json!({"name": "web"}))
-            .rules(rules::create())
+            .rules(&rules::create())
             .run(|host, new: NewVm| vm::create(host, &new)),
         read("vm_info", "vm info", "/api/vms/{vm}")
             .about("Show everything there is to know of a VM")
@@ -70,7 +70,7 @@ fn vms() -> Vec<Operation> {
         change_vm("vm_set", "vm set", "PATCH", "/api/vms/{vm}")
             .about("Change a VM's memory, virtual CPUs, disk size, autostart or description, at once where that is possible")
             .example(web())
-            .rules(rules::set())
+            .rules(&rules::set())
             .run(|host, change: Change| vm::set(host, &change)),
         change_vm("vm_start", "vm start", "POST", "/api/vms/{vm}/start")
             .about("Start a VM")
@@ -200,7 +200,7 @@ fn keys() -> Vec<Operation> {
             .about("Make a key pair; its private half stays with the service")
             .creates()
             .example(dev())
-            .rules(rules::key())
+            .rules(&rules::key())
             .run(|host, new: NewKey| key::generate(host, &new)),
         read("ssh_key_info", "key show", "/api/ssh-keys/{name}")
             .about("Show a key")
