@@ -2,7 +2,7 @@
 //! lines as they come.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     ops::ControlFlow,
     process::ExitStatus,
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -13,6 +13,16 @@ use rustix::process::{kill_process, kill_process_group};
 
 use super::{Finished, GRACE, POLL, Runner, Tool, end};
 use crate::error::{Error, Result};
+
+/// The first `most` bytes of what comes, and whether there was more; that is read and dropped, so that whoever writes it can
+/// go on.
+fn first(mut pipe: impl Read, most: usize) -> (Vec<u8>, bool) {
+    let mut kept = Vec::new();
+    // What cannot be read any more has ended.
+    let _ = pipe.by_ref().take(most as u64).read_to_end(&mut kept);
+    let dropped = std::io::copy(&mut pipe, &mut std::io::sink()).unwrap_or_default();
+    (kept, dropped > 0)
+}
 
 impl Tool {
     /// Takes away its limit: for what the user watches and may end.
@@ -48,6 +58,28 @@ impl Tool {
         Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
+    /// Runs it and keeps the first `most` bytes of what it prints, and of what it complains of; true where there was more.
+    /// For what a guest prints, which may be anything.
+    pub fn capture(&self, runner: &Runner, most: usize) -> Result<(Finished, bool)> {
+        runner.cancel.check()?;
+        tracing::debug!("{}", self.command());
+        let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
+        let ((out, out_end), (err, err_end)) = (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
+        let watch = runner.watch(self.program);
+        let started = self.expression().stdout_file(out_end).stderr_file(err_end).start();
+        let [out, err] = [out, err].map(|pipe| std::thread::spawn(move || first(pipe, most)));
+        let ended = started.map_err(|error| self.not_started(&error)).and_then(|handle| {
+            let output = self.wait(&handle, runner, kill_process_group)?;
+            Ok(self.finished(&output))
+        });
+        watch.ended(ended.as_ref().is_ok_and(|finished| finished.status.success()));
+        let mut finished = ended?;
+        let [(stdout, more_out), (stderr, more_err)] = [out, err].map(|reader| reader.join().unwrap_or_default());
+        finished.stdout = stdout;
+        finished.stderr = String::from_utf8_lossy(&stderr).into_owned();
+        Ok((finished, more_out || more_err))
+    }
+
     /// Runs it and hands on each line that it prints as it comes, until `on_line` says that it has enough. A limit that is
     /// reached is no failure here: it is how long one listens.
     pub fn lines(&self, runner: &Runner, mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
@@ -63,7 +95,8 @@ impl Tool {
     fn hear(&self, runner: &Runner, on_line: &mut dyn FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
         let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
         let (reader, writer) = std::io::pipe().map_err(failed)?;
-        let handle = self.expression().stdout_file(writer).start().map_err(|error| self.not_started(&error))?;
+        let handle =
+            self.expression().stderr_capture().stdout_file(writer).start().map_err(|error| self.not_started(&error))?;
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
             let lines = BufReader::new(reader).lines().map_while(std::result::Result::ok);

@@ -210,16 +210,15 @@ impl Tool {
     }
 
     fn start(&self) -> Result<Handle> {
-        self.expression().stdout_capture().start().map_err(|error| self.not_started(&error))
+        self.expression().stdout_capture().stderr_capture().start().map_err(|error| self.not_started(&error))
     }
 
-    /// The call, but for where its output goes.
+    /// The call, but for where its output and its complaints go.
     fn expression(&self) -> duct::Expression {
         let mut expression = duct::cmd(self.program, &self.args)
             .env("LC_ALL", "C")
             .env_remove("LANGUAGE")
             .env_remove("VIRSH_DEBUG")
-            .stderr_capture()
             .unchecked()
             .before_spawn(|command| {
                 std::os::unix::process::CommandExt::process_group(command, 0);
@@ -372,6 +371,16 @@ mod tests {
     fn much_output_on_both_pipes_does_not_block() {
         let script = "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2";
         assert_eq!(sh(script).read(&Runner::default()).unwrap().stdout.len(), 3_000_000);
+    }
+
+    #[test]
+    fn only_the_first_of_what_is_captured_is_kept_and_that_there_was_more_is_told() {
+        let script = "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 3";
+        let (finished, more) = sh(script).capture(&Runner::default(), 1000).unwrap();
+        assert_eq!((finished.stdout.len(), finished.stderr.len(), more), (1000, 1000, true));
+        assert_eq!(finished.status.code(), Some(3));
+        let (finished, more) = sh("cat").stdin("all").capture(&Runner::default(), 3).unwrap();
+        assert_eq!((&finished.stdout[..], more), (&b"all"[..], false));
     }
 
     #[test]

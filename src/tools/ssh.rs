@@ -144,17 +144,18 @@ impl Target {
         Ok(let_in(log)?.map(|()| status))
     }
 
-    /// The same with standard input that is given, and what the command prints captured.
+    /// The same with standard input that is given, and the first `most` bytes of what the command prints and complains of
+    /// captured; true where there was more.
     pub fn capture(
         &self,
         runner: &Runner,
         command: &str,
         stdin: &[u8],
-        limit: Option<Duration>,
-    ) -> Result<Result<Finished, Refusal>> {
+        (limit, most): (Option<Duration>, usize),
+    ) -> Result<Result<(Finished, bool), Refusal>> {
         let (tool, log, _known_hosts) = self.logged(&[], command, limit)?;
-        let finished = tool.stdin(stdin).read(runner)?;
-        Ok(let_in(log)?.map(|()| finished))
+        let captured = tool.stdin(stdin).capture(runner, most)?;
+        Ok(let_in(log)?.map(|()| captured))
     }
 
     fn logged(&self, more: &[&str], command: &str, limit: Option<Duration>) -> Result<(Tool, Scratch, Scratch)> {

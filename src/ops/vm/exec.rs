@@ -100,7 +100,13 @@ pub struct Executed {
     pub stdout: Option<String>,
     /// What it complained of, where that was captured.
     pub stderr: Option<String>,
+    /// Whether more was printed or complained of than the first MiB of each, which is all that is captured.
+    pub truncated: bool,
 }
+
+/// The most bytes that are captured of what a command prints, and of what it complains of. What a guest says may be
+/// without an end, and whoever reads a report wants no more.
+const MOST_CAPTURED: usize = 1 << 20;
 
 /// Where a command's input comes from, and where its output goes.
 pub enum Streams<'a> {
@@ -216,14 +222,16 @@ fn through_ssh(host: &Host, domain: &Domain, new: &NewExec, streams: Streams) ->
         exit_status: 0,
         stdout: None,
         stderr: None,
+        truncated: false,
     };
     let began = Instant::now();
     let ran = match streams {
         Streams::Live(live) => target
             .run(&host.runner, &command, live.has_stdin(), limit)
             .map(|ran| ran.map(|status| executed.exit_status = exit_status(status))),
-        Streams::Captured(stdin) => target.capture(&host.runner, &command, &stdin, limit).map(|ran| {
-            ran.map(|finished| {
+        Streams::Captured(stdin) => target.capture(&host.runner, &command, &stdin, (limit, MOST_CAPTURED)).map(|ran| {
+            ran.map(|(finished, more)| {
+                executed.truncated = more;
                 executed.exit_status = exit_status(finished.status);
                 executed.stdout = Some(String::from_utf8_lossy(&finished.stdout).into_owned());
                 executed.stderr = Some(finished.stderr);

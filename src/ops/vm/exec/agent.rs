@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{super::super::Host, Executed, Live, NewExec, Streams, Via, out_of_time, within_limit};
+use super::{super::super::Host, Executed, Live, MOST_CAPTURED, NewExec, Streams, Via, out_of_time, within_limit};
 use crate::{
     error::{Code, Error, Result},
     tools::virsh::{Domain, GuestFiles},
@@ -68,6 +68,7 @@ pub(super) fn run(host: &Host, domain: &Domain, new: &NewExec, streams: Streams)
         exit_status: 0,
         stdout: None,
         stderr: None,
+        truncated: false,
     };
     let began = Instant::now();
     match streams {
@@ -77,6 +78,7 @@ pub(super) fn run(host: &Host, domain: &Domain, new: &NewExec, streams: Streams)
             executed.exit_status = watched(host, domain, new, user, &mut captured)?;
             let text = |bytes: Vec<u8>| Some(String::from_utf8_lossy(&bytes).into_owned());
             (executed.stdout, executed.stderr) = (text(captured.stdout), text(captured.stderr));
+            executed.truncated = captured.truncated;
         }
     }
     within_limit(new, began, executed)
@@ -87,6 +89,16 @@ struct Captured {
     stdin: Vec<u8>,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
+    truncated: bool,
+}
+
+impl Captured {
+    /// Keeps what there is room for.
+    fn keep(kept: &mut Vec<u8>, truncated: &mut bool, data: &[u8]) {
+        let room = MOST_CAPTURED - kept.len();
+        *truncated |= data.len() > room;
+        kept.extend(&data[..data.len().min(room)]);
+    }
 }
 
 impl Live for Captured {
@@ -99,12 +111,12 @@ impl Live for Captured {
     }
 
     fn stdout(&mut self, data: &[u8]) -> Result<()> {
-        self.stdout.extend(data);
+        Self::keep(&mut self.stdout, &mut self.truncated, data);
         Ok(())
     }
 
     fn stderr(&mut self, data: &[u8]) -> Result<()> {
-        self.stderr.extend(data);
+        Self::keep(&mut self.stderr, &mut self.truncated, data);
         Ok(())
     }
 }
