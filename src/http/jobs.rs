@@ -31,8 +31,8 @@ const REMEMBERED: usize = 512;
 /// How many may wait and run at a time. More than that is no use but abuse.
 const MOST: usize = 1024;
 
-/// How long undoing may take when the service ends.
-const UNDOING: Duration = Duration::from_mins(1);
+/// How often it is told how far an operation is.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// Every operation that is known.
 #[derive(Default)]
@@ -90,11 +90,12 @@ impl Jobs {
                 .hint("Try again when some of them have ended: GET /api/operations."));
         }
         let vm = operation.vm(&request);
-        let job = Arc::new(Job::new(operation, vm, &client, &request_id));
+        let job = Arc::new(Job::new(operation, vm, (&client, &request_id), (&service.metrics, &service.feed)));
         let turn = vm.filter(|_| operation.is_ordered(&request)).map(|vm| jobs.turns.take(vm));
         known.push_front(Known { id: job.view().id, job: job.clone(), key });
         forget(&mut known);
         drop(known);
+        tokio::spawn(tell(job.clone()));
         tokio::spawn(carry_out(service.clone(), job.clone(), request, turn));
         Ok(job)
     }
@@ -109,23 +110,24 @@ impl Jobs {
         self.lock().iter().map(|known| known.job.view()).collect()
     }
 
-    /// Waits until nothing is under way: what has not ended in time is told to, and undoes what it has done.
-    pub(super) async fn drain(&self, limit: Duration) {
-        let under_way: Vec<_> =
-            self.lock().iter().map(|known| known.job.clone()).filter(|job| !job.is_ended()).collect();
-        let all_end = || async {
-            for job in &under_way {
+    fn under_way(&self) -> Vec<Arc<Job>> {
+        self.lock().iter().map(|known| known.job.clone()).filter(|job| !job.is_ended()).collect()
+    }
+
+    /// Waits until nothing is under way; false where something is when the time is over.
+    pub(super) async fn finish(&self, limit: Duration) -> bool {
+        let all_end = async {
+            for job in self.under_way() {
                 job.ends().await;
             }
         };
-        if tokio::time::timeout(limit, all_end()).await.is_ok() {
-            return;
-        }
-        for job in &under_way {
+        tokio::time::timeout(limit, all_end).await.is_ok()
+    }
+
+    /// Tells all that is under way to end, and to undo what it has done.
+    pub(super) fn stop(&self) {
+        for job in self.under_way() {
             job.stop();
-        }
-        if tokio::time::timeout(UNDOING, all_end()).await.is_err() {
-            tracing::error!("something could not be undone in time; clean up with: vmprov gc");
         }
     }
 }
@@ -149,6 +151,13 @@ fn forget(known: &mut VecDeque<Known>) {
         ended += usize::from(known.job.is_ended());
         !known.job.is_ended() || ended <= REMEMBERED
     });
+}
+
+/// Tells how far an operation is, until it has ended.
+async fn tell(job: Arc<Job>) {
+    while tokio::time::timeout(TELLING, job.ends()).await.is_err() {
+        job.tell_progress();
+    }
 }
 
 async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut turn: Option<Turn>) {

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::{
@@ -15,15 +16,22 @@ use futures_util::{
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::{pool, service::Service};
+use super::{
+    pool,
+    service::{LOOK_LIMIT, Service},
+};
 use crate::{
     api::{Operation, Report},
-    error::Result,
+    error::{Code, Error, Result},
     ops::doctor,
 };
 
 /// How many different looks there are at a time.
 static ROOM: Semaphore = Semaphore::const_new(8);
+
+/// How long an answer is waited for: the limit of one call of a program, and what ending it takes. Several may have to be made,
+/// and others may have to be waited for.
+const LIMIT: Duration = LOOK_LIMIT.saturating_add(Duration::from_secs(5));
 
 /// What a look has seen, for all who asked.
 pub(super) type Seen = Arc<Result<Report>>;
@@ -54,8 +62,14 @@ impl Reads {
                 look
             })
         };
-        look.await
+        tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| Arc::new(Err(late())))
     }
+}
+
+/// A look that takes too long. It goes on, and whoever asks again waits for the same.
+fn late() -> Error {
+    Error::new(Code::Timeout, format!("nothing was found within {} s", LIMIT.as_secs()))
+        .hint("libvirtd may be stuck: GET /readyz tells.")
 }
 
 /// Begins a look, which goes on when nobody waits for it any more.
@@ -73,8 +87,7 @@ fn begin(
         service.reads.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         seen
     });
-    let seen = task.map(|seen| {
-        seen.unwrap_or_else(|panic| Arc::new(Err(crate::error::Error::internal("a look has failed").because(panic))))
-    });
+    let seen = task
+        .map(|seen| seen.unwrap_or_else(|panic| Arc::new(Err(Error::internal("a look has failed").because(panic)))));
     seen.boxed().shared()
 }

@@ -1,0 +1,171 @@
+//! `GET /api/events`: what happens, as server-sent events.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Extension,
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{
+        Sse,
+        sse::{Event as Message, KeepAlive},
+    },
+};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use url::form_urlencoded;
+
+use super::{
+    client::Client,
+    feed::{Event, Happening, Next, Reset},
+    hearing,
+    problem::Problem,
+    service::Service,
+};
+use crate::{
+    error::{Code, Error},
+    ops::vm::EVENT_KINDS,
+};
+
+/// How often a stream says that it lives, so that no proxy takes it for dead.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long a client waits before it connects again, which its `EventSource` does by itself.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// The kinds that are the service's own, beside libvirt's. A `reset` is for everybody.
+const OWN_KINDS: [&str; 2] = ["operation", "libvirt"];
+
+/// Which events somebody wants.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    /// About this VM.
+    vm: Option<String>,
+    /// Of these kinds; of every kind where none is named.
+    kinds: Vec<String>,
+}
+
+impl Wanted {
+    fn from_query(query: &str) -> Result<Self, Error> {
+        let mut wanted = Self::default();
+        for (name, text) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "vm" => wanted.vm = Some(text.into_owned()),
+                "kind" => wanted.kinds.extend(text.split(',').map(|kind| kind.trim().to_owned())),
+                other => {
+                    let message = format!("there is no member `{}`", other.escape_debug());
+                    return Err(Error::invalid(message).hint("There are: vm, kind."));
+                }
+            }
+        }
+        let known = || EVENT_KINDS.into_iter().chain(OWN_KINDS);
+        if let Some(unknown) = wanted.kinds.iter().find(|kind| known().all(|known| known != kind.as_str())) {
+            let kinds = known().collect::<Vec<_>>().join(", ");
+            let message = format!("there is no kind of event `{}`", unknown.escape_debug());
+            return Err(Error::invalid(message).hint(format!("There are: {kinds}.")));
+        }
+        Ok(wanted)
+    }
+
+    fn wants(&self, happening: &Happening) -> bool {
+        let is_about = |vm: &str| self.vm.as_deref().is_none_or(|wanted| wanted == vm);
+        let is_of_kind = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == happening.kind());
+        match happening {
+            Happening::Reset(_) => true,
+            Happening::Libvirt(_) => is_of_kind,
+            Happening::Vm(event) => is_of_kind && is_about(&event.vm),
+            Happening::Operation(view) => is_of_kind && (self.vm.is_none() || view.vm.as_deref().is_some_and(is_about)),
+        }
+    }
+}
+
+/// Whether an event is a client's to see.
+fn is_for(client: &Client, happening: &Happening) -> bool {
+    match happening {
+        Happening::Vm(event) => client.may_see_vm(&event.vm),
+        Happening::Operation(view) => client.may_see(view),
+        Happening::Libvirt(_) | Happening::Reset(_) => true,
+    }
+}
+
+/// Whoever reads the events.
+struct Reader {
+    service: Arc<Service>,
+    client: Arc<Client>,
+    wanted: Wanted,
+    /// The number of the last event that was read.
+    read: u64,
+    changes: watch::Receiver<()>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Streams events from now on, or from where the client was.
+pub(super) async fn stream(
+    State(service): State<Arc<Service>>,
+    Extension(client): Extension<Arc<Client>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Message, Infallible>> + use<>>, Problem> {
+    let wanted = Wanted::from_query(uri.query().unwrap_or_default())?;
+    let place = service.feed.places.clone().try_acquire_owned().map_err(|_| full())?;
+    hearing::begin(&service);
+    let changes = service.feed.changes();
+    let (hearing, last) = service.feed.present();
+    let given = headers.get("last-event-id").filter(|id| !id.is_empty());
+    let known = given.and_then(|id| service.feed.number(id.to_str().ok()?));
+    let mut first = Vec::new();
+    let read = known.unwrap_or(last);
+    let opening = Message::default().retry(RETRY).id(service.feed.id(read));
+    if given.is_some() && known.is_none() {
+        let reset = Happening::Reset(Reset::because("the event that was read last is not known any more"));
+        first.extend(message(opening, &reset));
+    } else {
+        let now = Happening::Libvirt(hearing);
+        // Even where it is not wanted its id tells the client where to go on.
+        first.push(if wanted.wants(&now) { message(opening.clone(), &now).unwrap_or(opening) } else { opening });
+    }
+    let reader = Reader { service, client, wanted, read, changes, _place: place };
+    let messages = stream::iter(first).chain(stream::unfold(reader, Reader::next)).map(Ok);
+    Ok(Sse::new(messages).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive")))
+}
+
+impl Reader {
+    /// Waits for the next event that is wanted; none when the service ends.
+    async fn next(mut self) -> Option<(Message, Self)> {
+        loop {
+            // Before the look, so that what comes after it is noticed.
+            self.changes.borrow_and_update();
+            match self.service.feed.after(self.read) {
+                Next::Event(event) => {
+                    self.read = event.number;
+                    if is_for(&self.client, &event.happening) && self.wanted.wants(&event.happening) {
+                        let Event { happening, data, .. } = &*event;
+                        let message = self.opening().event(happening.kind()).data(data);
+                        return Some((message, self));
+                    }
+                }
+                Next::Missed(last) => {
+                    self.read = last;
+                    let reset = Happening::Reset(Reset::because("events came faster than they were read"));
+                    let message = message(self.opening(), &reset)?;
+                    return Some((message, self));
+                }
+                Next::Nothing => self.changes.changed().await.ok()?,
+                Next::End => return None,
+            }
+        }
+    }
+
+    fn opening(&self) -> Message {
+        Message::default().id(self.service.feed.id(self.read))
+    }
+}
+
+fn message(opening: Message, happening: &Happening) -> Option<Message> {
+    opening.event(happening.kind()).json_data(happening).ok()
+}
+
+fn full() -> Problem {
+    let error = Error::new(Code::Busy, "as many clients read the events as may").hint("Try again later.");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy.name(), error).header(header::RETRY_AFTER, "30")
+}
