@@ -169,3 +169,118 @@ fn full() -> Problem {
     let error = Error::new(Code::Busy, "as many clients read the events as may").hint("Try again later.");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy.name(), error).header(header::RETRY_AFTER, "30")
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request, response::Response};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::{api::Scope, http::job::Job, ops::vm};
+
+    fn happened(vm: &str, kind: &str) -> Happening {
+        let (vm, kind, detail) = (vm.to_owned(), kind.to_owned(), "Started Booted".to_owned());
+        Happening::Vm(vm::Event { time: jiff::Timestamp::UNIX_EPOCH, vm, kind, detail })
+    }
+
+    /// Three events: of `web`, of `web` again and of `db`.
+    fn service() -> Arc<Service> {
+        let service = Service::for_test();
+        for (vm, kind) in [("web", "lifecycle"), ("web", "reboot"), ("db", "lifecycle")] {
+            service.feed.tell(happened(vm, kind));
+        }
+        service
+    }
+
+    async fn get(service: &Arc<Service>, path: &str, last: &str) -> Response {
+        let request = Request::get(path).header("last-event-id", last).body(Body::empty()).unwrap();
+        super::super::routes::router(service.clone()).oneshot(request).await.unwrap()
+    }
+
+    /// What is read of a service that ends: each message's id, but for its epoch, and its event.
+    async fn read(service: &Arc<Service>, path: &str, last: &str) -> Vec<String> {
+        service.feed.end();
+        let response = get(service, path, last).await;
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let messages = text.trim().split("\n\n").map(|message| {
+            let field = |name: &str| message.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            format!("{} {}", field("id: ").rsplit('-').next().unwrap(), field("event: "))
+        });
+        messages.collect()
+    }
+
+    #[tokio::test]
+    async fn a_new_reader_is_told_what_comes_and_where_to_go_on() {
+        let service = service();
+        assert_eq!(read(&service, "/api/events", "").await, ["3 libvirt"]);
+        assert_eq!(read(&service, "/api/events?kind=reboot", "").await, ["3 "]);
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_back_goes_on_behind_the_last_event_that_they_have() {
+        let service = service();
+        let all = ["0 libvirt", "1 lifecycle", "2 reboot", "3 lifecycle"];
+        assert_eq!(read(&service, "/api/events", &service.feed.id(0)).await, all);
+        assert_eq!(read(&service, "/api/events", &service.feed.id(2)).await, ["2 libvirt", "3 lifecycle"]);
+        assert_eq!(read(&service, "/api/events", "another-2").await, ["3 reset"]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_chooses_by_vm_and_kind_and_is_told_of_a_reset_whatever_it_chose() {
+        let service = service();
+        service.feed.tell(Happening::Reset(Reset::because("a test")));
+        let all = service.feed.id(0);
+        let of = async |query: &str| read(&service, &format!("/api/events?{query}"), &all).await;
+        assert_eq!(of("vm=db").await, ["0 libvirt", "3 lifecycle", "4 reset"]);
+        assert_eq!(of("vm=web&kind=lifecycle,operation").await, ["0 ", "1 lifecycle", "4 reset"]);
+        for wrong in ["kind=lifecycle,other", "since=3"] {
+            let response = get(&service, &format!("/api/events?{wrong}"), "").await;
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_what_it_has_missed() {
+        let service = service();
+        let response = get(&service, "/api/events", &service.feed.id(0)).await;
+        for _ in 0..2000 {
+            service.feed.tell(happened("db", "reboot"));
+        }
+        service.feed.end();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        let events: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert_eq!(events, ["libvirt", "reset"]);
+        assert!(text.contains(&service.feed.id(2003)), "{text}");
+    }
+
+    #[tokio::test]
+    async fn more_readers_than_may_are_refused_until_one_has_gone() {
+        let service = service();
+        let mut readers = Vec::new();
+        let refused = loop {
+            let response = get(&service, "/api/events", "").await;
+            if response.status() != StatusCode::OK {
+                break response.status();
+            }
+            readers.push(response);
+        };
+        assert_eq!((readers.len(), refused), (256, StatusCode::SERVICE_UNAVAILABLE));
+        readers.pop();
+        assert_eq!(get(&service, "/api/events", "").await.status(), StatusCode::OK);
+    }
+
+    #[test]
+    fn an_operation_is_for_whoever_may_ask_for_it() {
+        let service = Service::for_test();
+        let operation = crate::api::find("vm_create").unwrap();
+        let job = Job::new(operation, Some("web"), ("somebody", "1"), (&service.metrics, &service.feed));
+        let told = Happening::Operation(Box::new(job.view()));
+        let client = |name: &str, scope| Client { name: name.to_owned(), scope };
+        assert!(is_for(&client("somebody", Scope::Read), &told));
+        assert!(is_for(&client("root", Scope::Admin), &told));
+        assert!(!is_for(&client("another", Scope::Operate), &told));
+    }
+}

@@ -26,6 +26,14 @@ const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 #[derive(Default)]
 pub(super) struct Ears(AtomicBool);
 
+#[cfg(test)]
+impl Ears {
+    /// Nobody begins to listen.
+    pub(super) fn close(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Begins to listen, unless that has begun.
 pub(super) fn begin(service: &Arc<Service>) {
     if !service.ears.0.swap(true, Ordering::SeqCst) {

@@ -258,3 +258,43 @@ impl Progress for Job {
         now.is_further = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{feed::Next, service::Service},
+        *,
+    };
+
+    #[test]
+    fn each_state_is_told_and_so_is_how_far_it_is_if_it_is_further() {
+        let service = Service::for_test();
+        let operation = crate::api::find("vm_create").unwrap();
+        let job = Job::new(operation, Some("web"), ("somebody", "1"), (&service.metrics, &service.feed));
+        job.tell_progress();
+        assert!(job.begin() && !job.begin());
+        job.step("fetching");
+        job.bytes(3, Some(5));
+        job.tell_progress();
+        job.tell_progress();
+        assert!(job.stop() && job.stop());
+        job.end(Ok(Report::Text("a result".to_owned())));
+        let mut told = Vec::new();
+        while let Next::Event(event) = service.feed.after(told.len() as u64) {
+            let Happening::Operation(view) = &event.happening else { panic!("{event:?}") };
+            assert_eq!(view.result, None);
+            told.push((view.state, view.step.clone(), view.bytes_done));
+        }
+        let fetching = |state| (state, Some("fetching".to_owned()), Some(3));
+        assert_eq!(
+            told,
+            [
+                (State::Queued, None, None),
+                (State::Running, None, None),
+                fetching(State::Running),
+                fetching(State::Cancelling),
+                (State::Succeeded, None, None)
+            ]
+        );
+    }
+}

@@ -91,3 +91,48 @@ fn begin(
         .map(|seen| seen.unwrap_or_else(|panic| Arc::new(Err(Error::internal("a look has failed").because(panic)))));
     seen.boxed().shared()
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::stats::Stats;
+
+    /// How many virshs were started.
+    fn processes(service: &Service) -> u64 {
+        let text = service.metrics.encode(Ok(&Stats::default()));
+        let name = "vmprov_processes_started_total{program=\"virsh\"} ";
+        text.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |count| count.parse().unwrap())
+    }
+
+    fn list() -> (&'static Operation, Value) {
+        let operation = crate::api::find("vm_list").unwrap();
+        (operation, operation.read(json!({})).unwrap())
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_at_the_same_time_have_one_look() {
+        let service = Service::for_test();
+        let (operation, request) = list();
+        Reads::look(&service, operation, request.clone()).await.as_ref().as_ref().unwrap();
+        let one = processes(&service);
+        assert!(one > 0);
+        let seen = join_all((0..50).map(|_| Reads::look(&service, operation, request.clone()))).await;
+        assert!(seen.iter().all(|other| Arc::ptr_eq(other, &seen[0])));
+        assert_eq!(processes(&service), 2 * one);
+        assert!(service.reads.under_way.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_after_a_change_is_not_shown_what_was_looked_at_before() {
+        let service = Service::for_test();
+        let (operation, request) = list();
+        let mut before = Box::pin(Reads::look(&service, operation, request.clone()));
+        assert!((&mut before).now_or_never().is_none());
+        service.reads.outdate();
+        let (before, after) = tokio::join!(before, Reads::look(&service, operation, request));
+        assert!(!Arc::ptr_eq(&before, &after));
+    }
+}

@@ -90,3 +90,26 @@ impl Service {
         self.is_ending.load(Ordering::SeqCst)
     }
 }
+
+#[cfg(test)]
+impl Service {
+    /// One that works on libvirt's in-memory driver and keeps no files, and that has not begun to listen to it.
+    pub(super) fn for_test() -> Arc<Self> {
+        let settings = Settings {
+            uri: "test:///default".to_owned(),
+            pool: "default-pool".to_owned(),
+            pool_path: "/not-there/pool".into(),
+            key_dir: "/not-there/keys".into(),
+            data_dir: "/not-there/data".into(),
+            cache_dir: "/not-there/cache".into(),
+            mirrors: Vec::new(),
+            proxies: crate::model::proxy::Proxies::default(),
+            require_verified: false,
+            stall_limit: Duration::from_secs(2),
+            catalogue_files: Vec::new(),
+        };
+        let service = Self::new(Options { settings, listen: Vec::new(), drain: Duration::ZERO });
+        service.ears.close();
+        Arc::new(service)
+    }
+}
