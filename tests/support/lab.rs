@@ -487,6 +487,15 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// A service would go on after a test that has failed.
+    fn drop(&mut self) {
+        // One that has ended is no more there to be killed.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 /// A process that is ended with its owner.
 pub(crate) struct Held(Child);
 
