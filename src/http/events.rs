@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{
     Extension,
     extract::State,
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
     response::{
         Sse,
         sse::{Event as Message, KeepAlive},
@@ -32,6 +32,9 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// How long a client waits before it connects again, which its `EventSource` does by itself.
 const RETRY: Duration = Duration::from_secs(3);
+
+/// Tells nginx to hand on each event at once.
+const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The kinds that are the service's own, beside libvirt's. A `reset` is for everybody.
 const OWN_KINDS: [&str; 2] = ["operation", "libvirt"];
@@ -105,7 +108,7 @@ pub(super) async fn stream(
     Extension(client): Extension<Arc<Client>>,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<Message, Infallible>> + use<>>, Problem> {
+) -> Result<([(HeaderName, &'static str); 1], Sse<impl Stream<Item = Result<Message, Infallible>> + use<>>), Problem> {
     let wanted = Wanted::from_query(uri.query().unwrap_or_default())?;
     let place = service.feed.places.clone().try_acquire_owned().map_err(|_| full())?;
     hearing::begin(&service);
@@ -126,7 +129,8 @@ pub(super) async fn stream(
     }
     let reader = Reader { service, client, wanted, read, changes, _place: place };
     let messages = stream::iter(first).chain(stream::unfold(reader, Reader::next)).map(Ok);
-    Ok(Sse::new(messages).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive")))
+    let stream = Sse::new(messages).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive"));
+    Ok(([(UNBUFFERED, "no")], stream))
 }
 
 impl Reader {

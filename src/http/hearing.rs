@@ -61,9 +61,12 @@ async fn listen(service: Arc<Service>) {
 fn hear(service: &Service) -> String {
     let connected = || {
         std::thread::sleep(SETTLING);
+        service.reads.outdate();
         service.feed.heard();
     };
     let heard = vm::listen(&service.host_for_listening(), &EventFilter::default(), None, connected, |event| {
+        // Whoever asks because of it must not be shown what was looked at before.
+        service.reads.outdate();
         service.feed.tell(Happening::Vm(event.clone()));
         Ok(ControlFlow::Continue(()))
     });

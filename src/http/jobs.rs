@@ -162,18 +162,28 @@ async fn tell(job: Arc<Job>) {
 
 async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut turn: Option<Turn>) {
     let cancelled = || Error::new(Code::Interrupted, "cancelled before it was begun");
-    let outcome = tokio::select! {
+    let turn_and_room = async {
+        if let Some(turn) = &mut turn {
+            turn.comes().await;
+        }
+        pool::place(&ROOM).await
+    };
+    let place = tokio::select! {
         () = job.is_cancelled() => Err(cancelled()),
-        () = async { if let Some(turn) = &mut turn { turn.comes().await } } => {
+        place = turn_and_room => place,
+    };
+    let outcome = match place {
+        Err(error) => Err(error),
+        Ok(place) => {
             let host = service.host(job.cancel.clone(), job.clone());
             let at_work = job.clone();
-            pool::run(&ROOM, move || {
+            let work = move || {
                 if !at_work.begin() {
                     return Err(cancelled());
                 }
-                let operation = at_work.operation;
-                operation.run(&host, request).map_err(|error| doctor::explain(&host, error))
-            }).await
+                at_work.operation.run(&host, request).map_err(|error| doctor::explain(&host, error))
+            };
+            pool::run_at(place, work).await
         }
     };
     service.reads.outdate();
@@ -181,5 +191,42 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut tur
     // One that was cancelled while it waited must not let the next one past those before it.
     if let Some(turn) = &mut turn {
         turn.comes().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::job::State, *};
+
+    fn order() -> Order {
+        let operation = crate::api::find("gc").unwrap();
+        let request = operation.read(json!({})).unwrap();
+        Order { operation, request, client: "somebody".to_owned(), request_id: "1".to_owned(), key: None }
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_for_room_is_cancelled_at_once() {
+        let service = Service::for_test();
+        let _all = ROOM.acquire_many(16).await.unwrap();
+        let job = Jobs::begin(&service, order()).unwrap();
+        tokio::task::yield_now().await;
+        assert!(job.stop());
+        job.ends().await;
+        assert_eq!(job.view().state, State::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_takes_nothing_more_and_ends_what_is_under_way() {
+        let service = Service::for_test();
+        let _all = ROOM.acquire_many(16).await.unwrap();
+        let job = Jobs::begin(&service, order()).unwrap();
+        service.close();
+        assert_eq!(Jobs::begin(&service, order()).err().unwrap().code, Code::Interrupted);
+        assert!(!service.jobs.finish(Duration::ZERO).await);
+        service.jobs.stop();
+        assert!(service.jobs.finish(Duration::MAX).await);
+        assert!(job.is_ended());
     }
 }
