@@ -18,6 +18,11 @@ impl Client {
         self.scope == Scope::Admin || view.client == self.name
     }
 
+    /// Whether a VM is theirs to see, by its name.
+    pub(super) fn may_see_vm(&self, _name: &str) -> bool {
+        self.scope >= Scope::Read
+    }
+
     /// Somebody where nobody has to say who they are.
     pub(super) fn anonymous() -> Self {
         Self { name: "anonymous".to_owned(), scope: Scope::Admin }

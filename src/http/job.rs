@@ -1,6 +1,6 @@
 //! [`Job`]: an operation that may take long, as it is now.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,7 +9,11 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::answer;
+use super::{
+    answer,
+    feed::{Feed, Happening},
+    metrics::{self, Metrics},
+};
 use crate::{
     api::{self, Operation, Report},
     cancel::Cancel,
@@ -79,18 +83,31 @@ pub(super) struct View {
     pub(super) error: Option<Error>,
 }
 
+/// How it is, who counts it, and whether what was told of it is behind.
+struct Now {
+    view: View,
+    counted: Option<metrics::Operation>,
+    is_further: bool,
+}
+
 /// An operation that may take long.
 pub(super) struct Job {
     pub(super) operation: &'static Operation,
     pub(super) cancel: Cancel,
-    view: Mutex<View>,
+    now: Mutex<Now>,
+    feed: Arc<Feed>,
     outcome: Mutex<Option<Result<Report>>>,
     ended: watch::Sender<bool>,
     cancelled: watch::Sender<bool>,
 }
 
 impl Job {
-    pub(super) fn new(operation: &'static Operation, vm: Option<&str>, client: &str, request_id: &str) -> Self {
+    pub(super) fn new(
+        operation: &'static Operation,
+        vm: Option<&str>,
+        (client, request_id): (&str, &str),
+        (metrics, feed): (&Metrics, &Arc<Feed>),
+    ) -> Self {
         let view = View {
             id: Uuid::new_v4(),
             operation: operation.name,
@@ -108,23 +125,40 @@ impl Job {
             result: None,
             error: None,
         };
+        feed.tell(Happening::Operation(Box::new(view.clone())));
+        let counted = Some(metrics.operation(operation.name));
         Self {
             operation,
             cancel: Cancel::default(),
-            view: Mutex::new(view),
+            now: Mutex::new(Now { view, counted, is_further: false }),
+            feed: feed.clone(),
             outcome: Mutex::default(),
             ended: watch::Sender::new(false),
             cancelled: watch::Sender::new(false),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, View> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how it is. With the lock, so that it is told in the order in which it came to be.
+    fn tell(&self, now: &mut Now) {
+        now.is_further = false;
+        self.feed.tell(Happening::Operation(Box::new(View { result: None, ..now.view.clone() })));
+    }
+
+    /// Tells how far it is, if it is further than was told.
+    pub(super) fn tell_progress(&self) {
+        let mut now = self.lock();
+        if now.is_further {
+            self.tell(&mut now);
+        }
     }
 
     /// How it is now.
     pub(super) fn view(&self) -> View {
-        self.lock().clone()
+        self.lock().view.clone()
     }
 
     /// Whether it has ended.
@@ -139,23 +173,28 @@ impl Job {
 
     /// Begins it; false where it has been cancelled before.
     pub(super) fn begin(&self) -> bool {
-        let mut view = self.lock();
-        let may = view.state == State::Queued;
+        let mut now = self.lock();
+        let may = now.view.state == State::Queued;
         if may {
-            view.state = State::Running;
-            view.started = Some(Timestamp::now());
+            now.view.state = State::Running;
+            now.view.started = Some(Timestamp::now());
+            now.counted.iter_mut().for_each(metrics::Operation::begin);
+            self.tell(&mut now);
         }
         may
     }
 
     /// Tells it to end; false where it has ended by itself.
     pub(super) fn stop(&self) -> bool {
-        let mut view = self.lock();
-        if view.state.is_final() {
-            return view.state == State::Cancelled;
+        let mut now = self.lock();
+        if now.view.state.is_final() {
+            return now.view.state == State::Cancelled;
         }
-        view.state = State::Cancelling;
-        drop(view);
+        if now.view.state != State::Cancelling {
+            now.view.state = State::Cancelling;
+            self.tell(&mut now);
+        }
+        drop(now);
         self.cancel.raise();
         self.cancelled.send_replace(true);
         true
@@ -164,7 +203,8 @@ impl Job {
     /// Ends it.
     pub(super) fn end(&self, outcome: Result<Report>) {
         let outcome = outcome.map(answer::worded);
-        let mut view = self.lock();
+        let mut now = self.lock();
+        let view = &mut now.view;
         view.finished = Some(Timestamp::now());
         (view.step, view.bytes_done, view.bytes_total) = (None, None, None);
         match &outcome {
@@ -185,8 +225,13 @@ impl Job {
                 view.error = Some(Error { hint, ..error.clone() });
             }
         }
-        drop(view);
+        if let Some(counted) = now.counted.take() {
+            counted.end(outcome.as_ref().map(|_| ()).map_err(|error| error.code));
+        }
+        self.tell(&mut now);
+        // Before anybody can see that it has ended.
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        drop(now);
         self.ended.send_replace(true);
     }
 
@@ -204,13 +249,55 @@ impl Job {
 
 impl Progress for Job {
     fn step(&self, text: &str) {
-        let mut view = self.lock();
-        view.step = Some(text.to_owned());
-        (view.bytes_done, view.bytes_total) = (None, None);
+        let mut now = self.lock();
+        now.view.step = Some(text.to_owned());
+        (now.view.bytes_done, now.view.bytes_total) = (None, None);
+        now.is_further = true;
     }
 
     fn bytes(&self, done: u64, total: Option<u64>) {
-        let mut view = self.lock();
-        (view.bytes_done, view.bytes_total) = (Some(done), total);
+        let mut now = self.lock();
+        (now.view.bytes_done, now.view.bytes_total) = (Some(done), total);
+        now.is_further = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{feed::Next, service::Service},
+        *,
+    };
+
+    #[test]
+    fn each_state_is_told_and_so_is_how_far_it_is_if_it_is_further() {
+        let service = Service::for_test();
+        let operation = crate::api::find("vm_create").unwrap();
+        let job = Job::new(operation, Some("web"), ("somebody", "1"), (&service.metrics, &service.feed));
+        job.tell_progress();
+        assert!(job.begin() && !job.begin());
+        job.step("fetching");
+        job.bytes(3, Some(5));
+        job.tell_progress();
+        job.tell_progress();
+        assert!(job.stop() && job.stop());
+        job.end(Ok(Report::Text("a result".to_owned())));
+        let mut told = Vec::new();
+        while let Next::Event(event) = service.feed.after(told.len() as u64) {
+            let Happening::Operation(view) = &event.happening else { panic!("{event:?}") };
+            assert_eq!(view.result, None);
+            told.push((view.state, view.step.clone(), view.bytes_done));
+        }
+        let fetching = |state| (state, Some("fetching".to_owned()), Some(3));
+        assert_eq!(
+            told,
+            [
+                (State::Queued, None, None),
+                (State::Running, None, None),
+                fetching(State::Running),
+                fetching(State::Cancelling),
+                (State::Succeeded, None, None)
+            ]
+        );
     }
 }

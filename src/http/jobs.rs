@@ -31,8 +31,8 @@ const REMEMBERED: usize = 512;
 /// How many may wait and run at a time. More than that is no use but abuse.
 const MOST: usize = 1024;
 
-/// How long undoing may take when the service ends.
-const UNDOING: Duration = Duration::from_mins(1);
+/// How often it is told how far an operation is.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// Every operation that is known.
 #[derive(Default)]
@@ -90,11 +90,12 @@ impl Jobs {
                 .hint("Try again when some of them have ended: GET /api/operations."));
         }
         let vm = operation.vm(&request);
-        let job = Arc::new(Job::new(operation, vm, &client, &request_id));
+        let job = Arc::new(Job::new(operation, vm, (&client, &request_id), (&service.metrics, &service.feed)));
         let turn = vm.filter(|_| operation.is_ordered(&request)).map(|vm| jobs.turns.take(vm));
         known.push_front(Known { id: job.view().id, job: job.clone(), key });
         forget(&mut known);
         drop(known);
+        tokio::spawn(tell(job.clone()));
         tokio::spawn(carry_out(service.clone(), job.clone(), request, turn));
         Ok(job)
     }
@@ -109,23 +110,24 @@ impl Jobs {
         self.lock().iter().map(|known| known.job.view()).collect()
     }
 
-    /// Waits until nothing is under way: what has not ended in time is told to, and undoes what it has done.
-    pub(super) async fn drain(&self, limit: Duration) {
-        let under_way: Vec<_> =
-            self.lock().iter().map(|known| known.job.clone()).filter(|job| !job.is_ended()).collect();
-        let all_end = || async {
-            for job in &under_way {
+    fn under_way(&self) -> Vec<Arc<Job>> {
+        self.lock().iter().map(|known| known.job.clone()).filter(|job| !job.is_ended()).collect()
+    }
+
+    /// Waits until nothing is under way; false where something is when the time is over.
+    pub(super) async fn finish(&self, limit: Duration) -> bool {
+        let all_end = async {
+            for job in self.under_way() {
                 job.ends().await;
             }
         };
-        if tokio::time::timeout(limit, all_end()).await.is_ok() {
-            return;
-        }
-        for job in &under_way {
+        tokio::time::timeout(limit, all_end).await.is_ok()
+    }
+
+    /// Tells all that is under way to end, and to undo what it has done.
+    pub(super) fn stop(&self) {
+        for job in self.under_way() {
             job.stop();
-        }
-        if tokio::time::timeout(UNDOING, all_end()).await.is_err() {
-            tracing::error!("something could not be undone in time; clean up with: vmprov gc");
         }
     }
 }
@@ -151,20 +153,37 @@ fn forget(known: &mut VecDeque<Known>) {
     });
 }
 
+/// Tells how far an operation is, until it has ended.
+async fn tell(job: Arc<Job>) {
+    while tokio::time::timeout(TELLING, job.ends()).await.is_err() {
+        job.tell_progress();
+    }
+}
+
 async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut turn: Option<Turn>) {
     let cancelled = || Error::new(Code::Interrupted, "cancelled before it was begun");
-    let outcome = tokio::select! {
+    let turn_and_room = async {
+        if let Some(turn) = &mut turn {
+            turn.comes().await;
+        }
+        pool::place(&ROOM).await
+    };
+    let place = tokio::select! {
         () = job.is_cancelled() => Err(cancelled()),
-        () = async { if let Some(turn) = &mut turn { turn.comes().await } } => {
+        place = turn_and_room => place,
+    };
+    let outcome = match place {
+        Err(error) => Err(error),
+        Ok(place) => {
             let host = service.host(job.cancel.clone(), job.clone());
             let at_work = job.clone();
-            pool::run(&ROOM, move || {
+            let work = move || {
                 if !at_work.begin() {
                     return Err(cancelled());
                 }
-                let operation = at_work.operation;
-                operation.run(&host, request).map_err(|error| doctor::explain(&host, error))
-            }).await
+                at_work.operation.run(&host, request).map_err(|error| doctor::explain(&host, error))
+            };
+            pool::run_at(place, work).await
         }
     };
     service.reads.outdate();
@@ -172,5 +191,42 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut tur
     // One that was cancelled while it waited must not let the next one past those before it.
     if let Some(turn) = &mut turn {
         turn.comes().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{super::job::State, *};
+
+    fn order() -> Order {
+        let operation = crate::api::find("gc").unwrap();
+        let request = operation.read(json!({})).unwrap();
+        Order { operation, request, client: "somebody".to_owned(), request_id: "1".to_owned(), key: None }
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_for_room_is_cancelled_at_once() {
+        let service = Service::for_test();
+        let _all = ROOM.acquire_many(16).await.unwrap();
+        let job = Jobs::begin(&service, order()).unwrap();
+        tokio::task::yield_now().await;
+        assert!(job.stop());
+        job.ends().await;
+        assert_eq!(job.view().state, State::Cancelled);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_ends_takes_nothing_more_and_ends_what_is_under_way() {
+        let service = Service::for_test();
+        let _all = ROOM.acquire_many(16).await.unwrap();
+        let job = Jobs::begin(&service, order()).unwrap();
+        service.close();
+        assert_eq!(Jobs::begin(&service, order()).err().unwrap().code, Code::Interrupted);
+        assert!(!service.jobs.finish(Duration::ZERO).await);
+        service.jobs.stop();
+        assert!(service.jobs.finish(Duration::MAX).await);
+        assert!(job.is_ended());
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderValue, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
@@ -23,6 +23,9 @@ use crate::error::Error;
 /// The longest id of a request that is taken over.
 const MOST_ID: usize = 128;
 
+/// What is counted in the place of a route where none matches.
+const NO_ROUTE: &str = "none";
+
 /// Puts the layers around the routes.
 pub(super) fn around(routes: Router, service: Arc<Service>) -> Router {
     let panicked = |_: Box<dyn std::any::Any + Send>| {
@@ -32,14 +35,23 @@ pub(super) fn around(routes: Router, service: Arc<Service>) -> Router {
 }
 
 /// Gives a request its id, finds out who asks, and notes what came of it.
-async fn pass(State(_service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
+async fn pass(State(service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = id_of(request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let flying = service.metrics.in_flight();
     request.extensions_mut().insert(Arc::new(Client::anonymous()));
     let mut response = next.run(request).await;
     let status = response.status().as_u16();
+    drop(flying);
+    service.metrics.request(
+        route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str),
+        method.as_str(),
+        status,
+        began.elapsed(),
+    );
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -148,11 +148,12 @@ impl Serving {
         self.stop.send_replace(true);
     }
 
-    /// Waits until the connections are closed, and removes the sockets of the file system.
-    pub(super) async fn finish(self) {
-        for task in self.tasks {
-            // A task that has panicked has nothing left to close.
-            let _ = task.await;
+    /// Waits until the connections are closed, and removes the sockets of the file system. What was asked is still answered
+    /// within `limit`, and in [`FAREWELL`] at least.
+    pub(super) async fn finish(self, limit: Duration) {
+        let all_closed = futures_util::future::join_all(self.tasks);
+        if tokio::time::timeout(limit.max(FAREWELL), all_closed).await.is_err() {
+            tracing::warn!("connections were still open and are closed now");
         }
         for path in self.sockets {
             if let Err(error) = std::fs::remove_file(&path) {
@@ -184,9 +185,8 @@ async fn accept(listener: Listener, routes: Router, room: Arc<Semaphore>, mut st
         }
     }
     drop(listener);
-    if tokio::time::timeout(FAREWELL, graceful.shutdown()).await.is_err() {
-        tracing::warn!("connections were still open and are closed now");
-    }
+    // As long as it takes: whoever has stopped the service bounds it.
+    graceful.shutdown().await;
 }
 
 /// A connection of either kind.

@@ -6,10 +6,15 @@ mod body;
 mod call;
 mod client;
 mod docs;
+mod events;
+mod feed;
+mod glance;
 mod health;
+mod hearing;
 mod job;
 mod jobs;
 mod layers;
+mod life;
 mod listen;
 pub mod metrics;
 mod openapi;
@@ -19,17 +24,17 @@ mod prefer;
 mod problem;
 mod reads;
 mod routes;
+mod scrape;
 mod service;
 mod turns;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::{
     error::{Code, Error, Result},
     ops::Settings,
 };
+use life::Signals;
 pub use listen::Listen;
 pub use openapi::document;
 use service::Service;
@@ -48,6 +53,9 @@ pub struct Options {
 /// How many threads work for the connections. They only read and write; whatever waits for a program has its own.
 const WORKERS: usize = 2;
 
+/// How long the last calls of programs may take to end, once nobody waits for them.
+const LAST_CALLS: Duration = Duration::from_secs(6);
+
 /// Serves until SIGTERM or SIGINT, and then until what is under way is finished or undone.
 pub fn serve(options: Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -55,30 +63,21 @@ pub fn serve(options: Options) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| Error::io("start the threads of the service", &error))?;
-    runtime.block_on(run(options))
+    let ended = runtime.block_on(run(options));
+    runtime.shutdown_timeout(LAST_CALLS);
+    ended
 }
 
 async fn run(options: Options) -> Result<()> {
-    let mut signals = Vec::new();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        signals.push(signal(kind).map_err(|error| Error::io("listen for signals", &error))?);
-    }
-    let [mut terminate, mut interrupt] =
-        <[_; 2]>::try_from(signals).map_err(|_| Error::internal("another number of signals is listened for"))?;
+    let mut signals = Signals::new()?;
     let listeners = listen::open(&options.listen).await?;
     let drain = options.drain;
     let service = Arc::new(Service::new(options));
     let serving = listen::serve(listeners, &routes::router(service.clone()));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("ending: no further requests are taken");
-    service.close();
-    serving.stop();
-    service.jobs.drain(drain).await;
-    serving.finish().await;
-    Ok(())
+    life::live(&service, &mut signals).await;
+    let ended = life::end(&service, serving, &mut signals, drain).await;
+    service.end_looks();
+    ended
 }
 
 /// The error for a request that comes while the service ends.

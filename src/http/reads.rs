@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::{
@@ -15,15 +16,22 @@ use futures_util::{
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::{pool, service::Service};
+use super::{
+    pool,
+    service::{LOOK_LIMIT, Service},
+};
 use crate::{
     api::{Operation, Report},
-    error::Result,
+    error::{Code, Error, Result},
     ops::doctor,
 };
 
 /// How many different looks there are at a time.
 static ROOM: Semaphore = Semaphore::const_new(8);
+
+/// How long an answer is waited for: the limit of one call of a program, and what ending it takes. Several may have to be made,
+/// and others may have to be waited for.
+const LIMIT: Duration = LOOK_LIMIT.saturating_add(Duration::from_secs(5));
 
 /// What a look has seen, for all who asked.
 pub(super) type Seen = Arc<Result<Report>>;
@@ -54,8 +62,14 @@ impl Reads {
                 look
             })
         };
-        look.await
+        tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| Arc::new(Err(late())))
     }
+}
+
+/// A look that takes too long. It goes on, and whoever asks again waits for the same.
+fn late() -> Error {
+    Error::new(Code::Timeout, format!("nothing was found within {} s", LIMIT.as_secs()))
+        .hint("libvirtd may be stuck: GET /readyz tells.")
 }
 
 /// Begins a look, which goes on when nobody waits for it any more.
@@ -73,8 +87,52 @@ fn begin(
         service.reads.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         seen
     });
-    let seen = task.map(|seen| {
-        seen.unwrap_or_else(|panic| Arc::new(Err(crate::error::Error::internal("a look has failed").because(panic))))
-    });
+    let seen = task
+        .map(|seen| seen.unwrap_or_else(|panic| Arc::new(Err(Error::internal("a look has failed").because(panic)))));
     seen.boxed().shared()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::stats::Stats;
+
+    /// How many virshs were started.
+    fn processes(service: &Service) -> u64 {
+        let text = service.metrics.encode(Ok(&Stats::default()));
+        let name = "vmprov_processes_started_total{program=\"virsh\"} ";
+        text.lines().find_map(|line| line.strip_prefix(name)).map_or(0, |count| count.parse().unwrap())
+    }
+
+    fn list() -> (&'static Operation, Value) {
+        let operation = crate::api::find("vm_list").unwrap();
+        (operation, operation.read(json!({})).unwrap())
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_at_the_same_time_have_one_look() {
+        let service = Service::for_test();
+        let (operation, request) = list();
+        Reads::look(&service, operation, request.clone()).await.as_ref().as_ref().unwrap();
+        let one = processes(&service);
+        assert!(one > 0);
+        let seen = join_all((0..50).map(|_| Reads::look(&service, operation, request.clone()))).await;
+        assert!(seen.iter().all(|other| Arc::ptr_eq(other, &seen[0])));
+        assert_eq!(processes(&service), 2 * one);
+        assert!(service.reads.under_way.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_after_a_change_is_not_shown_what_was_looked_at_before() {
+        let service = Service::for_test();
+        let (operation, request) = list();
+        let mut before = Box::pin(Reads::look(&service, operation, request.clone()));
+        assert!((&mut before).now_or_never().is_none());
+        service.reads.outdate();
+        let (before, after) = tokio::join!(before, Reads::look(&service, operation, request));
+        assert!(!Arc::ptr_eq(&before, &after));
+    }
 }

@@ -9,7 +9,7 @@ use axum::{
     routing::{MethodFilter, MethodRouter, delete, get, on},
 };
 
-use super::{call, docs, health, layers, operations, service::Service};
+use super::{call, docs, events, health, layers, operations, scrape, service::Service};
 use crate::api::{self, Operation};
 
 /// A route of HTTP's own: its path, its method, and what answers it.
@@ -52,6 +52,8 @@ fn own() -> Vec<Own> {
         ("/docs/{*file}", "GET", get(docs::asset)),
         ("/healthz", "GET", get(health::alive)),
         ("/readyz", "GET", get(health::ready)),
+        ("/metrics", "GET", get(scrape::metrics)),
+        ("/api/events", "GET", get(events::stream)),
         ("/api/operations", "GET", get(operations::list)),
         ("/api/operations/{id}", "GET", get(operations::show)),
         ("/api/operations/{id}", "DELETE", delete(operations::cancel)),

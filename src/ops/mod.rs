@@ -121,6 +121,7 @@ impl Host {
     /// The same host, none of whose calls may take longer than this: for a look that nobody waits long for.
     #[must_use]
     pub fn hurried(&self, limit: Duration) -> Self {
+        let limit = self.runner.limit.map_or(limit, |present| present.min(limit));
         let runner = Runner { limit: Some(limit), ..self.runner.clone() };
         Self::with(self.settings.clone(), runner, self.progress.clone())
     }

@@ -102,7 +102,7 @@ impl Lab {
         // one: a machine that emulates more of them than it has processors makes their kernels stumble.
         let (name, lock) = match env!("CARGO_CRATE_NAME") {
             "edit" | "reach" | "real" | "session" => ("", "lab.rs"),
-            "bad_input" | "change_faults" | "doctor" | "expiry" | "first_run" => ("-2", "mirror.rs"),
+            "bad_input" | "change_faults" | "doctor" | "expiry" | "first_run" | "serve_life" => ("-2", "mirror.rs"),
             _ => ("-3", "gpg.rs"),
         };
         let alone = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(lock)).unwrap();
@@ -126,6 +126,27 @@ impl Lab {
             symlink(script, shim.path().join("bin").join(program)).unwrap();
         }
         Self { uri, folder, holder, home: tempfile::tempdir().unwrap(), shim, store, _alone: alone }
+    }
+
+    /// Runs the lab's own script.
+    fn script(&self, verb: &str) -> String {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/libvirtd");
+        let ran = Command::new(script).arg(verb).env("VMPROV_LAB", &self.folder).output().unwrap();
+        assert!(ran.status.success(), "libvirtd {verb}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    /// Ends libvirtd, and waits until it has ended. Whoever asks for the lab again starts it, too.
+    pub(crate) fn stop_daemon(&self) {
+        let pid = self.script("pid").trim().parse().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::TERM)
+            .unwrap();
+        wait_until("libvirtd's end", || !Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    /// Starts libvirtd again.
+    pub(crate) fn start_daemon(&self) {
+        self.script("start");
     }
 
     /// The folder of the pool `default`, as it is seen from outside.
@@ -463,6 +484,15 @@ impl Running {
 
     fn read(&self, name: &str) -> String {
         String::from_utf8_lossy(&std::fs::read(self.dir.path().join(name)).unwrap()).into_owned()
+    }
+}
+
+impl Drop for Running {
+    /// A service would go on after a test that has failed.
+    fn drop(&mut self) {
+        // One that has ended is no more there to be killed.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

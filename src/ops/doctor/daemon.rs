@@ -2,7 +2,7 @@
 
 use camino::Utf8Path;
 
-use super::{CALL_LIMIT, finding::Finding, look::Look};
+use super::{finding::Finding, look::Look};
 use crate::{
     error::{Code, Error, Result},
     store::{
@@ -50,7 +50,7 @@ pub(super) fn reason(look: &Look, error: &Error) -> Option<Finding> {
     match (error.code, socket_in(cause)) {
         (Code::Denied, socket) => Some(denied(socket, cause)),
         (Code::Timeout, _) => {
-            let saw = format!("libvirt does not answer within {} s", CALL_LIMIT.as_secs());
+            let saw = format!("libvirt does not answer within {} s", look.limit().as_secs());
             Some(Finding::fail(Code::Timeout, saw).mend(start("libvirtd", "restart")))
         }
         (code, Some(socket)) => Some(without_listener(code, socket, cause)),

@@ -1,6 +1,6 @@
 //! What the checks look with: one connection for all of them, and what can be seen through it.
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, time::Duration};
 
 use super::CALL_LIMIT;
 use crate::{
@@ -49,6 +49,11 @@ impl Look {
         let host = host.hurried(CALL_LIMIT);
         let place = place(host.virsh.uri(), host.virsh.is_local());
         Self { host, place, versions: OnceCell::new(), confinement: OnceCell::new() }
+    }
+
+    /// How long a call may take here.
+    pub(super) fn limit(&self) -> Duration {
+        self.host.runner.limit.unwrap_or(CALL_LIMIT)
     }
 
     /// Who answers: asked once.

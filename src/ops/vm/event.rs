@@ -11,7 +11,8 @@ use crate::error::Result;
 
 /// The kinds that are of interest to whoever does not ask for all: what becomes of VMs and their agents, not each change of
 /// a statistic.
-const KINDS: [&str; 6] = ["lifecycle", "agent-lifecycle", "reboot", "watchdog", "io-error-reason", "control-error"];
+pub const EVENT_KINDS: [&str; 6] =
+    ["lifecycle", "agent-lifecycle", "reboot", "watchdog", "io-error-reason", "control-error"];
 
 /// Something that happened to a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -42,11 +43,23 @@ pub fn events(
     host: &Host,
     filter: &EventFilter,
     limit: Option<Duration>,
+    on_event: impl FnMut(&Event) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    listen(host, filter, limit, || (), on_event)
+}
+
+/// The same for whoever has to know from when on they hear of everything: `on_connected` is told once libvirt has answered,
+/// and virsh listens within milliseconds of that.
+pub fn listen(
+    host: &Host,
+    filter: &EventFilter,
+    limit: Option<Duration>,
+    on_connected: impl FnOnce(),
     mut on_event: impl FnMut(&Event) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let uuid = filter.vm.as_deref().map(|vm| find(host, vm)).transpose()?.map(|listed| listed.uuid);
-    host.virsh.events(uuid, limit, |event| {
-        if !filter.all && !KINDS.contains(&event.kind.as_str()) {
+    host.virsh.events(uuid, limit, on_connected, |event| {
+        if !filter.all && !EVENT_KINDS.contains(&event.kind.as_str()) {
             return Ok(ControlFlow::Continue(()));
         }
         on_event(&Event { time: event.time, vm: event.domain, kind: event.kind, detail: event.detail })

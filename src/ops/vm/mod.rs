@@ -41,7 +41,7 @@ pub use copy::{Copied, NewCopy, copy};
 pub use create::{Created, Status, create};
 pub(super) use delete::remove;
 pub use delete::{DeleteOptions, Deleted, delete};
-pub use event::{Event, EventFilter, events};
+pub use event::{EVENT_KINDS, Event, EventFilter, events, listen};
 pub use exec::{Executed, Live, NewExec, Streams, Via, exec};
 pub use expiry::{Expiry, NewTtl, Protection, protect, set_ttl};
 pub use inject::{Injected, Method, NewInjection, inject};

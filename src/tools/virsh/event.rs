@@ -42,18 +42,24 @@ impl Event {
 
 impl Virsh {
     /// Hands on what happens to domains, or to one, as it comes, until `on_event` has enough or the limit is reached.
+    /// `on_connected` is told once libvirt has answered.
     pub fn events(
         &self,
         domain: Option<Uuid>,
         limit: Option<Duration>,
+        on_connected: impl FnOnce(),
         mut on_event: impl FnMut(Event) -> Result<ControlFlow<()>>,
     ) -> Result<()> {
-        let mut args = vec!["event", "--all", "--loop", "--timestamp"];
-        let domain = domain.map(|uuid| uuid.to_string());
-        args.extend(domain.iter().flat_map(|uuid| ["--domain", uuid]));
-        let tool = self.tool(&args).limit(limit.unwrap_or(Duration::MAX));
+        // The connection's URI is printed before anything can happen: `event` itself says nothing until something does.
+        let mut script = "uri; event --all --loop --timestamp".to_owned();
+        script.extend(domain.map(|uuid| format!(" --domain {uuid}")));
+        let tool = self.tool(&[&script]).limit(limit.unwrap_or(Duration::MAX));
         let mut ended = false;
+        let mut on_connected = Some(on_connected);
         let finished = tool.lines(&self.runner, |line| {
+            if let Some(on_connected) = on_connected.take() {
+                on_connected();
+            }
             let Some(event) = Event::from_line(line) else { return Ok(ControlFlow::Continue(())) };
             let flow = on_event(event)?;
             ended = flow.is_break();

@@ -1,0 +1,26 @@
+//! `GET /metrics`
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{HeaderName, header},
+};
+
+use super::{metrics, service::Service};
+use crate::ops::stats;
+
+/// How old libvirt's figures may be. Scrapes come every 10 s or less often, so that one scraper's are always new; a second
+/// scraper, or a person beside it, costs nothing.
+const KEEP: Duration = Duration::from_secs(8);
+
+/// How long a scrape waits for them: the look's own limit, and what ending it takes.
+const BOUND: Duration = Duration::from_millis(3500);
+
+/// Everything that is counted.
+pub(super) async fn metrics(State(service): State<Arc<Service>>) -> ([(HeaderName, &'static str); 1], String) {
+    let host = service.host_for_look();
+    let found = service.stats.look(KEEP, BOUND, move || stats::look(&host)).await;
+    let text = service.metrics.encode(found.as_ref().as_ref());
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+}

@@ -1,0 +1,57 @@
+//! A service whose virsh never answers.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/client.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod client;
+#[path = "support/mod.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use client::Client;
+use support::{TestHost, within};
+
+/// Far longer than it takes a service to listen.
+const START: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_virsh_that_hangs_holds_up_nobody_for_long_and_there_is_never_a_second_one_for_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("calls");
+    let script = format!("echo \"$*\" >>{}\nexec sleep 600", log.display());
+    let host = TestHost::new().with_program("virsh", &script);
+    let socket = host.path("api.sock");
+    let place = format!("unix:{}", socket.display());
+    let service = host.start(&["serve", "--listen", &place, "--drain", "0s"], "");
+    let client = Client::at(&socket);
+    assert!(within(START, || client.is_answered()), "{}", service.said());
+
+    let askers: Vec<_> = (0..20).map(|_| client.clone()).collect();
+    let lists = thread::spawn(move || {
+        let threads: Vec<_> = askers.into_iter().map(|client| thread::spawn(move || client.get("/api/vms"))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    let began = Instant::now();
+    assert_eq!(client.get("/healthz").body, "OK");
+    let metrics = client.get("/metrics").body;
+    assert!(metrics.contains("\nlibvirt_up 0\n"), "{metrics}");
+    let ready = client.get("/readyz");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert_eq!(ready.json()["details"]["checks"][0]["id"], "tools.virsh", "{ready:?}");
+    // They do not wait for the list, which has half a minute.
+    assert!(began.elapsed() < Duration::from_secs(25) && !lists.is_finished());
+
+    for list in lists.join().unwrap() {
+        assert_eq!((list.status, &list.json()["code"]), (504, &"timeout".into()), "{list:?}");
+    }
+    let calls = fs::read_to_string(&log).unwrap();
+    assert!(calls.lines().count() <= 4, "{calls}");
+
+    service.signal(rustix::process::Signal::TERM);
+    service.end().succeeds();
+}
