@@ -49,6 +49,7 @@ impl Site {
             require_verified: false,
             stall_limit: Duration::from_secs(2),
             catalogue_files: Vec::new(),
+            sources: vmprov::model::sources::Sources::Any,
         };
         Host::new(settings, Cancel::default(), Arc::new(())).observed_by(self.metrics.clone())
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    model::{image::Mirror, limit::Limit, proxy::Proxies},
+    model::{image::Mirror, limit::Limit, proxy::Proxies, sources::Sources},
     ops::{
         Settings,
         connection::{self, Connection},
@@ -124,6 +124,7 @@ impl Resolved {
             require_verified,
             stall_limit: stall_limit.0,
             catalogue_files: self.catalogue_files.clone(),
+            sources: Sources::Any,
         }
     }
 }

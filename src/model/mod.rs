@@ -1,5 +1,6 @@
 //! The nouns: plain data, parsed and validated, without any input or output.
 
+pub mod address;
 pub mod change;
 pub mod console;
 pub mod digest;
@@ -11,6 +12,7 @@ pub mod name;
 pub mod proxy;
 mod schema;
 pub mod size;
+pub mod sources;
 pub mod specification;
 pub mod stage;
 pub mod stats;

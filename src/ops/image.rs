@@ -18,13 +18,17 @@ mod user;
 use std::time::Duration;
 
 use camino::Utf8Path;
+use url::Url;
 
 use super::{Host, unknown};
 use crate::{
     catalogue::Catalogue,
     error::{Code, Error, Result},
-    model::image::{Origin, Verification},
-    store::{lock::Lock, room},
+    model::{
+        image::{Origin, Verification},
+        sources::Sources,
+    },
+    store::{http::Giver, lock::Lock, room},
     tools::{
         qemu_img::{self, Format, ImageInfo},
         scratch::Scratch,
@@ -34,6 +38,7 @@ use crate::{
 
 use base::Content;
 use fetch::Fetched;
+use place::Place;
 
 pub(super) use base::{Base, require_room, room_in};
 pub use delete::{DeletedImage, PruneOptions, Pruned, PrunedImage, delete, prune};
@@ -62,6 +67,11 @@ fn catalogue(host: &Host) -> Result<Catalogue> {
         catalogue.add(&text, file.as_str())?;
     }
     Ok(catalogue)
+}
+
+/// Whether what stands at a URL is had from a mirror.
+pub(super) fn is_mirrored(host: &Host, url: &Url) -> Result<bool> {
+    Ok(!matches!(Place::of(host, url.as_str(), Giver::Request)?, Place::Web(_, Giver::Request)))
 }
 
 /// Every name and alias of the catalogue: for completing words.
@@ -188,7 +198,8 @@ fn unknown_image(host: &Host, name: &str) -> Result<Error> {
     let known = catalogue.names().map(crate::model::image::ImageName::as_str).chain(stored.iter().map(String::as_str));
     let error =
         unknown("image", name, known, "`vmprov image search` and `vmprov image list` show the images there are.");
-    let is_file = Utf8Path::new(name).is_file();
+    // Whoever may not name every file is not told of any.
+    let is_file = host.settings.sources == Sources::Any && Utf8Path::new(name).is_file();
     Ok(if is_file { error.hint(format!("There is a file of that name: `./{name}` means it.")) } else { error })
 }
 

@@ -9,6 +9,7 @@ pub mod key;
 pub mod prepare;
 pub mod progress;
 pub mod reap;
+mod sources;
 pub mod stats;
 pub mod undo;
 pub mod vm;
@@ -20,7 +21,7 @@ use camino::Utf8PathBuf;
 use crate::{
     cancel::Cancel,
     error::Error,
-    model::{image::Mirror, proxy::Proxies},
+    model::{image::Mirror, proxy::Proxies, sources::Sources},
     observer::Observer,
     store::{http::Http, keys::KeyStore},
     tools::{Runner, virsh::Virsh},
@@ -52,6 +53,8 @@ pub struct Settings {
     pub stall_limit: Duration,
     /// The site's own files of the image catalogue; a later one wins.
     pub catalogue_files: Vec<Utf8PathBuf>,
+    /// What may be named as an image or as an installer.
+    pub sources: Sources,
 }
 
 /// Everything that an operation may touch.
@@ -86,6 +89,13 @@ impl Host {
         Self::with(self.settings.clone(), runner, self.progress.clone())
     }
 
+    /// The same host for a request that may name these images and installers only.
+    #[must_use]
+    pub fn limited_to(&self, sources: Sources) -> Self {
+        let settings = Settings { sources, ..self.settings.clone() };
+        Self::with(settings, self.runner.clone(), self.progress.clone())
+    }
+
     /// What a dry run would have called.
     pub fn planned(&self) -> Vec<String> {
         self.runner.planned()
@@ -95,7 +105,8 @@ impl Host {
         Self {
             virsh: Virsh::new(settings.uri.clone(), runner.clone()),
             keys: KeyStore::new(&settings.key_dir),
-            http: Http::new(settings.stall_limit, &settings.proxies, runner.cancel.clone()),
+            http: Http::new(settings.stall_limit, &settings.proxies, runner.cancel.clone())
+                .limited_to(&settings.sources),
             settings,
             runner,
             progress,

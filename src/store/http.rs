@@ -1,6 +1,7 @@
 //! Asking over HTTP(S): redirects and proxies honoured, TLS always verified, a bound on every silence and none on the
 //! whole, and another try where that can help.
 
+mod guard;
 mod route;
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use guard::Giver;
 use route::{Arrival, Routes};
 use ureq::http::{HeaderMap, header};
 
@@ -49,6 +51,8 @@ impl Listener for () {}
 #[derive(Clone)]
 pub struct Http {
     routes: Routes,
+    /// Who gives the URLs.
+    giver: Giver,
     /// How long a server may be silent.
     patience: Duration,
     cancel: Cancel,
@@ -124,7 +128,7 @@ enum Message {
 impl Http {
     /// Asks with `patience` for a server's silences; `cancel` ends it.
     pub fn new(patience: Duration, proxies: &Proxies, cancel: Cancel) -> Self {
-        Self { routes: Routes::new(patience, proxies), patience, cancel }
+        Self { routes: Routes::new(patience, proxies), giver: Giver::Request, patience, cancel }
     }
 
     /// Asks once. A status that is none of success is an answer, too.
@@ -136,11 +140,11 @@ impl Http {
         }
         headers.extend(conditions.etag.iter().map(|etag| (header::IF_NONE_MATCH, etag.clone())));
         headers.extend(conditions.last_modified.iter().map(|date| (header::IF_MODIFIED_SINCE, date.clone())));
-        let (routes, address) = (self.routes.clone(), url.to_owned());
+        let (routes, giver, address) = (self.routes.clone(), self.giver, url.to_owned());
         let (sender, chunks) = sync_channel(4);
         // A thread of its own asks and reads, so that neither a silent server nor a slow resolver can hold this one.
         std::thread::spawn(move || {
-            let Arrival { response, url, tls } = match routes.get(&address, &headers) {
+            let Arrival { response, url, tls } = match routes.get(&address, giver, &headers) {
                 Ok(arrival) => arrival,
                 Err(error) => return drop(sender.send(Message::Refused(error))),
             };
@@ -285,11 +289,11 @@ impl Answer {
 }
 
 /// What comes next; none when nothing has come for `limit`.
-fn receive(chunks: &Receiver<Message>, limit: Duration, cancel: &Cancel) -> Result<Option<Message>> {
+fn receive<T>(coming: &Receiver<T>, limit: Duration, cancel: &Cancel) -> Result<Option<T>> {
     let deadline = Instant::now() + limit;
     loop {
         cancel.check()?;
-        match chunks.recv_timeout(POLL) {
+        match coming.recv_timeout(POLL) {
             Ok(message) => return Ok(Some(message)),
             Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
             Err(_) => return Ok(None),
@@ -313,6 +317,12 @@ pub(super) fn broken(url: &str, done: u64, length: Option<u64>, why: &str) -> Fa
 }
 
 fn refused(url: &str, error: &ureq::Error) -> Failure {
+    if let ureq::Error::Other(other) = error
+        && let Some(denied) = other.downcast_ref::<Error>()
+    {
+        // It may be of where a redirect led.
+        return Failure::lasting(Error { message: format!("cannot fetch `{url}`"), ..denied.clone() });
+    }
     let (code, passing, hint) = match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             (Code::InvalidInput, false, "An image's URL begins with http:// or https://.")

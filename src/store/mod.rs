@@ -2,6 +2,7 @@
 //! files tell of it.
 
 pub mod accounts;
+pub mod beneath;
 pub mod download;
 pub mod host_keys;
 pub mod http;

@@ -17,7 +17,7 @@ use crate::{
     ops::Host,
     store::{
         download::{Downloaded, Facts, download},
-        http::{Conditions, Listener},
+        http::{Conditions, Giver, Listener},
         sums::Sums,
         unpack::Packing,
     },
@@ -136,7 +136,7 @@ pub(super) fn fetch(
             in_place(host, source, path, expected)?
         }
         ImageSource::Url(url) => {
-            let place = Place::of(host, url)?;
+            let place = Place::of(host, url, Giver::Request)?;
             let expected =
                 if demands.checksum.is_some() { Expected::default() } else { Expected::beside(host, url, false)? };
             let tls = url_is_tls(&place);
@@ -150,7 +150,7 @@ pub(super) fn fetch(
 }
 
 fn url_is_tls(place: &Place) -> bool {
-    matches!(place, Place::Web(url) if url.to_ascii_lowercase().starts_with("https://"))
+    matches!(place, Place::Web(url, _) if url.to_ascii_lowercase().starts_with("https://"))
 }
 
 /// Adds what the operator demands, and refuses what will not be verified before anything is fetched. `tls`: whether TLS
@@ -186,7 +186,7 @@ fn published(
 ) -> Result<Fetched> {
     let catalogue = catalogue(host)?;
     at_either(source, |image| {
-        let place = Place::of(host, &image.url)?;
+        let place = Place::of(host, &image.url, Giver::Operator)?;
         let expected = Expected::published(host, &catalogue, image)?;
         let expected = with(host, source, expected, demands, url_is_tls(&place), warnings)?;
         from(host, source, &place, expected, pool, demands, warnings)
@@ -227,8 +227,8 @@ fn from(
 ) -> Result<Fetched> {
     match place {
         Place::File(path) => in_place(host, source, path, expected),
-        Place::Web(url) => {
-            let downloaded = get(host, source, url, &expected, pool)?;
+        Place::Web(url, giver) => {
+            let downloaded = get(host, source, (url, *giver), &expected, pool)?;
             let proof = prove(host, source, url, &downloaded, expected, demands, warnings);
             let proof = proof.inspect_err(|error| {
                 if error.code == Code::InvalidInput {
@@ -269,7 +269,13 @@ fn prove(
     Ok(proof)
 }
 
-fn get(host: &Host, source: &ImageSource, url: &str, expected: &Expected, pool: Option<&Pool>) -> Result<Downloaded> {
+fn get(
+    host: &Host,
+    source: &ImageSource,
+    (url, by): (&str, Giver),
+    expected: &Expected,
+    pool: Option<&Pool>,
+) -> Result<Downloaded> {
     let given = source.given();
     // A line of progress has no room for a whole URL; the log has.
     tracing::info!("# fetching {url}");
@@ -278,7 +284,7 @@ fn get(host: &Host, source: &ImageSource, url: &str, expected: &Expected, pool: 
     host.step(format!("fetching {name} from {host_name}"));
     let admit = |length: u64| pool.map_or(Ok(()), |pool| base::require_room(host, pool, length));
     let folder = downloads(host);
-    let downloaded = download(&host.http, url, &folder, &expected.algorithms(), &admit, host, &host.runner.cancel);
+    let downloaded = download(&host.http.given_by(by), url, &folder, &expected.algorithms(), &admit, host, &host.runner.cancel);
     if let Some(observer) = &host.runner.observer {
         observer.download_ended(downloaded.as_ref().map(drop));
     }
@@ -344,11 +350,11 @@ pub(super) fn is_fresh(host: &Host, source: &ImageSource, base: &Base) -> Result
     if let Some(checksum) = expected.proof.checksums.first() {
         return Ok(base.has(checksum));
     }
-    let address = match source {
-        ImageSource::Published(..) => images(source)?.0.url,
-        _ => source.given().to_owned(),
+    let (address, giver) = match source {
+        ImageSource::Published(..) => (images(source)?.0.url, Giver::Operator),
+        _ => (source.given().to_owned(), Giver::Request),
     };
-    let Place::Web(url) = Place::of(host, &address)? else { return Ok(false) };
+    let Place::Web(url, giver) = Place::of(host, &address, giver)? else { return Ok(false) };
     let comparable = base.etag.is_some() || base.last_modified.is_some();
     // What it was fetched from elsewhere says nothing of what is here.
     if base.url.as_ref() != Some(&url) || !comparable {
@@ -356,8 +362,9 @@ pub(super) fn is_fresh(host: &Host, source: &ImageSource, base: &Base) -> Result
     }
     let conditions =
         Conditions { etag: base.etag.clone(), last_modified: base.last_modified.clone(), ..Conditions::default() };
-    host.http.retrying(host, || {
-        let answer = host.http.get(&url, &conditions)?;
+    let http = host.http.given_by(giver);
+    http.retrying(host, || {
+        let answer = http.get(&url, &conditions)?;
         match answer.status {
             304 => Ok(true),
             200 => Ok(false),

@@ -193,6 +193,10 @@ pub fn info(host: &Host, reference: &str) -> Result<Image> {
 
 /// What is meant by a name, a path or a URL, as companions have it.
 fn given(host: &Host, reference: &str) -> String {
+    // A URL means itself; whether it may be fetched is not asked here.
+    if ["http://", "https://"].iter().any(|scheme| reference.starts_with(scheme)) {
+        return reference.to_owned();
+    }
     // A file that has gone may still be what an image came from.
     ImageSource::parse(host, reference, None).map_or_else(|_| reference.to_owned(), |source| source.given().to_owned())
 }

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     model::image::Mirror,
     ops::Host,
-    store::http::{Listener, Text},
+    store::http::{Giver, Listener, Text},
 };
 
 /// The most that a text may have.
@@ -19,17 +19,19 @@ const MOST_TEXT: u64 = 4 << 20;
 pub(super) enum Place {
     /// A file of this machine.
     File(Utf8PathBuf),
-    /// An `http` or `https` URL.
-    Web(String),
+    /// An `http` or `https` URL, and who gave it.
+    Web(String, Giver),
 }
 
 impl Place {
-    /// Where `url`'s file is had from: the mirror of the longest prefix that matches, or its publisher.
-    pub(super) fn of(host: &Host, url: &str) -> Result<Self> {
+    /// Where `url`'s file is had from: the mirror of the longest prefix that matches, or its publisher. A mirror is the
+    /// operator's, whoever gave the URL.
+    pub(super) fn of(host: &Host, url: &str, giver: Giver) -> Result<Self> {
         // As the library writes it: the host in small letters, no default port, no `..` that could lead out of a mirror.
         let plain = Url::parse(url).map_or_else(|_| url.to_owned(), String::from);
         let mapped = mapped(&host.settings.mirrors, &plain);
-        if mapped != plain {
+        let is_mirrored = mapped != plain;
+        if is_mirrored {
             tracing::info!("# {url} is had from {mapped}");
         }
         let parsed = Url::parse(&mapped).map_err(|error| {
@@ -42,14 +44,14 @@ impl Place {
                 let path = file_path(&parsed).ok_or_else(|| Error::invalid(format!("`{mapped}` names no file")))?;
                 Ok(Self::File(path))
             }
-            _ => Ok(Self::Web(mapped)),
+            _ => Ok(Self::Web(mapped, if is_mirrored { Giver::Operator } else { giver })),
         }
     }
 
     /// A small file's content, in one try; none where there is no such file.
     pub(super) fn text_once(&self, host: &Host) -> Result<Option<Text>> {
         match self {
-            Self::Web(url) => host.http.text_once(url).map_err(|failure| failure.error),
+            Self::Web(url, giver) => host.http.given_by(*giver).text_once(url).map_err(|failure| failure.error),
             Self::File(path) => read(path),
         }
     }
@@ -57,7 +59,7 @@ impl Place {
     /// The same with as many tries as are worth it.
     pub(super) fn text(&self, host: &Host, listener: &dyn Listener) -> Result<Option<Text>> {
         match self {
-            Self::Web(url) => host.http.text(url, listener),
+            Self::Web(url, giver) => host.http.given_by(*giver).text(url, listener),
             Self::File(path) => read(path),
         }
     }
@@ -67,7 +69,7 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => f.write_str(path.as_str()),
-            Self::Web(url) => f.write_str(url),
+            Self::Web(url, _) => f.write_str(url),
         }
     }
 }

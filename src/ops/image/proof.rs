@@ -13,7 +13,10 @@ use crate::{
     error::{Code, Error, Result},
     model::image::{Algorithm, Checksum, Verification},
     ops::Host,
-    store::{http::Text, sums::Sums},
+    store::{
+        http::{Giver, Text},
+        sums::Sums,
+    },
 };
 
 /// What content must be to be taken, and what then speaks for it.
@@ -79,7 +82,7 @@ impl Expected {
             Error::not_found(format!("the {what} `{url}` is not there"))
                 .hint("Its publisher may have moved it, or the mirror may lack it. With --checksum SUM and the image's URL it can be fetched without.")
         };
-        let place = Place::of(host, url)?;
+        let place = Place::of(host, url, Giver::Operator)?;
         host.step("fetching the list of checksums");
         let text = place.text(host, host)?.ok_or_else(|| missing(&place.to_string(), "file of checksums"))?;
         let mut content = String::from_utf8_lossy(&text.bytes).into_owned();
@@ -116,7 +119,11 @@ impl Expected {
         };
         for (name, form) in BESIDE {
             let beside = format!("{folder}/{}", name.replace("{file}", file));
-            let place = if folder.contains("://") { Place::of(host, &beside)? } else { Place::File(beside.into()) };
+            let place = if folder.contains("://") {
+                Place::of(host, &beside, Giver::Request)?
+            } else {
+                Place::File(beside.into())
+            };
             let text = match place.text_once(host) {
                 Ok(Some(text)) => text,
                 Ok(None) => continue,
@@ -230,7 +237,7 @@ fn signed(
 }
 
 fn signature_file(host: &Host, url: &str, file: &SignatureFile) -> Result<Option<Text>> {
-    let place = Place::of(host, url)?;
+    let place = Place::of(host, url, Giver::Operator)?;
     let found = place.text(host, host)?;
     if found.is_none() && file.optional {
         host.progress.note(&format!("the signature `{place}` is not there: the checksum alone is compared"));

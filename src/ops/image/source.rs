@@ -14,7 +14,7 @@ use crate::{
         digest,
         image::{Arch, ImageName},
     },
-    ops::Host,
+    ops::{Host, sources},
 };
 
 /// What was given as an image.
@@ -64,12 +64,12 @@ impl FileIdentity {
 
 impl ImageSource {
     /// Reads what was given: a name, a path, a `file://` URL or an `http(s)://` URL. A file must be there. `arch` is the
-    /// architecture wanted of the catalogue, if not the host's.
+    /// architecture wanted of the catalogue, if not the host's. What may not be named is refused before it is looked at.
     pub(in crate::ops) fn parse(host: &Host, given: &str, arch: Option<Arch>) -> Result<Self> {
         if given.contains("://") {
-            return Self::url(given);
+            return Self::url(host, given);
         }
-        let Ok(name) = given.parse::<ImageName>() else { return Self::file(Utf8Path::new(given)) };
+        let Ok(name) = given.parse::<ImageName>() else { return Self::file(host, Utf8Path::new(given)) };
         match catalogue(host)?.find(&name) {
             Some(entry) => {
                 let arch = arch.map_or_else(|| host_arch(host), Ok)?;
@@ -84,7 +84,7 @@ impl ImageSource {
         }
     }
 
-    fn url(given: &str) -> Result<Self> {
+    fn url(host: &Host, given: &str) -> Result<Self> {
         let refuse = |why: String| {
             Error::invalid(format!("`{}` cannot be fetched: {why}", given.escape_debug()))
                 .hint("Give a name of `vmprov image search`, a path, or an http:// or https:// URL.")
@@ -95,20 +95,20 @@ impl ImageSource {
                 Err(refuse("a login in it would be shown to everybody who may list VMs".to_owned()))
             }
             "http" | "https" if url.host_str().is_none_or(str::is_empty) => Err(refuse("it names no host".to_owned())),
-            "http" | "https" => Ok(Self::Url(given.to_owned())),
+            "http" | "https" => sources::check_url(host, &url).map(|()| Self::Url(given.to_owned())),
             "file" => {
-                Self::file(&file_path(&url).ok_or_else(|| refuse("it names no file of this machine".to_owned()))?)
+                Self::file(host, &file_path(&url).ok_or_else(|| refuse("it names no file of this machine".to_owned()))?)
             }
             other => Err(refuse(format!("images are not fetched over `{}`", other.escape_debug()))),
         }
     }
 
-    fn file(given: &Utf8Path) -> Result<Self> {
+    fn file(host: &Host, given: &Utf8Path) -> Result<Self> {
         let failed = |error: &std::io::Error| {
             let error = Error::io(format!("read the image `{}`", given.as_str().escape_debug()), error);
             if given.as_str().contains(['/', '.']) { error } else { error.hint("Give a name, a path or a URL.") }
         };
-        let path = given.canonicalize_utf8().map_err(|error| failed(&error))?;
+        let path = sources::real_path(host, given, |error| failed(&error))?;
         let metadata = std::fs::metadata(&path).map_err(|error| failed(&error))?;
         if !metadata.is_file() {
             return Err(Error::invalid(format!("the image `{path}` is no regular file")));
@@ -171,8 +171,11 @@ impl ImageSource {
     }
 }
 
-/// The path that a `file` URL names.
+/// The path that a `file` URL names; none where a `/` is hidden in it, which could lead out of a mirror's folder.
 pub(super) fn file_path(url: &Url) -> Option<Utf8PathBuf> {
+    if url.path().to_ascii_lowercase().contains("%2f") {
+        return None;
+    }
     Utf8PathBuf::from_path_buf(url.to_file_path().ok()?).ok()
 }
 

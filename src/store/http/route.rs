@@ -6,11 +6,19 @@ use ureq::{
     Agent, Body, Error, Proxy, ProxyProtocol,
     http::{HeaderName, Response, header},
     tls::{RootCerts, TlsConfig},
+    unversioned::transport::DefaultConnector,
 };
 use url::Url;
 
-use super::CONNECT_LIMIT;
-use crate::model::proxy::Proxies;
+use super::{
+    CONNECT_LIMIT,
+    guard::{Giver, PublicOnly},
+};
+use crate::model::{
+    address::may_be_public,
+    proxy::Proxies,
+    sources::{Limits, not_public, without_tls},
+};
 
 /// The most redirects that are followed.
 const MOST_HOPS: usize = 10;
@@ -19,6 +27,14 @@ const MOST_HOPS: usize = 10;
 #[derive(Clone)]
 pub(super) struct Routes {
     proxies: Proxies,
+    free: Agents,
+    /// What is allowed where not everything is, and who fetches the rest. They share no connection with the others.
+    limited: Option<(Limits, Agents)>,
+}
+
+/// Who fetches, by the way.
+#[derive(Clone)]
+struct Agents {
     direct: Agent,
     /// For `http` and for `https` URLs; none where there is no such proxy, or the library cannot use it.
     through: [Option<Agent>; 2],
@@ -36,18 +52,28 @@ pub(super) struct Arrival {
 impl Routes {
     /// The ways with so much patience for each silence.
     pub(super) fn new(patience: Duration, proxies: &Proxies) -> Self {
-        let through =
-            [&proxies.http, &proxies.https].map(|url| Some(agent(patience, Some(proxy(url.as_ref()?).ok()?))));
-        Self { proxies: proxies.clone(), direct: agent(patience, None), through }
+        let free = Agents::new(&|proxy| config(patience, proxy).into(), proxies);
+        Self { proxies: proxies.clone(), free, limited: None }
+    }
+
+    /// Allows from now on only what is public or within the limits.
+    pub(super) fn limit(&mut self, patience: Duration, limits: &Limits) {
+        let agent = |proxy: Option<Proxy>| {
+            let resolver = PublicOnly::new(proxy.as_ref());
+            Agent::with_parts(config(patience, proxy), DefaultConnector::default(), resolver)
+        };
+        self.limited = Some((limits.clone(), Agents::new(&agent, &self.proxies)));
     }
 
     /// Asks, and follows redirects, each by its own way. TLS is never left for anything but plain HTTP, and that is told.
-    pub(super) fn get(&self, url: &str, headers: &[(HeaderName, String)]) -> Result<Arrival, Error> {
-        let mut url = Url::parse(url).map_err(|error| Error::BadUri(error.to_string()))?;
+    pub(super) fn get(&self, url: &str, by: Giver, headers: &[(HeaderName, String)]) -> Result<Arrival, Error> {
+        let given = Url::parse(url).map_err(|error| Error::BadUri(error.to_string()))?;
+        let mut url = given.clone();
         let mut tls = true;
         for _ in 0..=MOST_HOPS {
             tls &= url.scheme() == "https";
-            let request = self.agent(&url)?.get(url.as_str());
+            let operators = (by == Giver::Operator).then_some(&given);
+            let request = self.agent(&url, operators)?.get(url.as_str());
             let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
             let response = request.call()?;
             let location = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
@@ -61,16 +87,47 @@ impl Routes {
         Err(Error::TooManyRedirects)
     }
 
-    fn agent(&self, url: &Url) -> Result<&Agent, Error> {
-        if self.proxies.of(url).is_none() {
-            return Ok(&self.direct);
+    /// Whether the addresses of a request's URL are looked up and judged here; an error where it is refused as it is.
+    pub(super) fn is_looked_up(&self, url: &Url) -> Result<bool, Error> {
+        Ok(self.judging(url, None)?.is_some() && self.proxies.of(url).is_none())
+    }
+
+    /// Who fetches a hop on the way from `operators`, the operator's URL, if it is one.
+    fn agent(&self, hop: &Url, operators: Option<&Url>) -> Result<&Agent, Error> {
+        let agents = self.judging(hop, operators)?.unwrap_or(&self.free);
+        if self.proxies.of(hop).is_none() {
+            return Ok(&agents.direct);
         }
         // Never past a proxy that was asked for.
-        self.through[usize::from(url.scheme() == "https")].as_ref().ok_or(Error::InvalidProxyUrl)
+        agents.through[usize::from(hop.scheme() == "https")].as_ref().ok_or(Error::InvalidProxyUrl)
+    }
+
+    /// Those who fetch a hop and judge its addresses; none where those are not judged. Behind a proxy only the proxy
+    /// can tell which addresses a name has, so there the hop's own word is all there is: it must not be an address that
+    /// is not public. A proxy that reaches both the internet and private services has to refuse those itself.
+    fn judging(&self, hop: &Url, operators: Option<&Url>) -> Result<Option<&Agents>, Error> {
+        let Some((limits, judging)) = &self.limited else { return Ok(None) };
+        if limits.allow(hop) || operators.is_some_and(|given| given.origin() == hop.origin()) {
+            return Ok(None);
+        }
+        if operators.is_none() && hop.scheme() != "https" {
+            return Err(Error::Other(Box::new(without_tls(hop))));
+        }
+        if self.proxies.of(hop).is_some() && !hop.host().as_ref().is_some_and(may_be_public) {
+            return Err(Error::Other(Box::new(not_public(hop))));
+        }
+        Ok(Some(judging))
     }
 }
 
-fn agent(patience: Duration, proxy: Option<Proxy>) -> Agent {
+impl Agents {
+    fn new(agent: &dyn Fn(Option<Proxy>) -> Agent, proxies: &Proxies) -> Self {
+        let through = [&proxies.http, &proxies.https].map(|url| Some(agent(Some(proxy(url.as_ref()?).ok()?))));
+        Self { direct: agent(None), through }
+    }
+}
+
+fn config(patience: Duration, proxy: Option<Proxy>) -> ureq::config::Config {
     Agent::config_builder()
         .timeout_resolve(Some(patience))
         .timeout_connect(Some(patience.min(CONNECT_LIMIT)))
@@ -82,7 +139,6 @@ fn agent(patience: Duration, proxy: Option<Proxy>) -> Agent {
         .max_redirects_will_error(false)
         .proxy(proxy)
         .build()
-        .into()
 }
 
 /// A proxy as the library has it.

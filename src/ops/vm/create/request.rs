@@ -2,7 +2,7 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::super::super::{Host, image::ImageSource, key};
+use super::super::super::{Host, image::ImageSource, key, sources};
 use crate::{
     cloud_init::UserData,
     error::{Error, Result},
@@ -40,7 +40,7 @@ impl Request {
                 .hint("Give the image with --image NAME, PATH or URL."));
         }
         let image = given.map(|given| ImageSource::parse(host, given, None)).transpose()?;
-        let installer = new.iso.as_deref().map(installer).transpose()?;
+        let installer = new.iso.as_deref().map(|given| installer(host, given)).transpose()?;
         let keys = new.ssh_keys.iter().map(|name| key::get(host, name)).collect::<Result<Vec<_>>>()?;
         let user_data = new.user_data.as_ref().map(|data| UserData::parse(&data.0)).transpose()?;
         new.user.as_deref().map_or(Ok(()), check_user)?;
@@ -104,9 +104,9 @@ fn check_goal(new: &NewVm, has_image: bool) -> Result<()> {
     }
 }
 
-fn installer(given: &str) -> Result<Utf8PathBuf> {
+fn installer(host: &Host, given: &str) -> Result<Utf8PathBuf> {
     let failed = |error: std::io::Error| Error::io(format!("read the installer `{}`", given.escape_debug()), &error);
-    let path = Utf8Path::new(given).canonicalize_utf8().map_err(failed)?;
+    let path = sources::real_path(host, Utf8Path::new(given), failed)?;
     let metadata = std::fs::metadata(&path).map_err(failed)?;
     if !metadata.is_file() || metadata.len() == 0 {
         return Err(Error::invalid(format!("the installer `{path}` is empty or no regular file")));
