@@ -228,7 +228,7 @@ fn pull(host: &Host, image: &str) -> Error {
 
 fn create(host: &Host, member: &str, value: &str) -> Error {
     let new: NewVm = serde_json::from_value(serde_json::json!({ "name": "sources", member: value })).unwrap();
-    vm::create(host, &new, None).unwrap_err()
+    vm::create(host, &new).unwrap_err()
 }
 
 #[test]

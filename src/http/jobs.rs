@@ -11,8 +11,10 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
+    client::Client,
     job::{Job, View},
     pool,
+    quota::Reservation,
     service::Service,
     turns::{Turn, Turns},
 };
@@ -63,8 +65,9 @@ pub(super) struct IdempotencyKey {
 pub(super) struct Order {
     pub(super) operation: &'static Operation,
     pub(super) request: Value,
-    pub(super) client: String,
+    pub(super) client: Arc<Client>,
     pub(super) request_id: String,
+    pub(super) reservation: Option<Reservation>,
     pub(super) key: Option<IdempotencyKey>,
 }
 
@@ -76,7 +79,7 @@ impl Jobs {
     /// Begins what was ordered, or finds it where it was ordered before under the same key. It goes on when nobody waits for it
     /// any more.
     pub(super) fn begin(service: &Arc<Service>, order: Order) -> Result<Arc<Job>> {
-        let Order { operation, request, client, request_id, key } = order;
+        let Order { operation, request, client, request_id, reservation, key } = order;
         let jobs = &service.jobs;
         let mut known = jobs.lock();
         if let Some(found) = key.as_ref().and_then(|key| ordered_before(&known, key)) {
@@ -90,12 +93,13 @@ impl Jobs {
                 .hint("Try again when some of them have ended: GET /api/operations."));
         }
         let vm = operation.vm(&request);
-        let job = Arc::new(Job::new(operation, vm, &client, &request_id));
+        let job = Arc::new(Job::new(operation, vm, &client.name, &request_id));
         let turn = vm.filter(|_| operation.is_ordered(&request)).map(|vm| jobs.turns.take(vm));
         known.push_front(Known { id: job.view().id, job: job.clone(), key });
         forget(&mut known);
         drop(known);
-        tokio::spawn(carry_out(service.clone(), job.clone(), request, turn));
+        let work = Work { client, request, turn, reservation };
+        tokio::spawn(carry_out(service.clone(), job.clone(), work));
         Ok(job)
     }
 
@@ -151,12 +155,21 @@ fn forget(known: &mut VecDeque<Known>) {
     });
 }
 
-async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut turn: Option<Turn>) {
+/// What it takes to carry an order out.
+struct Work {
+    client: Arc<Client>,
+    request: Value,
+    turn: Option<Turn>,
+    reservation: Option<Reservation>,
+}
+
+async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
+    let Work { client, request, mut turn, reservation } = work;
     let cancelled = || Error::new(Code::Interrupted, "cancelled before it was begun");
     let outcome = tokio::select! {
         () = job.is_cancelled() => Err(cancelled()),
         () = async { if let Some(turn) = &mut turn { turn.comes().await } } => {
-            let host = service.host(job.cancel.clone(), job.clone());
+            let host = service.host(&client, job.cancel.clone(), job.clone());
             let at_work = job.clone();
             pool::run(&ROOM, move || {
                 if !at_work.begin() {
@@ -168,7 +181,10 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut tur
         }
     };
     service.reads.outdate();
+    // What there is of it is libvirt's to tell now.
+    drop(reservation);
     job.end(outcome);
+    service.audit.ended(&job);
     // One that was cancelled while it waited must not let the next one past those before it.
     if let Some(turn) = &mut turn {
         turn.comes().await;

@@ -13,8 +13,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
 
 use super::{
+    audit::{Answered, Asked, ProblemCode},
     call::{self, OPERATION_ID, REQUEST_ID},
-    client::Client,
+    listen::Peer,
     problem::Problem,
     service::Service,
 };
@@ -32,25 +33,48 @@ pub(super) fn around(routes: Router, service: Arc<Service>) -> Router {
 }
 
 /// Gives a request its id, finds out who asks, and notes what came of it.
-async fn pass(State(_service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
+async fn pass(State(service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = id_of(request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    request.extensions_mut().insert(Arc::new(Client::anonymous()));
-    let mut response = next.run(request).await;
+    let (asked, peer) = (Arc::new(Asked::default()), request.extensions().get::<Peer>().cloned());
+    request.extensions_mut().insert(asked.clone());
+    let admitted = service.gate.admit(request.uri(), request.headers(), peer.as_ref());
+    let client = admitted.as_ref().ok().cloned();
+    let mut response = match admitted {
+        Ok(client) => {
+            request.extensions_mut().insert(client);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    };
+    let code = response.extensions().get::<ProblemCode>().map(|code| code.0);
     let status = response.status().as_u16();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let operation = headers.get(OPERATION_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let operation = headers.get(OPERATION_ID).and_then(|id| id.to_str().ok());
+    let answered = Answered {
+        request_id: call::request_id(headers),
+        client: client.as_ref().map(|client| client.name.as_str()),
+        peer: peer.as_ref().map(|peer| peer.address.as_str()),
+        method: &method,
+        path: &path,
+        status,
+        code,
+        operation_id: operation,
+        duration: began.elapsed(),
+    };
+    service.audit.answered(&asked, &answered);
     tracing::info!(
         request_id = call::request_id(headers),
         %method,
         path,
         status,
-        operation,
+        operation = operation.unwrap_or_default(),
+        client = answered.client.unwrap_or_default(),
         ms = began.elapsed().as_millis(),
         "answered"
     );

@@ -15,7 +15,7 @@ use futures_util::{
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::{pool, service::Service};
+use super::{client::Client, pool, service::Service};
 use crate::{
     api::{Operation, Report},
     error::Result,
@@ -43,13 +43,20 @@ impl Reads {
     }
 
     /// Looks, or waits for somebody's look that is under way.
-    pub(super) async fn look(service: &Arc<Service>, operation: &'static Operation, request: Value) -> Seen {
+    pub(super) async fn look(
+        service: &Arc<Service>,
+        client: &Arc<Client>,
+        operation: &'static Operation,
+        request: Value,
+    ) -> Seen {
         let reads = &service.reads;
-        let key = format!("{} {} {request}", reads.changes.load(Ordering::SeqCst), operation.name);
+        // Those who see the same share a look, whoever they are.
+        let view = (&client.prefix, &client.image_hosts);
+        let key = format!("{} {} {view:?} {request}", reads.changes.load(Ordering::SeqCst), operation.name);
         let look = {
             let mut under_way = reads.under_way.lock().unwrap_or_else(PoisonError::into_inner);
             under_way.get(&key).cloned().unwrap_or_else(|| {
-                let look = begin(service.clone(), operation, request, key.clone());
+                let look = begin(service.clone(), client.clone(), operation, request, key.clone());
                 under_way.insert(key, look.clone());
                 look
             })
@@ -61,12 +68,13 @@ impl Reads {
 /// Begins a look, which goes on when nobody waits for it any more.
 fn begin(
     service: Arc<Service>,
+    client: Arc<Client>,
     operation: &'static Operation,
     request: Value,
     key: String,
 ) -> Shared<BoxFuture<'static, Seen>> {
     let task = tokio::spawn(async move {
-        let host = service.host_for_look();
+        let host = service.host_for_look(&client);
         let seen =
             pool::run(&ROOM, move || operation.run(&host, request).map_err(|error| doctor::explain(&host, error)));
         let seen = Arc::new(seen.await);

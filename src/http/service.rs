@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
-use super::{Options, jobs::Jobs, reads::Reads};
+use super::{Options, audit::Audit, client::Client, gate::Gate, jobs::Jobs, quota::Quotas, reads::Reads};
 use crate::{
     cancel::Cancel,
+    error::Result,
+    model::sources::{Limits, Sources},
     ops::{Host, Settings, progress::Progress},
 };
 
@@ -22,23 +24,44 @@ pub(super) struct Service {
     settings: Settings,
     pub(super) jobs: Jobs,
     pub(super) reads: Reads,
+    pub(super) gate: Gate,
+    pub(super) quotas: Quotas,
+    pub(super) audit: Audit,
+    limits: Limits,
     is_ending: AtomicBool,
 }
 
 impl Service {
-    pub(super) fn new(options: Options) -> Self {
-        let Options { settings, listen: _, drain: _ } = options;
-        Self { settings, jobs: Jobs::default(), reads: Reads::default(), is_ending: AtomicBool::new(false) }
+    pub(super) fn new(options: Options) -> Result<Self> {
+        let Options { settings, access, .. } = options;
+        Ok(Self {
+            settings,
+            gate: Gate::new(access.tokens)?,
+            audit: Audit::open(access.audit_log)?,
+            limits: access.images,
+            jobs: Jobs::default(),
+            reads: Reads::default(),
+            quotas: Quotas::default(),
+            is_ending: AtomicBool::new(false),
+        })
     }
 
-    /// The host, for an operation that somebody may cancel.
-    pub(super) fn host(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
-        Host::new(self.settings.clone(), cancel, progress)
+    /// The host, for an operation that a client may cancel.
+    pub(super) fn host(&self, client: &Client, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
+        let limits = Limits { only: client.image_hosts.clone(), ..self.limits.clone() };
+        let host = Host::new(self.settings.clone(), cancel, progress).limited_to(Sources::Limited(limits));
+        host.on_behalf_of(client.caller())
     }
 
-    /// The host, for a look.
-    pub(super) fn host_for_look(&self) -> Host {
-        self.host(Cancel::default(), Arc::new(())).hurried(LOOK_LIMIT)
+    /// The host, for a client's look.
+    pub(super) fn host_for_look(&self, client: &Client) -> Host {
+        self.host(client, Cancel::default(), Arc::new(())).hurried(LOOK_LIMIT)
+    }
+
+    /// Reads again what the operator may have changed.
+    pub(super) fn reload(&self) {
+        self.gate.reload();
+        self.audit.reopen();
     }
 
     /// Takes no further work.

@@ -284,7 +284,8 @@ fn get(
     host.step(format!("fetching {name} from {host_name}"));
     let admit = |length: u64| pool.map_or(Ok(()), |pool| base::require_room(host, pool, length));
     let folder = downloads(host);
-    let downloaded = download(&host.http.given_by(by), url, &folder, &expected.algorithms(), &admit, host, &host.runner.cancel);
+    let downloaded =
+        download(&host.http.given_by(by), url, &folder, &expected.algorithms(), &admit, host, &host.runner.cancel);
     if let Some(observer) = &host.runner.observer {
         observer.download_ended(downloaded.as_ref().map(drop));
     }
