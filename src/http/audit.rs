@@ -9,12 +9,15 @@ use std::{
     time::Duration,
 };
 
-use axum::http::Method;
+use axum::{http::Method, response::Response};
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::job::{Job, View};
+use super::{
+    call::{self, OPERATION_ID},
+    job::View,
+};
 use crate::{
     api::Operation,
     error::{Error, Result},
@@ -43,17 +46,41 @@ pub(super) struct Asked {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProblemCode(pub(super) &'static str);
 
-/// A request that was answered.
-pub(super) struct Answered<'r> {
-    pub(super) request_id: &'r str,
+/// Whence a request came, and what it was for.
+#[derive(Clone, Copy)]
+pub(super) struct Whence<'r> {
+    /// The name of the token; none where nobody has said who asks.
     pub(super) client: Option<&'r str>,
+    /// The other end of the connection.
     pub(super) peer: Option<&'r str>,
     pub(super) method: &'r Method,
     pub(super) path: &'r str,
+}
+
+/// A request that was answered.
+pub(super) struct Answered<'r> {
+    pub(super) whence: Whence<'r>,
+    pub(super) request_id: &'r str,
     pub(super) status: u16,
+    /// The code of the problem.
     pub(super) code: Option<&'static str>,
+    /// The operation that it began.
     pub(super) operation_id: Option<&'r str>,
     pub(super) duration: Duration,
+}
+
+impl<'r> Answered<'r> {
+    pub(super) fn new(whence: Whence<'r>, response: &'r Response, duration: Duration) -> Self {
+        let operation_id = response.headers().get(OPERATION_ID).and_then(|id| id.to_str().ok());
+        Self {
+            whence,
+            request_id: call::request_id(response.headers()),
+            status: response.status().as_u16(),
+            code: response.extensions().get::<ProblemCode>().map(|code| code.0),
+            operation_id,
+            duration,
+        }
+    }
 }
 
 /// A line.
@@ -95,20 +122,21 @@ impl Audit {
 
     /// Notes a request that was answered: each about the API, and each that was not let in.
     pub(super) fn answered(&self, asked: &Asked, answered: &Answered<'_>) {
-        let is_noted = answered.path.starts_with("/api") || matches!(answered.status, 401 | 403 | 421);
+        let Whence { client, peer, method, path } = answered.whence;
+        let is_noted = path.starts_with("/api") || matches!(answered.status, 401 | 403 | 421);
         if !is_noted {
             return;
         }
         let operation = asked.operation.get();
-        let end = answered.path.char_indices().nth(MOST_PATH).map_or(answered.path.len(), |(end, _)| end);
+        let end = path.char_indices().nth(MOST_PATH).map_or(path.len(), |(end, _)| end);
         self.write(&Line {
             time: Timestamp::now(),
             event: "request",
             request_id: answered.request_id,
-            client: answered.client,
-            peer: answered.peer,
-            method: Some(answered.method.as_str()),
-            route: Some(operation.map_or(&answered.path[..end], |operation| operation.path)),
+            client,
+            peer,
+            method: Some(method.as_str()),
+            route: Some(operation.map_or(&path[..end], |operation| operation.path)),
             operation: operation.map(|operation| operation.name),
             target: asked.targets.get().map(Vec::as_slice).unwrap_or_default(),
             status: Some(answered.status),
@@ -119,23 +147,22 @@ impl Audit {
     }
 
     /// Notes the end of an operation, which may come long after the request was answered.
-    pub(super) fn ended(&self, job: &Job) {
-        let View { id, vm, client, request_id, created, finished, status, error, .. } = job.view();
-        let took = finished.unwrap_or(created).duration_since(created);
+    pub(super) fn ended(&self, view: &View) {
+        let end = view.finished.unwrap_or(view.created);
         self.write(&Line {
-            time: finished.unwrap_or(created),
+            time: end,
             event: "operation",
-            request_id: &request_id,
-            client: Some(&client),
+            request_id: &view.request_id,
+            client: Some(&view.client),
             peer: None,
             method: None,
             route: None,
-            operation: Some(job.operation.name),
-            target: vm.as_slice(),
-            status,
-            code: error.map(|error| error.code.name()),
-            duration_ms: took.unsigned_abs().as_millis(),
-            operation_id: Some(&id.to_string()),
+            operation: Some(view.operation),
+            target: view.vm.as_slice(),
+            status: view.status,
+            code: view.error.as_ref().map(|error| error.code.name()),
+            duration_ms: end.duration_since(view.created).unsigned_abs().as_millis(),
+            operation_id: Some(&view.id.to_string()),
         });
     }
 
@@ -164,11 +191,8 @@ mod tests {
 
     fn answer(audit: &Audit, path: &str, status: u16) {
         let answered = Answered {
+            whence: Whence { client: Some("ci"), peer: None, method: &Method::GET, path },
             request_id: "r1",
-            client: Some("ci"),
-            peer: None,
-            method: &Method::GET,
-            path,
             status,
             code: None,
             operation_id: None,

@@ -160,8 +160,8 @@ impl Job {
         true
     }
 
-    /// Ends it.
-    pub(super) fn end(&self, outcome: Result<Report>) {
+    /// Ends it, and has it noted how before anybody is told.
+    pub(super) fn end(&self, outcome: Result<Report>, note: impl FnOnce(&View)) {
         let mut view = self.lock();
         view.finished = Some(Timestamp::now());
         (view.step, view.bytes_done, view.bytes_total) = (None, None, None);
@@ -182,7 +182,9 @@ impl Job {
                 view.error = Some(error.clone());
             }
         }
+        let noted = view.clone();
         drop(view);
+        note(&noted);
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         self.ended.send_replace(true);
     }

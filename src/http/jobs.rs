@@ -183,8 +183,7 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
     service.reads.outdate();
     // What there is of it is libvirt's to tell now.
     drop(reservation);
-    job.end(outcome);
-    service.audit.ended(&job);
+    job.end(outcome, |view| service.audit.ended(view));
     // One that was cancelled while it waited must not let the next one past those before it.
     if let Some(turn) = &mut turn {
         turn.comes().await;

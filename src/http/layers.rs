@@ -13,8 +13,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
 
 use super::{
-    audit::{Answered, Asked, ProblemCode},
-    call::{self, OPERATION_ID, REQUEST_ID},
+    audit::{Answered, Asked, Whence},
+    call::REQUEST_ID,
     listen::Peer,
     problem::Problem,
     service::Service,
@@ -49,36 +49,31 @@ async fn pass(State(service): State<Arc<Service>>, mut request: Request, next: N
         }
         Err(problem) => problem.into_response(),
     };
-    let code = response.extensions().get::<ProblemCode>().map(|code| code.0);
-    let status = response.status().as_u16();
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let operation = headers.get(OPERATION_ID).and_then(|id| id.to_str().ok());
-    let answered = Answered {
-        request_id: call::request_id(headers),
-        client: client.as_ref().map(|client| client.name.as_str()),
-        peer: peer.as_ref().map(|peer| peer.address.as_str()),
-        method: &method,
-        path: &path,
-        status,
-        code,
-        operation_id: operation,
-        duration: began.elapsed(),
-    };
-    service.audit.answered(&asked, &answered);
+    let (client, peer) = (client.as_ref().map(|client| client.name.as_str()), peer.as_ref());
+    let peer = peer.map(|peer| peer.address.as_str());
+    let whence = Whence { client, peer, method: &method, path: &path };
+    note(&service, &asked, &Answered::new(whence, &response, began.elapsed()));
+    response
+}
+
+/// Notes what came of a request.
+fn note(service: &Service, asked: &Asked, answered: &Answered<'_>) {
+    service.audit.answered(asked, answered);
+    let Whence { client, method, path, .. } = answered.whence;
     tracing::info!(
-        request_id = call::request_id(headers),
+        request_id = answered.request_id,
+        client = client.unwrap_or_default(),
         %method,
         path,
-        status,
-        operation = operation.unwrap_or_default(),
-        client = answered.client.unwrap_or_default(),
-        ms = began.elapsed().as_millis(),
+        status = answered.status,
+        operation = answered.operation_id.unwrap_or_default(),
+        ms = answered.duration.as_millis(),
         "answered"
     );
-    response
 }
 
 /// The id that a client has given, where it is plain and short; else a new one.

@@ -97,40 +97,37 @@ mod tests {
 
     /// Members that hold text and name neither a VM nor a key. A new one has to be put here, or into [`names`].
     const OTHERS: &[&str] = &[
-        "image",
-        "imageUrl",
         "checksum",
+        "checks",
+        "command",
+        "comment",
+        "description",
+        "diskSize",
+        "file",
+        "for",
+        "goal",
+        "ifExists",
+        "imageUrl",
         "iso",
         "memory",
-        "diskSize",
+        "method",
         "network",
+        "stdin",
+        "term",
+        "timeout",
+        "ttl",
+        "type",
         "user",
         "userData",
-        "ttl",
-        "ifExists",
-        "wait",
-        "timeout",
-        "description",
-        "for",
-        "command",
-        "stdin",
         "via",
-        "method",
-        "checks",
-        "file",
+        "wait",
         "arch",
-        "limit",
-        "query",
-        "type",
-        "format",
-        "olderThan",
-        "how",
-        "path",
+        "kind",
     ];
 
     #[test]
     fn no_operation_lets_a_prefixed_token_name_a_vm_or_key_of_others() {
-        let mut guarded = 0;
+        let (mut guarded, mut untold) = (0, Vec::new());
         for operation in api::operations() {
             for (member, schema) in operation.members() {
                 let kind = names(operation, member);
@@ -145,10 +142,11 @@ mod tests {
                     }
                 } else if schema.to_string().contains("\"string\"") || schema.to_string().contains("$ref") {
                     let is_known = OTHERS.contains(&member.as_str()) || kind == Some(Names::Image);
-                    assert!(is_known, "{}: what is the member `{member}` the name of?", operation.name);
+                    untold.extend((!is_known).then(|| format!("{}: {member}", operation.name)));
                 }
             }
         }
+        assert_eq!(untold, [""; 0], "what are these the names of?");
         assert!(guarded > 200, "{guarded}");
     }
 

@@ -60,8 +60,8 @@ impl Service {
 
     /// Reads again what the operator may have changed.
     pub(super) fn reload(&self) {
-        self.gate.reload();
         self.audit.reopen();
+        self.gate.reload();
     }
 
     /// Takes no further work.
