@@ -53,7 +53,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
     (&["println!", "print!(", "io::stdout", "io::stdin", "anstream"], &["cli"], "talk to the terminal"),
     (
         &["std::fs", "fs::", "File::", "std::net", "ureq::"],
-        &["cli", "http/listen.rs", "ops", "tools", "store"],
+        &["cli", "ops", "tools", "store", "http/listen.rs", "http/socket_file.rs", "http/tokens.rs", "http/audit.rs"],
         "do input or output",
     ),
 ];

@@ -11,7 +11,7 @@ mod table;
 
 use std::{fmt, sync::LazyLock};
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
@@ -53,7 +53,7 @@ pub enum Effect {
 }
 
 /// What a caller must be allowed to do; each includes the ones before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// To look.
@@ -62,6 +62,17 @@ pub enum Scope {
     Operate,
     /// To change what belongs to nobody alone: images, the host, what was left behind.
     Admin,
+}
+
+impl Scope {
+    /// Its word, on every face.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// How long an operation takes, and what else it must not run beside.

@@ -151,6 +151,7 @@ impl Show for VmInfo {
             ("created", or_empty(&self.created)),
             ("expires", expires.map(|expires| expires.to_string()).unwrap_or_default()),
             ("protected", known.filter(|known| known.protected).map(|_| yes(true)).unwrap_or_default()),
+            ("owner", known.and_then(|known| known.owner.clone()).unwrap_or_default()),
             ("instance-id", or_empty(&self.instance_id)),
             ("disks", disks.join(", ")),
             ("interfaces", interfaces.join(", ")),

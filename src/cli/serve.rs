@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use camino::Utf8PathBuf;
 use clap::Args;
+use listenfd::ListenFd;
 
 use super::{
     output::{Kind, say},
@@ -10,9 +12,12 @@ use super::{
     settings::{Resolved, log_filter},
 };
 use crate::{
-    error::Result,
-    http::{self, Listen, Options},
-    model::limit::Limit,
+    error::{Error, Result},
+    http::{self, Access, Inherited, Listen, Options},
+    model::{
+        limit::Limit,
+        sources::{HostPattern, Limits},
+    },
 };
 
 /// The port of the service that came before.
@@ -20,7 +25,8 @@ const PORT: u16 = 8092;
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// Where to listen: `ADDRESS:PORT` or `unix:/PATH` (can be repeated) [default: 127.0.0.1, at the port]
+    /// Where to listen: `ADDRESS:PORT` or `unix:/PATH` (can be repeated) [default: the sockets that systemd passes, else
+    /// 127.0.0.1, at the port]
     #[arg(long, value_name = "PLACE")]
     listen: Vec<Listen>,
 
@@ -31,20 +37,83 @@ pub(super) struct Serve {
     /// How long what is under way may take to finish once the service is told to end; then it is undone
     #[arg(long, value_name = "TIME", default_value = "30s")]
     drain: Limit,
+
+    #[command(flatten)]
+    rights: Rights,
+}
+
+/// Who may ask, and for what.
+#[derive(Debug, Args)]
+struct Rights {
+    /// Who may ask: a TOML file of bearer tokens, read again on SIGHUP. Without one, whoever reaches the service may do
+    /// everything
+    #[arg(long, value_name = "FILE", env = "VMPROV_TOKENS")]
+    tokens: Option<Utf8PathBuf>,
+
+    /// Let everybody do everything although the service listens at another address than the loopback's
+    #[arg(long, conflicts_with = "tokens")]
+    allow_unauthenticated: bool,
+
+    /// Host that images may be fetched from although it is private or has no TLS: a name, *.DOMAIN or an address (can be
+    /// repeated)
+    #[arg(long, value_name = "HOST")]
+    allow_image_host: Vec<HostPattern>,
+
+    /// Folder below which files may be named as images and installers (can be repeated)
+    #[arg(long, value_name = "DIR")]
+    allow_image_folder: Vec<Utf8PathBuf>,
+
+    /// Where to note who has asked for what, a line of JSON each; opened anew on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<Utf8PathBuf>,
+}
+
+impl Rights {
+    fn access(self) -> Result<Access> {
+        let Self { tokens, allow_unauthenticated, allow_image_host, allow_image_folder, audit_log } = self;
+        let absolute = |folder: Utf8PathBuf| {
+            let found = folder.canonicalize_utf8();
+            found.map_err(|error| Error::io(format!("allow images of the folder `{folder}`"), &error))
+        };
+        let folders = allow_image_folder.into_iter().map(absolute).collect::<Result<_>>()?;
+        let images = Limits { hosts: allow_image_host, folders, only: None };
+        Ok(Access { tokens, allow_unauthenticated, images, audit_log })
+    }
 }
 
 /// Serves until it is told to end.
 pub(super) fn run(args: Serve, resolved: &Resolved, quiet: bool) -> Result<()> {
-    let Serve { mut listen, port, drain } = args;
-    if listen.is_empty() {
+    let Serve { mut listen, port, drain, rights } = args;
+    let inherited = inherited()?;
+    if listen.is_empty() && inherited.is_empty() {
         listen.push(Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)));
     }
     progress::log_json(&log_filter(if quiet { "warn" } else { "info" })?);
     if let Some(remark) = &resolved.remark {
         tracing::warn!("{remark}");
     }
+    let access = rights.access()?;
     for place in listen.iter().filter(|_| !quiet) {
         say(Kind::Note, &format!("listening at {place}"));
     }
-    http::serve(Options { settings: resolved.settings(), listen, drain: drain.0 })
+    http::serve(Options { settings: resolved.settings(), listen, inherited, access, drain: drain.0 })
+}
+
+/// The sockets that systemd passes, or whoever does as it does.
+fn inherited() -> Result<Vec<Inherited>> {
+    let mut passed = ListenFd::from_env();
+    let count = passed.len();
+    let failed = |error: std::io::Error| {
+        Error::invalid("a socket that was passed cannot be listened at")
+            .because(error)
+            .hint("Pass sockets of TCP or of the file system that accept connections: ListenStream= and Accept=no.")
+    };
+    let take = |number| {
+        if let Ok(Some(listener)) = passed.take_tcp_listener(number) {
+            return Ok(Some(Inherited::Tcp(listener)));
+        }
+        Ok(passed.take_unix_listener(number).map_err(failed)?.map(Inherited::Unix))
+    };
+    let taken = (0..count).map(take).collect::<Result<Vec<_>>>()?;
+    Ok(taken.into_iter().flatten().collect())
 }

@@ -12,19 +12,22 @@ use serde_json::Value;
 
 use super::{
     answer,
+    audit::Asked,
     body::{self, Parts},
     client::Client,
     job::Job,
     jobs::{IdempotencyKey, Jobs, Order},
+    permit::{self, Names},
     prefer::{self, Preference},
     problem::Problem,
+    quota::Quotas,
     reads::Reads,
     service::Service,
 };
 use crate::{
     api::{Operation, Pace},
     error::Error,
-    model::digest,
+    model::{digest, image::ImageName},
 };
 
 /// The header by which a request is known in every log.
@@ -46,23 +49,44 @@ pub(super) async fn call(
     let (head, body) = request.into_parts();
     let client = head.extensions.get::<Arc<Client>>().cloned();
     let client = client.ok_or_else(|| Error::internal("nobody has asked who asks"))?;
+    note(&head, |asked| asked.operation.set(operation).is_ok());
+    permit::scope(&client, operation)?;
     let parts = Parts { method: &head.method, uri: &head.uri, headers: &head.headers, route: &route };
     let asked = body::read(operation, &parts, body).await?;
+    note(&head, |noted| noted.targets.set(targets(operation, &asked)).is_ok());
+    permit::request(&client, operation, &asked)?;
     if operation.pace == Pace::Quick {
-        let seen = Reads::look(&service, operation, asked.clone()).await;
+        let seen = Reads::look(&service, &client, operation, asked.clone()).await;
         return Ok(answer::seen(operation, &asked, &seen));
     }
     let key = idempotency_key(&client, operation, &head.headers, &asked)?;
     let preference = prefer::read(&head.headers);
+    let reservation = Quotas::reserve(&service, &client, operation, &asked).await?;
     let order = Order {
         operation,
         request: asked.clone(),
-        client: client.name.clone(),
+        client,
         request_id: request_id(&head.headers).to_owned(),
+        reservation,
         key,
     };
     let job = Jobs::begin(&service, order).map_err(|error| refused(error, &head.headers))?;
     Ok(answered(&job, &asked, preference).await)
+}
+
+/// Notes something about a request, for the audit log.
+fn note(head: &axum::http::request::Parts, note: impl FnOnce(&Asked) -> bool) {
+    if let Some(asked) = head.extensions.get::<Arc<Asked>>() {
+        // What is noted already stays.
+        note(asked);
+    }
+}
+
+/// The names of what a request is about. A URL or a path is none: it may hold a secret.
+fn targets(operation: &Operation, asked: &Value) -> Vec<String> {
+    let named = permit::named(operation, asked).into_iter();
+    let is_name = |kind: Names, name: &str| kind != Names::Image || name.parse::<ImageName>().is_ok();
+    named.filter(|(kind, name)| is_name(*kind, name)).map(|(_, name)| name.to_owned()).collect()
 }
 
 /// Waits as long as the client does, and then says how far it is.

@@ -282,7 +282,7 @@ mod tests {
         let operation = crate::api::find("vm_create").unwrap();
         let job = Job::new(operation, Some("web"), ("somebody", "1"), (&service.metrics, &service.feed));
         let told = Happening::Operation(Box::new(job.view()));
-        let client = |name: &str, scope| Client { name: name.to_owned(), scope };
+        let client = |name: &str, scope| Client { name: name.to_owned(), scope, ..Client::anonymous() };
         assert!(is_for(&client("somebody", Scope::Read), &told));
         assert!(is_for(&client("root", Scope::Admin), &told));
         assert!(!is_for(&client("another", Scope::Operate), &told));

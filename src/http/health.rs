@@ -56,7 +56,7 @@ pub(super) async fn ready(State(service): State<Arc<Service>>) -> Result<Json<Re
     if service.is_ending() {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "interrupted", super::ending()));
     }
-    let host = service.host_for_look().hurried(CALL_LIMIT);
+    let host = service.host_for_listening().hurried(CALL_LIMIT);
     let options = DoctorOptions { checks: ESSENTIAL.map(str::to_owned).into(), fix: false };
     let found = service.ready.look(KEEP, BOUND, move || doctor::examine(&host, &options)).await;
     let checks = found.as_ref().as_ref().map_err(|error| not_ready(error.code, error.to_string(), &[]))?.checks.clone();

@@ -200,8 +200,8 @@ impl Job {
         true
     }
 
-    /// Ends it.
-    pub(super) fn end(&self, outcome: Result<Report>) {
+    /// Ends it, and has it noted how before anybody is told.
+    pub(super) fn end(&self, outcome: Result<Report>, note: impl FnOnce(&View)) {
         let outcome = outcome.map(answer::worded);
         let mut now = self.lock();
         let view = &mut now.view;
@@ -228,6 +228,7 @@ impl Job {
         if let Some(counted) = now.counted.take() {
             counted.end(outcome.as_ref().map(|_| ()).map_err(|error| error.code));
         }
+        note(&now.view);
         self.tell(&mut now);
         // Before anybody can see that it has ended.
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
@@ -272,7 +273,7 @@ mod tests {
     #[test]
     fn each_state_is_told_and_so_is_how_far_it_is_if_it_is_further() {
         let service = Service::for_test();
-        let operation = crate::api::find("vm_create").unwrap();
+        let operation = api::find("vm_create").unwrap();
         let job = Job::new(operation, Some("web"), ("somebody", "1"), (&service.metrics, &service.feed));
         job.tell_progress();
         assert!(job.begin() && !job.begin());
@@ -281,7 +282,7 @@ mod tests {
         job.tell_progress();
         job.tell_progress();
         assert!(job.stop() && job.stop());
-        job.end(Ok(Report::Text("a result".to_owned())));
+        job.end(Ok(Report::Text("a result".to_owned())), |_| ());
         let mut told = Vec::new();
         while let Next::Event(event) = service.feed.after(told.len() as u64) {
             let Happening::Operation(view) = &event.happening else { panic!("{event:?}") };

@@ -11,8 +11,10 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
+    client::Client,
     job::{Job, View},
     pool,
+    quota::Reservation,
     service::Service,
     turns::{Turn, Turns},
 };
@@ -63,8 +65,9 @@ pub(super) struct IdempotencyKey {
 pub(super) struct Order {
     pub(super) operation: &'static Operation,
     pub(super) request: Value,
-    pub(super) client: String,
+    pub(super) client: Arc<Client>,
     pub(super) request_id: String,
+    pub(super) reservation: Option<Reservation>,
     pub(super) key: Option<IdempotencyKey>,
 }
 
@@ -76,7 +79,7 @@ impl Jobs {
     /// Begins what was ordered, or finds it where it was ordered before under the same key. It goes on when nobody waits for it
     /// any more.
     pub(super) fn begin(service: &Arc<Service>, order: Order) -> Result<Arc<Job>> {
-        let Order { operation, request, client, request_id, key } = order;
+        let Order { operation, request, client, request_id, reservation, key } = order;
         let jobs = &service.jobs;
         let mut known = jobs.lock();
         if let Some(found) = key.as_ref().and_then(|key| ordered_before(&known, key)) {
@@ -90,13 +93,15 @@ impl Jobs {
                 .hint("Try again when some of them have ended: GET /api/operations."));
         }
         let vm = operation.vm(&request);
-        let job = Arc::new(Job::new(operation, vm, (&client, &request_id), (&service.metrics, &service.feed)));
+        let about = (&client.name[..], &request_id[..]);
+        let job = Arc::new(Job::new(operation, vm, about, (&service.metrics, &service.feed)));
         let turn = vm.filter(|_| operation.is_ordered(&request)).map(|vm| jobs.turns.take(vm));
         known.push_front(Known { id: job.view().id, job: job.clone(), key });
         forget(&mut known);
         drop(known);
         tokio::spawn(tell(job.clone()));
-        tokio::spawn(carry_out(service.clone(), job.clone(), request, turn));
+        let work = Work { client, request, turn, reservation };
+        tokio::spawn(carry_out(service.clone(), job.clone(), work));
         Ok(job)
     }
 
@@ -160,7 +165,16 @@ async fn tell(job: Arc<Job>) {
     }
 }
 
-async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut turn: Option<Turn>) {
+/// What it takes to carry an order out.
+struct Work {
+    client: Arc<Client>,
+    request: Value,
+    turn: Option<Turn>,
+    reservation: Option<Reservation>,
+}
+
+async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
+    let Work { client, request, mut turn, reservation } = work;
     let cancelled = || Error::new(Code::Interrupted, "cancelled before it was begun");
     let turn_and_room = async {
         if let Some(turn) = &mut turn {
@@ -175,7 +189,7 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut tur
     let outcome = match place {
         Err(error) => Err(error),
         Ok(place) => {
-            let host = service.host(job.cancel.clone(), job.clone());
+            let host = service.host(&client, job.cancel.clone(), job.clone());
             let at_work = job.clone();
             let work = move || {
                 if !at_work.begin() {
@@ -187,7 +201,9 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, request: Value, mut tur
         }
     };
     service.reads.outdate();
-    job.end(outcome);
+    // What there is of it is libvirt's to tell now.
+    drop(reservation);
+    job.end(outcome, |view| service.audit.ended(view));
     // One that was cancelled while it waited must not let the next one past those before it.
     if let Some(turn) = &mut turn {
         turn.comes().await;
@@ -203,7 +219,8 @@ mod tests {
     fn order() -> Order {
         let operation = crate::api::find("gc").unwrap();
         let request = operation.read(json!({})).unwrap();
-        Order { operation, request, client: "somebody".to_owned(), request_id: "1".to_owned(), key: None }
+        let client = Arc::new(Client::anonymous());
+        Order { operation, request, client, request_id: "1".to_owned(), reservation: None, key: None }
     }
 
     #[tokio::test]

@@ -13,8 +13,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
 
 use super::{
-    call::{self, OPERATION_ID, REQUEST_ID},
-    client::Client,
+    audit::{Answered, Asked, Whence},
+    call::REQUEST_ID,
+    listen::Peer,
     problem::Problem,
     service::Service,
 };
@@ -42,8 +43,17 @@ async fn pass(State(service): State<Arc<Service>>, mut request: Request, next: N
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let flying = service.metrics.in_flight();
-    request.extensions_mut().insert(Arc::new(Client::anonymous()));
-    let mut response = next.run(request).await;
+    let (asked, peer) = (Arc::new(Asked::default()), request.extensions().get::<Peer>().cloned());
+    request.extensions_mut().insert(asked.clone());
+    let admitted = service.gate.admit(request.uri(), request.headers(), peer.as_ref());
+    let client = admitted.as_ref().ok().cloned();
+    let mut response = match admitted {
+        Ok(client) => {
+            request.extensions_mut().insert(client);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    };
     let status = response.status().as_u16();
     drop(flying);
     service.metrics.request(
@@ -56,17 +66,27 @@ async fn pass(State(service): State<Arc<Service>>, mut request: Request, next: N
     headers.insert(REQUEST_ID, id);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let operation = headers.get(OPERATION_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let (client, peer) = (client.as_ref().map(|client| client.name.as_str()), peer.as_ref());
+    let peer = peer.map(|peer| peer.address.as_str());
+    let whence = Whence { client, peer, method: &method, path: &path };
+    note(&service, &asked, &Answered::new(whence, &response, began.elapsed()));
+    response
+}
+
+/// Notes what came of a request.
+fn note(service: &Service, asked: &Asked, answered: &Answered<'_>) {
+    service.audit.answered(asked, answered);
+    let Whence { client, method, path, .. } = answered.whence;
     tracing::info!(
-        request_id = call::request_id(headers),
+        request_id = answered.request_id,
+        client = client.unwrap_or_default(),
         %method,
         path,
-        status,
-        operation,
-        ms = began.elapsed().as_millis(),
+        status = answered.status,
+        operation = answered.operation_id.unwrap_or_default(),
+        ms = answered.duration.as_millis(),
         "answered"
     );
-    response
 }
 
 /// The id that a client has given, where it is plain and short; else a new one.

@@ -1,14 +1,6 @@
 //! Where the service listens, and how many may talk to it, how slowly.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::Path,
-    str::FromStr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::Request};
 use camino::Utf8PathBuf;
@@ -25,6 +17,10 @@ use tokio::{
 };
 use tower::ServiceExt;
 
+use super::{
+    patience::Patient,
+    socket_file::{self, SocketFile},
+};
 use crate::error::{Code, Error, Result};
 
 /// How many may be connected at a time; the next one waits in the kernel's queue.
@@ -36,11 +32,11 @@ const HEAD_LIMIT: Duration = Duration::from_mins(1);
 /// The most that the head of a request may have, in bytes.
 const MOST_HEAD: usize = 32 << 10;
 
+/// How long a client may take to read before it is cut off; one that reads slowly, but reads, is not.
+const READ_LIMIT: Duration = Duration::from_mins(1);
+
 /// How long open connections are waited for when the service ends.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// The rights on a socket in the file system: for its owner and group.
-const SOCKET_MODE: u32 = 0o660;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,10 +74,40 @@ impl fmt::Display for Listen {
     }
 }
 
+/// A socket that was opened for the service before it began, as systemd does.
+#[derive(Debug)]
+pub enum Inherited {
+    /// At an address and a port.
+    Tcp(std::net::TcpListener),
+    /// At a socket of the file system, which stays when the service ends.
+    Unix(std::os::unix::net::UnixListener),
+}
+
 /// An open socket.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, Utf8PathBuf),
+    /// With the file that it is to be known by, where that is the service's own to remove.
+    Unix(UnixListener, Option<SocketFile>),
+}
+
+/// Refuses to let in everybody from elsewhere. A socket of the file system is guarded by its mode.
+pub(super) fn require_private(places: &[Listen], inherited: &[Inherited]) -> Result<()> {
+    let given = places.iter().filter_map(|place| match place {
+        Listen::Tcp(address) => Some(*address),
+        Listen::Unix(_) => None,
+    });
+    let passed = inherited.iter().filter_map(|socket| match socket {
+        Inherited::Tcp(listener) => listener.local_addr().ok(),
+        Inherited::Unix(_) => None,
+    });
+    match given.chain(passed).find(|address| !address.ip().to_canonical().is_loopback()) {
+        None => Ok(()),
+        Some(address) => {
+            Err(Error::invalid(format!("listening at {address}, anybody on the network could do everything"))
+                .because("no tokens are given, and it is no address of the loopback")
+                .hint("Say who may ask with --tokens FILE, or that everybody may with --allow-unauthenticated."))
+        }
+    }
 }
 
 /// Who is at the other end of a connection.
@@ -94,8 +120,8 @@ pub(super) struct Peer {
 }
 
 /// Opens the sockets.
-pub(super) async fn open(places: &[Listen]) -> Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
+pub(super) async fn open(places: &[Listen], inherited: Vec<Inherited>) -> Result<Vec<Listener>> {
+    let mut listeners = inherited.into_iter().map(Listener::take_over).collect::<Result<Vec<_>>>()?;
     for place in places {
         let failed = |error: &std::io::Error| {
             let error = Error { code: Code::Conflict, ..Error::io(format!("listen at {place}"), error) };
@@ -103,28 +129,20 @@ pub(super) async fn open(places: &[Listen]) -> Result<Vec<Listener>> {
         };
         listeners.push(match place {
             Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await.map_err(|error| failed(&error))?),
-            Listen::Unix(path) => Listener::Unix(bind_unix(path).map_err(|error| failed(&error))?, path.clone()),
+            Listen::Unix(path) => {
+                let (listener, file) = socket_file::bind(path).map_err(|error| failed(&error))?;
+                Listener::Unix(listener, Some(file))
+            }
         });
     }
     Ok(listeners)
-}
-
-/// Binds a socket of the file system. One that a killed service left is replaced; one that somebody listens at is not.
-fn bind_unix(path: &Utf8PathBuf) -> std::io::Result<UnixListener> {
-    let is_socket = |path: &Path| std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if is_socket(path.as_std_path()) && std::os::unix::net::UnixStream::connect(path).is_err() {
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-    Ok(listener)
 }
 
 /// The service at work.
 pub(super) struct Serving {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
-    sockets: Vec<Utf8PathBuf>,
+    sockets: Vec<SocketFile>,
 }
 
 /// Serves at the sockets.
@@ -132,9 +150,9 @@ pub(super) fn serve(listeners: Vec<Listener>, routes: &Router) -> Serving {
     let stop = watch::Sender::new(false);
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut serving = Serving { stop, tasks: Vec::new(), sockets: Vec::new() };
-    for listener in listeners {
-        if let Listener::Unix(_, path) = &listener {
-            serving.sockets.push(path.clone());
+    for mut listener in listeners {
+        if let Listener::Unix(_, file) = &mut listener {
+            serving.sockets.extend(file.take());
         }
         let stopped = serving.stop.subscribe();
         serving.tasks.push(tokio::spawn(accept(listener, routes.clone(), room.clone(), stopped)));
@@ -155,11 +173,7 @@ impl Serving {
         if tokio::time::timeout(limit.max(FAREWELL), all_closed).await.is_err() {
             tracing::warn!("connections were still open and are closed now");
         }
-        for path in self.sockets {
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!("cannot remove `{path}`: {error}");
-            }
-        }
+        self.sockets.iter().for_each(SocketFile::remove);
     }
 }
 
@@ -197,6 +211,20 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Listener {
+    fn take_over(inherited: Inherited) -> Result<Self> {
+        let failed = |error: std::io::Error| Error::io("listen at the socket that was passed", &error);
+        match inherited {
+            Inherited::Tcp(listener) => {
+                listener.set_nonblocking(true).map_err(failed)?;
+                TcpListener::from_std(listener).map(Self::Tcp).map_err(failed)
+            }
+            Inherited::Unix(listener) => {
+                listener.set_nonblocking(true).map_err(failed)?;
+                UnixListener::from_std(listener).map(|listener| Self::Unix(listener, None)).map_err(failed)
+            }
+        }
+    }
+
     async fn accept(&self) -> std::io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
@@ -231,7 +259,7 @@ fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(MOST_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, READ_LIMIT)), service);
     let served = graceful.watch(served);
     tokio::spawn(async move {
         // A client that hangs up is no failure of the service's.

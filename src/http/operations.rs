@@ -17,7 +17,7 @@ use super::{
     problem::Problem,
     service::Service,
 };
-use crate::error::Error;
+use crate::{api::Scope, error::Error};
 
 /// How long undoing is waited for before it is answered that it goes on.
 const UNDONE_WITHIN: Duration = Duration::from_secs(45);
@@ -55,6 +55,7 @@ pub(super) async fn cancel(
     Extension(client): Extension<Arc<Client>>,
     route: RawPathParams,
 ) -> Result<Json<View>, Problem> {
+    client.require(Scope::Operate, "cancel operations")?;
     let job = find(&service, &client, &route)?;
     if !job.stop() {
         let View { id, operation, state, .. } = job.view();

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::audit::ProblemCode;
 use crate::{
     api,
     error::{Code, Error},
@@ -97,6 +98,11 @@ impl Problem {
         Self { details: Box::new(details), headers: Vec::new() }
     }
 
+    /// Its HTTP status.
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.details.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
     /// Adds a header.
     #[must_use]
     pub(super) fn header(mut self, name: header::HeaderName, value: &str) -> Self {
@@ -108,6 +114,8 @@ impl Problem {
 /// The kinds that are HTTP's own have no [`Code`].
 fn title(code: &str, kind: Code) -> &'static str {
     match code {
+        "foreign_host" => "the request is for another host",
+        "foreign_origin" => "the request comes from a page of another site",
         "unauthenticated" => "nobody has said who asks",
         "forbidden" => "whoever asks may not do that",
         "quota_exceeded" => "whoever asks has as much as they may have",
@@ -130,9 +138,10 @@ impl From<Error> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
         let body = serde_json::to_vec(&self.details).unwrap_or_default();
-        let status = StatusCode::from_u16(self.details.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         let mut response = (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response();
         response.headers_mut().extend(self.headers);
+        response.extensions_mut().insert(ProblemCode(self.details.code));
         response
     }
 }

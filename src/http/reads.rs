@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::{
+    client::Client,
     pool,
     service::{LOOK_LIMIT, Service},
 };
@@ -51,13 +52,20 @@ impl Reads {
     }
 
     /// Looks, or waits for somebody's look that is under way.
-    pub(super) async fn look(service: &Arc<Service>, operation: &'static Operation, request: Value) -> Seen {
+    pub(super) async fn look(
+        service: &Arc<Service>,
+        client: &Arc<Client>,
+        operation: &'static Operation,
+        request: Value,
+    ) -> Seen {
         let reads = &service.reads;
-        let key = format!("{} {} {request}", reads.changes.load(Ordering::SeqCst), operation.name);
+        // Those who see the same share a look, whoever they are.
+        let view = (&client.prefix, &client.image_hosts);
+        let key = format!("{} {} {view:?} {request}", reads.changes.load(Ordering::SeqCst), operation.name);
         let look = {
             let mut under_way = reads.under_way.lock().unwrap_or_else(PoisonError::into_inner);
             under_way.get(&key).cloned().unwrap_or_else(|| {
-                let look = begin(service.clone(), operation, request, key.clone());
+                let look = begin(service.clone(), client.clone(), operation, request, key.clone());
                 under_way.insert(key, look.clone());
                 look
             })
@@ -75,12 +83,13 @@ fn late() -> Error {
 /// Begins a look, which goes on when nobody waits for it any more.
 fn begin(
     service: Arc<Service>,
+    client: Arc<Client>,
     operation: &'static Operation,
     request: Value,
     key: String,
 ) -> Shared<BoxFuture<'static, Seen>> {
     let task = tokio::spawn(async move {
-        let host = service.host_for_look();
+        let host = service.host_for_look(&client);
         let seen =
             pool::run(&ROOM, move || operation.run(&host, request).map_err(|error| doctor::explain(&host, error)));
         let seen = Arc::new(seen.await);
@@ -115,11 +124,11 @@ mod tests {
     #[tokio::test]
     async fn all_who_ask_at_the_same_time_have_one_look() {
         let service = Service::for_test();
-        let (operation, request) = list();
-        Reads::look(&service, operation, request.clone()).await.as_ref().as_ref().unwrap();
+        let ((operation, request), client) = (list(), Arc::new(Client::anonymous()));
+        Reads::look(&service, &client, operation, request.clone()).await.as_ref().as_ref().unwrap();
         let one = processes(&service);
         assert!(one > 0);
-        let seen = join_all((0..50).map(|_| Reads::look(&service, operation, request.clone()))).await;
+        let seen = join_all((0..50).map(|_| Reads::look(&service, &client, operation, request.clone()))).await;
         assert!(seen.iter().all(|other| Arc::ptr_eq(other, &seen[0])));
         assert_eq!(processes(&service), 2 * one);
         assert!(service.reads.under_way.lock().unwrap().is_empty());
@@ -128,11 +137,11 @@ mod tests {
     #[tokio::test]
     async fn whoever_asks_after_a_change_is_not_shown_what_was_looked_at_before() {
         let service = Service::for_test();
-        let (operation, request) = list();
-        let mut before = Box::pin(Reads::look(&service, operation, request.clone()));
+        let ((operation, request), client) = (list(), Arc::new(Client::anonymous()));
+        let mut before = Box::pin(Reads::look(&service, &client, operation, request.clone()));
         assert!((&mut before).now_or_never().is_none());
         service.reads.outdate();
-        let (before, after) = tokio::join!(before, Reads::look(&service, operation, request));
+        let (before, after) = tokio::join!(before, Reads::look(&service, &client, operation, request));
         assert!(!Arc::ptr_eq(&before, &after));
     }
 }

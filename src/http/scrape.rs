@@ -19,7 +19,7 @@ const BOUND: Duration = Duration::from_millis(3500);
 
 /// Everything that is counted.
 pub(super) async fn metrics(State(service): State<Arc<Service>>) -> ([(HeaderName, &'static str); 1], String) {
-    let host = service.host_for_look();
+    let host = service.host_for_listening();
     let found = service.stats.look(KEEP, BOUND, move || stats::look(&host)).await;
     let text = service.metrics.encode(found.as_ref().as_ref());
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)

@@ -8,10 +8,17 @@ use std::{
     time::Duration,
 };
 
-use super::{Options, feed::Feed, glance::Glance, hearing::Ears, jobs::Jobs, metrics::Metrics, reads::Reads};
+use super::{
+    Options, audit::Audit, client::Client, feed::Feed, gate::Gate, glance::Glance, hearing::Ears, jobs::Jobs,
+    metrics::Metrics, quota::Quotas, reads::Reads,
+};
 use crate::{
     cancel::Cancel,
-    model::stats::Stats,
+    error::Result,
+    model::{
+        sources::{Limits, Sources},
+        stats::Stats,
+    },
     ops::{Host, Settings, doctor::Diagnosis, progress::Progress},
 };
 
@@ -30,16 +37,24 @@ pub(super) struct Service {
     pub(super) ears: Ears,
     /// Ends whatever only looks or listens.
     looks: Cancel,
+    pub(super) gate: Gate,
+    pub(super) quotas: Quotas,
+    pub(super) audit: Audit,
+    limits: Limits,
     is_ending: AtomicBool,
 }
 
 impl Service {
-    pub(super) fn new(options: Options) -> Self {
-        let Options { settings, listen: _, drain: _ } = options;
-        Self {
+    pub(super) fn new(options: Options) -> Result<Self> {
+        let Options { settings, access, .. } = options;
+        Ok(Self {
             settings,
+            gate: Gate::new(access.tokens)?,
+            audit: Audit::open(access.audit_log)?,
+            limits: access.images,
             jobs: Jobs::default(),
             reads: Reads::default(),
+            quotas: Quotas::default(),
             metrics: Arc::new(Metrics::new()),
             stats: Glance::default(),
             ready: Glance::default(),
@@ -47,22 +62,28 @@ impl Service {
             ears: Ears::default(),
             looks: Cancel::default(),
             is_ending: AtomicBool::new(false),
-        }
+        })
     }
 
-    /// The host, for an operation that somebody may cancel.
-    pub(super) fn host(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
-        Host::new(self.settings.clone(), cancel, progress).observed_by(self.metrics.clone())
+    /// The host, for an operation that a client may cancel.
+    pub(super) fn host(&self, client: &Client, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
+        let limits = Limits { only: client.image_hosts.clone(), ..self.limits.clone() };
+        let host = self.own_host(cancel, progress).limited_to(Sources::Limited(limits));
+        host.on_behalf_of(client.caller())
     }
 
-    /// The host, for a look.
-    pub(super) fn host_for_look(&self) -> Host {
-        self.host_for_listening().hurried(LOOK_LIMIT)
+    /// The host, for a client's look.
+    pub(super) fn host_for_look(&self, client: &Client) -> Host {
+        self.host(client, self.looks.clone(), Arc::new(())).hurried(LOOK_LIMIT)
     }
 
     /// The host, for whatever listens as long as the service lives.
     pub(super) fn host_for_listening(&self) -> Host {
-        self.host(self.looks.clone(), Arc::new(()))
+        self.own_host(self.looks.clone(), Arc::new(()))
+    }
+
+    fn own_host(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
+        Host::new(self.settings.clone(), cancel, progress).observed_by(self.metrics.clone())
     }
 
     /// Ends every look: nobody waits for an answer any more.
@@ -75,9 +96,10 @@ impl Service {
         self.looks.check().is_err()
     }
 
-    /// Reads anew what can be read anew while the service runs.
+    /// Reads again what the operator may have changed.
     pub(super) fn reload(&self) {
-        tracing::info!(pool = self.settings.pool, "told to reload: nothing was read from files");
+        self.audit.reopen();
+        self.gate.reload();
     }
 
     /// Takes no further work.
@@ -107,8 +129,11 @@ impl Service {
             require_verified: false,
             stall_limit: Duration::from_secs(2),
             catalogue_files: Vec::new(),
+            sources: Sources::Any,
         };
-        let service = Self::new(Options { settings, listen: Vec::new(), drain: Duration::ZERO });
+        let (access, inherited) = (super::Access::default(), Vec::new());
+        let options = Options { settings, listen: Vec::new(), inherited, access, drain: Duration::ZERO };
+        let service = Self::new(options).expect("without files there is nothing that can fail");
         service.ears.close();
         Arc::new(service)
     }

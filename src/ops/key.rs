@@ -36,7 +36,12 @@ pub struct Keys {
 
 /// Lists every key.
 pub fn list(host: &Host) -> Result<Keys> {
-    let Listing { keys, unusable } = host.keys.list()?;
+    let Listing { mut keys, mut unusable } = host.keys.list()?;
+    keys.retain(|key| host.caller.sees(key.name.as_str()));
+    if host.caller.prefix.is_some() {
+        // They name files of others.
+        unusable.clear();
+    }
     for text in unusable.iter().map(ToString::to_string).chain(host.keys.warning()) {
         host.progress.warn(&text);
     }
@@ -67,7 +72,7 @@ pub fn delete(host: &Host, name: &Name) -> Result<DeletedKey> {
 fn near(host: &Host, name: &Name, error: Error) -> Error {
     match (error.code, host.keys.list()) {
         (Code::NotFound, Ok(listing)) => {
-            let known = listing.keys.iter().map(|key| key.name.as_str());
+            let known = listing.keys.iter().map(|key| key.name.as_str()).filter(|name| host.caller.sees(name));
             unknown("key", name.as_str(), known, &format!("Make it: vmprov key generate {name}"))
         }
         _ => error,

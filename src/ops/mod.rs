@@ -1,6 +1,7 @@
 //! The verbs: what vmprov does. A request goes in, a report comes out; nothing here knows of a command line, HTTP or a
 //! terminal.
 
+mod caller;
 pub mod connection;
 pub mod doctor;
 pub mod gc;
@@ -26,6 +27,7 @@ use crate::{
     store::{http::Http, keys::KeyStore},
     tools::{Runner, virsh::Virsh},
 };
+pub use caller::Caller;
 use progress::Progress;
 
 /// What decides where an operation works; a face fills it from its flags, environment and files.
@@ -67,6 +69,7 @@ pub struct Host {
     pub(crate) keys: KeyStore,
     pub(crate) http: Http,
     progress: Arc<dyn Progress>,
+    caller: Caller,
 }
 
 impl Host {
@@ -79,21 +82,27 @@ impl Host {
     #[must_use]
     pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Self {
         let runner = Runner { observer: Some(observer), ..self.runner.clone() };
-        Self::with(self.settings.clone(), runner, self.progress.clone())
+        self.like(self.settings.clone(), runner)
     }
 
     /// The same host, on which nothing is changed: what would be called is written down for [`Self::planned`].
     #[must_use]
     pub fn dry_run(&self) -> Self {
         let runner = Runner { plan: Some(Arc::default()), ..self.runner.clone() };
-        Self::with(self.settings.clone(), runner, self.progress.clone())
+        self.like(self.settings.clone(), runner)
     }
 
     /// The same host for a request that may name these images and installers only.
     #[must_use]
     pub fn limited_to(&self, sources: Sources) -> Self {
         let settings = Settings { sources, ..self.settings.clone() };
-        Self::with(settings, self.runner.clone(), self.progress.clone())
+        self.like(settings, self.runner.clone())
+    }
+
+    /// The same host for somebody who sees less than everything, or whose VMs are counted.
+    #[must_use]
+    pub fn on_behalf_of(&self, caller: Caller) -> Self {
+        Self { caller, ..self.clone() }
     }
 
     /// What a dry run would have called.
@@ -110,12 +119,17 @@ impl Host {
             settings,
             runner,
             progress,
+            caller: Caller::default(),
         }
+    }
+
+    fn like(&self, settings: Settings, runner: Runner) -> Self {
+        Self { caller: self.caller.clone(), ..Self::with(settings, runner, self.progress.clone()) }
     }
 
     /// The same host, whose calls nobody can cancel: for undoing what was begun.
     fn uncancellable(&self) -> Self {
-        Self::with(self.settings.clone(), self.runner.uncancellable(), self.progress.clone())
+        self.like(self.settings.clone(), self.runner.uncancellable())
     }
 
     /// The same host, none of whose calls may take longer than this: for a look that nobody waits long for.
@@ -123,7 +137,7 @@ impl Host {
     pub fn hurried(&self, limit: Duration) -> Self {
         let limit = self.runner.limit.map_or(limit, |present| present.min(limit));
         let runner = Runner { limit: Some(limit), ..self.runner.clone() };
-        Self::with(self.settings.clone(), runner, self.progress.clone())
+        self.like(self.settings.clone(), runner)
     }
 
     fn is_dry_run(&self) -> bool {

@@ -59,6 +59,8 @@ pub struct Known {
     pub expires: Option<Timestamp>,
     /// Whether it is protected from being deleted.
     pub protected: bool,
+    /// The name of the token on whose behalf it was created; none on the command line.
+    pub owner: Option<String>,
     /// Its addresses.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,

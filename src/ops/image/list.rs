@@ -10,7 +10,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     model::image::{Arch, Checksum, Origin, Verification},
-    ops::Host,
+    ops::{Caller, Host},
     tools::{scratch::Scratch, virsh::Pool},
 };
 
@@ -136,6 +136,11 @@ pub fn list(host: &Host) -> Result<Images> {
 pub(super) fn read(host: &Host, pool: &Pool, usage: &Usage) -> Result<Vec<Image>> {
     let companions = Companions::read(host, pool)?;
     let mut images: Vec<_> = companions.bases.iter().map(|base| image(pool, base, &companions, usage)).collect();
+    if host.caller.prefix.is_some() {
+        for image in &mut images {
+            hide_users(image, &host.caller);
+        }
+    }
     images.sort_by(|a, b| (&a.name, !a.current, &b.created).cmp(&(&b.name, !b.current, &a.created)));
     Ok(images)
 }
@@ -177,6 +182,13 @@ fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage) -> Im
         vms,
         others,
     }
+}
+
+/// Leaves out who is not there for the caller.
+fn hide_users(image: &mut Image, caller: &Caller) {
+    image.vms.retain(|vm| caller.sees(vm));
+    // They are told in words, which may name anybody.
+    image.others.clear();
 }
 
 /// What distinguishes a base from others.

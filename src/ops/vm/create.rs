@@ -151,6 +151,7 @@ fn report(new: &NewVm, uuid: Uuid, metadata: Metadata) -> Vm {
         user: metadata.user,
         expires: metadata.expires,
         protected: metadata.protected,
+        owner: metadata.owner,
         addresses: Vec::new(),
         ssh_port: metadata.forward.map(|forward| forward.port),
     };

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{super::Host, address, look_up};
+use super::{super::Host, address, look_up, visible};
 use crate::{
     error::Result,
     model::vm::{Address, Known, Vm, VmInfo, VmKey, Vms},
@@ -25,7 +25,7 @@ pub struct ListOptions {
 /// Lists every VM of the connection, vmprov's own and others.
 pub fn list(host: &Host, options: ListOptions) -> Result<Vms> {
     let ListOptions { brief } = options;
-    let listed = host.virsh.domains()?;
+    let listed = visible(host)?;
     // A running VM's addresses are found by its MAC addresses, which its XML has; so is what statistics lack.
     let lacks = |domain: &Listed| domain.memory_mib.is_none() || domain.vcpus.is_none();
     let whole = |domain: &Listed| lacks(domain) || (!brief && domain.state.is_active());
@@ -56,6 +56,7 @@ fn report(listed: &Listed, domain: Option<&Domain>, beyond: Option<(Option<&Meta
         user: metadata.and_then(|metadata| metadata.user.clone()),
         expires: metadata.and_then(|metadata| metadata.expires),
         protected: metadata.is_some_and(|metadata| metadata.protected),
+        owner: metadata.and_then(|metadata| metadata.owner.clone()),
         addresses: domain.map(|domain| ips(&address::best_first(domain, leases.to_vec()))).unwrap_or_default(),
         ssh_port: metadata.and_then(|metadata| metadata.forward).map(|forward| forward.port),
     });

@@ -13,6 +13,7 @@ mod figures;
 mod inject;
 mod list;
 mod login;
+mod owned;
 mod power;
 mod screen;
 mod seed;
@@ -48,6 +49,7 @@ pub use inject::{Injected, Method, NewInjection, inject};
 pub(super) use list::known;
 pub use list::{ListOptions, info, list};
 pub use login::ssh;
+pub use owned::{Owned, owned};
 pub use power::{Changed, STOP_LIMIT, StopOptions, restart, start, stop};
 pub use screen::{Picture, Screenshot, picture, screenshot};
 pub(super) use seed::is_seed;
@@ -58,9 +60,16 @@ pub use wait::{Reached, WaitOptions, wait};
 /// How long a VM that another vmprov works on is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
+/// Every VM that there is for the caller.
+fn visible(host: &Host) -> Result<Vec<Listed>> {
+    let mut domains = host.virsh.domains()?;
+    domains.retain(|domain| host.caller.sees(&domain.name));
+    Ok(domains)
+}
+
 /// Finds a VM by its name or, where none is called so, its UUID.
 fn find(host: &Host, reference: &str) -> Result<Listed> {
-    let domains = host.virsh.domains()?;
+    let domains = visible(host)?;
     let uuid = Uuid::parse_str(reference).ok();
     let position = domains
         .iter()

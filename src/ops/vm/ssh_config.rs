@@ -75,6 +75,9 @@ pub fn ssh_config(host: &Host, options: &SshConfigOptions) -> Result<SshConfig> 
     let mut config = SshConfig { hosts: Vec::new(), left_out: Vec::new() };
     for (listed, domain) in &domains {
         let is_named = wanted.contains(&domain.uuid);
+        if !host.caller.sees(&domain.name) {
+            continue;
+        }
         // Of VMs that vmprov did not make there is nothing to say unless somebody asks.
         if !is_named && (!wanted.is_empty() || domain.metadata.is_none()) {
             continue;

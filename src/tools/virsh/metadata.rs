@@ -47,6 +47,9 @@ pub struct Metadata {
     /// Whether it is protected from being deleted.
     #[serde(rename = "@protected", default, skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
+    /// On whose behalf it was created, where that was not whoever has the rights of vmprov itself.
+    #[serde(rename = "@owner", default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// The image that its disk came from; none for a blank disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Provenance>,
@@ -187,6 +190,7 @@ impl Metadata {
             host: this_host(),
             expires: None,
             protected: false,
+            owner: None,
             image: None,
             specification: None,
             user: None,
@@ -325,6 +329,7 @@ mod tests {
             host: "h".to_owned(),
             expires: Some("2026-11-24T03:00:00Z".parse().unwrap()),
             protected: true,
+            owner: Some("agent1".to_owned()),
             image: Some(Provenance {
                 source: "/tmp/a \"b\" <c>&'d'.qcow2".to_owned(),
                 sha256: "ab".repeat(32),
@@ -366,7 +371,10 @@ mod tests {
         assert_eq!((read.expires, read.protected, &read.specification), (None, false, &None));
         let written = read.to_xml("vm").unwrap();
         assert!(
-            !written.contains("expires") && !written.contains("protected") && !written.contains("specification"),
+            !written.contains("expires")
+                && !written.contains("owner")
+                && !written.contains("protected")
+                && !written.contains("specification"),
             "{written}"
         );
     }

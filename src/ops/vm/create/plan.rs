@@ -117,7 +117,7 @@ pub(super) fn plan(
         Some(user) => Some((seed::volume(host, new.name.as_str()), plan_seed(new, user, &mac, request)?)),
         None => None,
     };
-    let metadata = Metadata::begun();
+    let metadata = Metadata { owner: host.caller.owner.clone(), ..Metadata::begun() };
     let uuid = Uuid::new_v4();
     let mut plan =
         Plan { uuid, mac, attachment, pool, capabilities, base, held, disk, console, seed, installer, metadata };

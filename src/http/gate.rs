@@ -1,0 +1,193 @@
+//! Who comes in: whether a request may have come from a page in somebody's browser, and whose token it bears.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use axum::http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
+use camino::Utf8PathBuf;
+use url::Url;
+
+use super::{client::Client, listen::Peer, problem::Problem, tokens::Tokens};
+use crate::error::{Code, Error, Result};
+
+/// What is told to everybody: whoever asks whether the service lives has no token, and a browser sends none for a page. The
+/// documentation says nothing of this host.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/openapi.json" | "/docs") || path.starts_with("/docs/")
+}
+
+/// Whether anybody may come in, or those with a token.
+pub(super) enum Gate {
+    /// Everybody may do everything.
+    Open,
+    /// Those with a token of a file.
+    Tokens { file: Utf8PathBuf, tokens: RwLock<Arc<Tokens>> },
+}
+
+impl Gate {
+    /// Reads the tokens, where there is a file of them.
+    pub(super) fn new(file: Option<Utf8PathBuf>) -> Result<Self> {
+        let Some(file) = file else { return Ok(Self::Open) };
+        let tokens = RwLock::new(Arc::new(Tokens::read(&file)?));
+        Ok(Self::Tokens { file, tokens })
+    }
+
+    /// Reads the tokens again. A file that cannot be used changes nothing.
+    pub(super) fn reload(&self) {
+        let Self::Tokens { file, tokens } = self else { return };
+        match Tokens::read(file) {
+            Ok(new) => {
+                tracing::info!(tokens = new.len(), "the tokens were read again");
+                *tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+            }
+            Err(error) => {
+                let hint = error.hint.clone().unwrap_or_default();
+                tracing::error!("{error}. {hint} The tokens stay as they were");
+            }
+        }
+    }
+
+    /// Who asks, where they may.
+    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Arc<Client>, Problem> {
+        let host = asked_for(uri, headers)?;
+        if peer.is_some_and(|peer| peer.loopback) {
+            require_own_host(host.as_ref())?;
+        }
+        require_own_origin(headers, host.as_ref())?;
+        match self {
+            Self::Open => Ok(Arc::new(Client::anonymous())),
+            Self::Tokens { .. } if is_open(uri.path()) => Ok(Arc::new(Client::passer_by())),
+            Self::Tokens { tokens, .. } => {
+                let tokens = tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
+                let token = bearer(headers)?;
+                tokens.find(token).ok_or_else(|| unauthenticated("nobody has this token", "invalid_token"))
+            }
+        }
+    }
+}
+
+/// The token that a request bears.
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return Err(unauthenticated("the request bears no token, or several", ""));
+    };
+    let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() {
+        return Ok(token.trim());
+    }
+    Err(unauthenticated("the header Authorization holds no bearer token", "invalid_request"))
+}
+
+/// The refusal of somebody unknown (RFC 6750, section 3).
+fn unauthenticated(why: &str, error: &str) -> Problem {
+    let refusal = Error::new(Code::Denied, "whoever asks must say who they are").because(why);
+    let refusal =
+        refusal.hint("Send the header Authorization: Bearer TOKEN, with a token that the operator has given you.");
+    let challenge = if error.is_empty() {
+        "Bearer realm=\"vmprov\"".to_owned()
+    } else {
+        format!("Bearer realm=\"vmprov\", error=\"{error}\"")
+    };
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", refusal).header(header::WWW_AUTHENTICATE, &challenge)
+}
+
+/// The host that a request is for: in its target where that is a whole URL, else in its header (RFC 9112, section 3.2).
+fn asked_for(uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, Problem> {
+    if let Some(authority) = uri.authority() {
+        return Ok(Some(authority.clone()));
+    }
+    let mut given = headers.get_all(header::HOST).iter();
+    let (first, second) = (given.next(), given.next());
+    let unreadable = || Problem::from(Error::invalid("the header Host names no host, or several"));
+    match (first, second) {
+        (None, _) => Ok(None),
+        (Some(host), None) if host.is_empty() => Ok(None),
+        (Some(host), None) => Authority::try_from(host.as_bytes()).map(Some).map_err(|_| unreadable()),
+        _ => Err(unreadable()),
+    }
+}
+
+/// Refuses a name that somebody else has given to the loopback, as DNS rebinding does. Only browsers are led astray so, and
+/// they always name a host.
+fn require_own_host(host: Option<&Authority>) -> Result<(), Problem> {
+    let Some(host) = host else { return Ok(()) };
+    let name = host.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.to_canonical().is_loopback()) {
+        return Ok(());
+    }
+    let error = Error::new(Code::Denied, format!("there is no host `{}` here", name.escape_debug()))
+        .because("over the loopback, the service answers as localhost, 127.0.0.1 and [::1] alone")
+        .hint("Name one of these in the URL. A proxy has to send it as the header Host.");
+    Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", error))
+}
+
+/// Refuses what a page of another site has sent: a browser says where that came from.
+fn require_own_origin(headers: &HeaderMap, host: Option<&Authority>) -> Result<(), Problem> {
+    let is_own = |origin: &[u8]| {
+        let origin = std::str::from_utf8(origin).ok().and_then(|text| Url::parse(text).ok());
+        let (Some(origin), Some(host)) = (origin, host) else { return false };
+        let default = if origin.scheme() == "https" { 443 } else { 80 };
+        origin.host_str().is_some_and(|name| name.eq_ignore_ascii_case(host.host()))
+            && origin.port_or_known_default() == Some(host.port_u16().unwrap_or(default))
+    };
+    let Some(foreign) = headers.get_all(header::ORIGIN).iter().find(|origin| !is_own(origin.as_bytes())) else {
+        return Ok(());
+    };
+    let origin = String::from_utf8_lossy(foreign.as_bytes());
+    let error = Error::new(Code::Denied, format!("the request comes from a page of `{}`", origin.escape_debug()))
+        .because("only pages of the service itself may ask it from within a browser")
+        .hint("Ask from a program instead, which sends no header Origin.");
+    Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(uri: &str, headers: &[(header::HeaderName, &str)], loopback: bool) -> u16 {
+        let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
+        let peer = Peer { loopback, address: String::new() };
+        let admitted = Gate::Open.admit(&uri.parse().unwrap(), &headers.collect(), Some(&peer));
+        admitted.map_or_else(|problem| problem.status().as_u16(), |_| 200)
+    }
+
+    #[test]
+    fn over_the_loopback_only_its_own_names_are_answered() {
+        let host = |host| admitted("/", &[(header::HOST, host)], true);
+        for own in ["localhost", "LOCALHOST:1", "127.0.0.1:8092", "127.1.2.3", "[::1]:8092", "[::1]"] {
+            assert_eq!(host(own), 200, "{own}");
+        }
+        for foreign in
+            ["evil.example", "localhost.evil.example:8092", "127.0.0.1.evil.example", "10.0.0.1", "[fd00::1]"]
+        {
+            assert_eq!(host(foreign), 421, "{foreign}");
+            assert_eq!(admitted("/", &[(header::HOST, foreign)], false), 200, "{foreign}");
+        }
+        assert_eq!(host("a b"), 400);
+        assert_eq!(admitted("/", &[], true), 200);
+        // The target's own host counts, whatever the header says.
+        assert_eq!(admitted("http://evil.example/", &[(header::HOST, "localhost")], true), 421);
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_refused_everywhere() {
+        let from = |host, origin| admitted("/", &[(header::HOST, host), (header::ORIGIN, origin)], false);
+        for (host, own) in [
+            ("vm.example:8092", "http://vm.example:8092"),
+            ("vm.example", "http://vm.example"),
+            ("vm.example", "https://VM.example"),
+            ("vm.example:443", "https://vm.example"),
+            ("[::1]:8092", "http://[::1]:8092"),
+        ] {
+            assert_eq!(from(host, own), 200, "{own}");
+        }
+        for foreign in ["null", "", "http://evil.example", "http://vm.example:8093", "https://vm.example", "file://"] {
+            assert_eq!(from("vm.example:8092", foreign), 403, "{foreign}");
+        }
+        assert_eq!(admitted("/", &[(header::ORIGIN, "http://vm.example")], false), 403);
+    }
+}

@@ -1,0 +1,39 @@
+//! What somebody's VMs take together, for whoever limits that.
+
+use uuid::Uuid;
+
+use super::{super::Host, known};
+use crate::{error::Result, model::specification::Specification};
+
+/// What a VM takes of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// Its disk's size in bytes.
+    pub disk_bytes: u64,
+}
+
+/// The VMs that were created on somebody's behalf, whole or not, with what they were asked to be.
+pub fn owned(host: &Host, owner: &str) -> Result<Vec<Owned>> {
+    let theirs = known(host)?.into_iter().filter(|(_, metadata)| metadata.owner.as_deref() == Some(owner));
+    let taken = theirs.map(|(listed, metadata)| {
+        let noted = metadata.specification.and_then(|noted| Specification::from_json(&noted.json));
+        let of = |get: fn(&Specification) -> u64| noted.as_ref().map(get).unwrap_or_default();
+        Owned {
+            name: listed.name,
+            uuid: listed.uuid,
+            // What somebody else has changed since counts, too.
+            vcpus: noted.as_ref().map(|noted| noted.vcpus).max(listed.vcpus).unwrap_or_default(),
+            memory_mib: of(|noted| noted.memory_mib).max(listed.memory_mib.unwrap_or_default()),
+            disk_bytes: of(|noted| noted.disk_bytes),
+        }
+    });
+    Ok(taken.collect())
+}

@@ -1,0 +1,206 @@
+//! Who may ask a service that runs: refused starts, its socket of the file system, tokens read again, sockets passed.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+const FIRST: &str = "first-0123456789abcdef";
+const SECOND: &str = "second-0123456789abcdef";
+
+struct Site {
+    folder: tempfile::TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write_tokens(&self, text: &str) -> String {
+        let path = self.path("tokens.toml");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmprov"));
+        command.args(["-c", "test:///default", "--key-dir"]).arg(self.path("keys")).arg("serve").args(args);
+        command.env("HOME", self.folder.path()).env_remove("VMPROV_TOKENS").env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a service that is to refuse.
+    fn refused(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Starts a service at a socket of the file system, and waits until it is there.
+    fn serve(&self, more: &[&str]) -> Service {
+        let socket = self.path("api.sock");
+        let place = format!("unix:{}", socket.display());
+        let args: Vec<_> = ["--listen", &place].into_iter().chain(more.iter().copied()).collect();
+        let mut child = self.command(&args).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let service = Service { child, log, socket };
+        // What connects too early is refused; nothing else tells that it listens.
+        while UnixStream::connect(&service.socket).is_err() {
+            std::thread::yield_now();
+        }
+        service
+    }
+}
+
+struct Service {
+    child: Child,
+    log: BufReader<std::process::ChildStderr>,
+    socket: PathBuf,
+}
+
+impl Service {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Reads the log until a line says something.
+    fn log_says(&mut self, needle: &str) -> String {
+        let mut line = String::new();
+        while !line.contains(needle) {
+            line.clear();
+            assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "the service ended");
+        }
+        line
+    }
+
+    fn end(mut self) {
+        self.signal(Signal::TERM);
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // One that has ended already is no failure.
+        let _ = self.child.kill();
+    }
+}
+
+fn get(socket: &Path, path: &str, token: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let authorization = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Connection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn token(name: &str, secret: &str) -> String {
+    format!("[[token]]\nname = '{name}'\nscope = 'read'\ntoken = '{secret}'\n")
+}
+
+#[test]
+fn listening_to_the_network_takes_tokens_or_a_word() {
+    let site = Site::new();
+    let tokens = site.write_tokens("[[token]]\nname = 'x'\nscope = 'root'\n");
+    for (args, said) in [
+        (vec!["--listen", "0.0.0.0:0"], "--allow-unauthenticated"),
+        (vec!["--listen", "127.0.0.1:0", "--listen", "[::]:0"], "--tokens FILE"),
+        (vec!["--listen", "0.0.0.0:0", "--tokens", &tokens], "cannot be used"),
+        (vec!["--listen", "0.0.0.0:0", "--tokens", "/nonexistent"], "/nonexistent"),
+        (vec!["--listen", "127.0.0.1:0", "--audit-log", "/nonexistent/x"], "audit log"),
+    ] {
+        let refused = site.refused(&args);
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && stderr.contains(said), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_socket_of_the_file_system_needs_no_token_and_goes_with_the_service() {
+    let site = Site::new();
+    let service = site.serve(&["--allow-unauthenticated"]);
+    let socket = service.socket.clone();
+    let file = fs::symlink_metadata(&socket).unwrap();
+    assert!(file.file_type().is_socket() && file.permissions().mode() & 0o777 == 0o660);
+    assert!(get(&socket, "/api/vms", "").starts_with("HTTP/1.1 200 "));
+    let second = site.refused(&["--listen", &format!("unix:{}", socket.display())]);
+    assert!(!second.status.success());
+    assert!(
+        get(&socket, "/healthz", "").starts_with("HTTP/1.1 200 "),
+        "the second one has taken the first one's place"
+    );
+    service.end();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn what_a_killed_service_left_is_replaced() {
+    let site = Site::new();
+    let mut service = site.serve(&[]);
+    service.child.kill().unwrap();
+    service.child.wait().unwrap();
+    assert!(service.socket.exists());
+    let again = site.serve(&[]);
+    assert!(get(&again.socket, "/healthz", "").starts_with("HTTP/1.1 200 "));
+    again.end();
+}
+
+#[test]
+fn tokens_and_the_audit_log_follow_sighup() {
+    let site = Site::new();
+    let tokens = site.write_tokens(&token("one", FIRST));
+    let audit = site.path("audit.log");
+    let mut service = site.serve(&["--tokens", &tokens, "--audit-log", audit.to_str().unwrap()]);
+    let socket = service.socket.clone();
+    let status = |token: &str| get(&socket, "/api/vms", token)[9..12].to_owned();
+    assert_eq!([status(""), status(FIRST), status(SECOND)], ["401", "200", "401"]);
+
+    fs::write(&tokens, "[[token").unwrap();
+    service.signal(Signal::HUP);
+    let said = service.log_says("The tokens stay as they were");
+    assert!(said.contains("ERROR"), "{said}");
+    assert_eq!(status(FIRST), "200");
+
+    let old = audit.with_extension("1");
+    fs::rename(&audit, &old).unwrap();
+    fs::write(&tokens, token("two", SECOND)).unwrap();
+    service.signal(Signal::HUP);
+    service.log_says("the tokens were read again");
+    assert_eq!([status(FIRST), status(SECOND)], ["401", "200"]);
+    service.end();
+    let (old, new) = (fs::read_to_string(old).unwrap(), fs::read_to_string(audit).unwrap());
+    assert_eq!((old.lines().count(), new.lines().count()), (4, 2), "{old}\n{new}");
+    assert!(new.contains("\"client\":\"two\"") && !(old + &new).contains("0123456789abcdef"));
+}
+
+#[test]
+fn a_socket_that_systemd_passes_is_listened_at_and_stays() {
+    let site = Site::new();
+    let socket = site.path("passed.sock");
+    let mut command = Command::new("systemd-socket-activate");
+    command.arg("--listen").arg(&socket).arg(env!("CARGO_BIN_EXE_vmprov")).args(["-c", "test:///default", "serve"]);
+    command.env("HOME", site.folder.path()).stderr(Stdio::piped()).stdin(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let service = Service { child, log, socket: socket.clone() };
+    while UnixStream::connect(&socket).is_err() {
+        std::thread::yield_now();
+    }
+    assert!(get(&socket, "/healthz", "").starts_with("HTTP/1.1 200 "));
+    service.end();
+    assert!(socket.exists());
+}
