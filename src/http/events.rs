@@ -264,13 +264,13 @@ mod tests {
     async fn more_readers_than_may_are_refused_until_one_has_gone() {
         let service = service();
         let mut readers = Vec::new();
-        let refused = loop {
+        let mut refused = StatusCode::OK;
+        while refused == StatusCode::OK && readers.len() < 1000 {
             let response = get(&service, "/api/events", "").await;
-            if response.status() != StatusCode::OK {
-                break response.status();
-            }
+            refused = response.status();
             readers.push(response);
-        };
+        }
+        readers.pop();
         assert_eq!((readers.len(), refused), (256, StatusCode::SERVICE_UNAVAILABLE));
         readers.pop();
         assert_eq!(get(&service, "/api/events", "").await.status(), StatusCode::OK);

@@ -216,6 +216,9 @@ mod tests {
 
     use super::{super::job::State, *};
 
+    /// Far longer than anything here takes.
+    const LIMIT: Duration = Duration::from_secs(30);
+
     fn order() -> Order {
         let operation = crate::api::find("gc").unwrap();
         let request = operation.read(json!({})).unwrap();
@@ -230,7 +233,7 @@ mod tests {
         let job = Jobs::begin(&service, order()).unwrap();
         tokio::task::yield_now().await;
         assert!(job.stop());
-        job.ends().await;
+        tokio::time::timeout(LIMIT, job.ends()).await.unwrap();
         assert_eq!(job.view().state, State::Cancelled);
     }
 
@@ -243,7 +246,7 @@ mod tests {
         assert_eq!(Jobs::begin(&service, order()).err().unwrap().code, Code::Interrupted);
         assert!(!service.jobs.finish(Duration::ZERO).await);
         service.jobs.stop();
-        assert!(service.jobs.finish(Duration::MAX).await);
+        assert!(service.jobs.finish(LIMIT).await);
         assert!(job.is_ended());
     }
 }
