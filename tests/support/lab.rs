@@ -102,7 +102,9 @@ impl Lab {
         // one: a machine that emulates more of them than it has processors makes their kernels stumble.
         let (name, lock) = match env!("CARGO_CRATE_NAME") {
             "edit" | "reach" | "real" | "session" => ("", "lab.rs"),
-            "bad_input" | "change_faults" | "doctor" | "expiry" | "first_run" | "serve_life" => ("-2", "mirror.rs"),
+            "bad_input" | "change_faults" | "doctor" | "expiry" | "first_run" | "serve_life" | "serve_quota" => {
+                ("-2", "mirror.rs")
+            }
             _ => ("-3", "gpg.rs"),
         };
         let alone = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(lock)).unwrap();
