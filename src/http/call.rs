@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{RawPathParams, Request},
+    extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
     http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header},
     response::IntoResponse,
 };
@@ -16,6 +16,7 @@ use super::{
     client::Client,
     job::Job,
     jobs::{IdempotencyKey, Jobs, Order},
+    near,
     prefer::{self, Preference},
     problem::Problem,
     reads::Reads,
@@ -40,9 +41,10 @@ const MOST_KEY: usize = 255;
 pub(super) async fn call(
     service: Arc<Service>,
     operation: &'static Operation,
-    route: RawPathParams,
+    route: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
+    let route = names(route)?;
     let (head, body) = request.into_parts();
     let client = head.extensions.get::<Arc<Client>>().cloned();
     let client = client.ok_or_else(|| Error::internal("nobody has asked who asks"))?;
@@ -116,6 +118,14 @@ fn idempotency_key(
     Ok(Some(IdempotencyKey { client: client.name.clone(), key: key.to_owned(), fingerprint }))
 }
 
+/// What the names in a route stand for.
+pub(super) fn names(route: Result<RawPathParams, RawPathParamsRejection>) -> Result<RawPathParams, Problem> {
+    route.map_err(|error| {
+        let error = Error::invalid("the path cannot be used").because(error.body_text());
+        error.hint("Write what is no plain character as the percent-encoding of its UTF-8.").into()
+    })
+}
+
 /// A route that is not there.
 pub(super) async fn no_route(request: Request) -> Response<Body> {
     let path = request.uri().path().to_owned();
@@ -124,7 +134,10 @@ pub(super) async fn no_route(request: Request) -> Response<Body> {
     let error = if trimmed.len() < path.len() && !trimmed.is_empty() {
         error.hint(format!("Leave out the slash at its end: {trimmed}"))
     } else {
-        error
+        match near::route(&path) {
+            Some(route) => error.hint(format!("Did you mean {route}?")),
+            None => error,
+        }
     };
     Problem::from(error.hint("GET /openapi.json describes every route; /docs shows them.")).into_response()
 }

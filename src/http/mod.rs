@@ -11,6 +11,7 @@ mod jobs;
 mod layers;
 mod listen;
 pub mod metrics;
+mod near;
 mod operations;
 mod pool;
 mod prefer;

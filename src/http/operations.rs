@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
-    extract::{RawPathParams, State},
+    extract::{RawPathParams, State, rejection::RawPathParamsRejection},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -43,18 +43,18 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: RawPathParams,
+    route: Result<RawPathParams, RawPathParamsRejection>,
 ) -> Result<Json<View>, Problem> {
-    Ok(Json(find(&service, &client, &route)?.view()))
+    Ok(Json(find(&service, &client, &call::names(route)?)?.view()))
 }
 
 /// Cancels one, and waits until it has undone what it had done.
 pub(super) async fn cancel(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: RawPathParams,
+    route: Result<RawPathParams, RawPathParamsRejection>,
 ) -> Result<Json<View>, Problem> {
-    let job = find(&service, &client, &route)?;
+    let job = find(&service, &client, &call::names(route)?)?;
     if !job.stop() {
         let View { id, operation, state, .. } = job.view();
         let state = serde_json::to_value(state).unwrap_or_default();
