@@ -37,7 +37,7 @@ fn inside(image: &str) -> Result<ExitCode> {
     let mut report = Report::default();
     let service = Service::start(&folder)?;
     let counted = service.calls()?;
-    let ours = Load::of(LOAD, || Connection::open()?.looks())?;
+    let ours = Load::of(LOAD, || Connection::open().map(|mut kept| move || kept.look()))?;
     let calls = service.calls()? - counted;
     let [now, most] = ["VmRSS:", "VmHWM:"].map(|field| service.memory(field));
     drop(service);
@@ -47,8 +47,8 @@ fn inside(image: &str) -> Result<ExitCode> {
     report.line("99 % of the readers", ours.quantile(99), "a virsh list each", theirs.quantile(99), 0.5);
     report.bytes("memory at the end", now?, "limit", MOST_MEMORY, 1.0);
     report.bytes("memory at most", most?, "limit", MOST_MEMORY, 1.0);
-    report.rate("answers", ours.times.len(), LOAD, "a virsh list each", theirs.times.len(), THEIR_LOAD);
-    report.rate("processes started", calls, LOAD, "a virsh list each", theirs.times.len(), THEIR_LOAD);
+    support::rate("answers", ours.times.len(), LOAD, "a virsh list each", theirs.times.len(), THEIR_LOAD);
+    support::rate("processes started", calls, LOAD, "a virsh list each", theirs.times.len(), THEIR_LOAD);
     Ok(if report.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -172,28 +172,26 @@ impl Connection {
     }
 
     /// A look at the list, which must have all the domains.
-    fn looks(mut self) -> Result<impl FnMut() -> Result<()>> {
-        Ok(move || {
-            self.stream.get_mut().write_all(b"GET /api/vms HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
-            let mut first = String::new();
-            self.stream.read_line(&mut first)?;
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                ensure!(self.stream.read_line(&mut line)? > 0, "the connection was closed");
-                if line.trim().is_empty() {
-                    break;
-                }
-                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse()?;
-                }
+    fn look(&mut self) -> Result<()> {
+        self.stream.get_mut().write_all(b"GET /api/vms HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
+        let mut first = String::new();
+        self.stream.read_line(&mut first)?;
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            ensure!(self.stream.read_line(&mut line)? > 0, "the connection was closed");
+            if line.trim().is_empty() {
+                break;
             }
-            let mut body = vec![0; length];
-            self.stream.read_exact(&mut body)?;
-            ensure!(first.starts_with("HTTP/1.1 200 "), "{first}{}", String::from_utf8_lossy(&body));
-            let domains = body.windows(7).filter(|window| window == b"\"uuid\":").count();
-            ensure!(domains == DOMAINS, "{domains} domains were listed");
-            Ok(())
-        })
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse()?;
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        ensure!(first.starts_with("HTTP/1.1 200 "), "{first}{}", String::from_utf8_lossy(&body));
+        let domains = body.windows(7).filter(|window| window == b"\"uuid\":").count();
+        ensure!(domains == DOMAINS, "{domains} domains were listed");
+        Ok(())
     }
 }

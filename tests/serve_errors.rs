@@ -69,8 +69,6 @@ fn a_body_that_cannot_be_used_is_told_where_and_why() {
         (&long, 413, &["more than 2097152 bytes"]),
     ];
     for (body, status, parts) in cases {
-        let shown: String = body.chars().take(60).collect();
-        eprintln!("{shown}");
         is_problem(&service.client.send("POST", "/api/vms", &[JSON], body), *status, parts);
     }
     // Not UTF-8, chunked, with nothing in it, cut short.
@@ -133,7 +131,6 @@ fn a_request_line_that_leads_nowhere_is_told_where_to_go() {
         ("POST", "/healthz", 405, &["GET, HEAD"]),
     ];
     for (method, path, status, parts) in cases {
-        eprintln!("{method} {path}");
         let answer = service.client.send(method, path, &[], "");
         is_problem(&answer, *status, parts);
         assert_eq!(answer.header("allow").is_some(), *status == 405, "{answer}");

@@ -56,22 +56,6 @@ impl Report {
         println!("{what:20} {first:7}     {against}: {second}{word}");
     }
 
-    /// How many a second, beside others; nothing is demanded of it.
-    #[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
-    pub(crate) fn rate(
-        &self,
-        what: &str,
-        ours: usize,
-        within: Duration,
-        against: &str,
-        theirs: usize,
-        their_time: Duration,
-    ) {
-        let [ours, theirs] =
-            [(ours, within), (theirs, their_time)].map(|(count, time)| count as f64 / time.as_secs_f64());
-        println!("{what:20} {ours:7.1} /s  {against:32} {theirs:7.1} /s");
-    }
-
     /// An amount of bytes against another.
     pub(crate) fn bytes(&mut self, what: &str, ours: u64, against: &str, theirs: u64, limit: f64) {
         #[expect(clippy::cast_precision_loss, reason = "a ratio is rounded anyway")]
@@ -83,6 +67,13 @@ impl Report {
         let (ours, theirs) = (kib(ours), kib(theirs));
         println!("{what:20} {ours:7} KiB {against:32} {theirs:7} KiB {ratio:5.3}x of at most {limit:.3}x{word}");
     }
+}
+
+/// How many a second, beside others; nothing is demanded of it.
+#[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
+pub(crate) fn rate(what: &str, ours: usize, within: Duration, against: &str, theirs: usize, their_time: Duration) {
+    let [ours, theirs] = [(ours, within), (theirs, their_time)].map(|(count, time)| count as f64 / time.as_secs_f64());
+    println!("{what:20} {ours:7.1} /s  {against:32} {theirs:7.1} /s");
 }
 
 pub(crate) const fn ms(ms: u64) -> Duration {

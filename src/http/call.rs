@@ -41,7 +41,7 @@ const MOST_KEY: usize = 255;
 pub(super) async fn call(
     service: Arc<Service>,
     operation: &'static Operation,
-    route: Result<RawPathParams, RawPathParamsRejection>,
+    route: Names,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
     let route = names(route)?;
@@ -118,8 +118,11 @@ fn idempotency_key(
     Ok(Some(IdempotencyKey { client: client.name.clone(), key: key.to_owned(), fingerprint }))
 }
 
+/// What the names in a route stand for, where they could be read.
+pub(super) type Names = Result<RawPathParams, RawPathParamsRejection>;
+
 /// What the names in a route stand for.
-pub(super) fn names(route: Result<RawPathParams, RawPathParamsRejection>) -> Result<RawPathParams, Problem> {
+pub(super) fn names(route: Names) -> Result<RawPathParams, Problem> {
     route.map_err(|error| {
         let error = Error::invalid("the path cannot be used").because(error.body_text());
         error.hint("Write what is no plain character as the percent-encoding of its UTF-8.").into()

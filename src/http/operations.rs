@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
-    extract::{RawPathParams, State, rejection::RawPathParamsRejection},
+    extract::{RawPathParams, State},
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -43,7 +43,7 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: Result<RawPathParams, RawPathParamsRejection>,
+    route: call::Names,
 ) -> Result<Json<View>, Problem> {
     Ok(Json(find(&service, &client, &call::names(route)?)?.view()))
 }
@@ -52,7 +52,7 @@ pub(super) async fn show(
 pub(super) async fn cancel(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: Result<RawPathParams, RawPathParamsRejection>,
+    route: call::Names,
 ) -> Result<Json<View>, Problem> {
     let job = find(&service, &client, &call::names(route)?)?;
     if !job.stop() {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
-    extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
+    extract::{Request, State},
     http::Method,
     routing::{MethodFilter, MethodRouter, delete, get, on},
 };
@@ -38,8 +38,7 @@ pub(super) fn router(service: Arc<Service>) -> Router {
 fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
     let method = Method::from_bytes(operation.method.as_bytes()).unwrap_or_default();
     let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
-    type Names = Result<RawPathParams, RawPathParamsRejection>;
-    on(filter, move |State(service): State<Arc<Service>>, route: Names, request: Request| async move {
+    on(filter, move |State(service): State<Arc<Service>>, route: call::Names, request: Request| async move {
         call::call(service, operation, route, request).await
     })
 }

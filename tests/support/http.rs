@@ -114,7 +114,7 @@ impl Client {
 
 /// The text of a request.
 pub(crate) fn request(method: &str, path: &str, head: &[&str], body: &str) -> String {
-    let lines: String = head.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines: String = head.iter().flat_map(|line| [line, "\r\n"]).collect();
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}{length}\r\n{body}")
 }
