@@ -32,7 +32,7 @@ fn the_list_in_every_format() {
     host.run("vm list --brief -o yaml").prints(&brief);
     host.run("vm list -oyaml").prints(&format!(
         "{brief}  managed: false\n  incomplete: false\n  image: null\n  imageVerification: null\n  user: null\n\
-         \x20 expires: null\n  protected: false\n  addresses: []\n  sshPort: null\n"
+         \x20 expires: null\n  protected: false\n  owner: null\n  addresses: []\n  sshPort: null\n"
     ));
     host.run("-o name vm list").prints("test\n");
     host.run("vm list --brief --output=name").prints("test\n");
@@ -54,6 +54,7 @@ fn the_list_in_every_format() {
                 "user",
                 "expires",
                 "protected",
+                "owner",
                 "addresses",
                 "sshPort"
             ]

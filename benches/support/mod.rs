@@ -69,6 +69,13 @@ impl Report {
     }
 }
 
+/// How many a second, beside others; nothing is demanded of it.
+#[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
+pub(crate) fn rate(what: &str, ours: usize, within: Duration, against: &str, theirs: usize, their_time: Duration) {
+    let [ours, theirs] = [(ours, within), (theirs, their_time)].map(|(count, time)| count as f64 / time.as_secs_f64());
+    println!("{what:20} {ours:7.1} /s  {against:32} {theirs:7.1} /s");
+}
+
 pub(crate) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }

@@ -1,11 +1,15 @@
 //! A request as HTTP has it, put together into one JSON object: what stands in the route, in the query, and in the body.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use axum::{
     body::Body,
     extract::RawPathParams,
     http::{HeaderMap, Method, StatusCode, Uri, header},
+};
+use serde::{
+    Deserializer,
+    de::{self, MapAccess, Visitor},
 };
 use serde_json::{Map, Value};
 use url::form_urlencoded;
@@ -33,7 +37,13 @@ pub(super) struct Parts<'r> {
 /// Reads what is asked of an operation.
 pub(super) async fn read(operation: &Operation, parts: &Parts<'_>, body: Body) -> Result<Value, Problem> {
     let mut members = if has_body(parts, operation) { json(parts.headers, body).await? } else { Map::new() };
-    for (name, text) in form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+    let query = parts.uri.query().unwrap_or_default();
+    if percent_encoding::percent_decode_str(query).decode_utf8().is_err() {
+        let error =
+            Error::invalid("the query is not UTF-8").because("it would be read as something else than was meant");
+        return Err(error.hint("Write what is no plain character as the percent-encoding of its UTF-8.").into());
+    }
+    for (name, text) in form_urlencoded::parse(query.as_bytes()) {
         let value = typed(&operation.request["properties"][&*name], &text);
         add(&mut members, &name, value)?;
     }
@@ -87,6 +97,7 @@ async fn json(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, Pro
     if let Some(given) = headers.get(header::CONTENT_TYPE) {
         require_json(given.to_str().unwrap_or_default())?;
     }
+    require_plain(headers)?;
     let read = tokio::time::timeout(ARRIVAL, axum::body::to_bytes(body, MOST_BYTES)).await;
     let bytes = read.map_err(|_| {
         let error = Error::new(Code::Timeout, format!("the body did not arrive within {} s", ARRIVAL.as_secs()));
@@ -96,13 +107,43 @@ async fn json(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, Pro
     if bytes.is_empty() {
         return Ok(Map::new());
     }
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err(Error::invalid("the body is no JSON object").hint("It begins with `{`.").into()),
-        Err(error) => {
-            let place = format!("{error}");
-            Err(Error::invalid("the body is no JSON").because(place).hint("Send one JSON object.").into())
+    parsed(&bytes)
+}
+
+/// The members of a body; that of one which is null are none.
+fn parsed(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
+    let mut text = serde_json::Deserializer::from_slice(bytes);
+    let read = text.deserialize_any(Members).and_then(|members| text.end().map(|()| members));
+    read.map_err(|error| {
+        let what = if error.is_data() { "the body cannot be used" } else { "the body is no JSON" };
+        Error::invalid(what).because(error).hint("Send one JSON object.").into()
+    })
+}
+
+/// Reads an object in which no member is said twice: which of them was meant, nobody can know.
+struct Members;
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(Map::new())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Map::new();
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            if members.contains_key(&name) {
+                let name = name.escape_debug();
+                return Err(de::Error::custom(format_args!("the member `{name}` is said twice")));
+            }
+            members.insert(name, value);
         }
+        Ok(members)
     }
 }
 
@@ -126,4 +167,15 @@ fn require_json(given: &str) -> Result<(), Problem> {
         .hint("Send JSON, and say so: Content-Type: application/json");
     let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", error);
     Err(problem.header(header::ACCEPT, "application/json"))
+}
+
+/// A body that is packed is not unpacked here: a few bytes could become more than any memory holds.
+fn require_plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(coding) = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity") else {
+        return Ok(());
+    };
+    let coding = coding.to_str().unwrap_or_default().escape_debug().to_string();
+    let error = Error::invalid(format!("the body is packed with `{coding}`")).hint("Send it as it is.");
+    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", error);
+    Err(problem.header(header::ACCEPT_ENCODING, "identity"))
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{RawPathParams, Request},
+    extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
     http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header},
     response::IntoResponse,
 };
@@ -17,6 +17,7 @@ use super::{
     client::Client,
     job::Job,
     jobs::{IdempotencyKey, Jobs, Order},
+    near,
     permit::{self, Names},
     prefer::{self, Preference},
     problem::Problem,
@@ -43,9 +44,10 @@ const MOST_KEY: usize = 255;
 pub(super) async fn call(
     service: Arc<Service>,
     operation: &'static Operation,
-    route: RawPathParams,
+    route: Route,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
+    let route = names(route)?;
     let (head, body) = request.into_parts();
     let client = head.extensions.get::<Arc<Client>>().cloned();
     let client = client.ok_or_else(|| Error::internal("nobody has asked who asks"))?;
@@ -141,6 +143,17 @@ fn idempotency_key(
     Ok(Some(IdempotencyKey { client: client.name.clone(), key: key.to_owned(), fingerprint }))
 }
 
+/// What the names in a route stand for, where they could be read.
+pub(super) type Route = Result<RawPathParams, RawPathParamsRejection>;
+
+/// What the names in a route stand for.
+pub(super) fn names(route: Route) -> Result<RawPathParams, Problem> {
+    route.map_err(|error| {
+        let error = Error::invalid("the path cannot be used").because(error.body_text());
+        error.hint("Write what is no plain character as the percent-encoding of its UTF-8.").into()
+    })
+}
+
 /// A route that is not there.
 pub(super) async fn no_route(request: Request) -> Response<Body> {
     let path = request.uri().path().to_owned();
@@ -149,7 +162,10 @@ pub(super) async fn no_route(request: Request) -> Response<Body> {
     let error = if trimmed.len() < path.len() && !trimmed.is_empty() {
         error.hint(format!("Leave out the slash at its end: {trimmed}"))
     } else {
-        error
+        match near::route(&path) {
+            Some(route) => error.hint(format!("Did you mean {route}?")),
+            None => error,
+        }
     };
     Problem::from(error.hint("GET /openapi.json describes every route; /docs shows them.")).into_response()
 }

@@ -249,4 +249,45 @@ mod tests {
         assert!(service.jobs.finish(LIMIT).await);
         assert!(job.is_ended());
     }
+
+    #[test]
+    fn a_key_is_its_clients_own_and_names_one_request() {
+        let key = |client: &str, fingerprint: &str| IdempotencyKey {
+            client: client.to_owned(),
+            key: "same".to_owned(),
+            fingerprint: fingerprint.to_owned(),
+        };
+        let service = Service::for_test();
+        let operation = crate::api::find("vm_start").unwrap();
+        let job = Arc::new(Job::new(operation, Some("web"), ("alice", "request"), (&service.metrics, &service.feed)));
+        let known =
+            VecDeque::from([Known { id: job.view().id, job: job.clone(), key: Some(key("alice", "start web")) }]);
+        let found = |key: &IdempotencyKey| ordered_before(&known, key);
+        assert!(Arc::ptr_eq(&found(&key("alice", "start web")).unwrap().unwrap(), &job));
+        let Some(Err(error)) = found(&key("alice", "start other")) else {
+            panic!("another request has the key's answer")
+        };
+        assert_eq!(error.code, Code::Conflict);
+        assert!(found(&key("bob", "start web")).is_none(), "it is another client's");
+    }
+
+    #[test]
+    fn what_ended_longest_ago_is_forgotten_and_what_is_under_way_never() {
+        let service = Service::for_test();
+        let operation = crate::api::find("vm_start").unwrap();
+        let job =
+            || Arc::new(Job::new(operation, Some("web"), ("alice", "request"), (&service.metrics, &service.feed)));
+        let mut known = VecDeque::new();
+        for number in 0..REMEMBERED + 20 {
+            let job = job();
+            if number > 0 {
+                job.end(Err(Error::not_found("none")), |_| ());
+            }
+            known.push_front(Known { id: job.view().id, job, key: None });
+        }
+        let newest = known[0].id;
+        forget(&mut known);
+        assert_eq!((known.len(), known[0].id), (REMEMBERED + 1, newest));
+        assert!(!known[REMEMBERED].job.is_ended());
+    }
 }

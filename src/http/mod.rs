@@ -19,6 +19,7 @@ mod layers;
 mod life;
 mod listen;
 pub mod metrics;
+mod near;
 mod openapi;
 mod operations;
 mod patience;

@@ -44,19 +44,19 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: RawPathParams,
+    route: call::Route,
 ) -> Result<Json<View>, Problem> {
-    Ok(Json(find(&service, &client, &route)?.view()))
+    Ok(Json(find(&service, &client, &call::names(route)?)?.view()))
 }
 
 /// Cancels one, and waits until it has undone what it had done.
 pub(super) async fn cancel(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: RawPathParams,
+    route: call::Route,
 ) -> Result<Json<View>, Problem> {
     client.require(Scope::Operate, "cancel operations")?;
-    let job = find(&service, &client, &route)?;
+    let job = find(&service, &client, &call::names(route)?)?;
     if !job.stop() {
         let View { id, operation, state, .. } = job.view();
         let state = serde_json::to_value(state).unwrap_or_default();

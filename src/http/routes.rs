@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
-    extract::{RawPathParams, Request, State},
+    extract::{Request, State},
     http::Method,
     routing::{MethodFilter, MethodRouter, delete, get, on},
 };
@@ -38,9 +38,14 @@ pub(super) fn router(service: Arc<Service>) -> Router {
 fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
     let method = Method::from_bytes(operation.method.as_bytes()).unwrap_or_default();
     let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
-    on(filter, move |State(service): State<Arc<Service>>, route: RawPathParams, request: Request| async move {
+    on(filter, move |State(service): State<Arc<Service>>, route: call::Route, request: Request| async move {
         call::call(service, operation, route, request).await
     })
+}
+
+/// The path of every route, as its template.
+pub(super) fn paths() -> impl Iterator<Item = &'static str> {
+    api::operations().iter().map(|operation| operation.path).chain(own().into_iter().map(|(path, _, _)| path))
 }
 
 /// What there is beside the operations.

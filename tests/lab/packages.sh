@@ -25,6 +25,9 @@ kernel_package() {
     packages_to_build_image=(debootstrap debian-archive-keyring e2fsprogs fdisk dosfstools mtools grub-common grub-pc-bin)
     # what `vm commit` calls: virt-sysprep, and a kernel for its appliance where there is none (a container)
     packages_to_commit=(guestfs-tools)
+    # what `java FILE.java` needs: a runtime alone has no compiler, and any JDK from 17 on will do
+    packages_to_run_java=()
+    java --list-modules 2>/dev/null | grep '^jdk.compiler' >/dev/null || packages_to_run_java+=(default-jdk-headless)
     compgen -G '/boot/vmlinuz-*' >/dev/null || packages_to_commit+=("$(kernel_package)")
 }
 

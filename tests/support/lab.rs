@@ -101,10 +101,9 @@ impl Lab {
         // Three labs, so that three tests run at a time; .config/nextest.toml has the same groups. Those with guests share
         // one: a machine that emulates more of them than it has processors makes their kernels stumble.
         let (name, lock) = match env!("CARGO_CRATE_NAME") {
-            "edit" | "reach" | "real" | "session" => ("", "lab.rs"),
-            "bad_input" | "change_faults" | "doctor" | "expiry" | "first_run" | "serve_life" | "serve_quota" => {
-                ("-2", "mirror.rs")
-            }
+            "edit" | "reach" | "real" | "serve_guest" | "session" => ("", "lab.rs"),
+            "bad_input" | "change_faults" | "doctor" | "existing_client" | "expiry" | "first_run" | "serve_life"
+            | "serve_quota" | "serve_work" => ("-2", "mirror.rs"),
             _ => ("-3", "gpg.rs"),
         };
         let alone = File::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(lock)).unwrap();
@@ -238,6 +237,23 @@ impl Lab {
     /// Starts vmprov.
     pub(crate) fn begin(&self, fault: &str, args: &[&str]) -> Running {
         self.begin_with(fault, args, |_| ())
+    }
+
+    /// Starts the service, which listens at [`Self::socket`] and at port 8092 of the lab's loopback, and lets images come from
+    /// a mirror there.
+    pub(crate) fn serve(&self, more: &[&str]) -> Running {
+        let place = format!("unix:{}", self.socket().display());
+        let mut args = vec!["serve", "--listen", "127.0.0.1:8092", "--listen", &place];
+        if self.run(&["serve", "--help"]).stdout.contains("--allow-image-host") {
+            args.extend(["--allow-image-host", "127.0.0.1"]);
+        }
+        args.extend(more);
+        self.begin("", &args)
+    }
+
+    /// Where the service listens, whichever network one is in.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.file("api.sock")
     }
 
     fn begin_with(&self, fault: &str, args: &[&str], more: impl FnOnce(&mut Command)) -> Running {

@@ -1,0 +1,194 @@
+//! Whatever is sent to `vmprov serve`, what it refuses is a problem that a client can read, and that says what to do next.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/mod.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+use std::{io::Read, time::Duration};
+
+use http::{Answer, Service, request};
+use serde_json::json;
+use support::{Running, TestHost};
+
+const JSON: &str = "Content-Type: application/json";
+
+fn serve(host: &TestHost) -> Service<Running<'_>> {
+    let socket = host.path("api.sock");
+    let running = host.start(&["serve", "--listen", &format!("unix:{}", socket.display())], "");
+    Service::new(running, Running::signal, socket)
+}
+
+/// It is a problem with all of its members, and its text says what went wrong and what to do.
+#[track_caller]
+fn is_problem(answer: &Answer, status: u16, parts: &[&str]) {
+    answer.is(status);
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer}");
+    assert!(answer.header("x-request-id").is_some() && answer.header("cache-control") == Some("no-store"), "{answer}");
+    let problem = answer.value();
+    for member in ["type", "title", "detail", "error", "code"] {
+        assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "no `{member}`: {answer}");
+    }
+    assert_eq!(problem["status"], status, "{answer}");
+    assert!(problem["retryable"].is_boolean(), "{answer}");
+    for member in ["cause", "hint", "details"] {
+        assert!(problem.get(member).is_some(), "no `{member}`: {answer}");
+    }
+    for part in parts {
+        assert!(problem["detail"].as_str().unwrap().contains(part), "it does not say `{part}`: {answer}");
+    }
+}
+
+#[test]
+fn a_body_that_cannot_be_used_is_told_where_and_why() {
+    let host = TestHost::new();
+    let service = serve(&host);
+    let long = format!(r#"{{"name":"a","userData":"{}"}}"#, "x".repeat(3 << 20));
+    let deep = format!(r#"{{"name":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
+    let cases: &[(&str, u16, &[&str])] = &[
+        (r#"{"name":"a","memory":512,}"#, 400, &["no JSON", "line 1 column 26"]),
+        ("{\n\"name\": a}", 400, &["no JSON", "line 2 column 9"]),
+        (r#"{"name":"a""#, 400, &["no JSON", "line 1 column 11"]),
+        (r#"{"name":"a"} x"#, 400, &["no JSON", "line 1 column 14"]),
+        ("[1]", 400, &["cannot be used", "expected a JSON object", "line 1"]),
+        ("\"a\"", 400, &["expected a JSON object"]),
+        (&deep, 400, &["recursion limit"]),
+        ("{}", 400, &["`name` is missing", "Name of the VM"]),
+        ("null", 400, &["`name` is missing"]),
+        (r#"{"name":null}"#, 400, &["`name` is missing"]),
+        (r#"{"name":7}"#, 400, &["`name` cannot be used"]),
+        (r#"{"name":"a","vcpus":"two"}"#, 400, &["`vcpus` cannot be used"]),
+        (r#"{"name":"a","vcpus":-1}"#, 400, &["`vcpus` cannot be used"]),
+        (r#"{"name":"a","memory":1}"#, 400, &["`memory` cannot be used"]),
+        (r#"{"name":"a","sshKeys":["b",7]}"#, 400, &["`sshKeys[1]` cannot be used"]),
+        (r#"{"name":"a","diskSise":5}"#, 400, &["no member `diskSise`", "Did you mean `diskSize`?"]),
+        (r#"{"name":"a","\u001b[2J":5}"#, 400, &["no member `\\u{1b}[2J`"]),
+        (r#"{"name":"a","name":"b"}"#, 400, &["`name`", "twice"]),
+        (&long, 413, &["more than 2097152 bytes"]),
+    ];
+    for (body, status, parts) in cases {
+        is_problem(&service.client.send("POST", "/api/vms", &[JSON], body), *status, parts);
+    }
+    // Not UTF-8, chunked, with nothing in it, cut short.
+    let post = |head: &[&str], body: &[u8]| {
+        let mut bytes = request("POST", "/api/vms", head, "").into_bytes();
+        bytes.extend(body);
+        service.client.raw(&bytes)
+    };
+    is_problem(&post(&[JSON, "Content-Length: 12"], b"{\"name\":\"\xff\"}"), 400, &["no JSON"]);
+    let chunked = ["Transfer-Encoding: chunked", JSON];
+    is_problem(
+        &post(&chunked, b"8\r\n{\"name\":\r\n5\r\n true\r\n1\r\n}\r\n0\r\n\r\n"),
+        400,
+        &["`name` cannot be used"],
+    );
+    is_problem(&post(&chunked, b"0\r\n\r\n"), 400, &["`name` is missing"]);
+    is_problem(&post(&chunked, b"zz\r\n{}\r\n0\r\n\r\n"), 400, &["cannot be read"]);
+    is_problem(&post(&[JSON, "Content-Length: 0"], b""), 400, &["`name` is missing"]);
+    is_problem(&post(&[], b""), 400, &["`name` is missing"]);
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""] {
+        let answer = service.client.send("POST", "/api/vms", &[&format!("Content-Type: {kind}")], "{}");
+        is_problem(&answer, 415, &["application/json"]);
+        assert_eq!(answer.header("accept"), Some("application/json"));
+    }
+    let answer = service.client.send("POST", "/api/vms", &[JSON, "Content-Encoding: gzip"], "{}");
+    is_problem(&answer, 415, &["gzip"]);
+    assert_eq!(answer.header("accept-encoding"), Some("identity"));
+    service.end().end().succeeds();
+}
+
+#[test]
+fn a_request_line_that_leads_nowhere_is_told_where_to_go() {
+    let host = TestHost::new();
+    let service = serve(&host);
+    let cases: &[(&str, &str, u16, &[&str])] = &[
+        ("GET", "/", 404, &["no route `/`"]),
+        ("GET", "/api/vm", 404, &["no route", "/api/vms"]),
+        ("GET", "/api/vms/", 404, &["slash", "/api/vms"]),
+        ("GET", "/vms", 404, &["no route", "/api/vms"]),
+        ("GET", "/api/VMs", 404, &["no route", "/api/vms"]),
+        ("POST", "/api/vms/a/starts", 404, &["no route", "/api/vms/{vm}/start"]),
+        ("GET", "/api//vms", 404, &["no route"]),
+        ("GET", "/api/vms/a/../b", 404, &["no route"]),
+        ("GET", "/api/vms/%ff", 400, &["UTF-8"]),
+        ("GET", "/api/vms/%00", 404, &["no VM `\\0`"]),
+        ("GET", "/api/vms/..%2f..%2fetc", 404, &["no VM"]),
+        ("GET", "/api/vms?brief=%ff", 400, &["query is not UTF-8"]),
+        ("GET", "/api/vms?brief=maybe", 400, &["`brief` cannot be used"]),
+        ("GET", "/api/vms?brief=true&brief=false", 400, &["`brief` is said twice"]),
+        ("GET", "/api/vms?breif=true", 400, &["Did you mean `brief`?"]),
+        ("GET", "/api/vms/test?vm=other", 400, &["`vm` is said twice"]),
+        ("GET", "/api/vms/nobody/logs?lines=-1", 400, &["`lines` cannot be used"]),
+        ("GET", "/api/vms/nobody", 404, &["nobody"]),
+        ("GET", "/api/operations/7", 404, &["no operation `7`"]),
+        ("DELETE", "/api/operations/6e7b1b8e-0000-4000-8000-000000000000", 404, &["no operation"]),
+        ("PUT", "/api/vms", 405, &["GET, HEAD, POST"]),
+        ("OPTIONS", "/api/vms", 405, &["OPTIONS"]),
+        ("TRACE", "/api/vms", 405, &["TRACE"]),
+        ("BREW", "/api/vms/a/start", 405, &["POST"]),
+        ("POST", "/healthz", 405, &["GET, HEAD"]),
+    ];
+    for (method, path, status, parts) in cases {
+        let answer = service.client.send(method, path, &[], "");
+        is_problem(&answer, *status, parts);
+        assert_eq!(answer.header("allow").is_some(), *status == 405, "{answer}");
+    }
+    let answer = service.client.send("HEAD", "/api/vms", &[], "");
+    assert!(answer.is(200).body.is_empty() && answer.header("content-length") != Some("0"), "{answer}");
+    assert!(service.client.send("HEAD", "/api/nothing", &[], "").is(404).body.is_empty());
+    assert_eq!(service.client.get("/healthz").is(200).text(), "OK");
+    service.end().end().succeeds();
+}
+
+#[test]
+fn heads_that_are_no_http_end_the_connection_and_nothing_else() {
+    let host = TestHost::new();
+    let service = serve(&host);
+    let big = format!("X-Big: {}", "x".repeat(1 << 20));
+    let many: Vec<_> = (0..500).map(|number| format!("X-{number}: y")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    assert_eq!(service.client.send("GET", "/healthz", &[&big], "").status, 431);
+    assert_eq!(service.client.send("GET", "/healthz", &many, "").status, 431);
+    assert_eq!(service.client.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n").status, 400);
+    assert_eq!(service.client.raw(b"GET / HTTP/9.9\r\n\r\n").status, 400);
+    assert_eq!(service.client.raw(b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n").status, 400);
+    // The preface of HTTP/2 without being asked, and an upgrade to it, which is not taken.
+    let mut none = Vec::new();
+    service.client.open(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").read_to_end(&mut none).ok();
+    assert!(none.is_empty(), "{none:?}");
+    let upgrade = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                   HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n\r\n";
+    let stream = service.client.open(upgrade.as_bytes());
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(Answer::read(stream).is(200).text(), "OK");
+    let id = service.client.send("GET", "/healthz", &["X-Request-Id: mine-7"], "");
+    assert_eq!(id.header("x-request-id"), Some("mine-7"));
+    let id = service.client.send("GET", "/healthz", &["X-Request-Id: a b"], "");
+    assert_ne!(id.header("x-request-id"), Some("a b"));
+    service.end().end().succeeds();
+}
+
+#[test]
+fn a_request_that_is_carried_out_says_what_it_did() {
+    let host = TestHost::new();
+    let service = serve(&host);
+    let client = &service.client;
+    let made = client.json("POST", "/api/ssh-keys", &json!({"name": "k", "type": "ed25519"}));
+    assert_eq!(made.is(201).header("location"), Some("/api/ssh-keys/k"));
+    let taken = client.json("POST", "/api/ssh-keys", &json!({"name": "k", "type": "ed25519"}));
+    is_problem(&taken, 409, &["k"]);
+    let line = client.get("/api/ssh-keys/k/public");
+    assert_eq!(line.is(200).text().trim(), made.value()["publicKey"]);
+    let body = client.send("DELETE", "/api/ssh-keys/k", &[JSON], "{}");
+    assert_eq!(body.is(200).value()["status"], "deleted");
+    is_problem(&client.send("DELETE", "/api/ssh-keys/k", &[], ""), 404, &["k"]);
+    let accepted = client.send("POST", "/api/ssh-keys", &[JSON, "Prefer: respond-async"], r#"{"name":"late"}"#);
+    let view = client.finished(&accepted, Duration::from_mins(1), |_| ());
+    assert_eq!(
+        (&view["state"], &view["status"], &view["result"]["name"]),
+        (&json!("succeeded"), &json!(201), &json!("late"))
+    );
+    service.end().end().succeeds();
+}

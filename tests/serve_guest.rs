@@ -1,0 +1,178 @@
+//! A real guest over HTTP, from a key and an image to a login and back to nothing; each answer within a minute, however
+//! long the work behind it takes.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/http.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod http;
+#[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod lab;
+#[path = "support/mirror.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod mirror;
+
+use std::{process::Command, thread, time::Duration};
+
+use http::{Answer, Service};
+use lab::{Lab, Running, wait_until};
+use mirror::{Fault, Mirror};
+use serde_json::{Value, json};
+
+/// How long a guest may take to come up or go down.
+const LIMIT: Duration = Duration::from_mins(12);
+
+/// The image's file, whose name tells the user.
+const FILE: &str = "debian-12.qcow2";
+
+const JSON: &str = "Content-Type: application/json";
+
+struct Site {
+    service: Option<Service<Running>>,
+    mirror: Mirror,
+    lab: Lab,
+}
+
+impl Drop for Site {
+    /// A failed test leaves no guest running.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.lab.run(&["vm", "delete", "web", "--yes", "--ignore-missing"]);
+        }
+    }
+}
+
+impl Site {
+    fn send(&self, method: &str, path: &str, prefer: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.service.as_ref().unwrap().client.send(method, path, &[JSON, &format!("Prefer: {prefer}")], &body)
+    }
+
+    /// Asks, and polls where it takes longer than a second; it must succeed.
+    #[track_caller]
+    fn ok(&self, method: &str, path: &str, body: &Value) -> Value {
+        let answer = self.send(method, path, "wait=1", body);
+        if answer.status != 202 {
+            assert!(answer.status < 300, "{method} {path}: {answer}");
+            return answer.value();
+        }
+        let done = self.service.as_ref().unwrap().client.finished(&answer, LIMIT, |_| ());
+        assert_eq!(done["state"], "succeeded", "{method} {path}: {done}");
+        done["result"].clone()
+    }
+
+    /// What a command in the guest prints.
+    #[track_caller]
+    fn exec(&self, request: &Value) -> Value {
+        self.ok("POST", "/api/vms/web/exec", request)
+    }
+
+    #[track_caller]
+    fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, "wait=1", &Value::Null)
+    }
+}
+
+#[test]
+fn a_guest_lives_and_ends_over_http() {
+    let lab = Lab::qemu();
+    let mirror = Mirror::inside(&lab.network());
+    let built = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image")).output().unwrap();
+    let image = std::fs::read(String::from_utf8(built.stdout).unwrap().trim()).unwrap();
+    let half = image.len() / 2;
+    mirror.put(FILE, image);
+    let tiny = lab.image("tiny.qcow2", "10M");
+    lab.run(&["vm", "create", "warm", "--image", &tiny, "--user", "debian", "--no-start"]).succeeded();
+    lab.run(&["vm", "delete", "warm", "--yes"]).succeeded();
+    lab.run(&["image", "prune", "--all"]).succeeded();
+    let before = lab.snapshot();
+    let service = Service::new(lab.serve(&[]), Running::signal, lab.socket());
+    let mut site = Site { service: Some(service), mirror, lab };
+
+    created(&site, half);
+    reached(&site);
+    changed(&site);
+    let deleted = site.ok("DELETE", "/api/vms/web", &Value::Null);
+    assert_eq!((&deleted["status"], &deleted["kept"]), (&json!("deleted"), &json!([])), "{deleted}");
+    site.get("/api/vms/web").is(404);
+    for key in ["first", "second"] {
+        site.ok("DELETE", &format!("/api/ssh-keys/{key}"), &Value::Null);
+    }
+    site.ok("POST", "/api/images/prune", &json!({"all": true}));
+    site.service.take().unwrap().end().end().succeeded();
+    // What plain ssh was told of the guest's host keys goes with the next `ssh-config`.
+    site.lab.settles_without(&before, |line| line.contains("known_hosts-"), "after everything was deleted");
+}
+
+/// Keys, and a VM whose image takes its time: how far it is can be seen.
+fn created(site: &Site, half: usize) {
+    for key in ["first", "second"] {
+        site.ok("POST", "/api/ssh-keys", &json!({"name": key, "type": "ed25519"}));
+    }
+    site.mirror.spoil(FILE, [Fault::Hold(half)]);
+    let new =
+        json!({"name": "web", "imageUrl": site.mirror.url(FILE), "memory": 640, "vcpus": 1, "sshKeys": ["first"]});
+    let accepted = site.send("POST", "/api/vms", "wait=5", &new);
+    let poll = accepted.is(202).header("location").unwrap().to_owned();
+    assert_eq!(accepted.header("preference-applied"), Some("wait=5"));
+    wait_until("half of the image", || {
+        let view = site.get(&poll).is(200).value();
+        view["bytesDone"] == half
+            && view["bytesTotal"].as_u64() > view["bytesDone"].as_u64()
+            && view["step"].is_string()
+    });
+    site.mirror.open_gate();
+    let client = &site.service.as_ref().unwrap().client;
+    let done = client.finished(&accepted, LIMIT, |_| ());
+    assert_eq!((&done["state"], &done["status"]), (&json!("succeeded"), &json!(201)), "{done}");
+    assert_eq!((&done["result"]["state"], &done["result"]["user"]), (&json!("running"), &json!("debian")), "{done}");
+    let listed = site.get("/api/vms").is(200).value();
+    assert!(listed["vms"].as_array().unwrap().iter().any(|vm| vm["name"] == "web"), "{listed}");
+}
+
+/// Waited for, and reached in every way there is over HTTP.
+fn reached(site: &Site) {
+    let waited = site.ok("POST", "/api/vms/web/wait", &json!({"for": "cloud-init", "timeout": "12m"}));
+    assert_eq!(waited["reached"], "cloud-init", "{waited}");
+    for via in ["ssh", "agent"] {
+        let ran = site.exec(&json!({"command": ["uname", "-n"], "via": via}));
+        assert_eq!(
+            (&ran["exitStatus"], &ran["stdout"], &ran["via"]),
+            (&json!(0), &json!("web\n"), &json!(via)),
+            "{ran}"
+        );
+        let ran = site.exec(&json!({"command": ["sh", "-c", "cat; echo no >&2; exit 7"], "stdin": "a\nü", "via": via}));
+        assert_eq!((&ran["exitStatus"], &ran["stdout"]), (&json!(7), &json!("a\nü")), "{ran}");
+        assert!(ran["stderr"].as_str().unwrap().contains("no"), "{ran}");
+    }
+    let logs = site.get("/api/vms/web/logs?lines=500").is(200).value();
+    assert!(
+        logs["lines"].as_array().unwrap().iter().any(|line| line.as_str().unwrap().contains("web login")),
+        "{logs}"
+    );
+    let picture = site.get("/api/vms/web/screenshot");
+    assert_eq!(picture.is(200).header("content-type"), Some("image/png"));
+    assert!(picture.body.starts_with(b"\x89PNG\r\n\x1a\n"));
+    let addresses = site.get("/api/vms/web/addresses").is(200).value();
+    assert!(addresses["addresses"].as_array().is_some_and(|list| !list.is_empty()), "{addresses}");
+}
+
+/// Given another key, a time to live and a description; stopped and started.
+fn changed(site: &Site) {
+    let injected = site.ok("POST", "/api/vms/web/ssh-keys/second", &Value::Null);
+    assert_eq!((&injected["status"], &injected["key"]), (&json!("injected"), &json!("second")), "{injected}");
+    assert_eq!((&injected["method"], &injected["restartNeeded"]), (&json!("agent"), &json!(false)), "{injected}");
+    let keys = site.exec(&json!({"command": ["grep", "-c", ".", ".ssh/authorized_keys"]}));
+    assert_eq!(keys["stdout"], "2\n", "{keys}");
+    let expiry = site.ok("PUT", "/api/vms/web/ttl", &json!({"ttl": "2h"}));
+    assert!(expiry["expires"].is_string(), "{expiry}");
+    let edited = site.ok("PATCH", "/api/vms/web", &json!({"description": "for the web", "autostart": true}));
+    assert_eq!(edited["changed"], true, "{edited}");
+    let stopped = site.ok("POST", "/api/vms/web/stop", &json!({"timeout": "12m"}));
+    assert_eq!((&stopped["status"], &stopped["forced"]), (&json!("stopped"), &json!(false)), "{stopped}");
+    let shown = site.get("/api/vms/web").is(200).value();
+    assert_eq!((&shown["state"], &shown["autostart"]), (&json!("shut off"), &json!(true)), "{shown}");
+    assert_eq!((&shown["description"], &shown["expires"]), (&json!("for the web"), &expiry["expires"]), "{shown}");
+    let started = site.ok("POST", "/api/vms/web/start", &Value::Null);
+    assert_eq!((&started["status"], &started["state"]), (&json!("started"), &json!("running")), "{started}");
+}
