@@ -1,6 +1,6 @@
 //! The client that was there before vmprov works unchanged: its requests, by Java's own HTTP client and by curl, against
 //! `vmprov serve` and a real libvirt.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows only the functions marked as tests")]
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]

@@ -1,7 +1,8 @@
 //! Whatever is sent to `vmprov serve`, what it refuses is a problem that a client can read, and that says what to do next.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows only the functions marked as tests")]
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
 mod http;
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]

@@ -1,6 +1,6 @@
 //! A real guest over HTTP, from a key and an image to a login and back to nothing; each answer within a minute, however
 //! long the work behind it takes.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows only the functions marked as tests")]
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]

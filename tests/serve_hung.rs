@@ -1,9 +1,9 @@
 //! A service whose virsh never answers.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
-#[path = "support/client.rs"]
+#[path = "support/http.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
-mod client;
+mod http;
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use client::Client;
+use http::Client;
 use support::{TestHost, within};
 
 /// Far longer than it takes a service to listen.
@@ -37,17 +37,17 @@ fn a_virsh_that_hangs_holds_up_nobody_for_long_and_there_is_never_a_second_one_f
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
     let began = Instant::now();
-    assert_eq!(client.get("/healthz").body, "OK");
-    let metrics = client.get("/metrics").body;
+    assert_eq!(client.get("/healthz").text(), "OK");
+    let metrics = client.get("/metrics").text();
     assert!(metrics.contains("\nlibvirt_up 0\n"), "{metrics}");
     let ready = client.get("/readyz");
     assert_eq!(ready.status, 503, "{ready:?}");
-    assert_eq!(ready.json()["details"]["checks"][0]["id"], "tools.virsh", "{ready:?}");
+    assert_eq!(ready.value()["details"]["checks"][0]["id"], "tools.virsh", "{ready:?}");
     // They do not wait for the list, which has half a minute.
     assert!(began.elapsed() < Duration::from_secs(25) && !lists.is_finished());
 
     for list in lists.join().unwrap() {
-        assert_eq!((list.status, &list.json()["code"]), (504, &"timeout".into()), "{list:?}");
+        assert_eq!((list.status, &list.value()["code"]), (504, &"timeout".into()), "{list:?}");
     }
     let calls = fs::read_to_string(&log).unwrap();
     assert!(calls.lines().count() <= 4, "{calls}");

@@ -2,8 +2,9 @@
 //! of its work.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
-#[path = "support/client.rs"]
-mod client;
+#[path = "support/http.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod http;
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
@@ -13,7 +14,7 @@ mod mirror;
 
 use std::{fs, thread};
 
-use client::Client;
+use http::Client;
 use lab::{Lab, Running, wait_until};
 use mirror::{Fault, Mirror};
 use rustix::process::Signal;
@@ -26,7 +27,9 @@ const STUCK: &str = "while kill -0 $PPID; do sleep 0.05; done 2>/dev/null";
 fn serve(lab: &Lab, drain: &str) -> (Running, Client) {
     let socket = lab.file("api.sock");
     let place = format!("unix:{}", socket.display());
-    let running = lab.begin("", &["serve", "--listen", &place, "--drain", drain]);
+    let folder = lab.file("");
+    let images = ["--allow-image-host", "127.0.0.1", "--allow-image-folder", folder.to_str().unwrap()];
+    let running = lab.begin("", &[&["serve", "--listen", &place, "--drain", drain][..], &images].concat());
     let client = Client::at(&socket);
     wait_until("the service", || client.is_answered());
     (running, client)
@@ -38,9 +41,10 @@ fn create(image: &str) -> String {
 
 /// Orders a VM and does not wait for it; returns where to ask.
 fn order(client: &Client, image: &str) -> String {
-    let accepted = client.ask("POST /api/vms", "Prefer: respond-async", &create(image));
+    let accepted =
+        client.send("POST", "/api/vms", &["Content-Type: application/json", "Prefer: respond-async"], &create(image));
     assert_eq!(accepted.status, 202, "{accepted:?}");
-    accepted.json()["poll"].as_str().unwrap().to_owned()
+    accepted.value()["poll"].as_str().unwrap().to_owned()
 }
 
 fn domains(lab: &Lab) -> String {
@@ -57,8 +61,8 @@ fn wait_for(client: &Client, path: &str, what: &str, is_so: impl Fn(u16, &Value)
     let mut last = String::new();
     wait_until(what, || {
         let answer = client.get(path);
-        last.clone_from(&answer.body);
-        is_so(answer.status, &serde_json::from_str(&answer.body).unwrap_or_default())
+        last = answer.text();
+        is_so(answer.status, &serde_json::from_slice(&answer.body).unwrap_or_default())
     });
 }
 
@@ -75,17 +79,17 @@ fn a_libvirtd_that_goes_is_told_and_all_is_well_when_it_is_back() {
     lab.stop_daemon();
     wait_until("the news", || events.text().contains("\"disconnected\""));
     let list = client.get("/api/vms");
-    assert_eq!((list.status, &list.json()["code"]), (503, &"unreachable".into()), "{list:?}");
+    assert_eq!((list.status, &list.value()["code"]), (503, &"unreachable".into()), "{list:?}");
     wait_for(&client, "/readyz", "the service to be unready", |status, problem| {
         status == 503 && problem["details"]["checks"][0]["id"] == "daemon.reachable"
     });
-    wait_until("the metrics to tell", || client.get("/metrics").body.contains("\nlibvirt_up 0\n"));
-    assert_eq!(client.get("/healthz").body, "OK");
+    wait_until("the metrics to tell", || client.get("/metrics").text().contains("\nlibvirt_up 0\n"));
+    assert_eq!(client.get("/healthz").text(), "OK");
 
     lab.start_daemon();
     wait_for(&client, "/readyz", "the service to be ready", |status, ready| status == 200 && ready["ready"] == true);
     assert_eq!(client.get("/api/vms").status, 200);
-    wait_until("the metrics", || client.get("/metrics").body.contains("\nlibvirt_up 1\n"));
+    wait_until("the metrics", || client.get("/metrics").text().contains("\nlibvirt_up 1\n"));
     wait_until("the events to go on", || events.text().contains("event: reset"));
     lab.virsh_with(
         &["define", "/dev/stdin"],
@@ -138,7 +142,7 @@ fn a_create_that_finishes_in_time_is_kept_and_answered() {
     let (service, client) = serve(&lab, "1h");
     let asker = client.clone();
     let body = create(&mirror.url("i.qcow2"));
-    let answer = thread::spawn(move || asker.ask("POST /api/vms", "", &body));
+    let answer = thread::spawn(move || asker.send("POST", "/api/vms", &["Content-Type: application/json"], &body));
     wait_until("the download", || mirror.sent() >= 1000);
     service.signal(Signal::TERM);
     wait_until("the closed socket", || !client.is_answered());
@@ -168,9 +172,9 @@ fn what_a_killed_service_has_left_is_cleaned_up_by_the_next() {
 
     let (service, client) = serve(&lab, "30s");
     assert!(domains(&lab).contains("web"));
-    let cleaned = client.ask("POST /api/gc", "", "");
+    let cleaned = client.send("POST", "/api/gc", &[], "");
     assert_eq!(cleaned.status, 200, "{cleaned:?}");
-    assert!(cleaned.json()["vms"].to_string().contains("web"), "{cleaned:?}");
+    assert!(cleaned.value()["vms"].to_string().contains("web"), "{cleaned:?}");
     service.signal(Signal::TERM);
     service.end().succeeded();
     lab.settles_without(&before, is_of_the_host, "gc");

@@ -1,9 +1,9 @@
 //! What a service does at a signal, and what it tells whoever manages it.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
-#[path = "support/client.rs"]
+#[path = "support/http.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
-mod client;
+mod http;
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use client::Client;
+use http::Client;
 use rustix::process::Signal;
 use support::{Running, TestHost, within};
 
@@ -54,7 +54,7 @@ fn the_manager_is_told_when_the_service_is_ready_reloads_and_ends() {
     let reloading = told(&manager);
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
     assert_eq!(told(&manager), "READY=1");
-    assert_eq!(client.get("/healthz").body, "OK");
+    assert_eq!(client.get("/healthz").text(), "OK");
     service.signal(Signal::TERM);
     let stopping = told(&manager);
     assert!(stopping.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC="), "{stopping}");
@@ -107,7 +107,7 @@ fn routes_are_counted_by_their_templates() {
     let (service, client) = serve(&host);
     assert_eq!(client.get("/api/vms/not-there").status, 404);
     assert_eq!(client.get("/nobody/knows/this").status, 404);
-    let metrics = client.get("/metrics").body;
+    let metrics = client.get("/metrics").text();
     for route in ["/api/vms/{vm}", "none"] {
         let line = format!("vmprov_http_requests_total{{route=\"{route}\",method=\"GET\",code=\"404\"}} 1");
         assert!(metrics.lines().any(|other| other == line), "no {line} in {metrics}");

@@ -1,6 +1,6 @@
 //! Work that takes long, over HTTP: what a client is told of it, that it goes on without one, is cancelled and undone, is
 //! done once however often it is asked for, and comes in order for each VM.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "clippy knows only the functions marked as tests")]
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]

@@ -7,7 +7,6 @@ use clap::Args;
 use listenfd::ListenFd;
 
 use super::{
-    output::{Kind, say},
     progress,
     settings::{Resolved, log_filter},
 };
@@ -93,9 +92,6 @@ pub(super) fn run(args: Serve, resolved: &Resolved, quiet: bool) -> Result<()> {
         tracing::warn!("{remark}");
     }
     let access = rights.access()?;
-    for place in listen.iter().filter(|_| !quiet) {
-        say(Kind::Note, &format!("listening at {place}"));
-    }
     http::serve(Options { settings: resolved.settings(), listen, inherited, access, drain: drain.0 })
 }
 

@@ -78,6 +78,16 @@ impl Client {
         Caller { owner: self.is_known.then(|| self.name.clone()), prefix: self.prefix.clone() }
     }
 
+    /// Refuses what tells of everybody's VMs at once.
+    pub(super) fn require_whole(&self, what: &str) -> Result<(), Problem> {
+        let Some(prefix) = &self.prefix else { return Ok(()) };
+        Err(forbidden(
+            Error::new(Code::Denied, format!("the token `{}` may not {what}", self.name))
+                .because(format!("it is for names that begin with `{prefix}`, and that tells of all"))
+                .hint("GET /readyz tells whether the service can do its work."),
+        ))
+    }
+
     /// Refuses what needs another scope.
     pub(super) fn require(&self, needed: Scope, what: &str) -> Result<(), Problem> {
         if self.scope >= needed {

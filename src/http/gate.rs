@@ -39,8 +39,10 @@ impl Gate {
         let Self::Tokens { file, tokens } = self else { return };
         match Tokens::read(file) {
             Ok(new) => {
-                tracing::info!(tokens = new.len(), "the tokens were read again");
+                let count = new.len();
                 *tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+                // Whoever reads this may rely on it.
+                tracing::info!(tokens = count, "the tokens were read again");
             }
             Err(error) => {
                 let hint = error.hint.clone().unwrap_or_default();

@@ -1,6 +1,9 @@
 //! [`Job`]: an operation that may take long, as it is now.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -83,6 +86,15 @@ pub(super) struct View {
     pub(super) error: Option<Error>,
 }
 
+/// How many bytes a report has.
+fn weight(report: &Report) -> usize {
+    match report {
+        Report::Json(value) => value.to_string().len(),
+        Report::Text(text) => text.len(),
+        Report::Png(png) => png.len(),
+    }
+}
+
 /// How it is, who counts it, and whether what was told of it is behind.
 struct Now {
     view: View,
@@ -97,6 +109,7 @@ pub(super) struct Job {
     now: Mutex<Now>,
     feed: Arc<Feed>,
     outcome: Mutex<Option<Result<Report>>>,
+    weight: AtomicUsize,
     ended: watch::Sender<bool>,
     cancelled: watch::Sender<bool>,
 }
@@ -133,6 +146,7 @@ impl Job {
             now: Mutex::new(Now { view, counted, is_further: false }),
             feed: feed.clone(),
             outcome: Mutex::default(),
+            weight: AtomicUsize::new(0),
             ended: watch::Sender::new(false),
             cancelled: watch::Sender::new(false),
         }
@@ -145,7 +159,7 @@ impl Job {
     /// Tells how it is. With the lock, so that it is told in the order in which it came to be.
     fn tell(&self, now: &mut Now) {
         now.is_further = false;
-        self.feed.tell(Happening::Operation(Box::new(View { result: None, ..now.view.clone() })));
+        self.feed.tell(Happening::Operation(Box::new(now.view.clone())));
     }
 
     /// Tells how far it is, if it is further than was told.
@@ -158,7 +172,19 @@ impl Job {
 
     /// How it is now.
     pub(super) fn view(&self) -> View {
-        self.lock().view.clone()
+        let view = self.lock().view.clone();
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = outcome.as_ref().and_then(|outcome| match outcome.as_ref().ok()? {
+            Report::Json(value) => Some(value.clone()),
+            Report::Text(text) => Some(Value::String(text.clone())),
+            Report::Png(_) => None,
+        });
+        View { result, ..view }
+    }
+
+    /// How many bytes are kept of what came of it, roughly.
+    pub(super) fn weight(&self) -> usize {
+        self.weight.load(Ordering::Relaxed)
     }
 
     /// Whether it has ended.
@@ -211,11 +237,7 @@ impl Job {
             Ok(report) => {
                 view.state = State::Succeeded;
                 view.status = Some(self.operation.status);
-                view.result = Some(match report {
-                    Report::Json(value) => value.clone(),
-                    Report::Text(text) => Value::String(text.clone()),
-                    Report::Png(_) => Value::Null,
-                });
+                self.weight.store(weight(report), Ordering::Relaxed);
             }
             Err(error) => {
                 let was_told = view.state == State::Cancelling && error.code == Code::Interrupted;

@@ -30,6 +30,9 @@ static ROOM: Semaphore = Semaphore::const_new(16);
 /// How many operations that have ended are remembered.
 const REMEMBERED: usize = 512;
 
+/// How many bytes of their reports are kept: commands in guests print as they like.
+const MOST_BYTES: usize = 16 << 20;
+
 /// How many may wait and run at a time. More than that is no use but abuse.
 const MOST: usize = 1024;
 
@@ -151,10 +154,11 @@ fn ordered_before(known: &VecDeque<Known>, key: &IdempotencyKey) -> Option<Resul
 
 /// Forgets what ended longest ago.
 fn forget(known: &mut VecDeque<Known>) {
-    let mut ended = 0;
+    let (mut ended, mut bytes) = (0, 0);
     known.retain(|known| {
         ended += usize::from(known.job.is_ended());
-        !known.job.is_ended() || ended <= REMEMBERED
+        bytes += known.job.weight();
+        !known.job.is_ended() || ended <= REMEMBERED && bytes <= MOST_BYTES
     });
 }
 
@@ -215,6 +219,7 @@ mod tests {
     use serde_json::json;
 
     use super::{super::job::State, *};
+    use crate::api::Report;
 
     /// Far longer than anything here takes.
     const LIMIT: Duration = Duration::from_secs(30);
@@ -289,5 +294,11 @@ mod tests {
         forget(&mut known);
         assert_eq!((known.len(), known[0].id), (REMEMBERED + 1, newest));
         assert!(!known[REMEMBERED].job.is_ended());
+        let large = || Ok(Report::Text("x".repeat(MOST_BYTES / 2)));
+        for known in known.iter().take(3) {
+            known.job.end(large(), |_| ());
+        }
+        forget(&mut known);
+        assert_eq!((known.len(), known[0].id), (3, newest), "two large reports, and what is under way");
     }
 }

@@ -211,6 +211,18 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Listener {
+    /// Where it is, as a client names it.
+    pub(super) fn place(&self) -> String {
+        let tcp = |listener: &TcpListener| Some(Listen::Tcp(listener.local_addr().ok()?).to_string());
+        let unix =
+            |listener: &UnixListener| Some(format!("unix:{}", listener.local_addr().ok()?.as_pathname()?.display()));
+        match self {
+            Self::Tcp(listener) => tcp(listener),
+            Self::Unix(listener, _) => unix(listener),
+        }
+        .unwrap_or_default()
+    }
+
     fn take_over(inherited: Inherited) -> Result<Self> {
         let failed = |error: std::io::Error| Error::io("listen at the socket that was passed", &error);
         match inherited {

@@ -108,6 +108,9 @@ async fn run(mut options: Options) -> Result<()> {
     let drain = options.drain;
     let service = Arc::new(Service::new(options)?);
     let listeners = listen::open(&listen, inherited).await?;
+    for listener in &listeners {
+        tracing::info!(place = listener.place(), "listening");
+    }
     let serving = listen::serve(listeners, &routes::router(service.clone()));
     life::live(&service, &mut signals).await;
     let ended = life::end(&service, serving, &mut signals, drain).await;

@@ -8,6 +8,9 @@ const ALIKE: f64 = 0.85;
 /// The route that is most like a path, as its template.
 pub(super) fn route(path: &str) -> Option<&'static str> {
     let path = path.trim_end_matches('/').to_ascii_lowercase();
+    if path.is_empty() {
+        return None;
+    }
     let given = if path.starts_with("/api") { path } else { format!("/api{path}") };
     let alike = routes::paths().map(|route| (strsim::jaro_winkler(&given, &filled(route, &given)), route));
     let alike = alike.filter(|(alike, _)| *alike >= ALIKE);

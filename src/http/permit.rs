@@ -59,6 +59,9 @@ pub(super) fn request(client: &Client, operation: &Operation, request: &Value) -
     if operation.name == "vm_delete" && request["unmanaged"] == Value::Bool(true) {
         client.require(Scope::Admin, "delete VMs that vmprov did not make")?;
     }
+    if operation.command == "doctor" {
+        client.require_whole("look at the whole host")?;
+    }
     let Some(prefix) = &client.prefix else { return Ok(()) };
     for (kind, name) in named(operation, request) {
         let what = match kind {

@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     extract::State,
     http::{HeaderName, header},
 };
 
-use super::{metrics, service::Service};
+use super::{client::Client, metrics, problem::Problem, service::Service};
 use crate::ops::stats;
 
 /// How old libvirt's figures may be. Scrapes come every 10 s or less often, so that one scraper's are always new; a second
@@ -18,9 +19,13 @@ const KEEP: Duration = Duration::from_secs(8);
 const BOUND: Duration = Duration::from_millis(3500);
 
 /// Everything that is counted.
-pub(super) async fn metrics(State(service): State<Arc<Service>>) -> ([(HeaderName, &'static str); 1], String) {
+pub(super) async fn metrics(
+    State(service): State<Arc<Service>>,
+    Extension(client): Extension<Arc<Client>>,
+) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
+    client.require_whole("see what is counted of every VM")?;
     let host = service.host_for_listening();
     let found = service.stats.look(KEEP, BOUND, move || stats::look(&host)).await;
     let text = service.metrics.encode(found.as_ref().as_ref());
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
 }

@@ -5,6 +5,8 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
+    sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -30,11 +32,11 @@ pub(crate) struct Service<R> {
 impl<R> Service<R> {
     /// Waits until a service that was started with `--listen unix:SOCKET` listens.
     pub(crate) fn new(running: R, signal: fn(&R, Signal), socket: impl Into<PathBuf>) -> Self {
-        let service = Self { client: Client { socket: socket.into() }, running: Some(running), signal };
+        let service = Self { client: Client::at(socket), running: Some(running), signal };
         let deadline = Instant::now() + START_LIMIT;
-        while UnixStream::connect(&service.client.socket).is_err() {
+        while !service.client.is_answered() {
             assert!(Instant::now() < deadline, "the service does not listen");
-            std::thread::sleep(POLL);
+            thread::sleep(POLL);
         }
         service
     }
@@ -62,6 +64,31 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    pub(crate) fn at(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// Whether somebody listens.
+    pub(crate) fn is_answered(&self) -> bool {
+        UnixStream::connect(&self.socket).is_ok()
+    }
+
+    /// Begins to read what is streamed.
+    pub(crate) fn follow(&self, path: &str) -> Followed {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let mut stream = self.open(request.as_bytes());
+        let followed = Followed::default();
+        let (text, ended) = (followed.text.clone(), followed.ended.clone());
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = stream.read(&mut bytes) {
+                text.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+            *ended.lock().unwrap() = true;
+        });
+        followed
+    }
+
     /// Sends bytes and leaves the rest to the caller.
     pub(crate) fn open(&self, bytes: &[u8]) -> UnixStream {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
@@ -98,7 +125,7 @@ impl Client {
     /// within the limit the test fails.
     #[track_caller]
     pub(crate) fn finished(&self, accepted: &Answer, limit: Duration, mut watch: impl FnMut(&Value)) -> Value {
-        let poll = accepted.is(202).header("location").expect("no Location");
+        let poll = accepted.is(202).header("location").unwrap_or_else(|| panic!("no Location: {accepted}"));
         let deadline = Instant::now() + limit;
         loop {
             let view = self.get(poll).is(200).value();
@@ -107,7 +134,7 @@ impl Client {
                 return view;
             }
             assert!(Instant::now() < deadline, "it does not end: {view}");
-            std::thread::sleep(POLL);
+            thread::sleep(POLL);
         }
     }
 }
@@ -169,5 +196,23 @@ impl Answer {
 impl std::fmt::Display for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {:?}\n{}", self.status, self.head, self.text())
+    }
+}
+
+/// What has been streamed so far.
+#[derive(Default)]
+pub(crate) struct Followed {
+    text: Arc<Mutex<String>>,
+    ended: Arc<Mutex<bool>>,
+}
+
+impl Followed {
+    pub(crate) fn text(&self) -> String {
+        self.text.lock().unwrap().clone()
+    }
+
+    /// Whether the service has ended the stream.
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.ended.lock().unwrap()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{add, reference};
-use crate::http::operations::Listing;
+use crate::http::{feed::Happening, health::Ready, operations::Listing};
 
 /// The routes of HTTP's own.
 pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
@@ -19,6 +19,11 @@ pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
     let list = "List what is under way, and what has ended not long ago";
     let get = "Show how far an operation is, and what came of it";
     let cancel = "Cancel an operation, and undo what it has done";
+    let events = "Follow what happens to VMs and operations, as server-sent events";
+    let ready = "Whether the service can do its work: libvirt answers, and pool and network are there";
+    let metrics = "Show what is counted, for Prometheus: of libvirt's VMs and pools, and of the service";
+    let counted = text("application/openmetrics-text", "What is counted");
+    let document = "Show this document";
     let alive = "Whether the service lives; nothing else is looked at";
     vec![
         ("/api/operations", "GET", route("operation_list", "operations", list, &none, &all, &[401, 403, 421])),
@@ -28,8 +33,40 @@ pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
             "DELETE",
             route("operation_cancel", "operations", cancel, &id, &one, &[401, 403, 404, 409, 421]),
         ),
-        ("/healthz", "GET", route("healthz", "service", alive, &none, &text("`OK`"), &[])),
+        ("/api/events", "GET", route("events", "operations", events, &wanted(), &stream(), &[400, 401, 403, 421, 503])),
+        ("/healthz", "GET", route("healthz", "service", alive, &none, &text("text/plain", "`OK`"), &[421])),
+        ("/readyz", "GET", route("readyz", "service", ready, &none, &json_answer("It can", "Ready"), &[421, 503])),
+        ("/metrics", "GET", route("metrics", "service", metrics, &none, &counted, &[401, 403, 421])),
+        ("/openapi.json", "GET", route("openapi", "service", document, &none, &json_object(), &[421])),
     ]
+}
+
+/// Which events are wanted.
+fn wanted() -> Value {
+    json!([
+        {"name": "vm", "in": "query", "required": false, "schema": {"type": "string"}, "description": "Only those about this VM"},
+        {
+            "name": "kind", "in": "query", "required": false, "schema": {"type": "string"}, "example": "lifecycle,operation",
+            "description": "Only those of these kinds, with commas between them",
+        },
+        {
+            "name": "Last-Event-ID", "in": "header", "required": false, "schema": {"type": "string"},
+            "description": "The id of the last event that was read: those that came since are told first",
+        },
+    ])
+}
+
+/// The events as they come. Each has the form of a line of JSON.
+fn stream() -> Value {
+    json!({
+        "description": "Server-sent events, until one of both ends hangs up: libvirt's (`lifecycle`, `agent-lifecycle`, …), `operation`, \
+                        `libvirt` (whether it is heard) and `reset` (some may be lost: ask again for what you show)",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    })
+}
+
+fn json_object() -> Value {
+    json!({"description": "This document", "content": {"application/json": {"schema": {"type": "object"}}}})
 }
 
 fn route(id: &str, tag: &str, summary: &str, parameters: &Value, success: &Value, problems: &[u16]) -> Value {
@@ -44,13 +81,15 @@ fn json_answer(about: &str, schema: &str) -> Value {
     json!({"description": about, "content": {"application/json": {"schema": reference(schema)}}})
 }
 
-fn text(about: &str) -> Value {
-    json!({"description": about, "content": {"text/plain": {"schema": {"type": "string"}}}})
+fn text(kind: &str, about: &str) -> Value {
+    json!({"description": about, "content": {kind: {"schema": {"type": "string"}}}})
 }
 
 /// The schemas that those routes have beside the operations'.
 pub(super) fn schemas(schemas: &mut BTreeMap<String, Value>) {
     add::<Listing>(schemas);
+    add::<Ready>(schemas);
+    add::<Happening>(schemas);
 }
 
 /// How a client says how long it waits, and that it sends the same again.
