@@ -61,7 +61,7 @@ fn stream() -> Value {
     json!({
         "description": "Server-sent events, until one of both ends hangs up: libvirt's (`lifecycle`, `agent-lifecycle`, …), `operation`, \
                         `libvirt` (whether it is heard) and `reset` (some may be lost: ask again for what you show)",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     })
 }
 
