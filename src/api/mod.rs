@@ -5,20 +5,17 @@
 
 mod next;
 mod request;
+mod row;
 mod rules;
 mod schema;
 mod table;
 
 use std::{fmt, sync::LazyLock};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::{
-    error::{Error, Result},
-    ops::Host,
-};
+use crate::{error::Result, ops::Host};
 pub use next::over_http;
 pub use schema::Schemas;
 
@@ -178,158 +175,3 @@ impl Operation {
 
 /// The member that names the VM that a request is about.
 const VM: &str = "vm";
-
-fn reported(report: &impl Serialize) -> Result<Report> {
-    let report = serde_json::to_value(report).map(Report::Json);
-    report.map_err(|error| Error::internal("cannot write the report").because(error))
-}
-
-/// An operation that is not complete yet: what the table says of it.
-struct Row {
-    operation: Operation,
-}
-
-fn row(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> Row {
-    Row {
-        operation: Operation {
-            name,
-            command,
-            summary: "",
-            method,
-            path,
-            status: 200,
-            effect: Effect::Change,
-            scope: Scope::Operate,
-            pace: Pace::Long,
-            example: Value::Object(Map::new()),
-            request: Value::Null,
-            report: None,
-            schemas: Schemas::default(),
-            read: Box::new(|_| Err(Error::internal("an operation without a request was asked for"))),
-            run: Box::new(|_, _| Err(Error::internal("an operation that does nothing was run"))),
-        },
-    }
-}
-
-/// One that looks.
-fn read(name: &'static str, command: &'static str, path: &'static str) -> Row {
-    row(name, command, "GET", path).pace(Pace::Quick).effect(Effect::Read).scope(Scope::Read)
-}
-
-/// One that changes something.
-fn change(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> Row {
-    row(name, command, method, path)
-}
-
-/// One that changes a VM.
-fn change_vm(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> Row {
-    row(name, command, method, path).pace(Pace::Ordered)
-}
-
-impl Row {
-    fn about(mut self, summary: &'static str) -> Self {
-        self.operation.summary = summary;
-        self
-    }
-
-    fn pace(mut self, pace: Pace) -> Self {
-        self.operation.pace = pace;
-        self
-    }
-
-    fn effect(mut self, effect: Effect) -> Self {
-        self.operation.effect = effect;
-        self
-    }
-
-    fn scope(mut self, scope: Scope) -> Self {
-        self.operation.scope = scope;
-        self
-    }
-
-    /// It makes something that was not there.
-    fn creates(mut self) -> Self {
-        self.operation.status = 201;
-        self
-    }
-
-    /// A request that names what must be named.
-    fn example(mut self, example: Value) -> Self {
-        self.operation.example = example;
-        self
-    }
-
-    /// What the members must be together, as schemas.
-    fn rules(mut self, rules: &Value) -> Self {
-        self.operation.request = json!({"allOf": rules});
-        self
-    }
-
-    /// Runs on a request of a type, and reports.
-    fn run<T, R>(self, run: impl Fn(&Host, T) -> Result<R> + Send + Sync + 'static) -> Operation
-    where
-        T: Serialize + DeserializeOwned + ToSchema + 'static,
-        R: Serialize + ToSchema,
-    {
-        let mut operation = self.answer(move |host, request| reported(&run(host, request)?));
-        operation.report = Some(operation.schemas.of::<R>());
-        operation
-    }
-
-    /// Runs on a VM and the rest of a request, which is of a type, and reports.
-    fn on_vm<T, R>(self, run: impl Fn(&Host, &str, T) -> Result<R> + Send + Sync + 'static) -> Operation
-    where
-        T: Serialize + DeserializeOwned + ToSchema + 'static,
-        R: Serialize + ToSchema,
-    {
-        let mut operation = self.answer_on_vm(move |host, vm, options| reported(&run(host, vm, options)?));
-        operation.report = Some(operation.schemas.of::<R>());
-        operation
-    }
-
-    /// The same with another answer than a struct.
-    fn answer_on_vm<T>(self, run: impl Fn(&Host, &str, T) -> Result<Report> + Send + Sync + 'static) -> Operation
-    where
-        T: Serialize + DeserializeOwned + ToSchema + 'static,
-    {
-        let mut example = self.operation.example.clone();
-        let vm = example.as_object_mut().and_then(|example| example.shift_remove(VM));
-        let mut operation = self.example(example).answer(|_, _: T| Err(Error::internal("no VM was named")));
-        schema::put_first(&mut operation.request, VM, "VM, by name or UUID", vm.unwrap_or_default());
-        operation.example = operation.request["examples"][0].clone();
-        let members = operation.request.clone();
-        operation.read = Box::new(move |mut request| {
-            let vm = request.shift_remove(VM).unwrap_or_default();
-            let Value::String(vm) = vm else {
-                return Err(Error::invalid(format!("the member `{VM}` is no text")));
-            };
-            let mut whole = Map::from_iter([(VM.to_owned(), Value::String(vm))]);
-            if let Value::Object(options) = request::typed::<T>(request, &members)? {
-                whole.extend(options);
-            }
-            Ok(Value::Object(whole))
-        });
-        operation.run = Box::new(move |host, mut request| {
-            let vm = request.as_object_mut().and_then(|request| request.shift_remove(VM));
-            run(host, vm.as_ref().and_then(Value::as_str).unwrap_or_default(), request::again(request)?)
-        });
-        operation
-    }
-
-    /// Runs on a request of a type, and answers with something else than a struct.
-    fn answer<T>(self, run: impl Fn(&Host, T) -> Result<Report> + Send + Sync + 'static) -> Operation
-    where
-        T: Serialize + DeserializeOwned + ToSchema + 'static,
-    {
-        let Self { mut operation } = self;
-        let rules = operation.request.get("allOf").cloned();
-        operation.request = operation.schemas.of_request::<T>(&operation.example);
-        if let (Some(rules), Value::Object(request)) = (rules, &mut operation.request) {
-            request.insert("allOf".to_owned(), rules);
-        }
-        let members = operation.request.clone();
-        operation.read = Box::new(move |request| request::typed::<T>(request, &members));
-        operation.run = Box::new(move |host, request| run(host, request::again(request)?));
-        operation
-    }
-}

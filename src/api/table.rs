@@ -4,7 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::{Effect, Operation, Pace, Report, Scope, change, change_vm, read, rules};
+use super::{
+    Effect, Operation, Pace, Report, Scope,
+    row::{change, change_vm, read},
+    rules,
+};
 use crate::{
     model::{change::Change, key::NewKey, name::Name, vm::NewVm},
     ops::{
