@@ -28,16 +28,6 @@ const UNREACHABLE: i32 = 9;
 const TIMEOUT: i32 = 10;
 const INTERRUPTED: i32 = 130;
 
-/// The lab with a pool and a network, as the first create leaves it.
-fn warm() -> Lab {
-    let lab = Lab::qemu();
-    lab.run(&["vm", "delete", "warm", "--yes", "--ignore-missing"]).succeeded();
-    lab.run(&["vm", "create", "warm", "--no-start"]).succeeded();
-    lab.run(&["vm", "delete", "warm", "--yes"]).succeeded();
-    lab.run(&["gc"]).succeeded();
-    lab
-}
-
 /// Runs a program inside the lab; it must succeed.
 #[track_caller]
 fn inside(lab: &Lab, words: &[&str]) {
@@ -99,7 +89,7 @@ const WELL: &str = "`default` (dir) in /var/lib/libvirt/images";
 
 #[test]
 fn a_host_on_which_all_is_well_says_so_of_every_check() {
-    let lab = warm();
+    let lab = Lab::warm();
     let before = lab.snapshot();
     let report = lab.run(&["doctor", "-o", "json"]).succeeded().json();
     let checks = report["checks"].as_array().unwrap();
@@ -199,7 +189,7 @@ fn what_is_asked_for_is_a_check_or_nothing_is_looked_at() {
 /// Neither what hangs nor what is nonsense is taken for well, and nothing ends the run.
 #[test]
 fn a_fact_that_cannot_be_had_is_skipped_with_the_reason() {
-    let lab = warm();
+    let lab = Lab::warm();
     for (program, script, id, saw) in [
         ("timedatectl", "sleep 1000", "clock.synchronised", "did not end within 5 s"),
         ("timedatectl", "echo maybe", "clock.synchronised", "nobody tells whether the clock is synchronised"),
@@ -262,7 +252,7 @@ fn a_daemon_that_does_not_run_is_told_from_one_that_refuses() {
         ran.stdout.starts_with("fail  daemon.reachable  libvirt does not answer within 30 s\n      mend it: sudo ")
     );
     // One that does not let everybody in.
-    let lab = warm();
+    let lab = Lab::warm();
     let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let host = TestHost::bare().by(lab.entrance()).by(words).by(nobody);
@@ -275,7 +265,7 @@ fn a_daemon_that_does_not_run_is_told_from_one_that_refuses() {
 
 #[test]
 fn a_pool_that_is_not_started_is_started() {
-    let lab = warm();
+    let lab = Lab::warm();
     let before = lab.snapshot();
     lab.virsh(&["pool-destroy", "default"]);
     lab.virsh(&["pool-autostart", "--disable", "default"]);
@@ -293,7 +283,7 @@ fn a_pool_that_is_not_started_is_started() {
 /// A pool whose folder QEMU's user does not get to.
 #[test]
 fn the_folder_that_keeps_qemu_out_is_named_by_the_check_and_by_the_error() {
-    let lab = warm();
+    let lab = Lab::warm();
     let before = lab.snapshot();
     let closed = lab.pool_folder().with_file_name("closed");
     let pool = ["--pool", "closed", "--pool-path", "/var/lib/libvirt/closed/vms"];
@@ -349,7 +339,7 @@ fn the_folder_that_keeps_qemu_out_is_named_by_the_check_and_by_the_error() {
 
 #[test]
 fn a_network_that_is_not_started_is_started_and_told_by_the_error() {
-    let lab = warm();
+    let lab = Lab::warm();
     let before = lab.snapshot();
     lab.run(&["vm", "create", "web", "--no-start", "--memory", "64", "--vcpus", "1"]).succeeded();
     lab.virsh(&["net-destroy", "default"]);
@@ -372,7 +362,7 @@ fn a_network_that_is_not_started_is_started_and_told_by_the_error() {
 
 #[test]
 fn addresses_that_somebody_else_has_are_told() {
-    let lab = warm();
+    let lab = Lab::warm();
     let edit = "virsh -c qemu:///system net-edit --network default";
     let saw = "the network `default` has 192.168.122.1/24, and taken0 leads to 192.168.122.64/26 already";
     type_inside(
@@ -389,7 +379,7 @@ fn addresses_that_somebody_else_has_are_told() {
 
 #[test]
 fn a_packet_filter_in_the_way_is_told_with_what_opens_it() {
-    let lab = warm();
+    let lab = Lab::warm();
     let well = quiet("network.firewall", "ok", "no chain drops what virbr0 sends or is sent");
     let open = "sudo iptables -I CHAIN -i virbr0 -j ACCEPT && sudo iptables -I CHAIN -o virbr0 -j ACCEPT";
     let saw = "ip filter FORWARD drops what virbr0 sends or is sent";
@@ -446,7 +436,7 @@ fn a_packet_filter_in_the_way_is_told_with_what_opens_it() {
 
 #[test]
 fn what_killed_commands_left_is_told_and_cleaned_up() {
-    let lab = warm();
+    let lab = Lab::warm();
     let before = lab.snapshot();
     // The define is the first call that changes something.
     let calls = lab.run(&["vm", "create", "warm", "--no-start"]).succeeded().calls;
@@ -510,7 +500,7 @@ fn what_killed_commands_left_is_told_and_cleaned_up() {
 
 #[test]
 fn a_disk_that_no_vm_has_is_told_and_never_deleted() {
-    let lab = warm();
+    let lab = Lab::warm();
     let image = lab.image("orphan.qcow2", "10M");
     lab.run(&["key", "generate", "dev", "--type", "ed25519"]).succeeded();
     let create = ["vm", "create", "web", "--image", &image, "--user", "debian", "--ssh-key", "dev", "--no-start"];
@@ -569,7 +559,7 @@ fn what_cannot_be_here_is_skipped_with_the_reason() {
 /// A container that has libvirt's socket and none of its files: what is not there is not taken for gone.
 #[test]
 fn a_container_with_libvirts_socket_does_not_look_at_its_own_files_for_libvirts() {
-    let lab = warm();
+    let lab = Lab::warm();
     let hidden = "hostname elsewhere && mount -t tmpfs none /var/lib/libvirt && exec \"$@\"";
     let container = ["/usr/bin/unshare", "-u", "-m", "/bin/sh", "-c", hidden, "sh"];
     let ran = TestHost::bare().by(lab.entrance()).by(container).run("doctor --fix -o json").succeeds();
@@ -621,7 +611,7 @@ fn who_interrupts_it_is_heard() {
 /// Somebody who is not root, but may use libvirt: what only root can see is not taken for well.
 #[test]
 fn what_only_root_can_see_is_skipped_for_others() {
-    let lab = warm();
+    let lab = Lab::warm();
     let groups = fs::read_to_string("/etc/group").unwrap();
     let libvirt = groups.lines().find_map(|line| line.strip_prefix("libvirt:")).unwrap().split(':').nth(1).unwrap();
     let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];

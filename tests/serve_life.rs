@@ -68,7 +68,7 @@ fn wait_for(client: &Client, path: &str, what: &str, is_so: impl Fn(u16, &Value)
 
 #[test]
 fn a_libvirtd_that_goes_is_told_and_all_is_well_when_it_is_back() {
-    let lab = Lab::qemu();
+    let lab = Lab::warm();
     let before = lab.snapshot();
     let (service, client) = serve(&lab, "30s");
     assert_eq!(client.get("/readyz").status, 200);
@@ -107,7 +107,7 @@ fn a_libvirtd_that_goes_is_told_and_all_is_well_when_it_is_back() {
 
 #[test]
 fn a_create_that_is_not_finished_in_time_is_undone() {
-    let lab = Lab::qemu();
+    let lab = Lab::warm();
     let image = lab.image("i.qcow2", "10M");
     lab.run(&["image", "pull", &image]).succeeded();
     let before = lab.snapshot();
@@ -133,7 +133,7 @@ fn a_create_that_is_not_finished_in_time_is_undone() {
 
 #[test]
 fn a_create_that_finishes_in_time_is_kept_and_answered() {
-    let lab = Lab::qemu();
+    let lab = Lab::warm();
     let mirror = Mirror::inside(&lab.network());
     let image = lab.image("i.qcow2", "10M");
     let before = lab.snapshot();
@@ -158,7 +158,7 @@ fn a_create_that_finishes_in_time_is_kept_and_answered() {
 
 #[test]
 fn what_a_killed_service_has_left_is_cleaned_up_by_the_next() {
-    let lab = Lab::qemu();
+    let lab = Lab::warm();
     let image = lab.image("i.qcow2", "10M");
     lab.run(&["image", "pull", &image]).succeeded();
     let before = lab.snapshot();

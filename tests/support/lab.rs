@@ -1,13 +1,20 @@
 //! A private libvirtd, vmprov run against it, and a look at everything that a run may leave behind.
 
+#[path = "lab/leftovers.rs"]
+mod leftovers;
+#[path = "lab/running.rs"]
+mod running;
+
 use std::{
     collections::BTreeSet,
     fs::File,
-    os::unix::{fs::symlink, process::ExitStatusExt},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+pub(crate) use running::{Ran, Running};
 
 /// How long one run of vmprov may take before the test gives it up.
 const RUN_LIMIT: Duration = Duration::from_mins(2);
@@ -40,56 +47,23 @@ pub(crate) struct Lab {
     _alone: File,
 }
 
-/// How a run of vmprov ended.
-#[derive(Debug)]
-pub(crate) struct Ran {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-    /// The external calls that it made.
-    pub(crate) calls: Vec<String>,
-    /// Whether one of them was spoilt.
-    pub(crate) hit: bool,
-}
-
-impl Ran {
-    pub(crate) fn code(&self) -> Option<i32> {
-        self.status.code()
-    }
-
-    pub(crate) fn was_killed(&self) -> bool {
-        self.status.signal() == Some(9)
-    }
-
-    #[track_caller]
-    pub(crate) fn succeeded(self) -> Self {
-        assert!(self.status.success(), "{self}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn failed_with(self, code: i32) -> Self {
-        assert_eq!(self.code(), Some(code), "{self}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self}"))
-    }
-}
-
-impl std::fmt::Display for Ran {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { status, stdout, stderr, calls, .. } = self;
-        write!(f, "{status}\nstdout: {stdout}\nstderr: {stderr}\ncalls:\n  {}", calls.join("\n  "))
-    }
-}
+/// What there was at one time.
+pub(crate) struct Snapshot(pub(crate) BTreeSet<String>);
 
 impl Lab {
     /// The lab's own QEMU driver.
     pub(crate) fn qemu() -> Self {
         Self::enter("qemu:///system", false)
+    }
+
+    /// The same with a pool and a network, as the first create leaves it.
+    pub(crate) fn warm() -> Self {
+        let lab = Self::qemu();
+        lab.run(&["vm", "delete", "warm", "--yes", "--ignore-missing"]).succeeded();
+        lab.run(&["vm", "create", "warm", "--no-start"]).succeeded();
+        lab.run(&["vm", "delete", "warm", "--yes"]).succeeded();
+        lab.run(&["gc"]).succeeded();
+        lab
     }
 
     /// libvirt's in-memory driver in the lab's libvirtd; what is uploaded is kept by the shim.
@@ -338,180 +312,6 @@ impl Lab {
         });
         held
     }
-
-    /// Everything that a run may leave behind, a line each.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let lines = |text: &str| -> Vec<String> {
-            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
-        };
-        let mark = "8-8-8";
-        let script = [
-            "list --all --uuid --name",
-            "list --uuid",
-            "pool-list --all --name",
-            "pool-list --name",
-            "net-list --all --name",
-            "net-list --name",
-        ]
-        .join("; echo 8-8-8; ");
-        let text = self.virsh(&[&script]);
-        let sections: Vec<_> = text.split(mark).map(lines).collect();
-        let [domains, active, pools, active_pools, networks, active_networks] = &sections[..] else {
-            panic!("virsh printed something else: {text}")
-        };
-        let mut seen = BTreeSet::new();
-        for domain in domains {
-            let state = if active.iter().any(|uuid| domain.starts_with(uuid)) { "active" } else { "inactive" };
-            seen.insert(format!("domain {domain}: {state}"));
-        }
-        for (kind, all, active) in [("pool", pools, active_pools), ("network", networks, active_networks)] {
-            for name in all {
-                seen.insert(format!("{kind} {name}: {}", if active.contains(name) { "active" } else { "inactive" }));
-            }
-        }
-        for pool in active_pools {
-            for row in lines(&self.virsh(&["vol-list", "--pool", pool])) {
-                seen.insert(format!("volume {pool}/{}", row.split_whitespace().next().unwrap()));
-            }
-        }
-        let mut files = |what: &str, folder: &Path| {
-            for file in walk(folder) {
-                seen.insert(format!("{what} {}", file.strip_prefix(folder).unwrap().display()));
-            }
-        };
-        files("pool file", &self.folder.join("lib/images"));
-        files("home", self.home.path());
-        let ours = |folder: &str| {
-            let entries = std::fs::read_dir(folder).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
-            entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("vmprov")).collect::<Vec<_>>()
-        };
-        seen.extend(ours("/tmp").iter().map(|path| format!("temporary file {}", path.display())));
-        seen.extend(
-            stale(&ours(&format!("/proc/{}/root/run/lock", self.holder)))
-                .map(|path| format!("lock {}", path.display())),
-        );
-        seen.extend(self.processes().into_iter().map(|(pid, name)| format!("process {name} ({pid})")));
-        Snapshot(seen)
-    }
-
-    /// The processes in the lab: libvirt's daemons, guests, and what was started and has not ended.
-    fn processes(&self) -> Vec<(String, String)> {
-        let net = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        let lab = net(&self.holder);
-        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let members = pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()) && net(pid) == lab);
-        members
-            .filter_map(|pid| {
-                let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-                Some((pid, name.trim().to_owned()))
-            })
-            .collect()
-    }
-
-    /// Waits until everything is as it was, and shows the difference when it does not become so.
-    #[track_caller]
-    pub(crate) fn settles(&self, before: &Snapshot, when: &str) {
-        self.settles_without(before, |_| false, when);
-    }
-
-    /// The same, where some lines may have come or gone.
-    #[track_caller]
-    pub(crate) fn settles_without(&self, before: &Snapshot, ignored: impl Fn(&str) -> bool, when: &str) {
-        let deadline = Instant::now() + SETTLE_LIMIT;
-        loop {
-            let now = self.snapshot();
-            // A temporary file that has gone is somebody else's: ours have no names.
-            let gone = before.0.difference(&now.0).filter(|line| !ignored(line) && !line.starts_with("temporary"));
-            let gone = gone.map(|line| format!("- {line}"));
-            let came = now.0.difference(&before.0).filter(|line| !ignored(line)).map(|line| format!("+ {line}"));
-            let difference: Vec<_> = gone.chain(came).collect();
-            if difference.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{when}: not as before:\n{}", difference.join("\n"));
-            std::thread::sleep(POLL);
-        }
-    }
-}
-
-/// What there was at one time.
-pub(crate) struct Snapshot(pub(crate) BTreeSet<String>);
-
-/// A vmprov at work.
-pub(crate) struct Running {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Running {
-    /// Whether it has looked at the host, and has not begun anything yet.
-    pub(crate) fn has_looked(&self) -> bool {
-        self.calls().iter().any(|call| call.contains("domcapabilities"))
-    }
-
-    /// Whether it has printed this by now.
-    pub(crate) fn has_printed(&self, text: &str) -> bool {
-        self.read("out").contains(text)
-    }
-
-    /// Sends it a signal. It is the process that was started: what enters the lab becomes it.
-    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Waits for its end.
-    pub(crate) fn end(self) -> Ran {
-        self.end_within(RUN_LIMIT)
-    }
-
-    /// Waits for its end, when it waits for a guest itself.
-    pub(crate) fn end_within(mut self, limit: Duration) -> Ran {
-        let deadline = Instant::now() + limit;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            if Instant::now() > deadline {
-                self.child.kill().unwrap();
-                panic!("vmprov does not end; its calls: {:?}", self.calls());
-            }
-            std::thread::sleep(POLL);
-        };
-        if status.signal().is_some() {
-            // Nobody comes to clean up within the milliseconds that calls under way still take.
-            wait_until("the calls of a killed vmprov", || !self.has_processes());
-        }
-        assert!(!self.has_processes(), "vmprov has ended, a call of it has not: {:?}", self.calls());
-        let hit = self.dir.path().join("hit").exists();
-        Ran { status, stdout: self.read("out"), stderr: self.read("err"), calls: self.calls(), hit }
-    }
-
-    /// The external calls so far, in the order in which they began.
-    fn calls(&self) -> Vec<String> {
-        let call = |number: usize| std::fs::read_to_string(self.dir.path().join(number.to_string())).ok();
-        (1..).map_while(call).map(|call| call.trim_end().replace('\n', " ")).collect()
-    }
-
-    /// Whether a process that vmprov started is there: they have the shim's folder in their environment.
-    fn has_processes(&self) -> bool {
-        let mark = format!("SHIM_DIR={}", self.dir.path().display());
-        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("environ")));
-        let mut environments = pids.filter_map(|path| std::fs::read(path).ok());
-        environments.any(|environment| environment.split(|&byte| byte == 0).any(|word| word == mark.as_bytes()))
-    }
-
-    fn read(&self, name: &str) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.dir.path().join(name)).unwrap()).into_owned()
-    }
-}
-
-impl Drop for Running {
-    /// A service would go on after a test that has failed.
-    fn drop(&mut self) {
-        // One that has ended is no more there to be killed.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 /// A process that is ended with its owner.
@@ -553,20 +353,4 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(POLL);
     }
-}
-
-/// The lock files that nobody holds. Held ones are other processes'.
-fn stale(locks: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
-    let held = std::fs::read_to_string("/proc/locks").unwrap();
-    locks.iter().filter(move |path| {
-        use std::os::unix::fs::MetadataExt;
-        let Ok(metadata) = std::fs::symlink_metadata(path) else { return false };
-        !held.split_whitespace().any(|word| word.ends_with(&format!(":{}", metadata.ino())))
-    })
-}
-
-fn walk(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    paths.flat_map(|path| if path.is_dir() && !path.is_symlink() { walk(&path) } else { vec![path] }).collect()
 }
