@@ -80,6 +80,12 @@ impl Error {
         self
     }
 
+    /// The error with its hint in a face's words.
+    #[must_use]
+    pub fn in_words(self, words: impl Fn(&str) -> String) -> Self {
+        Self { hint: self.hint.as_deref().map(words), ..self }
+    }
+
     /// Adds what a program may want to know.
     #[must_use]
     pub fn details(mut self, details: Value) -> Self {
@@ -139,6 +145,10 @@ pub enum Code {
     Busy,
     /// The operating system or libvirt does not permit it.
     Denied,
+    /// Whoever asks may not do that: their token's scope or names, or the limits of an agent.
+    Forbidden,
+    /// Whoever asks has as much as they may have.
+    QuotaExceeded,
     /// A program that vmprov calls is not installed.
     ToolMissing,
     /// A program failed in a way that vmprov does not know.
@@ -161,7 +171,7 @@ impl Serialize for Code {
 
 impl Code {
     /// Every code, in the order of the documentation's table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Internal,
         Self::InvalidInput,
         Self::NotFound,
@@ -169,6 +179,8 @@ impl Code {
         Self::Conflict,
         Self::Busy,
         Self::Denied,
+        Self::Forbidden,
+        Self::QuotaExceeded,
         Self::ToolMissing,
         Self::ToolFailed,
         Self::Unreachable,
@@ -187,6 +199,8 @@ impl Code {
             Self::Conflict => "conflict",
             Self::Busy => "busy",
             Self::Denied => "denied",
+            Self::Forbidden => "forbidden",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::ToolMissing => "tool_missing",
             Self::ToolFailed => "tool_failed",
             Self::Unreachable => "unreachable",
@@ -204,13 +218,28 @@ impl Code {
             Self::NotFound => 3,
             Self::AlreadyExists | Self::Conflict => 4,
             Self::Busy => 5,
-            Self::Denied => 6,
+            Self::Denied | Self::Forbidden | Self::QuotaExceeded => 6,
             Self::ToolMissing => 7,
             Self::ToolFailed => 8,
             Self::Unreachable => 9,
             Self::Timeout => 10,
             Self::GuestFailed => 11,
             Self::Interrupted => 130,
+        }
+    }
+
+    /// The status over HTTP (RFC 9110, section 15).
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::InvalidInput => 400,
+            Self::Denied | Self::Forbidden | Self::QuotaExceeded => 403,
+            Self::NotFound => 404,
+            Self::AlreadyExists | Self::Conflict => 409,
+            Self::Busy => 423,
+            Self::Internal | Self::ToolMissing | Self::ToolFailed => 500,
+            Self::GuestFailed => 502,
+            Self::Unreachable | Self::Interrupted => 503,
+            Self::Timeout => 504,
         }
     }
 
@@ -229,6 +258,8 @@ impl Code {
             Self::Conflict => "not possible in the state that the thing is in",
             Self::Busy => "another vmprov is working on the same thing",
             Self::Denied => "the operating system or libvirt does not permit it",
+            Self::Forbidden => "whoever asks `serve` or `mcp` may not do that",
+            Self::QuotaExceeded => "whoever asks `serve` has as much as they may have",
             Self::ToolMissing => "a program that vmprov calls is not installed",
             Self::ToolFailed => "a program failed in a way that vmprov does not know",
             Self::Unreachable => "libvirtd, the guest or the download host cannot be reached",

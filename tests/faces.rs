@@ -19,6 +19,8 @@ const TYPED_ONLY: &[(&str, &str)] = &[
     ("image export", "it writes a file of whoever types it"),
     ("key import", "it reads a file of whoever types it, and a private key is not sent over a network"),
     ("serve", "it is the other faces"),
+    ("mcp", "it is the other faces"),
+    ("tools", "it defines them for other faces: GET /api/tools"),
     ("config", "it shows the settings of the command line"),
     ("man", "it writes the manual"),
 ];

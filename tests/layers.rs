@@ -13,6 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "lib",
         &[
+            "agents",
             "api",
             "cancel",
             "catalogue",
@@ -23,12 +24,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "model",
             "observer",
             "ops",
+            "service",
             "store",
             "tools",
         ],
     ),
-    ("cli", &["http", "ops", "model", "error", "cancel"]),
-    ("http", &["api", "ops", "model", "error", "cancel", "observer"]),
+    ("cli", &["http", "agents", "service", "ops", "model", "error", "cancel"]),
+    ("http", &["agents", "service", "api", "ops", "model", "error"]),
+    ("agents", &["service", "api", "model", "error"]),
+    ("service", &["api", "ops", "model", "error", "cancel", "observer"]),
     ("api", &["ops", "model", "error"]),
     ("ops", &["tools", "store", "catalogue", "cloud_init", "model", "error", "cancel", "observer"]),
     ("tools", &["model", "error", "cancel", "observer"]),
@@ -53,7 +57,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
     (&["println!", "print!(", "io::stdout", "io::stdin", "anstream"], &["cli"], "talk to the terminal"),
     (
         &["std::fs", "fs::", "File::", "std::net", "ureq::"],
-        &["cli", "ops", "tools", "store", "http/listen.rs", "http/socket_file.rs", "http/tokens.rs", "http/audit.rs"],
+        &["cli", "ops", "tools", "store", "http/listen.rs", "http/socket_file.rs", "http/tokens.rs", "service/audit.rs"],
         "do input or output",
     ),
 ];

@@ -12,13 +12,13 @@ use mirror::Mirror;
 use vmprov::{
     cancel::Cancel,
     error::Code,
-    http::metrics::Metrics,
     model::{proxy::Proxies, stats::Stats},
     ops::{
         Host, Settings,
         image::{NewPull, pull},
         stats::look,
     },
+    service::metrics::Metrics,
 };
 
 /// A host of an empty folder's, and who counts what is done on it.

@@ -150,7 +150,11 @@ fn heads_that_are_no_http_end_the_connection_and_nothing_else() {
     let big = format!("X-Big: {}", "x".repeat(1 << 20));
     let many: Vec<_> = (0..500).map(|number| format!("X-{number}: y")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
-    assert_eq!(service.client.send("GET", "/healthz", &[&big], "").status, 431);
+    // What is not read any more is refused by the kernel, which may overtake the answer.
+    let mut answer = Vec::new();
+    let whole = format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{big}\r\n\r\n");
+    let cut = service.client.open(whole.as_bytes()).read_to_end(&mut answer).is_err();
+    assert!(answer.starts_with(b"HTTP/1.1 431 ") || cut && answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
     assert_eq!(service.client.send("GET", "/healthz", &many, "").status, 431);
     assert_eq!(service.client.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n").status, 400);
     assert_eq!(service.client.raw(b"GET / HTTP/9.9\r\n\r\n").status, 400);

@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{error::Result, ops::Host};
-pub use next::over_http;
+pub use next::{Phrase, in_words_of, over_http};
+pub use request::{members, typed};
 pub use schema::Schemas;
 
 /// Every operation, in the order of the documentation.
@@ -79,7 +80,9 @@ pub enum Pace {
     Quick,
     /// It may take long: it has an id, its progress can be asked for, and it can be cancelled.
     Long,
-    /// The same, one after the other for each VM, in the order in which they were asked for.
+    /// The same, and nearly all of that time it waits for a guest.
+    Guest,
+    /// It may take long, and is done one after the other for each VM, in the order in which they were asked for.
     Ordered,
 }
 
@@ -92,6 +95,24 @@ pub enum Report {
     Png(Vec<u8>),
     /// One line of text.
     Text(String),
+}
+
+/// Puts a text that speaks of command lines into the words of a face.
+pub type Words = fn(&str) -> String;
+
+impl Report {
+    /// The report with warnings in a face's words.
+    #[must_use]
+    pub fn in_words(mut self, words: Words) -> Self {
+        if let Self::Json(value) = &mut self
+            && let Some(warnings) = value.get_mut("warnings").and_then(Value::as_array_mut)
+        {
+            for warning in warnings {
+                *warning = warning.as_str().map(words).into();
+            }
+        }
+        self
+    }
 }
 
 /// An operation.
@@ -118,6 +139,8 @@ pub struct Operation {
     pub example: Value,
     /// The request: an object.
     pub request: Value,
+    /// The same with what it refers to in its place.
+    pub complete: Value,
     /// The report; none where it is no JSON.
     pub report: Option<Value>,
     /// The schemas that both refer to.
@@ -142,12 +165,18 @@ impl Operation {
     /// Reads a request: every member named, of its type, and in its one form, with the defaults. A null is a member that
     /// is left out.
     pub fn read(&self, request: Value) -> Result<Value> {
-        (self.read)(request::members(request, &self.request)?)
+        (self.read)(members(request, &self.complete)?)
     }
 
     /// Runs it with a request that [`Self::read`] has returned.
     pub fn run(&self, host: &Host, request: Value) -> Result<Report> {
         (self.run)(host, request)
+    }
+
+    /// The status over HTTP of an answer that reports success: what was there already has not been created.
+    pub fn status_of(&self, report: &Report) -> u16 {
+        let is_unchanged = matches!(report, Report::Json(value) if value["changed"] == Value::Bool(false));
+        if is_unchanged { 200 } else { self.status }
     }
 
     /// The members that stand in the route.
@@ -164,6 +193,11 @@ impl Operation {
     /// way out of what is under way.
     pub fn is_ordered(&self, request: &Value) -> bool {
         self.pace == Pace::Ordered && request["force"] != Value::Bool(true)
+    }
+
+    /// Whether a request is one to wait for a guest, which keeps nothing busy.
+    pub fn waits(&self, request: &Value) -> bool {
+        self.pace == Pace::Guest || request.get("wait").is_some_and(|goal| !goal.is_null())
     }
 
     /// The VM that a request is about, where it is about one.

@@ -13,7 +13,7 @@ const NAMES: &[(&str, &str)] = &[("ssh-key", "sshKeys"), ("for", "for")];
 
 /// A text whose command lines are HTTP requests, and whose options are members.
 pub fn over_http(text: &str) -> String {
-    in_words_of(text, &|operation, request| {
+    in_words_of(text, &mut |operation, request, _| {
         let mut rest = request.clone();
         let part = |part: &str| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
             Some(member) => rest.shift_remove(member).map_or_else(|| part.to_owned(), |value| segment(&plain(&value))),
@@ -36,7 +36,11 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn in_words_of(text: &str, call: &dyn Fn(&Operation, &Map<String, Value>) -> String) -> String {
+/// How a face puts an operation, its request, and the command line that says the same.
+pub type Phrase<'p> = dyn FnMut(&Operation, &Map<String, Value>, &str) -> String + 'p;
+
+/// A text whose command lines are put as a face puts them, and whose options are members.
+pub fn in_words_of(text: &str, call: &mut Phrase<'_>) -> String {
     let mut written = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(PROGRAM) {
@@ -48,7 +52,8 @@ fn in_words_of(text: &str, call: &dyn Fn(&Operation, &Map<String, Value>) -> Str
         };
         let (request, left) = arguments(operation, behind);
         written.push_str(&options_as_members(&rest[..at]));
-        written.push_str(&call(operation, &request));
+        let line = &rest[at..rest.len() - left.len()];
+        written.push_str(&call(operation, &request, line));
         rest = left;
     }
     written.push_str(&options_as_members(rest));

@@ -1,5 +1,6 @@
 //! A request in JSON: its members checked by name, then by type, with errors that say what would be right.
 
+use regex::Regex;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -7,12 +8,10 @@ use crate::error::{Error, Result};
 
 /// The members of a request, without those that are null. Each must be one of the schema's, and those that must be named
 /// must be there.
-pub(super) fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
+pub fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
     let Value::Object(mut members) = request else {
         return Err(Error::invalid("the request is no JSON object").hint(shape(schema)));
     };
-    members.retain(|_, value| !value.is_null());
-    members.values_mut().for_each(whole);
     let known = || schema["properties"].as_object().into_iter().flatten();
     if let Some(unknown) = members.keys().find(|name| known().all(|(known, _)| known != *name)) {
         let near = known().map(|(name, _)| (strsim::jaro_winkler(unknown, name), name));
@@ -24,16 +23,19 @@ pub(super) fn members(request: Value, schema: &Value) -> Result<Map<String, Valu
         }
         .hint(shape(schema)));
     }
+    members.retain(|_, value| !value.is_null());
+    members.values_mut().for_each(whole);
     let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
     if let Some(missing) = required.into_iter().find(|name| !members.contains_key(*name)) {
         let error = Error::invalid(format!("the member `{missing}` is missing"));
         return Err(error.hint(about(schema, missing)));
     }
+    members.iter().try_for_each(|(name, value)| require_form(name, value, schema))?;
     Ok(members)
 }
 
 /// The request as its type has it, with the defaults.
-pub(super) fn typed<T: Serialize + DeserializeOwned>(members: Map<String, Value>, schema: &Value) -> Result<Value> {
+pub fn typed<T: Serialize + DeserializeOwned>(members: Map<String, Value>, schema: &Value) -> Result<Value> {
     let request: T = serde_path_to_error::deserialize(Value::Object(members)).map_err(|error| {
         let path = error.path().to_string();
         let member = path.split(['.', '[']).next().unwrap_or_default();
@@ -41,6 +43,39 @@ pub(super) fn typed<T: Serialize + DeserializeOwned>(members: Map<String, Value>
         Error::invalid(message).because(error.inner()).hint(about(schema, member))
     })?;
     serde_json::to_value(request).map_err(|error| Error::internal("cannot write the request").because(error))
+}
+
+/// Refuses text that has none of the forms that a member's schema wants.
+fn require_form(name: &str, value: &Value, schema: &Value) -> Result<()> {
+    let wanted = &schema["properties"][name];
+    if let (Some(items), Some(least)) = (value.as_array(), wanted["minItems"].as_u64())
+        && (items.len() as u64) < least
+    {
+        return Err(Error::invalid(format!("the member `{name}` has too few items")).hint(about(schema, name)));
+    }
+    let mut texts =
+        std::slice::from_ref(value).iter().chain(value.as_array().into_iter().flatten()).filter_map(Value::as_str);
+    let Some(text) = texts.find(|text| !has_form(text, wanted)) else { return Ok(()) };
+    Err(Error::invalid(format!("the member `{name}` cannot be `{}`", text.escape_debug())).hint(about(schema, name)))
+}
+
+/// Whether a text has one of the forms that a schema wants.
+fn has_form(text: &str, schema: &Value) -> bool {
+    let choices = ["oneOf", "anyOf"].into_iter().find_map(|choices| schema[choices].as_array());
+    if let Some(choices) = choices {
+        let mut texts =
+            choices.iter().filter(|choice| choice["type"] == "string" || choice["type"].is_null()).peekable();
+        return texts.peek().is_none() || texts.any(|choice| has_form(text, choice));
+    }
+    let length = text.chars().count() as u64;
+    let within =
+        |bound: &str, fits: fn(u64, u64) -> bool| schema[bound].as_u64().is_none_or(|bound| fits(length, bound));
+    // A pattern that is none is found by the tests.
+    let matches = |pattern: &str| Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text));
+    within("minLength", |length, least| length >= least)
+        && within("maxLength", |length, most| length <= most)
+        && schema["pattern"].as_str().is_none_or(matches)
+        && schema["enum"].as_array().is_none_or(|words| words.iter().any(|word| word == text))
 }
 
 /// A whole number, however it is written: `2048.0` is one (JSON Schema 2020-12, section 6.1.1).

@@ -18,10 +18,15 @@ fn reported(report: &impl Serialize) -> Result<Report> {
 /// An operation that is not complete yet: what the table says of it.
 pub(super) struct Row {
     operation: Operation,
+    check: Box<Check>,
 }
+
+/// Refuses a request as a whole.
+type Check = dyn Fn(&Value) -> Result<()> + Send + Sync;
 
 fn row(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> Row {
     Row {
+        check: Box::new(|_| Ok(())),
         operation: Operation {
             name,
             command,
@@ -34,6 +39,7 @@ fn row(name: &'static str, command: &'static str, method: &'static str, path: &'
             pace: Pace::Long,
             example: Value::Object(Map::new()),
             request: Value::Null,
+            complete: Value::Null,
             report: None,
             schemas: Schemas::default(),
             read: Box::new(|_| Err(Error::internal("an operation without a request was asked for"))),
@@ -90,9 +96,10 @@ impl Row {
         self
     }
 
-    /// What the members must be together, as schemas.
-    pub(super) fn rules(mut self, rules: &Value) -> Self {
+    /// What the members must be together: as schemas, and as the operation itself checks it.
+    pub(super) fn rules<T: DeserializeOwned + 'static>(mut self, rules: &Value, check: fn(&T) -> Result<()>) -> Self {
         self.operation.request = json!({"allOf": rules});
+        self.check = Box::new(move |request| check(&request::again(request.clone())?));
         self
     }
 
@@ -131,7 +138,8 @@ impl Row {
         let mut operation = self.example(example).answer(|_, _: T| Err(Error::internal("no VM was named")));
         schema::put_first(&mut operation.request, VM, "VM, by name or UUID", vm.unwrap_or_default());
         operation.example = operation.request["examples"][0].clone();
-        let members = operation.request.clone();
+        operation.complete = operation.schemas.complete(&operation.request);
+        let members = operation.complete.clone();
         operation.read = Box::new(move |mut request| {
             let vm = request.shift_remove(VM).unwrap_or_default();
             let Value::String(vm) = vm else {
@@ -155,14 +163,18 @@ impl Row {
     where
         T: Serialize + DeserializeOwned + ToSchema + 'static,
     {
-        let Self { mut operation } = self;
+        let Self { mut operation, check } = self;
         let rules = operation.request.get("allOf").cloned();
         operation.request = operation.schemas.of_request::<T>(&operation.example);
         if let (Some(rules), Value::Object(request)) = (rules, &mut operation.request) {
             request.insert("allOf".to_owned(), rules);
         }
-        let members = operation.request.clone();
-        operation.read = Box::new(move |request| request::typed::<T>(request, &members));
+        operation.complete = operation.schemas.complete(&operation.request);
+        let members = operation.complete.clone();
+        operation.read = Box::new(move |request| {
+            let request = request::typed::<T>(request, &members)?;
+            check(&request).map(|()| request)
+        });
         operation.run = Box::new(move |host, request| run(host, request::again(request)?));
         operation
     }

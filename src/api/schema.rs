@@ -15,7 +15,7 @@ pub struct Schemas(pub BTreeMap<String, Value>);
 
 impl Schemas {
     /// The schema of a report; what it refers to is added.
-    pub(super) fn of<T: ToSchema>(&mut self) -> Value {
+    pub fn of<T: ToSchema>(&mut self) -> Value {
         self.add::<T>();
         let name = T::name().into_owned();
         let schema = self.flat(value_of(&T::schema()));
@@ -24,7 +24,7 @@ impl Schemas {
     }
 
     /// The schema of a request: an object without other members, each with its description and default.
-    pub(super) fn of_request<T: Serialize + DeserializeOwned + ToSchema>(&mut self, example: &Value) -> Value {
+    pub fn of_request<T: Serialize + DeserializeOwned + ToSchema>(&mut self, example: &Value) -> Value {
         self.add::<T>();
         let mut schema = self.flat(value_of(&T::schema()));
         let defaults = serde_json::from_value::<T>(example.clone()).ok().and_then(|request| {
@@ -46,6 +46,11 @@ impl Schemas {
         schema["additionalProperties"] = Value::Bool(false);
         schema["examples"] = json!([example]);
         schema
+    }
+
+    /// A schema with what it refers to in its place.
+    pub fn complete(&self, schema: &Value) -> Value {
+        inlined(schema, self, 0)
     }
 
     fn add<T: ToSchema>(&mut self) {
@@ -95,6 +100,24 @@ impl Schemas {
             Some([null, some] | [some, null]) if null["type"] == "null" => (self.resolved(some).0, true),
             _ => (self.flat(part.clone()), false),
         }
+    }
+}
+
+/// A schema with what it refers to in its place. Requests do not refer to themselves; whatever did would end here.
+fn inlined(schema: &Value, schemas: &Schemas, depth: usize) -> Value {
+    const DEEPEST: usize = 16;
+    match schema {
+        Value::Object(members) if depth < DEEPEST => {
+            let target = members.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix(COMPONENTS));
+            let mut whole: Map<String, Value> = target
+                .and_then(|name| inlined(schemas.0.get(name)?, schemas, depth + 1).as_object().cloned())
+                .unwrap_or_default();
+            let others = members.iter().filter(|(name, _)| target.is_none() || *name != "$ref");
+            whole.extend(others.map(|(name, value)| (name.clone(), inlined(value, schemas, depth + 1))));
+            Value::Object(whole)
+        }
+        Value::Array(items) => Value::Array(items.iter().map(|item| inlined(item, schemas, depth + 1)).collect()),
+        other => other.clone(),
     }
 }
 

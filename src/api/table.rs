@@ -65,7 +65,7 @@ fn vms() -> Vec<Operation> {
             .about("Create a VM and start it")
             .creates()
             .example(json!({"name": "web"}))
-            .rules(&rules::create())
+            .rules(&rules::create(), NewVm::check)
             .run(|host, new: NewVm| vm::create(host, &new)),
         read("vm_info", "vm info", "/api/vms/{vm}")
             .about("Show everything there is to know of a VM")
@@ -73,8 +73,8 @@ fn vms() -> Vec<Operation> {
             .on_vm(|host, vm, _: Nothing| vm::info(host, vm)),
         change_vm("vm_set", "vm set", "PATCH", "/api/vms/{vm}")
             .about("Change a VM's memory, virtual CPUs, disk size, autostart or description, at once where that is possible")
-            .example(web())
-            .rules(&rules::set())
+            .example(json!({"vm": "web", "vcpus": 4}))
+            .rules(&rules::set(), Change::check)
             .run(|host, change: Change| vm::set(host, &change)),
         change_vm("vm_start", "vm start", "POST", "/api/vms/{vm}/start")
             .about("Start a VM")
@@ -132,12 +132,14 @@ fn guests() -> Vec<Operation> {
             .on_vm(|host, vm, _: Nothing| vm::addresses(host, vm, vm::AddressOptions::default())),
         change("vm_wait", "vm wait", "POST", "/api/vms/{vm}/wait")
             .about("Wait until a VM is so far")
+            .pace(Pace::Guest)
             .effect(Effect::Read)
             .scope(Scope::Read)
             .example(web())
             .on_vm(|host, vm, options: WaitOptions| vm::wait(host, vm, options)),
         change("vm_exec", "vm exec", "POST", "/api/vms/{vm}/exec")
             .about("Run one command in a VM, by ssh or through its guest agent")
+            .pace(Pace::Guest)
             .effect(Effect::Destroy)
             .example(json!({"vm": "web", "command": ["uname", "-a"]}))
             .run(|host, new: NewExec| {
@@ -152,6 +154,10 @@ fn guests() -> Vec<Operation> {
             .about("Take a picture of a VM's screen, as a PNG image")
             .example(web())
             .answer_on_vm(|host, vm, _: Nothing| Ok(Report::Png(vm::picture(host, vm)?.png))),
+        read("vm_ssh_command", "vm ssh-command", "/api/vms/{vm}/ssh-command")
+            .about("Show the command that logs in to a VM from the service's own machine")
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::ssh_command(host, vm)),
         read("ssh_config", "ssh-config", "/api/ssh-config")
             .about("Show how ssh on the service's own machine reaches the VMs")
             .run(|host, options: SshConfigOptions| vm::ssh_config(host, &options)),
@@ -204,7 +210,7 @@ fn keys() -> Vec<Operation> {
             .about("Make a key pair; its private half stays with the service")
             .creates()
             .example(dev())
-            .rules(&rules::key())
+            .rules(&rules::key(), NewKey::check)
             .run(|host, new: NewKey| key::generate(host, &new)),
         read("ssh_key_info", "key show", "/api/ssh-keys/{name}")
             .about("Show a key")

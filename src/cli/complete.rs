@@ -38,6 +38,7 @@ pub(super) fn add_to(command: Command) -> Command {
         "ip",
         "wait",
         "ssh",
+        "ssh-command",
         "exec",
         "console",
         "logs",

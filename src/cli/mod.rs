@@ -1,6 +1,7 @@
 //! The command line: parses, calls one operation, prints its report. Nothing is decided here that another face would
 //! have to decide again.
 
+mod agents;
 mod complete;
 mod doctor;
 mod image;
@@ -11,6 +12,7 @@ mod progress;
 mod refusal;
 mod reports;
 mod serve;
+mod service;
 mod settings;
 mod vm;
 
@@ -102,6 +104,16 @@ enum Command {
     /// Offer the same operations over HTTP, for programs and agents
     Serve(serve::Serve),
 
+    /// Offer the same operations to an agent, by the Model Context Protocol on standard input and output
+    #[command(
+        after_help = "It is for a client's list of servers: {\"mcpServers\": {\"vmprov\": {\"command\": \"vmprov\", \"args\": [\"mcp\"]}}}. \
+                      The agent may not delete VMs that vmprov did not make, and images come from public hosts alone."
+    )]
+    Mcp(agents::Mcp),
+
+    /// Print the definitions of the tools that agents have
+    Tools(agents::Tools),
+
     /// Show each setting, and where it comes from
     Config,
 
@@ -115,7 +127,7 @@ enum Command {
 
 impl Command {
     const fn needs_libvirt(&self) -> bool {
-        !matches!(self, Self::Key(_) | Self::Config | Self::Man { .. })
+        !matches!(self, Self::Key(_) | Self::Config | Self::Man { .. } | Self::Tools(_))
     }
 }
 
@@ -156,8 +168,9 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     }
     let resolved = settings::resolve(&flags)?;
     let command = match command {
-        // It has signals and a log of its own.
+        // They have signals and a log of their own.
         Command::Serve(args) => return serve::run(args, &resolved, quiet).map(|()| ExitCode::SUCCESS),
+        Command::Mcp(args) => return agents::mcp(args, &resolved, quiet).map(|()| ExitCode::SUCCESS),
         command => command,
     };
     progress::log_commands(verbose);
@@ -194,7 +207,11 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             report.failures().next().map_or(ExitCode::SUCCESS, |error| ExitCode::from(error.code.exit_status()))
         }
         Command::Doctor(args) => doctor::run(&host, &args, output, &terminal)?,
-        Command::Serve(_) => ExitCode::SUCCESS,
+        Command::Serve(_) | Command::Mcp(_) => ExitCode::SUCCESS,
+        Command::Tools(args) => {
+            agents::tools(&args)?;
+            ExitCode::SUCCESS
+        }
         Command::Config => {
             output.show(&resolved)?;
             ExitCode::SUCCESS

@@ -8,15 +8,13 @@ use listenfd::ListenFd;
 
 use super::{
     progress,
+    service::Service,
     settings::{Resolved, log_filter},
 };
 use crate::{
     error::{Error, Result},
     http::{self, Access, Inherited, Listen, Options},
-    model::{
-        limit::Limit,
-        sources::{HostPattern, Limits},
-    },
+    model::limit::Limit,
 };
 
 /// The port of the service that came before.
@@ -37,13 +35,6 @@ pub(super) struct Serve {
     #[arg(long, value_name = "TIME", default_value = "30s")]
     drain: Limit,
 
-    #[command(flatten)]
-    rights: Rights,
-}
-
-/// Who may ask, and for what.
-#[derive(Debug, Args)]
-struct Rights {
     /// Who may ask: a TOML file of bearer tokens, read again on SIGHUP. Without one, whoever reaches the service may do
     /// everything
     #[arg(long, value_name = "FILE", env = "VMPROV_TOKENS")]
@@ -53,36 +44,13 @@ struct Rights {
     #[arg(long, conflicts_with = "tokens")]
     allow_unauthenticated: bool,
 
-    /// Host that images may be fetched from although it is private or has no TLS: a name, *.DOMAIN or an address (can be
-    /// repeated)
-    #[arg(long, value_name = "HOST")]
-    allow_image_host: Vec<HostPattern>,
-
-    /// Folder below which files may be named as images and installers (can be repeated)
-    #[arg(long, value_name = "DIR")]
-    allow_image_folder: Vec<Utf8PathBuf>,
-
-    /// Where to note who has asked for what, a line of JSON each; opened anew on SIGHUP
-    #[arg(long, value_name = "FILE")]
-    audit_log: Option<Utf8PathBuf>,
-}
-
-impl Rights {
-    fn access(self) -> Result<Access> {
-        let Self { tokens, allow_unauthenticated, allow_image_host, allow_image_folder, audit_log } = self;
-        let absolute = |folder: Utf8PathBuf| {
-            let found = folder.canonicalize_utf8();
-            found.map_err(|error| Error::io(format!("allow images of the folder `{folder}`"), &error))
-        };
-        let folders = allow_image_folder.into_iter().map(absolute).collect::<Result<_>>()?;
-        let images = Limits { hosts: allow_image_host, folders, only: None };
-        Ok(Access { tokens, allow_unauthenticated, images, audit_log })
-    }
+    #[command(flatten)]
+    service: Service,
 }
 
 /// Serves until it is told to end.
 pub(super) fn run(args: Serve, resolved: &Resolved, quiet: bool) -> Result<()> {
-    let Serve { mut listen, port, drain, rights } = args;
+    let Serve { mut listen, port, drain, tokens, allow_unauthenticated, service } = args;
     let inherited = inherited()?;
     if listen.is_empty() && inherited.is_empty() {
         listen.push(Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)));
@@ -91,8 +59,8 @@ pub(super) fn run(args: Serve, resolved: &Resolved, quiet: bool) -> Result<()> {
     if let Some(remark) = &resolved.remark {
         tracing::warn!("{remark}");
     }
-    let access = rights.access()?;
-    http::serve(Options { settings: resolved.settings(), listen, inherited, access, drain: drain.0 })
+    let access = Access { tokens, allow_unauthenticated };
+    http::serve(Options { service: service.options(resolved)?, listen, inherited, access, drain: drain.0 })
 }
 
 /// The sockets that systemd passes, or whoever does as it does.

@@ -125,6 +125,13 @@ pub(super) enum Command {
         command: Vec<String>,
     },
 
+    /// Print the command that logs in to a VM, with strict host keys
+    #[command(name = "ssh-command", after_help = "To use it: $(vmprov vm ssh-command web) uptime")]
+    LoginLine {
+        /// VM, by name or UUID
+        vm: String,
+    },
+
     /// Run one command in a VM, by ssh or through its guest agent; its output and exit status are passed on
     Exec(guest::Exec),
 
@@ -228,6 +235,10 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             show(&|| output.show(&reached))
         }
         Command::Ssh { vm, user, command } => Ok(exit_code(vm::ssh(host, &vm, user.as_deref(), &command)?)),
+        Command::LoginLine { vm } => {
+            let found = vm::ssh_command(host, &vm)?;
+            show(&|| output.show(&found))
+        }
         Command::Exec(args) => guest::exec(host, &args, output, terminal),
         Command::Cp(args) => guest::copy(host, &args, output, terminal),
         Command::Logs(args) => guest::logs(host, &args, output, terminal),

@@ -10,17 +10,15 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{
-    job::{Job, View},
-    problem::Problem,
-};
+use super::problem::Problem;
 use crate::{
     api::{self, Operation, Report},
     error::Result,
+    service::job::{Job, View},
 };
 
 /// How long to wait before an operation is looked at again, in seconds.
-const POLL: &str = "2";
+pub(super) const POLL: &str = "2";
 
 /// What is said of an operation that is under way.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -36,23 +34,12 @@ pub(super) struct Accepted {
     operation: View,
 }
 
-/// A report whose warnings speak of requests, not of command lines.
-pub(super) fn worded(mut report: Report) -> Report {
-    if let Report::Json(value) = &mut report
-        && let Some(warnings) = value.get_mut("warnings").and_then(Value::as_array_mut)
-    {
-        for warning in warnings {
-            *warning = warning.as_str().map(api::over_http).into();
-        }
-    }
-    report
-}
-
 /// A report.
 pub(super) fn report(operation: &Operation, request: &Value, report: &Report) -> Response<Body> {
-    match report {
+    let status = StatusCode::from_u16(operation.status_of(report)).unwrap_or(StatusCode::OK);
+    match report.clone().in_words(api::over_http) {
         Report::Json(value) => {
-            let mut response = (status(operation, value), Json(value)).into_response();
+            let mut response = (status, Json(value)).into_response();
             if response.status() == StatusCode::CREATED
                 && let Some(location) = location(operation, request)
             {
@@ -60,19 +47,11 @@ pub(super) fn report(operation: &Operation, request: &Value, report: &Report) ->
             }
             response
         }
-        Report::Png(png) => ([(header::CONTENT_TYPE, "image/png")], png.clone()).into_response(),
+        Report::Png(png) => ([(header::CONTENT_TYPE, "image/png")], png).into_response(),
         Report::Text(text) => {
             ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{text}\n")).into_response()
         }
     }
-}
-
-/// What was there already has not been created.
-fn status(operation: &Operation, report: &Value) -> StatusCode {
-    if report["changed"] == Value::Bool(false) {
-        return StatusCode::OK;
-    }
-    StatusCode::from_u16(operation.status).unwrap_or(StatusCode::OK)
 }
 
 /// Where what was created is.
@@ -105,7 +84,7 @@ pub(super) fn job(job: &Job, request: &Value) -> Response<Body> {
 }
 
 fn accepted(job: &Job) -> Response<Body> {
-    let operation = job.view();
+    let operation = job.view().in_words(api::over_http);
     let poll = format!("/api/operations/{}", operation.id);
     let message = format!(
         "{} is under way and goes on by itself. Ask how far it is with GET {poll} until its state is succeeded, failed or \

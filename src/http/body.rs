@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The most that a body may have: user data of cloud-init may have 1 MiB, and grows a little when it becomes JSON.
-const MOST_BYTES: usize = 2 << 20;
+pub(super) const MOST_BYTES: usize = 2 << 20;
 
 /// How long a body may take to arrive. Whoever sends it slower than any network keeps a place from others.
 const ARRIVAL: Duration = Duration::from_secs(30);
@@ -93,7 +93,8 @@ fn has_body(parts: &Parts<'_>, operation: &Operation) -> bool {
     said && !empty && operation.method != "GET" && *parts.method != Method::GET
 }
 
-async fn json(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, Problem> {
+/// The members of a JSON body; one that is empty has none.
+pub(super) async fn json(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, Problem> {
     if let Some(given) = headers.get(header::CONTENT_TYPE) {
         require_json(given.to_str().unwrap_or_default())?;
     }

@@ -1,6 +1,6 @@
 //! A call of one of the API's operations.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -12,23 +12,16 @@ use serde_json::Value;
 
 use super::{
     answer,
-    audit::Asked,
     body::{self, Parts},
-    client::Client,
-    job::Job,
-    jobs::{IdempotencyKey, Jobs, Order},
     near,
-    permit::{self, Names},
     prefer::{self, Preference},
     problem::Problem,
-    quota::Quotas,
-    reads::Reads,
-    service::Service,
 };
 use crate::{
-    api::{Operation, Pace},
+    api::Operation,
     error::Error,
-    model::{digest, image::ImageName},
+    model::digest,
+    service::{Asked, Begun, Service, audit::Noted, client::Client, job::Job, jobs::IdempotencyKey, permit},
 };
 
 /// The header by which a request is known in every log.
@@ -55,62 +48,42 @@ pub(super) async fn call(
     permit::scope(&client, operation)?;
     let parts = Parts { method: &head.method, uri: &head.uri, headers: &head.headers, route: &route };
     let asked = body::read(operation, &parts, body).await?;
-    note(&head, |noted| noted.targets.set(targets(operation, &asked)).is_ok());
-    permit::request(&client, operation, &asked)?;
-    if operation.pace == Pace::Quick {
-        let seen = Reads::look(&service, &client, operation, asked.clone()).await;
-        return Ok(answer::seen(operation, &asked, &seen));
+    note(&head, |noted| noted.targets.set(permit::targets(operation, &asked)).is_ok());
+    let key = idempotency_key(&client, operation.name, &head.headers, &asked)?;
+    let (request_id, request) = (request_id(&head.headers).to_owned(), asked.clone());
+    let begun = service.ask(Asked { client, operation, request, request_id, key }).await;
+    match begun.map_err(|error| refused(error, &head.headers))? {
+        Begun::Look(seen) => Ok(answer::seen(operation, &asked, &seen)),
+        Begun::Job(job) => Ok(answered(&job, &asked, prefer::read(&head.headers)).await),
     }
-    let key = idempotency_key(&client, operation, &head.headers, &asked)?;
-    let preference = prefer::read(&head.headers);
-    let reservation = Quotas::reserve(&service, &client, operation, &asked).await?;
-    let order = Order {
-        operation,
-        request: asked.clone(),
-        client,
-        request_id: request_id(&head.headers).to_owned(),
-        reservation,
-        key,
-    };
-    let job = Jobs::begin(&service, order).map_err(|error| refused(error, &head.headers))?;
-    Ok(answered(&job, &asked, preference).await)
 }
 
 /// Notes something about a request, for the audit log.
-fn note(head: &axum::http::request::Parts, note: impl FnOnce(&Asked) -> bool) {
-    if let Some(asked) = head.extensions.get::<Arc<Asked>>() {
+pub(super) fn note(head: &axum::http::request::Parts, note: impl FnOnce(&Noted) -> bool) {
+    if let Some(asked) = head.extensions.get::<Arc<Noted>>() {
         // What is noted already stays.
         note(asked);
     }
 }
 
-/// The names of what a request is about. A URL or a path is none: it may hold a secret.
-fn targets(operation: &Operation, asked: &Value) -> Vec<String> {
-    let named = permit::named(operation, asked).into_iter();
-    let is_name = |kind: Names, name: &str| kind != Names::Image || name.parse::<ImageName>().is_ok();
-    named.filter(|(kind, name)| is_name(*kind, name)).map(|(_, name)| name.to_owned()).collect()
-}
-
 /// Waits as long as the client does, and then says how far it is.
 async fn answered(job: &Job, asked: &Value, Preference { wait, applied }: Preference) -> Response<Body> {
-    ended_within(job, wait).await;
+    job.ends_within(wait).await;
     let mut response = answer::job(job, asked);
-    if let Some(applied) = applied.and_then(|applied| HeaderValue::from_str(&applied).ok()) {
-        response.headers_mut().insert(HeaderName::from_static("preference-applied"), applied);
-    }
-    let id = job.view().id.to_string();
-    response.headers_mut().extend(HeaderValue::from_str(&id).ok().map(|id| (OPERATION_ID, id)));
+    say_of_job(&mut response, job, applied);
     response
+}
+
+/// Says in an answer's headers which operation it is about, and which preferences were honoured.
+pub(super) fn say_of_job(response: &mut Response<Body>, job: &Job, applied: Option<String>) {
+    let value = |text: String| HeaderValue::from_str(&text).ok();
+    let applied = applied.and_then(value).map(|applied| (HeaderName::from_static("preference-applied"), applied));
+    let id = value(job.view().id.to_string()).map(|id| (OPERATION_ID, id));
+    response.headers_mut().extend(applied.into_iter().chain(id));
 }
 
 /// The header that names the operation that a request began.
 pub(super) const OPERATION_ID: HeaderName = HeaderName::from_static("x-operation-id");
-
-/// Waits until a job has ended, at most so long.
-pub(super) async fn ended_within(job: &Job, limit: Duration) {
-    // That it has not ended in time shows in the job itself.
-    let _ = tokio::time::timeout(limit, job.ends()).await;
-}
 
 /// The id of a request, which the outermost layer sees to.
 pub(super) fn request_id(headers: &HeaderMap) -> &str {
@@ -118,16 +91,16 @@ pub(super) fn request_id(headers: &HeaderMap) -> &str {
 }
 
 /// A key that was used for something else has a status of its own.
-fn refused(error: Error, headers: &HeaderMap) -> Problem {
+pub(super) fn refused(error: Error, headers: &HeaderMap) -> Problem {
     if error.code == crate::error::Code::Conflict && headers.contains_key(IDEMPOTENCY_KEY) {
         return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", error);
     }
     error.into()
 }
 
-fn idempotency_key(
+pub(super) fn idempotency_key(
     client: &Client,
-    operation: &Operation,
+    what: &str,
     headers: &HeaderMap,
     asked: &Value,
 ) -> Result<Option<IdempotencyKey>, Error> {
@@ -139,7 +112,7 @@ fn idempotency_key(
             .because("it is empty, too long, or has blanks or other characters that cannot be seen")
             .hint(format!("Give 1 to {MOST_KEY} characters, as a UUID has them.")));
     };
-    let fingerprint = digest::of(format!("{} {asked}", operation.name).as_bytes());
+    let fingerprint = digest::of(format!("{what} {asked}").as_bytes());
     Ok(Some(IdempotencyKey { client: client.name.clone(), key: key.to_owned(), fingerprint }))
 }
 

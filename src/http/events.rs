@@ -15,16 +15,16 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use url::form_urlencoded;
 
-use super::{
-    client::Client,
-    feed::{Event, Happening, Next, Reset},
-    hearing,
-    problem::Problem,
-    service::Service,
-};
+use super::problem::Problem;
 use crate::{
     error::{Code, Error},
     ops::vm::EVENT_KINDS,
+    service::{
+        Service,
+        client::Client,
+        feed::{Event, Happening, Next, Reset},
+        hearing,
+    },
 };
 
 /// How often a stream says that it lives, so that no proxy takes it for dead.
@@ -177,10 +177,11 @@ fn full() -> Problem {
 #[cfg(test)]
 mod tests {
     use axum::{body::Body, http::Request, response::Response};
+    use tokio_util::sync::CancellationToken;
     use tower::ServiceExt;
 
     use super::*;
-    use crate::{api::Scope, http::job::Job, ops::vm};
+    use crate::{api::Scope, ops::vm, service::job::Job};
 
     fn happened(vm: &str, kind: &str) -> Happening {
         let (vm, kind, detail) = (vm.to_owned(), kind.to_owned(), "Started Booted".to_owned());
@@ -198,7 +199,14 @@ mod tests {
 
     async fn get(service: &Arc<Service>, path: &str, last: &str) -> Response {
         let request = Request::get(path).header("last-event-id", last).body(Body::empty()).unwrap();
-        super::super::routes::router(service.clone()).oneshot(request).await.unwrap()
+        super::super::routes::router(
+            service.clone(),
+            Arc::new(super::super::gate::Gate::Open),
+            CancellationToken::new(),
+        )
+        .oneshot(request)
+        .await
+        .unwrap()
     }
 
     /// What is read of a service that ends: each message's id, but for its epoch, and its event.

@@ -9,8 +9,11 @@ use axum::http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
 use camino::Utf8PathBuf;
 use url::Url;
 
-use super::{client::Client, listen::Peer, problem::Problem, tokens::Tokens};
-use crate::error::{Code, Error, Result};
+use super::{listen::Peer, problem::Problem, tokens::Tokens};
+use crate::{
+    error::{Code, Error, Result},
+    service::client::Client,
+};
 
 /// What is told to everybody: whoever asks whether the service lives has no token, and a browser sends none for a page. The
 /// documentation says nothing of this host.

@@ -7,10 +7,11 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::{problem::Problem, service::Service};
+use super::problem::Problem;
 use crate::{
     error::{Code, Error},
     ops::doctor::{self, Checked, DoctorOptions, Status},
+    service::{Service, jobs},
 };
 
 /// The checks without which no VM can be made.
@@ -54,7 +55,7 @@ pub(super) async fn alive() -> &'static str {
 /// It can do its work.
 pub(super) async fn ready(State(service): State<Arc<Service>>) -> Result<Json<Ready>, Problem> {
     if service.is_ending() {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "interrupted", super::ending()));
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "interrupted", jobs::ending()));
     }
     let host = service.host_for_listening().hurried(CALL_LIMIT);
     let options = DoctorOptions { checks: ESSENTIAL.map(str::to_owned).into(), fix: false };

@@ -13,13 +13,18 @@ use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
 
 use super::{
-    audit::{Answered, Asked, Whence},
-    call::REQUEST_ID,
+    call::{self, OPERATION_ID, REQUEST_ID},
+    gate::Gate,
     listen::Peer,
-    problem::Problem,
-    service::Service,
+    problem::{Problem, ProblemCode},
 };
-use crate::error::Error;
+use crate::{
+    error::Error,
+    service::{
+        Service,
+        audit::{Answered, Noted, Whence},
+    },
+};
 
 /// The longest id of a request that is taken over.
 const MOST_ID: usize = 128;
@@ -28,24 +33,24 @@ const MOST_ID: usize = 128;
 const NO_ROUTE: &str = "none";
 
 /// Puts the layers around the routes.
-pub(super) fn around(routes: Router, service: Arc<Service>) -> Router {
+pub(super) fn around(routes: Router, service: Arc<Service>, gate: Arc<Gate>) -> Router {
     let panicked = |_: Box<dyn std::any::Any + Send>| {
         Problem::from(Error::internal("the service has failed in a way that nobody foresaw")).into_response()
     };
-    routes.layer(CatchPanicLayer::custom(panicked)).layer(from_fn_with_state(service, pass))
+    routes.layer(CatchPanicLayer::custom(panicked)).layer(from_fn_with_state((service, gate), pass))
 }
 
 /// Gives a request its id, finds out who asks, and notes what came of it.
-async fn pass(State(service): State<Arc<Service>>, mut request: Request, next: Next) -> Response {
+async fn pass(State((service, gate)): State<(Arc<Service>, Arc<Gate>)>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = id_of(request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let flying = service.metrics.in_flight();
-    let (asked, peer) = (Arc::new(Asked::default()), request.extensions().get::<Peer>().cloned());
+    let (asked, peer) = (Arc::new(Noted::default()), request.extensions().get::<Peer>().cloned());
     request.extensions_mut().insert(asked.clone());
-    let admitted = service.gate.admit(request.uri(), request.headers(), peer.as_ref());
+    let admitted = gate.admit(request.uri(), request.headers(), peer.as_ref());
     let client = admitted.as_ref().ok().cloned();
     let mut response = match admitted {
         Ok(client) => {
@@ -68,19 +73,27 @@ async fn pass(State(service): State<Arc<Service>>, mut request: Request, next: N
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let (client, peer) = (client.as_ref().map(|client| client.name.as_str()), peer.as_ref());
     let peer = peer.map(|peer| peer.address.as_str());
-    let whence = Whence { client, peer, method: &method, path: &path };
-    note(&service, &asked, &Answered::new(whence, &response, began.elapsed()));
+    let whence = Whence { client, peer, method: method.as_str(), path: &path };
+    let answered = Answered {
+        whence,
+        request_id: call::request_id(response.headers()),
+        status,
+        code: response.extensions().get::<ProblemCode>().map(|code| code.0),
+        operation_id: response.headers().get(OPERATION_ID).and_then(|id| id.to_str().ok()),
+        duration: began.elapsed(),
+    };
+    note(&service, &asked, &answered);
     response
 }
 
 /// Notes what came of a request.
-fn note(service: &Service, asked: &Asked, answered: &Answered<'_>) {
+fn note(service: &Service, asked: &Noted, answered: &Answered<'_>) {
     service.audit.answered(asked, answered);
     let Whence { client, method, path, .. } = answered.whence;
     tracing::info!(
         request_id = answered.request_id,
         client = client.unwrap_or_default(),
-        %method,
+        method,
         path,
         status = answered.status,
         operation = answered.operation_id.unwrap_or_default(),

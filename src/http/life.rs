@@ -4,9 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
-use super::{listen::Serving, service::Service};
-use crate::error::{Code, Error, Result};
+use super::{gate::Gate, listen::Serving};
+use crate::{
+    error::{Code, Error, Result},
+    service::Service,
+};
 
 /// How long undoing may take when the service ends.
 const UNDOING: Duration = Duration::from_mins(1);
@@ -38,7 +42,7 @@ impl Signals {
 }
 
 /// Lives until somebody wants the end; reads what can be read anew on each SIGHUP.
-pub(super) async fn live(service: &Service, signals: &mut Signals) {
+pub(super) async fn live(service: &Service, gate: &Gate, signals: &mut Signals) {
     tell(&[NotifyState::Ready]);
     if let Some(limit) = sd_notify::watchdog_enabled() {
         tokio::spawn(pat(limit / 2));
@@ -50,6 +54,7 @@ pub(super) async fn live(service: &Service, signals: &mut Signals) {
             _ = signals.hangup.recv() => {
                 reloading();
                 service.reload();
+                gate.reload();
                 tell(&[NotifyState::Ready]);
             }
         }
@@ -60,7 +65,7 @@ pub(super) async fn live(service: &Service, signals: &mut Signals) {
 /// the waiting short, a third one the undoing.
 pub(super) async fn end(
     service: &Arc<Service>,
-    serving: Serving,
+    (serving, streams): (Serving, CancellationToken),
     signals: &mut Signals,
     drain: Duration,
 ) -> Result<()> {
@@ -87,6 +92,7 @@ pub(super) async fn end(
         }
     }
     service.feed.end();
+    streams.cancel();
     let left = if finished { deadline.saturating_duration_since(tokio::time::Instant::now()) } else { Duration::ZERO };
     tokio::select! {
         () = serving.finish(left) => {}

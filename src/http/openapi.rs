@@ -81,6 +81,7 @@ fn tags() -> Value {
         {"name": "images", "description": "The images that they are made of"},
         {"name": "ssh-keys", "description": "The keys that log in to them"},
         {"name": "host", "description": "The machine that they run on"},
+        {"name": "tools", "description": "The same for language models"},
         {"name": "operations", "description": "What is under way"},
         {"name": "service", "description": "The service itself"},
     ])
@@ -118,7 +119,7 @@ fn remarks(operation: &Operation) -> String {
     let scope = scope.as_str().unwrap_or_default();
     let pace = match operation.pace {
         Pace::Quick => "It is answered at once.",
-        Pace::Long => "It may take long: see 202.",
+        Pace::Long | Pace::Guest => "It may take long: see 202.",
         Pace::Ordered => {
             "It may take long: see 202. What is asked of one VM is done in the order in which it was asked for."
         }

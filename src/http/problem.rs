@@ -10,7 +10,6 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::audit::ProblemCode;
 use crate::{
     api,
     error::{Code, Error},
@@ -18,6 +17,10 @@ use crate::{
 
 /// The media type of RFC 9457.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+
+/// The code of the problem that a request was answered with, for whoever notes it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProblemCode(pub(super) &'static str);
 
 /// What went wrong, and the headers that go with it.
 #[derive(Debug, Clone)]
@@ -53,25 +56,14 @@ pub(super) struct Members {
     /// What a program may want to know beyond that
     #[schema(value_type = Option<Object>)]
     details: Option<Value>,
+    /// The tool to call next and its arguments, where a tool was called
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    next: Option<Value>,
 }
 
 /// How long to wait before the same is tried again, in seconds.
 const RETRY_AFTER: &str = "5";
-
-/// The HTTP status of a kind of failure.
-pub(super) const fn status(code: Code) -> StatusCode {
-    match code {
-        Code::InvalidInput => StatusCode::BAD_REQUEST,
-        Code::NotFound => StatusCode::NOT_FOUND,
-        Code::AlreadyExists | Code::Conflict => StatusCode::CONFLICT,
-        Code::Busy => StatusCode::LOCKED,
-        Code::Denied => StatusCode::FORBIDDEN,
-        Code::Unreachable | Code::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
-        Code::Timeout => StatusCode::GATEWAY_TIMEOUT,
-        Code::GuestFailed => StatusCode::BAD_GATEWAY,
-        Code::Internal | Code::ToolMissing | Code::ToolFailed => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
 
 impl Problem {
     /// One that is HTTP's own: the code and the status are another than those of the error.
@@ -94,6 +86,7 @@ impl Problem {
             hint,
             retryable: kind.is_retryable(),
             details: details.map(|details| *details),
+            next: None,
         };
         Self { details: Box::new(details), headers: Vec::new() }
     }
@@ -101,6 +94,13 @@ impl Problem {
     /// Its HTTP status.
     pub(super) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.details.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Adds what to call next.
+    #[must_use]
+    pub(super) fn next(mut self, next: Option<Value>) -> Self {
+        self.details.next = next;
+        self
     }
 
     /// Adds a header.
@@ -117,8 +117,6 @@ fn title(code: &str, kind: Code) -> &'static str {
         "foreign_host" => "the request is for another host",
         "foreign_origin" => "the request comes from a page of another site",
         "unauthenticated" => "nobody has said who asks",
-        "forbidden" => "whoever asks may not do that",
-        "quota_exceeded" => "whoever asks has as much as they may have",
         "method_not_allowed" => "the route does not take this method",
         "unsupported_media_type" => "the body is not of a type that is read here",
         "too_large" => "the body is larger than any request needs to be",
@@ -130,7 +128,8 @@ fn title(code: &str, kind: Code) -> &'static str {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let code = error.code;
-        let problem = Self::new(status(code), code.name(), error);
+        let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = Self::new(status, code.name(), error);
         if code.is_retryable() { problem.header(header::RETRY_AFTER, RETRY_AFTER) } else { problem }
     }
 }

@@ -9,13 +9,19 @@ use axum::{
 };
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{Access, Options, routes, service::Service};
+use super::{gate::Gate, routes};
 use crate::{
     api::{self, Scope},
-    model::{digest, proxy::Proxies, sources::Sources},
+    model::{
+        digest,
+        proxy::Proxies,
+        sources::{Limits, Sources},
+    },
     ops::Settings,
+    service::{Options, Service},
 };
 
 /// A VM of libvirt's test driver, as a token's owner is noted in it.
@@ -29,6 +35,7 @@ const NODE: &str = "<node><pool type='dir'><name>p</name><target><path>/p</path>
 struct Site {
     folder: tempfile::TempDir,
     service: Arc<Service>,
+    gate: Arc<Gate>,
     routes: Router,
 }
 
@@ -89,11 +96,10 @@ impl Site {
             catalogue_files: Vec::new(),
             sources: Sources::Any,
         };
-        let access =
-            Access { tokens: Some(path("tokens.toml")), audit_log: Some(path("audit.log")), ..Access::default() };
-        let options = Options { settings, listen: Vec::new(), inherited: Vec::new(), access, drain: Duration::ZERO };
+        let options = Options { settings, images: Limits::default(), audit_log: Some(path("audit.log")) };
         let service = Arc::new(Service::new(options).unwrap());
-        Self { routes: routes::router(service.clone()), service, folder }
+        let gate = Arc::new(Gate::new(Some(path("tokens.toml"))).unwrap());
+        Self { routes: routes::router(service.clone(), gate.clone(), CancellationToken::new()), service, gate, folder }
     }
 
     fn file(&self, name: &str) -> String {
@@ -229,9 +235,11 @@ async fn tokens_are_read_again_and_a_broken_file_changes_nothing() {
     let path = site.folder.path().join("tokens.toml");
     fs::write(&path, "[[token]]\nname=").unwrap();
     site.service.reload();
+    site.gate.reload();
     assert_eq!(site.get("viewer", "/api/vms").await.status, 200);
     fs::write(&path, token("new", "read", "")).unwrap();
     site.service.reload();
+    site.gate.reload();
     assert_eq!(site.get("viewer", "/api/vms").await.status, 401);
     assert_eq!(site.get("new", "/api/vms").await.status, 200);
 }

@@ -6,17 +6,25 @@ use axum::{
     Router,
     extract::{Request, State},
     http::Method,
-    routing::{MethodFilter, MethodRouter, delete, get, on},
+    routing::{MethodFilter, MethodRouter, any, delete, get, on, post},
 };
 
-use super::{call, docs, events, health, layers, operations, scrape, service::Service};
-use crate::api::{self, Operation};
+use tokio_util::sync::CancellationToken;
+
+use super::{call, docs, events, gate::Gate, health, layers, mcp::Mcp, operations, scrape, tools};
+use crate::{
+    api::{self, Operation},
+    service::Service,
+};
 
 /// A route of HTTP's own: its path, its method, and what answers it.
 type Own = (&'static str, &'static str, MethodRouter<Arc<Service>>);
 
-/// Every route.
-pub(super) fn router(service: Arc<Service>) -> Router {
+/// Where the Model Context Protocol is spoken. It has methods of its own.
+const MCP: &str = "/mcp";
+
+/// Every route. The streams of the protocol end with `end`.
+pub(super) fn router(service: Arc<Service>, gate: Arc<Gate>, end: CancellationToken) -> Router {
     let mut paths: BTreeMap<&str, (Vec<&str>, MethodRouter<Arc<Service>>)> = BTreeMap::new();
     let operations = api::operations().iter().map(|operation| (operation.path, operation.method, handler(operation)));
     for (path, method, handler) in operations.chain(own()) {
@@ -32,7 +40,9 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         let refuse = move |method: Method| async move { call::no_method(&methods, &method) };
         router = router.route(path, handlers.fallback(refuse));
     }
-    layers::around(router.fallback(call::no_route).with_state(service.clone()), service)
+    let mcp = Mcp::new(service.clone(), end);
+    router = router.route(MCP, any(move |request| mcp.clone().answer(request)));
+    layers::around(router.fallback(call::no_route).with_state(service.clone()), service, gate)
 }
 
 fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
@@ -45,7 +55,11 @@ fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
 
 /// The path of every route, as its template.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
-    api::operations().iter().map(|operation| operation.path).chain(own().into_iter().map(|(path, _, _)| path))
+    api::operations()
+        .iter()
+        .map(|operation| operation.path)
+        .chain(own().into_iter().map(|(path, _, _)| path))
+        .chain([MCP])
 }
 
 /// What there is beside the operations.
@@ -58,6 +72,8 @@ fn own() -> Vec<Own> {
         ("/healthz", "GET", get(health::alive)),
         ("/readyz", "GET", get(health::ready)),
         ("/metrics", "GET", get(scrape::metrics)),
+        ("/api/tools", "GET", get(tools::list)),
+        ("/api/tools/{name}", "POST", post(tools::call)),
         ("/api/events", "GET", get(events::stream)),
         ("/api/operations", "GET", get(operations::list)),
         ("/api/operations/{id}", "GET", get(operations::show)),

@@ -8,8 +8,11 @@ use axum::{
     http::{HeaderName, header},
 };
 
-use super::{client::Client, metrics, problem::Problem, service::Service};
-use crate::ops::stats;
+use super::problem::Problem;
+use crate::{
+    ops::stats,
+    service::{Service, client::Client, metrics},
+};
 
 /// How old libvirt's figures may be. Scrapes come every 10 s or less often, so that one scraper's are always new; a second
 /// scraper, or a person beside it, costs nothing.

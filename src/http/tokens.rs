@@ -6,11 +6,16 @@ use camino::Utf8Path;
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-use super::client::{Client, Quota};
 use crate::{
     api::Scope,
     error::{Code, Error, Result},
-    model::{digest, name::Name, sources::HostPattern},
+    model::{
+        digest,
+        name::{self, Name},
+        sources::HostPattern,
+        ttl::Ttl,
+    },
+    service::client::{Client, Quota, Standing},
 };
 
 /// The fewest characters of a token that stands in the file itself: fewer can be guessed.
@@ -46,6 +51,7 @@ struct Entry {
     #[serde(default)]
     quota: Quota,
     image_hosts: Option<Vec<HostPattern>>,
+    ttl_default: Option<Ttl>,
 }
 
 impl Tokens {
@@ -118,7 +124,7 @@ const FORM: &str = "A token is [[token]], name = \"ci\", scope = \"read\", \"ope
 impl Entry {
     /// Who has the token, and its digest; or what is wrong with it.
     fn client(self) -> Result<(Digest, Client), String> {
-        let Self { name, scope, sha256, token, prefix, quota, image_hosts } = self;
+        let Self { name, scope, sha256, token, prefix, quota, image_hosts, ttl_default } = self;
         let digest = match (sha256, token) {
             (Some(sha256), None) => sha256.to_ascii_lowercase(),
             (None, Some(token)) if token.chars().count() < LEAST => {
@@ -134,14 +140,15 @@ impl Entry {
             return Err("has a sha256 that is not 64 hexadecimal digits".to_owned());
         }
         if let Some(prefix) = &prefix {
-            if format!("{prefix}x").parse::<Name>().is_err() || prefix.is_empty() {
+            if name::prefix(prefix).is_err() {
                 return Err(format!("has the prefix `{}`, with which no name can begin", prefix.escape_debug()));
             }
             if scope == Scope::Admin {
                 return Err("has a prefix and the scope admin, which is not held to names".to_owned());
             }
         }
-        Ok((digest, Client { name: name.to_string(), scope, prefix, quota, image_hosts, is_known: true }))
+        let (name, standing) = (name.to_string(), Standing::Token);
+        Ok((digest, Client { name, scope, prefix, quota, image_hosts, ttl_default, standing }))
     }
 }
 

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     size::{DiskSize, Memory},
-    vm::parse_vcpus,
+    vm::{check_vcpus, parse_vcpus},
 };
 use crate::error::Error;
 
@@ -27,7 +27,7 @@ pub struct Change {
     /// Virtual CPUs. A running VM is given more at once, up to what it was started with at most; less at its next start
     #[arg(long, value_name = "N", value_parser = parse_vcpus)]
     #[serde(default)]
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 4294967295u32)]
     pub vcpus: Option<u32>,
 
     /// Disk size, which only grows; a number alone is GiB. The guest's file system follows at its next boot, where
@@ -48,13 +48,18 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether nothing is to be changed.
-    pub const fn is_empty(&self) -> bool {
-        self.memory.is_none()
+    /// Refuses what changes nothing or cannot be had, whichever way it came in.
+    pub fn check(&self) -> Result<(), Error> {
+        let is_empty = self.memory.is_none()
             && self.vcpus.is_none()
             && self.disk_size.is_none()
             && self.autostart.is_none()
-            && self.description.is_none()
+            && self.description.is_none();
+        if is_empty {
+            return Err(Error::invalid("nothing is said of what to change")
+                .hint("Give at least one of --memory, --vcpus, --disk-size, --autostart and --description."));
+        }
+        self.vcpus.map(check_vcpus).transpose().map(drop)
     }
 }
 
@@ -121,10 +126,10 @@ mod tests {
             r#"{"vm": "web", "memory": "2G", "vcpus": 3, "diskSize": 30, "autostart": false, "description": "a\nb"}"#,
         )
         .unwrap();
-        assert!(!all.is_empty());
+        all.check().unwrap();
         let nulls =
             r#"{"vm": "web", "memory": null, "vcpus": null, "diskSize": null, "autostart": null, "description": null}"#;
-        assert!(serde_json::from_str::<Change>(nulls).unwrap().is_empty());
+        assert!(serde_json::from_str::<Change>(nulls).unwrap().check().is_err());
         assert!(serde_json::from_str::<Change>(r#"{"vm": "web", "name": "x"}"#).is_err());
     }
 

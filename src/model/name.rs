@@ -25,6 +25,15 @@ impl Name {
     }
 }
 
+/// Reads what names begin with.
+pub fn prefix(text: &str) -> Result<String, Error> {
+    if text.is_empty() || format!("{text}x").parse::<Name>().is_err() {
+        return Err(Error::invalid(format!("no name can begin with `{}`", text.escape_debug()))
+            .hint("Give lower-case letters, digits and hyphens, as in agent-."));
+    }
+    Ok(text.to_owned())
+}
+
 impl FromStr for Name {
     type Err = Error;
 

@@ -51,7 +51,7 @@ impl ToSchema for DiskSize {}
 
 impl PartialSchema for Limit {
     fn schema() -> RefOr<Schema> {
-        quantity("seconds", (0, 86_400), "^([0-9]{1,4}s?|[0-9]{1,3}m|1?[0-9]h|2[0-3]h)$", "5m")
+        quantity("seconds", (0, 86_400), "^([0-9]{1,4}s?|[0-9]{1,3}m|(1?[0-9]|2[0-3])h([0-5]?[0-9]m)?)$", "5m")
     }
 }
 
@@ -103,7 +103,7 @@ impl PartialSchema for Error {
             .property("cause", or_null("Why, in the words of the tool or the operating system"))
             .property("hint", or_null("What to do next"))
             .property("retryable", ObjectBuilder::new().schema_type(Type::Boolean))
-            .property("details", ObjectBuilder::new().schema_type(SchemaType::AnyValue))
+            .property("details", ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Object, Type::Null])))
             .into()
     }
 }

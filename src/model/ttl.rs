@@ -13,7 +13,7 @@ use crate::error::Error;
 #[serde(try_from = "String", into = "String")]
 #[schema(
     value_type = String,
-    pattern = "^([1-9][0-9]{0,4}m|[1-9][0-9]{0,2}h|([1-9]|[1-9][0-9]|[12][0-9]{2}|3[0-5][0-9]|36[0-6])d)$",
+    pattern = "^([1-9][0-9]{0,4}m|[1-9][0-9]{0,2}h([0-5]?[0-9]m)?|([1-9]|[1-9][0-9]|[12][0-9]{2}|3[0-5][0-9]|36[0-6])d)$",
     example = "2h"
 )]
 pub struct Ttl(SignedDuration);

@@ -1,5 +1,6 @@
 //! VMs: what is asked for, and what there is.
 
+mod check;
 mod report;
 
 use std::fmt;
@@ -79,7 +80,7 @@ pub struct NewVm {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_VCPUS, value_parser = parse_vcpus)]
     #[serde(default = "default_vcpus")]
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 4294967295u32)]
     pub vcpus: u32,
 
     /// Disk size; a number alone is GiB

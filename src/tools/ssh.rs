@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, process::ExitStatus, time::Duration};
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{Finished, Runner, Tool, scratch::Scratch};
 use crate::error::{Code, Result};
@@ -92,10 +92,10 @@ impl Target {
     }
 
     /// The options that make a connection strict, as both ssh and scp take them.
-    fn options(&self, known_hosts: &Scratch) -> Vec<String> {
+    fn options(&self, known_hosts: &Utf8Path) -> Vec<String> {
         let strict = [
             "StrictHostKeyChecking=yes".to_owned(),
-            format!("UserKnownHostsFile={}", known_hosts.path()),
+            format!("UserKnownHostsFile={known_hosts}"),
             "GlobalKnownHostsFile=/dev/null".to_owned(),
             format!("HostKeyAlias={}", self.alias),
             "CheckHostIP=no".to_owned(),
@@ -109,8 +109,14 @@ impl Target {
 
     fn tool(&self, known_hosts: &Scratch, options: &[&str], command: &[String]) -> Tool {
         let options = options.iter().map(|&option| option.to_owned());
-        let tool = Tool::new("ssh").args(self.options(known_hosts)).args(options);
+        let tool = Tool::new("ssh").args(self.options(known_hosts.path())).args(options);
         tool.args(["-l", &self.user, "--", &self.address.to_string()]).args(command.iter().cloned())
+    }
+
+    /// The command that logs in, with the host keys in a file that stays.
+    pub fn command(&self, known_hosts: &Utf8Path) -> Vec<String> {
+        let place = ["-l".to_owned(), self.user.clone(), "--".to_owned(), self.address.to_string()];
+        std::iter::once("ssh".to_owned()).chain(self.options(known_hosts)).chain(place).collect()
     }
 
     /// Tries to run a command in the guest, asking nobody anything.
@@ -186,7 +192,7 @@ impl Target {
             None => path.clone(),
         };
         let options = ["-rp", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "LogLevel=ERROR"];
-        let tool = Tool::new("scp").args(options).args(quiet.then_some("-q")).args(self.options(&known_hosts));
+        let tool = Tool::new("scp").args(options).args(quiet.then_some("-q")).args(self.options(known_hosts.path()));
         tool.args(["--"]).args(paths.iter().map(operand)).unlimited().pass_through(runner, true)
     }
 

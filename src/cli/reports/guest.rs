@@ -2,7 +2,7 @@
 
 use crate::{
     cli::output::{Show, plain},
-    ops::vm::{Copied, Executed, Log, Screenshot, SshConfig, SshHost},
+    ops::vm::{Copied, Executed, Log, Screenshot, SshCommand, SshConfig, SshHost},
 };
 
 impl Show for Executed {
@@ -42,6 +42,16 @@ impl Show for Screenshot {
 
     fn names(&self) -> Vec<String> {
         vec![self.file.to_string()]
+    }
+}
+
+impl Show for SshCommand {
+    fn table(&self) -> String {
+        self.command.clone()
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.vm.clone()]
     }
 }
 

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{add, reference};
-use crate::http::{feed::Happening, health::Ready, operations::Listing};
+use crate::{
+    agents::{self, Format, call::Pending},
+    http::{health::Ready, operations::Listing},
+    service::feed::Happening,
+};
 
 /// The routes of HTTP's own.
 pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
@@ -19,6 +23,12 @@ pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
     let list = "List what is under way, and what has ended not long ago";
     let get = "Show how far an operation is, and what came of it";
     let cancel = "Cancel an operation, and undo what it has done";
+    let tools = "Show the definitions of the tools, as a language model's interface takes them";
+    let format = json!([{
+        "name": "format", "in": "query", "required": false, "schema": reference("ToolFormat"), "example": "openai",
+        "description": "How tools are defined",
+    }]);
+    let any = json!({"description": "The definitions", "content": {"application/json": {"schema": {"type": ["object", "array"]}}}});
     let events = "Follow what happens to VMs and operations, as server-sent events";
     let ready = "Whether the service can do its work: libvirt answers, and pool and network are there";
     let metrics = "Show what is counted, for Prometheus: of libvirt's VMs and pools, and of the service";
@@ -33,12 +43,38 @@ pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
             "DELETE",
             route("operation_cancel", "operations", cancel, &id, &one, &[401, 403, 404, 409, 421]),
         ),
+        ("/api/tools", "GET", route("tool_list", "tools", tools, &format, &any, &[400, 401, 403, 421])),
+        ("/api/tools/{name}", "POST", call()),
         ("/api/events", "GET", route("events", "operations", events, &wanted(), &stream(), &[400, 401, 403, 421, 503])),
         ("/healthz", "GET", route("healthz", "service", alive, &none, &text("text/plain", "`OK`"), &[421])),
         ("/readyz", "GET", route("readyz", "service", ready, &none, &json_answer("It can", "Ready"), &[421, 503])),
         ("/metrics", "GET", route("metrics", "service", metrics, &none, &counted, &[401, 403, 421])),
         ("/openapi.json", "GET", route("openapi", "service", document, &none, &json_object(), &[421])),
     ]
+}
+
+/// A call of a tool: what it takes and answers, its own definition says.
+fn call() -> Value {
+    let name = json!({
+        "name": "name", "in": "path", "required": true, "description": "Tool",
+        "schema": {"type": "string", "enum": agents::tools().iter().map(|tool| tool.name).collect::<Vec<_>>()},
+    });
+    let [prefer, key] = preferences();
+    let answer = json!({"description": "What the tool has to say", "content": {"application/json": {"schema": {"type": "object"}}}});
+    let about = "Call a tool with its arguments";
+    let parameters = json!([name, prefer, key]);
+    let problems = [400, 401, 403, 404, 408, 409, 413, 415, 421, 422, 423, 500, 502, 503, 504];
+    let mut call = route("tool_call", "tools", about, &parameters, &answer, &problems);
+    call["description"] = json!(
+        "The body is what GET /api/tools describes as the tool's arguments. Hints in errors are calls of tools; `next` is the \
+         first of them, for programs. A token needs the scope that the tool's operation needs."
+    );
+    call["requestBody"] = json!({
+        "required": false,
+        "content": {"application/json": {"schema": {"type": ["object", "null"]}, "example": {"name": "web"}}},
+    });
+    call["responses"]["202"] = accepted_as("ToolPending");
+    call
 }
 
 /// Which events are wanted.
@@ -90,6 +126,8 @@ pub(super) fn schemas(schemas: &mut BTreeMap<String, Value>) {
     add::<Listing>(schemas);
     add::<Ready>(schemas);
     add::<Happening>(schemas);
+    add::<Format>(schemas);
+    add::<Pending>(schemas);
 }
 
 /// How a client says how long it waits, and that it sends the same again.
@@ -109,12 +147,16 @@ pub(super) fn preferences() -> [Value; 2] {
 
 /// The answer of what is under way.
 pub(super) fn accepted() -> Value {
+    accepted_as("Accepted")
+}
+
+fn accepted_as(schema: &str) -> Value {
     json!({
         "description": "It is under way, and goes on by itself: ask how far it is",
         "headers": {
             "Location": {"description": "Where to ask", "schema": {"type": "string"}},
             "Retry-After": {"description": "After how many seconds", "schema": {"type": "integer"}},
         },
-        "content": {"application/json": {"schema": reference("Accepted")}},
+        "content": {"application/json": {"schema": reference(schema)}},
     })
 }

@@ -18,6 +18,7 @@ mod power;
 mod screen;
 mod seed;
 mod set;
+mod ssh_command;
 mod ssh_config;
 mod wait;
 
@@ -54,6 +55,7 @@ pub use power::{Changed, STOP_LIMIT, StopOptions, restart, start, stop};
 pub use screen::{Picture, Screenshot, picture, screenshot};
 pub(super) use seed::is_seed;
 pub use set::{Edited, Effect, Item, set};
+pub use ssh_command::{SshCommand, ssh_command};
 pub use ssh_config::{LeftOut, SshConfig, SshConfigOptions, SshHost, ssh_config};
 pub use wait::{Reached, WaitOptions, wait};
 

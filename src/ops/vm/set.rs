@@ -12,12 +12,8 @@ use utoipa::ToSchema;
 
 use super::{super::Host, find, lock, look_up, require_whole};
 use crate::{
-    error::{Error, Result},
-    model::{
-        change::Change,
-        specification::Difference,
-        vm::{Disk, check_vcpus},
-    },
+    error::Result,
+    model::{change::Change, specification::Difference, vm::Disk},
     tools::virsh::{Domain, Listed},
 };
 use plan::plan;
@@ -89,11 +85,7 @@ impl Before {
 
 /// Changes a VM.
 pub fn set(host: &Host, change: &Change) -> Result<Edited> {
-    if change.is_empty() {
-        return Err(Error::invalid("nothing is said of what to change")
-            .hint("Give at least one of --memory, --vcpus, --disk-size, --autostart and --description."));
-    }
-    change.vcpus.map(check_vcpus).transpose()?;
+    change.check()?;
     let _lock = lock(host, &find(host, &change.vm)?.name)?;
     // What another vmprov did to it before we had the lock counts.
     let before = Before::look(host, &change.vm)?;

@@ -1,5 +1,6 @@
 //! `ssh-config`: what `~/.ssh/config` needs, so that ssh, rsync and editors find the VMs by name, with strict host keys.
 
+use camino::Utf8PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,7 +11,12 @@ use super::{
     find,
     login::Login,
 };
-use crate::{error::Result, model::vm::Address, store::known_hosts, tools::virsh::Domain};
+use crate::{
+    error::Result,
+    model::vm::Address,
+    store::known_hosts,
+    tools::{ssh::Target, virsh::Domain},
+};
 
 /// Which VMs ssh is to reach
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
@@ -60,9 +66,40 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+/// How ssh reaches VMs, and the file with their host keys.
+pub(super) struct Targets {
+    pub(super) known_hosts: Utf8PathBuf,
+    /// Each VM's name, and how it is reached or why not.
+    pub(super) vms: Vec<(String, Result<Target, String>)>,
+}
+
 /// Puts together what ssh needs for the VMs named, or for all. The host keys of all are written to a file of vmprov's.
 pub fn ssh_config(host: &Host, options: &SshConfigOptions) -> Result<SshConfig> {
-    let wanted = options.vm.iter().map(|name| Ok(find(host, name)?.uuid)).collect::<Result<Vec<_>>>()?;
+    let Targets { known_hosts, vms } = targets(host, &options.vm)?;
+    let mut config = SshConfig { hosts: Vec::new(), left_out: Vec::new() };
+    for (vm, target) in vms {
+        match target {
+            Ok(target) => config.hosts.push(SshHost {
+                host: vm,
+                host_name: target.address.to_string(),
+                port: target.port,
+                user: target.user,
+                identity_files: target.identities.iter().map(ToString::to_string).collect(),
+                host_key_alias: target.alias,
+                user_known_hosts_file: known_hosts.to_string(),
+            }),
+            Err(reason) => {
+                host.progress.warn(&format!("`{vm}` is left out: {reason}"));
+                config.left_out.push(LeftOut { vm, reason });
+            }
+        }
+    }
+    Ok(config)
+}
+
+/// How ssh reaches the VMs named, or all that there is something to say of.
+pub(super) fn targets(host: &Host, named: &[String]) -> Result<Targets> {
+    let wanted = named.iter().map(|name| Ok(find(host, name)?.uuid)).collect::<Result<Vec<_>>>()?;
     let listed = host.virsh.domains()?;
     let asked: Vec<_> = listed.iter().map(|domain| (domain.uuid, true)).collect();
     let mut described = host.virsh.describe(&asked)?;
@@ -70,9 +107,9 @@ pub fn ssh_config(host: &Host, options: &SshConfigOptions) -> Result<SshConfig> 
     let domains: Vec<_> = domains.collect();
     let keys =
         domains.iter().filter_map(|(_, domain)| Some((domain.uuid.to_string(), &domain.metadata.as_ref()?.host_keys)));
-    let file = known_hosts::write(&host.settings.data_dir, &host.settings.uri, keys)?;
+    let known_hosts = known_hosts::write(&host.settings.data_dir, &host.settings.uri, keys)?;
     let leases = host.virsh.leases()?;
-    let mut config = SshConfig { hosts: Vec::new(), left_out: Vec::new() };
+    let mut vms = Vec::new();
     for (listed, domain) in &domains {
         let is_named = wanted.contains(&domain.uuid);
         if !host.caller.sees(&domain.name) {
@@ -82,35 +119,20 @@ pub fn ssh_config(host: &Host, options: &SshConfigOptions) -> Result<SshConfig> 
         if !is_named && (!wanted.is_empty() || domain.metadata.is_none()) {
             continue;
         }
-        let reach = if listed.state.is_active() {
-            reach(host, domain, best_first(domain, leases.clone()).into_iter().next(), file.as_str())
+        let target = if listed.state.is_active() {
+            target(host, domain, best_first(domain, leases.clone()).into_iter().next())
         } else {
             Err(format!("it is {}", listed.state))
         };
-        match reach {
-            Ok(reached) => config.hosts.push(reached),
-            Err(reason) => {
-                host.progress.warn(&format!("`{}` is left out: {reason}", domain.name));
-                config.left_out.push(LeftOut { vm: domain.name.clone(), reason });
-            }
-        }
+        vms.push((domain.name.clone(), target));
     }
-    Ok(config)
+    Ok(Targets { known_hosts, vms })
 }
 
-fn reach(host: &Host, domain: &Domain, leased: Option<Address>, file: &str) -> Result<SshHost, String> {
+fn target(host: &Host, domain: &Domain, leased: Option<Address>) -> Result<Target, String> {
     let login = Login::of(host, domain, None).map_err(|error| error.message)?;
     // What is in no lease is asked for by itself.
     let others = || address::of(host, domain).map(|known| known.into_iter().next());
     let address = leased.map_or_else(others, |leased| Ok(Some(leased))).map_err(|error| error.message)?;
-    let target = login.at(&address.ok_or("it has no address yet")?);
-    Ok(SshHost {
-        host: domain.name.clone(),
-        host_name: target.address.to_string(),
-        port: target.port,
-        user: target.user,
-        identity_files: target.identities.iter().map(ToString::to_string).collect(),
-        host_key_alias: target.alias,
-        user_known_hosts_file: file.to_owned(),
-    })
+    Ok(login.at(&address.ok_or("it has no address yet")?))
 }

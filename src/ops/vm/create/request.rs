@@ -6,13 +6,7 @@ use super::super::super::{Host, image::ImageSource, key, sources};
 use crate::{
     cloud_init::UserData,
     error::{Error, Result},
-    model::{
-        digest,
-        key::Key,
-        specification::Specification,
-        user::check_user,
-        vm::{NewVm, WaitFor, check_vcpus},
-    },
+    model::{digest, key::Key, specification::Specification, vm::NewVm},
 };
 
 /// What was asked for, with what it names read and found usable.
@@ -28,29 +22,13 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) fn check(host: &Host, new: &NewVm, warnings: &mut Vec<String>) -> Result<Self> {
-        check_vcpus(new.vcpus)?;
-        let given = match (&new.image, &new.image_url) {
-            (Some(_), Some(_)) => {
-                return Err(Error::invalid("an image is given twice").hint("Give either image or imageUrl."));
-            }
-            (image, url) => image.as_ref().or(url.as_ref()),
-        };
-        if given.is_none() && (new.checksum.is_some() || new.require_verified || new.pull) {
-            return Err(Error::invalid("a checksum, a verification or a pull is asked for, but no image is given")
-                .hint("Give the image with --image NAME, PATH or URL."));
-        }
-        let image = given.map(|given| ImageSource::parse(host, given, None)).transpose()?;
+        let user_data = new.user_data.as_ref().map(|data| UserData::parse(&data.0)).transpose()?;
+        new.check()?;
+        let image = new.given_image().map(|given| ImageSource::parse(host, given, None)).transpose()?;
         let installer = new.iso.as_deref().map(|given| installer(host, given)).transpose()?;
         let keys = new.ssh_keys.iter().map(|name| key::get(host, name)).collect::<Result<Vec<_>>>()?;
-        let user_data = new.user_data.as_ref().map(|data| UserData::parse(&data.0)).transpose()?;
-        new.user.as_deref().map_or(Ok(()), check_user)?;
         let wants_seed = !keys.is_empty() || user_data.is_some() || new.user.is_some();
         let seeded = image.is_some() || installer.is_some() && wants_seed;
-        if wants_seed && !seeded {
-            return Err(Error::invalid("a key, a user or user data is given, but no image that would read it")
-                .hint("Give the cloud image with --image PATH or --image URL."));
-        }
-        check_goal(new, image.is_some())?;
         if image.is_none() && installer.is_none() {
             host.warn(warnings, "no image is given: the disk is blank, and nothing will boot from it");
         }
@@ -83,24 +61,6 @@ impl Request {
             user_data: new.user_data.as_ref().map(|data| digest::of(&data.0)),
             autostart: new.autostart,
         }
-    }
-}
-
-/// Refuses to wait for what cannot come.
-fn check_goal(new: &NewVm, has_image: bool) -> Result<()> {
-    match new.wait {
-        Some(goal) if !new.start => {
-            Err(Error::invalid(format!("waiting for {goal} contradicts leaving the VM stopped"))
-                .hint("Leave out one of the two."))
-        }
-        Some(goal @ (WaitFor::Ip | WaitFor::Ssh | WaitFor::CloudInit | WaitFor::Agent)) if !has_image => {
-            Err(Error::invalid(format!("without an image there will be no {goal} to wait for")))
-        }
-        Some(goal @ (WaitFor::Ssh | WaitFor::CloudInit)) if new.ssh_keys.is_empty() => {
-            Err(Error::invalid(format!("waiting for {goal} needs a key to log in with"))
-                .hint("Give one with --ssh-key."))
-        }
-        _ => Ok(()),
     }
 }
 

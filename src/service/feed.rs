@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
 use super::job::View;
-use crate::ops::vm;
+use crate::{api, ops::vm};
 
 /// How many events are kept.
 const KEPT: usize = 1024;
@@ -26,7 +26,7 @@ const MOST_READERS: usize = 256;
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = ServiceEvent)]
-pub(super) enum Happening {
+pub(crate) enum Happening {
     /// Something that libvirt tells of a VM.
     Vm(vm::Event),
     /// An operation has another state, or is further: as it is then, without its result.
@@ -39,7 +39,7 @@ pub(super) enum Happening {
 
 impl Happening {
     /// Its name, as a reader chooses by it.
-    pub(super) fn kind(&self) -> &str {
+    pub(crate) fn kind(&self) -> &str {
         match self {
             Self::Vm(event) => &event.kind,
             Self::Operation(_) => "operation",
@@ -49,22 +49,32 @@ impl Happening {
     }
 }
 
+impl Happening {
+    /// As its readers are told it, over HTTP.
+    fn over_http(&self) -> Self {
+        match self {
+            Self::Operation(view) => Self::Operation(Box::new(view.as_ref().clone().in_words(api::over_http))),
+            other => other.clone(),
+        }
+    }
+}
+
 /// Whether libvirt can be heard
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Hearing {
+pub(crate) struct Hearing {
     /// When that became so (RFC 3339, UTC)
-    pub(super) time: Timestamp,
+    pub(crate) time: Timestamp,
     /// `connecting`, `connected` or `disconnected`
-    pub(super) state: HearingState,
+    pub(crate) state: HearingState,
     /// Why it cannot be heard
-    pub(super) reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// How it is with what libvirt tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum HearingState {
+pub(crate) enum HearingState {
     /// It has not answered yet.
     Connecting,
     /// It is heard.
@@ -76,31 +86,31 @@ pub(super) enum HearingState {
 /// Events may have been missed
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Reset {
+pub(crate) struct Reset {
     /// Why
-    pub(super) reason: &'static str,
+    pub(crate) reason: &'static str,
     /// What to do
-    pub(super) hint: &'static str,
+    pub(crate) hint: &'static str,
 }
 
 impl Reset {
-    pub(super) const fn because(reason: &'static str) -> Self {
+    pub(crate) const fn because(reason: &'static str) -> Self {
         Self { reason, hint: "Ask again for what you show: GET /api/vms, GET /api/operations." }
     }
 }
 
 /// An event: its number, and what happened.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Event {
-    pub(super) number: u64,
-    pub(super) happening: Happening,
+pub(crate) struct Event {
+    pub(crate) number: u64,
+    pub(crate) happening: Happening,
     /// The same as JSON, written once for all readers.
-    pub(super) data: String,
+    pub(crate) data: String,
 }
 
 /// What comes after a number.
 #[derive(Debug, PartialEq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// This.
     Event(Arc<Event>),
     /// Events that are gone; the present is behind this number.
@@ -112,13 +122,13 @@ pub(super) enum Next {
 }
 
 /// What has happened.
-pub(super) struct Feed {
+pub(crate) struct Feed {
     /// Which run of the service it is: numbers begin anew with each.
     epoch: String,
     kept: Mutex<Kept>,
     /// Told of each change of what is kept.
     changed: watch::Sender<()>,
-    pub(super) places: Arc<Semaphore>,
+    pub(crate) places: Arc<Semaphore>,
 }
 
 struct Kept {
@@ -130,7 +140,7 @@ struct Kept {
 }
 
 impl Feed {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let hearing = Hearing { time: Timestamp::now(), state: HearingState::Connecting, reason: None };
         Self {
             epoch: format!("{:x}", Timestamp::now().as_microsecond()),
@@ -145,13 +155,13 @@ impl Feed {
     }
 
     /// Tells of something.
-    pub(super) fn tell(&self, happening: Happening) {
+    pub(crate) fn tell(&self, happening: Happening) {
         self.lock().add(happening);
         self.changed.send_replace(());
     }
 
     /// Says that libvirt is heard. Whatever happened while it was not is unknown.
-    pub(super) fn heard(&self) {
+    pub(crate) fn heard(&self) {
         let mut kept = self.lock();
         let was_lost = kept.hearing.state == HearingState::Disconnected;
         kept.hear(HearingState::Connected, None);
@@ -163,7 +173,7 @@ impl Feed {
     }
 
     /// Says that libvirt cannot be heard. Each further failure to reach it is no news.
-    pub(super) fn lost(&self, reason: String) {
+    pub(crate) fn lost(&self, reason: String) {
         let mut kept = self.lock();
         if kept.hearing.state != HearingState::Disconnected {
             kept.hear(HearingState::Disconnected, Some(reason));
@@ -173,24 +183,24 @@ impl Feed {
     }
 
     /// Whether libvirt is heard now, and the number of the last event.
-    pub(super) fn present(&self) -> (Hearing, u64) {
+    pub(crate) fn present(&self) -> (Hearing, u64) {
         let kept = self.lock();
         (kept.hearing.clone(), kept.last)
     }
 
     /// Says that nothing comes any more.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.lock().has_ended = true;
         self.changed.send_replace(());
     }
 
     /// Is told of each change from now on.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
     /// What comes after a number.
-    pub(super) fn after(&self, number: u64) -> Next {
+    pub(crate) fn after(&self, number: u64) -> Next {
         let kept = self.lock();
         let Some(first) = kept.events.front().map(|event| event.number).filter(|_| number < kept.last) else {
             return if kept.has_ended { Next::End } else { Next::Nothing };
@@ -201,12 +211,12 @@ impl Feed {
     }
 
     /// The id of an event, for good.
-    pub(super) fn id(&self, number: u64) -> String {
+    pub(crate) fn id(&self, number: u64) -> String {
         format!("{}-{number}", self.epoch)
     }
 
     /// The number that an id names, where all that came after it is still there.
-    pub(super) fn number(&self, id: &str) -> Option<u64> {
+    pub(crate) fn number(&self, id: &str) -> Option<u64> {
         let number = id.strip_prefix(&self.epoch)?.strip_prefix('-')?.parse().ok()?;
         let is_known = number <= self.lock().last && !matches!(self.after(number), Next::Missed(_));
         is_known.then_some(number)
@@ -216,7 +226,7 @@ impl Feed {
 impl Kept {
     fn add(&mut self, happening: Happening) {
         // It has nothing that JSON cannot hold.
-        let data = serde_json::to_string(&happening).unwrap_or_default();
+        let data = serde_json::to_string(&happening.over_http()).unwrap_or_default();
         self.last += 1;
         self.events.push_back(Arc::new(Event { number: self.last, happening, data }));
         if self.events.len() > KEPT {

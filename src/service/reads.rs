@@ -16,11 +16,7 @@ use futures_util::{
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::{
-    client::Client,
-    pool,
-    service::{LOOK_LIMIT, Service},
-};
+use super::{LOOK_LIMIT, Service, client::Client, pool};
 use crate::{
     api::{Operation, Report},
     error::{Code, Error, Result},
@@ -35,11 +31,11 @@ static ROOM: Semaphore = Semaphore::const_new(8);
 const LIMIT: Duration = LOOK_LIMIT.saturating_add(Duration::from_secs(5));
 
 /// What a look has seen, for all who asked.
-pub(super) type Seen = Arc<Result<Report>>;
+pub(crate) type Seen = Arc<Result<Report>>;
 
 /// The looks that are under way.
 #[derive(Default)]
-pub(super) struct Reads {
+pub(crate) struct Reads {
     under_way: Mutex<HashMap<String, Shared<BoxFuture<'static, Seen>>>>,
     /// Raised when something has been changed: whoever asks after that must not be shown what was seen before.
     changes: AtomicU64,
@@ -47,12 +43,12 @@ pub(super) struct Reads {
 
 impl Reads {
     /// Says that something has been changed.
-    pub(super) fn outdate(&self) {
+    pub(crate) fn outdate(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Looks, or waits for somebody's look that is under way.
-    pub(super) async fn look(
+    pub(crate) async fn look(
         service: &Arc<Service>,
         client: &Arc<Client>,
         operation: &'static Operation,
@@ -77,7 +73,7 @@ impl Reads {
 /// A look that takes too long. It goes on, and whoever asks again waits for the same.
 fn late() -> Error {
     Error::new(Code::Timeout, format!("nothing was found within {} s", LIMIT.as_secs()))
-        .hint("libvirtd may be stuck: GET /readyz tells.")
+        .hint("libvirtd may be stuck; look: vmprov doctor")
 }
 
 /// Begins a look, which goes on when nobody waits for it any more.

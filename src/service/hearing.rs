@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
+    Service,
     feed::{Happening, HearingState},
-    service::Service,
 };
 use crate::ops::vm::{self, EventFilter};
 
@@ -24,18 +24,18 @@ const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// Whether it has begun: without a reader nobody has to listen.
 #[derive(Default)]
-pub(super) struct Ears(AtomicBool);
+pub(crate) struct Ears(AtomicBool);
 
 #[cfg(test)]
 impl Ears {
     /// Nobody begins to listen.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
 
 /// Begins to listen, unless that has begun.
-pub(super) fn begin(service: &Arc<Service>) {
+pub(crate) fn begin(service: &Arc<Service>) {
     if !service.ears.0.swap(true, Ordering::SeqCst) {
         tokio::spawn(listen(service.clone()));
     }

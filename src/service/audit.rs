@@ -9,15 +9,11 @@ use std::{
     time::Duration,
 };
 
-use axum::{http::Method, response::Response};
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{
-    call::{self, OPERATION_ID},
-    job::View,
-};
+use super::job::View;
 use crate::{
     api::Operation,
     error::{Error, Result},
@@ -31,56 +27,38 @@ const MOST_PATH: usize = 256;
 
 /// The log, where there is one.
 #[derive(Debug, Default)]
-pub(super) struct Audit(Option<(Utf8PathBuf, Mutex<File>)>);
+pub(crate) struct Audit(Option<(Utf8PathBuf, Mutex<File>)>);
 
 /// What is found out about a request while it is answered.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(crate) struct Noted {
     /// The operation.
-    pub(super) operation: OnceLock<&'static Operation>,
+    pub(crate) operation: OnceLock<&'static Operation>,
     /// The names of what it is about: VMs, keys, images.
-    pub(super) targets: OnceLock<Vec<String>>,
+    pub(crate) targets: OnceLock<Vec<String>>,
 }
-
-/// The code of the problem that a request was answered with.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ProblemCode(pub(super) &'static str);
 
 /// Whence a request came, and what it was for.
 #[derive(Clone, Copy)]
-pub(super) struct Whence<'r> {
+pub(crate) struct Whence<'r> {
     /// The name of the token; none where nobody has said who asks.
-    pub(super) client: Option<&'r str>,
+    pub(crate) client: Option<&'r str>,
     /// The other end of the connection.
-    pub(super) peer: Option<&'r str>,
-    pub(super) method: &'r Method,
-    pub(super) path: &'r str,
+    pub(crate) peer: Option<&'r str>,
+    pub(crate) method: &'r str,
+    pub(crate) path: &'r str,
 }
 
 /// A request that was answered.
-pub(super) struct Answered<'r> {
-    pub(super) whence: Whence<'r>,
-    pub(super) request_id: &'r str,
-    pub(super) status: u16,
+pub(crate) struct Answered<'r> {
+    pub(crate) whence: Whence<'r>,
+    pub(crate) request_id: &'r str,
+    pub(crate) status: u16,
     /// The code of the problem.
-    pub(super) code: Option<&'static str>,
+    pub(crate) code: Option<&'static str>,
     /// The operation that it began.
-    pub(super) operation_id: Option<&'r str>,
-    pub(super) duration: Duration,
-}
-
-impl<'r> Answered<'r> {
-    pub(super) fn new(whence: Whence<'r>, response: &'r Response, duration: Duration) -> Self {
-        let operation_id = response.headers().get(OPERATION_ID).and_then(|id| id.to_str().ok());
-        Self {
-            whence,
-            request_id: call::request_id(response.headers()),
-            status: response.status().as_u16(),
-            code: response.extensions().get::<ProblemCode>().map(|code| code.0),
-            operation_id,
-            duration,
-        }
-    }
+    pub(crate) operation_id: Option<&'r str>,
+    pub(crate) duration: Duration,
 }
 
 /// A line.
@@ -105,14 +83,14 @@ struct Line<'l> {
 
 impl Audit {
     /// Opens the file, or makes it.
-    pub(super) fn open(path: Option<Utf8PathBuf>) -> Result<Self> {
+    pub(crate) fn open(path: Option<Utf8PathBuf>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self(None)) };
         let file = append_to(&path)?;
         Ok(Self(Some((path, Mutex::new(file)))))
     }
 
     /// Opens the file anew: it may have been put aside.
-    pub(super) fn reopen(&self) {
+    pub(crate) fn reopen(&self) {
         let Some((path, file)) = &self.0 else { return };
         match append_to(path) {
             Ok(new) => *file.lock().unwrap_or_else(PoisonError::into_inner) = new,
@@ -121,13 +99,15 @@ impl Audit {
     }
 
     /// Notes a request that was answered: each about the API, and each that was not let in.
-    pub(super) fn answered(&self, asked: &Asked, answered: &Answered<'_>) {
+    pub(crate) fn answered(&self, asked: &Noted, answered: &Answered<'_>) {
         let Whence { client, peer, method, path } = answered.whence;
-        let is_noted = path.starts_with("/api") || matches!(answered.status, 401 | 403 | 421);
+        let is_tool = path.starts_with("mcp ") || path.starts_with("/api/tools/");
+        let is_noted = path.starts_with("/api") || is_tool || matches!(answered.status, 401 | 403 | 421);
         if !is_noted {
             return;
         }
         let operation = asked.operation.get();
+        let route = operation.filter(|_| !is_tool).map(|operation| operation.path);
         let end = path.char_indices().nth(MOST_PATH).map_or(path.len(), |(end, _)| end);
         self.write(&Line {
             time: Timestamp::now(),
@@ -135,8 +115,8 @@ impl Audit {
             request_id: answered.request_id,
             client,
             peer,
-            method: Some(method.as_str()),
-            route: Some(operation.map_or(&path[..end], |operation| operation.path)),
+            method: Some(method),
+            route: Some(route.unwrap_or(&path[..end])),
             operation: operation.map(|operation| operation.name),
             target: asked.targets.get().map(Vec::as_slice).unwrap_or_default(),
             status: Some(answered.status),
@@ -147,7 +127,7 @@ impl Audit {
     }
 
     /// Notes the end of an operation, which may come long after the request was answered.
-    pub(super) fn ended(&self, view: &View) {
+    pub(crate) fn ended(&self, view: &View) {
         let end = view.finished.unwrap_or(view.created);
         self.write(&Line {
             time: end,
@@ -191,14 +171,14 @@ mod tests {
 
     fn answer(audit: &Audit, path: &str, status: u16) {
         let answered = Answered {
-            whence: Whence { client: Some("ci"), peer: None, method: &Method::GET, path },
+            whence: Whence { client: Some("ci"), peer: None, method: "GET", path },
             request_id: "r1",
             status,
             code: None,
             operation_id: None,
             duration: Duration::from_millis(7),
         };
-        audit.answered(&Asked::default(), &answered);
+        audit.answered(&Noted::default(), &answered);
     }
 
     #[test]

@@ -3,18 +3,16 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{
-    client::{Client, forbidden},
-    problem::Problem,
-};
+use super::client::Client;
 use crate::{
     api::{Operation, Scope},
-    error::{Code, Error},
+    error::{Code, Error, Result},
+    model::image::ImageName,
 };
 
 /// What a member of a request is the name of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Names {
+pub(crate) enum Names {
     /// A VM.
     Vm,
     /// A key.
@@ -24,7 +22,7 @@ pub(super) enum Names {
 }
 
 /// What a member of a request is the name of; none where it is no name.
-pub(super) fn names(operation: &Operation, member: &str) -> Option<Names> {
+pub(crate) fn names(operation: &Operation, member: &str) -> Option<Names> {
     match member {
         "vm" => Some(Names::Vm),
         "name" if operation.name == "vm_create" => Some(Names::Vm),
@@ -37,7 +35,7 @@ pub(super) fn names(operation: &Operation, member: &str) -> Option<Names> {
 }
 
 /// Every name in a request, and what it is the name of.
-pub(super) fn named<'r>(operation: &Operation, request: &'r Value) -> Vec<(Names, &'r str)> {
+pub(crate) fn named<'r>(operation: &Operation, request: &'r Value) -> Vec<(Names, &'r str)> {
     let members = request.as_object().into_iter().flatten();
     let known = members.filter_map(|(member, value)| Some((names(operation, member)?, value)));
     known
@@ -49,13 +47,20 @@ pub(super) fn named<'r>(operation: &Operation, request: &'r Value) -> Vec<(Names
         .collect()
 }
 
+/// The names of what a request is about. A URL or a path is none: it may hold a secret.
+pub(crate) fn targets(operation: &Operation, asked: &Value) -> Vec<String> {
+    let named = named(operation, asked).into_iter();
+    let is_name = |kind: Names, name: &str| kind != Names::Image || name.parse::<ImageName>().is_ok();
+    named.filter(|(kind, name)| is_name(*kind, name)).map(|(_, name)| name.to_owned()).collect()
+}
+
 /// Refuses an operation that needs another scope.
-pub(super) fn scope(client: &Client, operation: &Operation) -> Result<(), Problem> {
+pub(crate) fn scope(client: &Client, operation: &Operation) -> Result<()> {
     client.require(operation.scope, &format!("ask for {}", operation.name))
 }
 
 /// Refuses a request for what is not the client's.
-pub(super) fn request(client: &Client, operation: &Operation, request: &Value) -> Result<(), Problem> {
+pub(crate) fn request(client: &Client, operation: &Operation, request: &Value) -> Result<()> {
     if operation.name == "vm_delete" && request["unmanaged"] == Value::Bool(true) {
         client.require(Scope::Admin, "delete VMs that vmprov did not make")?;
     }
@@ -73,12 +78,12 @@ pub(super) fn request(client: &Client, operation: &Operation, request: &Value) -
         if is_theirs {
             continue;
         }
-        let said = format!("The token `{}` is for names that begin with `{prefix}`.", client.name);
+        let said = format!("All names of {} begin with `{prefix}`.", client.title());
         if operation.status == 201 && operation.path_members().all(|member| request[member] != name) {
-            let error = Error::new(Code::Denied, format!("the {what} may not be called `{}`", name.escape_debug()));
-            return Err(forbidden(error.hint(said)));
+            let error = Error::new(Code::Forbidden, format!("the {what} may not be called `{}`", name.escape_debug()));
+            return Err(error.hint(said));
         }
-        return Err(Error::not_found(format!("there is no {what} `{}`", name.escape_debug())).hint(said).into());
+        return Err(Error::not_found(format!("there is no {what} `{}`", name.escape_debug())).hint(said));
     }
     Ok(())
 }
@@ -87,15 +92,21 @@ pub(super) fn request(client: &Client, operation: &Operation, request: &Value) -
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{super::client::Standing, *};
     use crate::api;
 
     fn agent(scope: Scope) -> Client {
-        Client { scope, prefix: Some("a1-".to_owned()), name: "agent1".to_owned(), ..Client::anonymous() }
+        Client {
+            scope,
+            prefix: Some("a1-".to_owned()),
+            name: "agent1".to_owned(),
+            standing: Standing::Token,
+            ..Client::anonymous()
+        }
     }
 
     fn refused(operation: &Operation, asked: &Value) -> Option<u16> {
-        request(&agent(Scope::Operate), operation, asked).err().map(|problem| problem.status().as_u16())
+        request(&agent(Scope::Operate), operation, asked).err().map(|error| error.code.http_status())
     }
 
     /// Members that hold text and name neither a VM nor a key. A new one has to be put here, or into [`names`].

@@ -11,11 +11,11 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
+    Service,
     client::Client,
     job::{Job, View},
     pool,
     quota::Reservation,
-    service::Service,
     turns::{Turn, Turns},
 };
 use crate::{
@@ -26,6 +26,9 @@ use crate::{
 
 /// How many operations run at a time; the others wait for their turn.
 static ROOM: Semaphore = Semaphore::const_new(16);
+
+/// How many wait for guests beside those. They cost next to nothing, and must not hold up the others.
+static WAITING_ROOM: Semaphore = Semaphore::const_new(64);
 
 /// How many operations that have ended are remembered.
 const REMEMBERED: usize = 512;
@@ -41,7 +44,7 @@ const TELLING: Duration = Duration::from_secs(1);
 
 /// Every operation that is known.
 #[derive(Default)]
-pub(super) struct Jobs {
+pub(crate) struct Jobs {
     known: Mutex<VecDeque<Known>>,
     turns: Turns,
 }
@@ -55,23 +58,25 @@ struct Known {
 
 /// A client's own name for a request, so that it is carried out once however often it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct IdempotencyKey {
+pub(crate) struct IdempotencyKey {
     /// Whose name it is.
-    pub(super) client: String,
+    pub(crate) client: String,
     /// The name.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// What it names.
-    pub(super) fingerprint: String,
+    pub(crate) fingerprint: String,
 }
 
 /// What is to be done, and for whom.
-pub(super) struct Order {
-    pub(super) operation: &'static Operation,
-    pub(super) request: Value,
-    pub(super) client: Arc<Client>,
-    pub(super) request_id: String,
-    pub(super) reservation: Option<Reservation>,
-    pub(super) key: Option<IdempotencyKey>,
+pub(crate) struct Order {
+    pub(crate) operation: &'static Operation,
+    pub(crate) request: Value,
+    pub(crate) client: Arc<Client>,
+    pub(crate) request_id: String,
+    pub(crate) reservation: Option<Reservation>,
+    /// The VM in whose queue it is put.
+    pub(crate) queue: Option<String>,
+    pub(crate) key: Option<IdempotencyKey>,
 }
 
 impl Jobs {
@@ -81,24 +86,23 @@ impl Jobs {
 
     /// Begins what was ordered, or finds it where it was ordered before under the same key. It goes on when nobody waits for it
     /// any more.
-    pub(super) fn begin(service: &Arc<Service>, order: Order) -> Result<Arc<Job>> {
-        let Order { operation, request, client, request_id, reservation, key } = order;
+    pub(crate) fn begin(service: &Arc<Service>, order: Order) -> Result<Arc<Job>> {
+        let Order { operation, request, client, request_id, reservation, queue, key } = order;
         let jobs = &service.jobs;
         let mut known = jobs.lock();
         if let Some(found) = key.as_ref().and_then(|key| ordered_before(&known, key)) {
             return found;
         }
         if service.is_ending() {
-            return Err(super::ending());
+            return Err(ending());
         }
         if known.iter().filter(|known| !known.job.is_ended()).count() >= MOST {
             return Err(Error::new(Code::Busy, format!("{MOST} operations are under way already"))
-                .hint("Try again when some of them have ended: GET /api/operations."));
+                .hint("Try again when some of them have ended."));
         }
-        let vm = operation.vm(&request);
         let about = (&client.name[..], &request_id[..]);
-        let job = Arc::new(Job::new(operation, vm, about, (&service.metrics, &service.feed)));
-        let turn = vm.filter(|_| operation.is_ordered(&request)).map(|vm| jobs.turns.take(vm));
+        let job = Arc::new(Job::new(operation, operation.vm(&request), about, (&service.metrics, &service.feed)));
+        let turn = queue.map(|vm| jobs.turns.take(&vm));
         known.push_front(Known { id: job.view().id, job: job.clone(), key });
         forget(&mut known);
         drop(known);
@@ -109,12 +113,12 @@ impl Jobs {
     }
 
     /// Finds one.
-    pub(super) fn find(&self, id: Uuid) -> Option<Arc<Job>> {
+    pub(crate) fn find(&self, id: Uuid) -> Option<Arc<Job>> {
         self.lock().iter().find(|known| known.id == id).map(|known| known.job.clone())
     }
 
     /// How each of them is, the newest first.
-    pub(super) fn views(&self) -> Vec<View> {
+    pub(crate) fn views(&self) -> Vec<View> {
         self.lock().iter().map(|known| known.job.view()).collect()
     }
 
@@ -123,7 +127,7 @@ impl Jobs {
     }
 
     /// Waits until nothing is under way; false where something is when the time is over.
-    pub(super) async fn finish(&self, limit: Duration) -> bool {
+    pub(crate) async fn finish(&self, limit: Duration) -> bool {
         let all_end = async {
             for job in self.under_way() {
                 job.ends().await;
@@ -133,11 +137,16 @@ impl Jobs {
     }
 
     /// Tells all that is under way to end, and to undo what it has done.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         for job in self.under_way() {
             job.stop();
         }
     }
+}
+
+/// The error for a request that comes while the service ends.
+pub(crate) fn ending() -> Error {
+    Error::new(Code::Interrupted, "the service is ending").hint("Try again in a moment.")
 }
 
 /// What was ordered under a key.
@@ -180,11 +189,12 @@ struct Work {
 async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
     let Work { client, request, mut turn, reservation } = work;
     let cancelled = || Error::new(Code::Interrupted, "cancelled before it was begun");
+    let waits = job.operation.waits(&request);
     let turn_and_room = async {
         if let Some(turn) = &mut turn {
             turn.comes().await;
         }
-        pool::place(&ROOM).await
+        pool::place(if waits { &WAITING_ROOM } else { &ROOM }).await
     };
     let place = tokio::select! {
         () = job.is_cancelled() => Err(cancelled()),
@@ -228,7 +238,7 @@ mod tests {
         let operation = crate::api::find("gc").unwrap();
         let request = operation.read(json!({})).unwrap();
         let client = Arc::new(Client::anonymous());
-        Order { operation, request, client, request_id: "1".to_owned(), reservation: None, key: None }
+        Order { operation, request, client, request_id: "1".to_owned(), reservation: None, queue: None, key: None }
     }
 
     #[tokio::test]

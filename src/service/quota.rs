@@ -6,15 +6,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::{
+    Service,
     client::{Client, Quota},
     pool,
-    problem::Problem,
-    service::Service,
 };
 use crate::{
     api::Operation,
@@ -55,7 +53,7 @@ type Shares = BTreeMap<String, Share>;
 
 /// What is under way and not in libvirt yet.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Quotas(Arc<Mutex<Vec<Reserved>>>);
+pub(crate) struct Quotas(Arc<Mutex<Vec<Reserved>>>);
 
 #[derive(Debug, Clone)]
 struct Reserved {
@@ -67,7 +65,7 @@ struct Reserved {
 
 /// What is reserved for an operation until it ends.
 #[derive(Debug)]
-pub(super) struct Reservation {
+pub(crate) struct Reservation {
     quotas: Quotas,
     id: uuid::Uuid,
 }
@@ -84,12 +82,12 @@ impl Quotas {
     }
 
     /// Reserves what an operation will take; none where nothing is limited.
-    pub(super) async fn reserve(
+    pub(crate) async fn reserve(
         service: &Arc<Service>,
         client: &Arc<Client>,
         operation: &'static Operation,
         request: &Value,
-    ) -> Result<Option<Reservation>, Problem> {
+    ) -> Result<Option<Reservation>> {
         if client.quota == Quota::default() {
             return Ok(None);
         }
@@ -203,17 +201,16 @@ fn resources(quota: &Quota) -> [Resource; 4] {
 }
 
 /// Refuses what exceeds the quota. What takes no more than before is let through, so that a lowered quota can be come back to.
-fn require_room(client: &Client, before: Share, shares: &Shares) -> Result<(), Problem> {
+fn require_room(client: &Client, before: Share, shares: &Shares) -> Result<()> {
     let after = total(shares);
     for Resource { name, limit, amount, text } in resources(&client.quota) {
         let (used, wanted) = (amount(&before), amount(&after));
         let Some(limit) = limit.filter(|limit| wanted > *limit && wanted > used) else { continue };
         let vms: Vec<_> = shares.keys().map(String::as_str).collect();
-        let error = Error::new(Code::Denied, format!("the quota of the token `{}` is used up: {name}", client.name))
+        return Err(Error::new(Code::QuotaExceeded, format!("the quota of {} is used up: {name}", client.title()))
             .because(format!("with this it would be {}, and {} is the most", text(wanted), text(limit)))
             .hint(format!("Delete one of its VMs, or ask for less. They are, with this one: {}.", vms.join(", ")))
-            .details(json!({"resource": name, "used": used, "wanted": wanted, "limit": limit, "vms": vms}));
-        return Err(Problem::new(StatusCode::FORBIDDEN, "quota_exceeded", error));
+            .details(json!({"resource": name, "used": used, "wanted": wanted, "limit": limit, "vms": vms})));
     }
     Ok(())
 }
@@ -239,13 +236,9 @@ mod tests {
         let before = total(&shares);
         let (vm, share) = Wanted::of(operation, &request).unwrap().unwrap().share(owned, &shares)?;
         shares.insert(vm, share);
-        let problem = require_room(&client(quota), before, &shares).err()?;
-        assert_eq!(problem.status(), StatusCode::FORBIDDEN);
-        let body = format!("{problem:?}");
-        ["vms", "vcpus", "memory", "disk"]
-            .into_iter()
-            .find(|name| body.contains(&format!("used up: {name}")))
-            .map(str::to_owned)
+        let error = require_room(&client(quota), before, &shares).err()?;
+        assert_eq!(error.code, Code::QuotaExceeded);
+        error.message.rsplit_once(": ").map(|(_, resource)| resource.to_owned())
     }
 
     #[test]

@@ -1,24 +1,32 @@
 //! [`Job`]: an operation that may take long, as it is now.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
-use utoipa::ToSchema;
+use utoipa::{
+    ToSchema,
+    openapi::{
+        ObjectBuilder,
+        schema::{SchemaType, Type},
+    },
+};
 use uuid::Uuid;
 
 use super::{
-    answer,
     feed::{Feed, Happening},
     metrics::{self, Metrics},
 };
 use crate::{
-    api::{self, Operation, Report},
+    api::{Operation, Report, Words},
     cancel::Cancel,
     error::{Code, Error, Result},
     ops::progress::Progress,
@@ -28,7 +36,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = OperationState)]
-pub(super) enum State {
+pub(crate) enum State {
     /// It waits for its turn.
     Queued,
     /// It is at it.
@@ -44,7 +52,19 @@ pub(super) enum State {
 }
 
 impl State {
-    pub(super) const fn is_final(self) -> bool {
+    /// Its word, on every face.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Cancelling => "cancelling",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub(crate) const fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 }
@@ -53,37 +73,57 @@ impl State {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Operation)]
-pub(super) struct View {
+pub(crate) struct View {
     /// What it is asked for by, at `/api/operations/{id}`.
-    pub(super) id: Uuid,
+    pub(crate) id: Uuid,
     /// What it does.
-    pub(super) operation: &'static str,
+    pub(crate) operation: &'static str,
     /// The VM that it is about.
-    pub(super) vm: Option<String>,
+    pub(crate) vm: Option<String>,
     /// How far it is.
-    pub(super) state: State,
+    pub(crate) state: State,
     /// What is being done now.
-    pub(super) step: Option<String>,
+    pub(crate) step: Option<String>,
     /// How many bytes of that are done.
-    pub(super) bytes_done: Option<u64>,
+    pub(crate) bytes_done: Option<u64>,
     /// Of how many, where that is known.
-    pub(super) bytes_total: Option<u64>,
+    pub(crate) bytes_total: Option<u64>,
     /// Who asked for it.
-    pub(super) client: String,
+    pub(crate) client: String,
     /// The request that asked for it.
-    pub(super) request_id: String,
+    pub(crate) request_id: String,
     /// When it was asked for (RFC 3339, UTC).
-    pub(super) created: Timestamp,
+    pub(crate) created: Timestamp,
     /// When it was begun.
-    pub(super) started: Option<Timestamp>,
+    pub(crate) started: Option<Timestamp>,
     /// When it ended.
-    pub(super) finished: Option<Timestamp>,
+    pub(crate) finished: Option<Timestamp>,
     /// The HTTP status that it is answered with.
-    pub(super) status: Option<u16>,
-    /// What came of it.
-    pub(super) result: Option<Value>,
+    pub(crate) status: Option<u16>,
+    /// What came of it: the report, or the text that it is.
+    #[schema(schema_with = result)]
+    pub(crate) result: Option<Value>,
     /// Why it failed.
-    pub(super) error: Option<Error>,
+    pub(crate) error: Option<Error>,
+}
+
+fn result() -> utoipa::openapi::Object {
+    let kinds = [Type::Object, Type::String, Type::Null];
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter(kinds))
+        .description(Some("What came of it: the report, or the text that it is."))
+        .build()
+}
+
+impl View {
+    /// The same with the texts in a face's words.
+    pub(crate) fn in_words(self, words: Words) -> Self {
+        let result = self.result.map(|result| match Report::Json(result).in_words(words) {
+            Report::Json(result) => result,
+            Report::Text(_) | Report::Png(_) => Value::Null,
+        });
+        Self { result, error: self.error.map(|error| error.in_words(words)), ..self }
+    }
 }
 
 /// How many bytes a report has.
@@ -103,9 +143,9 @@ struct Now {
 }
 
 /// An operation that may take long.
-pub(super) struct Job {
-    pub(super) operation: &'static Operation,
-    pub(super) cancel: Cancel,
+pub(crate) struct Job {
+    pub(crate) operation: &'static Operation,
+    pub(crate) cancel: Cancel,
     now: Mutex<Now>,
     feed: Arc<Feed>,
     outcome: Mutex<Option<Result<Report>>>,
@@ -115,7 +155,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(
+    pub(crate) fn new(
         operation: &'static Operation,
         vm: Option<&str>,
         (client, request_id): (&str, &str),
@@ -163,7 +203,7 @@ impl Job {
     }
 
     /// Tells how far it is, if it is further than was told.
-    pub(super) fn tell_progress(&self) {
+    pub(crate) fn tell_progress(&self) {
         let mut now = self.lock();
         if now.is_further {
             self.tell(&mut now);
@@ -171,7 +211,7 @@ impl Job {
     }
 
     /// How it is now.
-    pub(super) fn view(&self) -> View {
+    pub(crate) fn view(&self) -> View {
         let view = self.lock().view.clone();
         let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         let result = outcome.as_ref().and_then(|outcome| match outcome.as_ref().ok()? {
@@ -183,22 +223,22 @@ impl Job {
     }
 
     /// How many bytes are kept of what came of it, roughly.
-    pub(super) fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         self.weight.load(Ordering::Relaxed)
     }
 
     /// Whether it has ended.
-    pub(super) fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         *self.ended.borrow()
     }
 
     /// What came of it, once it has ended.
-    pub(super) fn outcome(&self) -> Option<Result<Report>> {
+    pub(crate) fn outcome(&self) -> Option<Result<Report>> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Begins it; false where it has been cancelled before.
-    pub(super) fn begin(&self) -> bool {
+    pub(crate) fn begin(&self) -> bool {
         let mut now = self.lock();
         let may = now.view.state == State::Queued;
         if may {
@@ -211,7 +251,7 @@ impl Job {
     }
 
     /// Tells it to end; false where it has ended by itself.
-    pub(super) fn stop(&self) -> bool {
+    pub(crate) fn stop(&self) -> bool {
         let mut now = self.lock();
         if now.view.state.is_final() {
             return now.view.state == State::Cancelled;
@@ -227,8 +267,7 @@ impl Job {
     }
 
     /// Ends it, and has it noted how before anybody is told.
-    pub(super) fn end(&self, outcome: Result<Report>, note: impl FnOnce(&View)) {
-        let outcome = outcome.map(answer::worded);
+    pub(crate) fn end(&self, outcome: Result<Report>, note: impl FnOnce(&View)) {
         let mut now = self.lock();
         let view = &mut now.view;
         view.finished = Some(Timestamp::now());
@@ -236,15 +275,14 @@ impl Job {
         match &outcome {
             Ok(report) => {
                 view.state = State::Succeeded;
-                view.status = Some(self.operation.status);
+                view.status = Some(self.operation.status_of(report));
                 self.weight.store(weight(report), Ordering::Relaxed);
             }
             Err(error) => {
                 let was_told = view.state == State::Cancelling && error.code == Code::Interrupted;
                 view.state = if was_told { State::Cancelled } else { State::Failed };
-                view.status = Some(super::problem::status(error.code).as_u16());
-                let hint = error.hint.as_deref().map(api::over_http);
-                view.error = Some(Error { hint, ..error.clone() });
+                view.status = Some(error.code.http_status());
+                view.error = Some(error.clone());
             }
         }
         if let Some(counted) = now.counted.take() {
@@ -259,13 +297,19 @@ impl Job {
     }
 
     /// Waits until it has ended.
-    pub(super) async fn ends(&self) {
+    pub(crate) async fn ends(&self) {
         // The sender is this job's own, so there is nothing that can fail.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
+    /// Waits until it has ended, at most so long.
+    pub(crate) async fn ends_within(&self, limit: Duration) {
+        // That it has not ended in time shows in the job itself.
+        let _ = tokio::time::timeout(limit, self.ends()).await;
+    }
+
     /// Waits until somebody tells it to end.
-    pub(super) async fn is_cancelled(&self) {
+    pub(crate) async fn is_cancelled(&self) {
         let _ = self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await;
     }
 }
@@ -288,14 +332,14 @@ impl Progress for Job {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{feed::Next, service::Service},
+        super::{Service, feed::Next},
         *,
     };
 
     #[test]
     fn each_state_is_told_and_so_is_how_far_it_is_if_it_is_further() {
         let service = Service::for_test();
-        let operation = api::find("vm_create").unwrap();
+        let operation = crate::api::find("vm_create").unwrap();
         let job = Job::new(operation, Some("web"), ("somebody", "1"), (&service.metrics, &service.feed));
         job.tell_progress();
         assert!(job.begin() && !job.begin());

@@ -12,17 +12,17 @@ const MANY: usize = 256;
 
 /// Who is last in each queue.
 #[derive(Default)]
-pub(super) struct Turns(Mutex<HashMap<String, oneshot::Receiver<()>>>);
+pub(crate) struct Turns(Mutex<HashMap<String, oneshot::Receiver<()>>>);
 
 /// A place in a queue. Whoever drops it lets the next one go on.
-pub(super) struct Turn {
+pub(crate) struct Turn {
     before: Option<oneshot::Receiver<()>>,
     _end: oneshot::Sender<()>,
 }
 
 impl Turns {
     /// Takes the last place in a queue.
-    pub(super) fn take(&self, queue: &str) -> Turn {
+    pub(crate) fn take(&self, queue: &str) -> Turn {
         let (end, ended) = oneshot::channel();
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = queues.insert(queue.to_owned(), ended);
@@ -35,7 +35,7 @@ impl Turns {
 
 impl Turn {
     /// Waits until everybody before has gone. Whoever gives up waiting still has the place.
-    pub(super) async fn comes(&mut self) {
+    pub(crate) async fn comes(&mut self) {
         if let Some(before) = &mut self.before {
             // Its sender is dropped when that turn ends; nothing is ever sent.
             let _ = before.await;

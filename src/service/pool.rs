@@ -5,7 +5,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::error::{Error, Result};
 
 /// Runs something that blocks when there is room for it.
-pub(super) async fn run<T: Send + 'static>(
+pub(crate) async fn run<T: Send + 'static>(
     room: &'static Semaphore,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -13,12 +13,12 @@ pub(super) async fn run<T: Send + 'static>(
 }
 
 /// Waits for room.
-pub(super) async fn place(room: &'static Semaphore) -> Result<SemaphorePermit<'static>> {
+pub(crate) async fn place(room: &'static Semaphore) -> Result<SemaphorePermit<'static>> {
     room.acquire().await.map_err(|error| Error::internal("the pool is closed").because(error))
 }
 
 /// Runs something that blocks and has its room.
-pub(super) async fn run_at<T: Send + 'static>(
+pub(crate) async fn run_at<T: Send + 'static>(
     _place: SemaphorePermit<'static>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {

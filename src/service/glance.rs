@@ -13,12 +13,12 @@ use futures_util::{
 use crate::error::{Code, Error, Result};
 
 /// What was found, for all who asked.
-pub(super) type Found<T> = Arc<Result<T>>;
+pub(crate) type Found<T> = Arc<Result<T>>;
 
 type Look<T> = Shared<BoxFuture<'static, Found<T>>>;
 
 /// What was last found, and the look that is under way. There is never a second one beside it.
-pub(super) struct Glance<T>(Arc<Mutex<Slot<T>>>);
+pub(crate) struct Glance<T>(Arc<Mutex<Slot<T>>>);
 
 struct Slot<T> {
     last: Option<(Instant, Found<T>)>,
@@ -34,7 +34,7 @@ impl<T> Default for Glance<T> {
 impl<T: Send + Sync + 'static> Glance<T> {
     /// What was found not longer ago than `keep`; else looks, or waits for the look that is under way, as long as `bound`.
     /// A look that takes longer goes on, and is what the next ones wait for.
-    pub(super) async fn look(
+    pub(crate) async fn look(
         &self,
         keep: Duration,
         bound: Duration,

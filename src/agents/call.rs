@@ -1,0 +1,196 @@
+//! A call of a tool, whoever makes it: over HTTP, or by the Model Context Protocol.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::{
+    Tool,
+    failure::Failure,
+    in_calls,
+    tool::{Cancelled, Does, OfOperation},
+    words::Next,
+};
+use crate::{
+    api::{Operation, Report},
+    error::{Error, Result},
+    service::{
+        Asked, Begun, Service,
+        client::Client,
+        job::{Job, View},
+        jobs::IdempotencyKey,
+        permit,
+    },
+};
+
+/// The argument that repeats the name of a VM which is to be deleted.
+pub(super) const CONFIRM: &str = "confirm";
+
+/// The most that a text in an answer has, in bytes: what is longer is shortened in its middle. A model reads all of it.
+const LONGEST_TEXT: usize = 16 << 10;
+
+/// A call of a tool.
+pub(crate) struct Call {
+    pub(crate) tool: &'static Tool,
+    pub(crate) arguments: Value,
+    pub(crate) client: Arc<Client>,
+    pub(crate) request_id: String,
+    /// The client's own name for it.
+    pub(crate) key: Option<IdempotencyKey>,
+}
+
+/// What was begun by a call.
+pub(crate) enum Answer {
+    /// The answer.
+    Done(Report),
+    /// It may take long.
+    Job(Arc<Job>),
+}
+
+/// What is said of an operation that is under way.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ToolPending)]
+pub(crate) struct Pending {
+    /// `accepted`.
+    status: &'static str,
+    /// What is to be done next, in words.
+    message: String,
+    /// The call that tells how far it is.
+    #[schema(value_type = Object)]
+    next: Next,
+    /// The operation, as it is now.
+    operation: View,
+}
+
+impl Call {
+    /// Reads the request out of the arguments, where they can be used and the client may ask for it.
+    pub(crate) fn request(&self) -> Result<Value> {
+        self.client.require(self.tool.scope, &format!("call {}", self.tool.name))?;
+        self.tool.read(self.arguments.clone())
+    }
+
+    /// The operation that it runs.
+    pub(crate) fn operation(&self) -> Option<&'static Operation> {
+        match self.tool.does {
+            Does::Operation(operation) => Some(operation),
+            Does::Get | Does::Cancel => None,
+        }
+    }
+
+    /// The names of what a request is about.
+    pub(crate) fn targets(&self, request: &Value) -> Vec<String> {
+        self.operation().map(|operation| permit::targets(operation, request)).unwrap_or_default()
+    }
+
+    /// Begins what is asked for by what [`Self::request`] has returned.
+    pub(crate) async fn begin(&self, service: &Arc<Service>, request: Value) -> Result<Answer> {
+        let client = self.client.clone();
+        match self.tool.does {
+            Does::Operation(operation) => {
+                let (request_id, key) = (self.request_id.clone(), self.key.clone());
+                match service.ask(Asked { client, operation, request, request_id, key }).await? {
+                    Begun::Look(seen) => Ok(Answer::Done(told(seen.as_ref().clone()?))),
+                    Begun::Job(job) => Ok(Answer::Job(job)),
+                }
+            }
+            Does::Get => {
+                let OfOperation { id, wait } = again(request)?;
+                let job = service.operation(&client, &id.to_string())?;
+                job.ends_within(Duration::from_secs(wait.0)).await;
+                Ok(Answer::Done(view(job.view())))
+            }
+            Does::Cancel => {
+                let Cancelled { id } = again(request)?;
+                Ok(Answer::Done(view(service.cancel(&client, &id.to_string()).await?)))
+            }
+        }
+    }
+
+    /// What went wrong, for whoever called.
+    pub(crate) fn failure(&self, error: Error) -> Failure {
+        Failure::new(error, self.tool, &self.arguments, &self.client)
+    }
+}
+
+fn again<T: serde::de::DeserializeOwned>(request: Value) -> Result<T> {
+    serde_json::from_value(request)
+        .map_err(|error| Error::internal("cannot read a request that was read before").because(error))
+}
+
+/// What came of a job, once it has ended.
+pub(crate) fn outcome(job: &Job) -> Option<Result<Report>> {
+    job.outcome().map(|outcome| outcome.map(told))
+}
+
+/// What is said of a job that goes on.
+pub(crate) fn pending(job: &Job) -> Pending {
+    let operation = job.view().in_words(in_calls);
+    let next = Next::new("operation_get", &[("id", &operation.id.to_string())]);
+    let message = format!(
+        "{} is under way and goes on by itself. Ask how far it is, and for what came of it: {}. Do not call {} again.",
+        operation.operation,
+        next.text(),
+        operation.operation
+    );
+    Pending { status: "accepted", message, next, operation }
+}
+
+fn view(view: View) -> Report {
+    let mut view = serde_json::to_value(view.in_words(in_calls)).unwrap_or_default();
+    shorten(&mut view);
+    Report::Json(view)
+}
+
+/// A report as a model reads it.
+fn told(report: Report) -> Report {
+    match report.in_words(in_calls) {
+        Report::Json(mut value) => {
+            shorten(&mut value);
+            Report::Json(value)
+        }
+        other => other,
+    }
+}
+
+/// Shortens every text that is too long, in its middle: most is told by how it begins and how it ends.
+fn shorten(value: &mut Value) {
+    match value {
+        Value::String(text) if text.len() > LONGEST_TEXT => {
+            let begin = text.floor_char_boundary(LONGEST_TEXT / 4);
+            let end = text.ceil_char_boundary(text.len() - LONGEST_TEXT * 3 / 4);
+            let left_out = end - begin;
+            *text = format!("{}\n[… {left_out} bytes are left out here …]\n{}", &text[..begin], &text[end..]);
+        }
+        Value::Array(items) => items.iter_mut().for_each(shorten),
+        Value::Object(members) => members.values_mut().for_each(shorten),
+        _ => {}
+    }
+}
+
+/// A report as JSON, also where it is a picture.
+pub(crate) fn json_of(report: Report) -> Value {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    match report {
+        Report::Json(value) => value,
+        Report::Text(text) => json!({ "text": text }),
+        Report::Png(png) => json!({"mimeType": "image/png", "data": BASE64_STANDARD.encode(png)}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_shortened_in_their_middle_and_stay_texts() {
+        let mut value = json!({"stdout": format!("begin{}end", "ü".repeat(LONGEST_TEXT)), "stderr": "short"});
+        shorten(&mut value);
+        let text = value["stdout"].as_str().unwrap();
+        assert!(text.starts_with("beginü") && text.ends_with("üend"), "{text}");
+        assert!(text.len() < LONGEST_TEXT + 100 && text.contains("bytes are left out here"), "{}", text.len());
+        assert_eq!(value["stderr"], "short");
+    }
+}

@@ -1,0 +1,86 @@
+//! [`Failure`]: an error as a model reads it. It always says what to call next.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    Tool, tools,
+    words::{self, Next},
+};
+use crate::{
+    error::{Code, Error},
+    service::client::Client,
+};
+
+/// What went wrong, and what to do about it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Failure {
+    /// The error, with its hint in calls of tools.
+    #[serde(flatten)]
+    pub(crate) error: Error,
+    /// What to call next.
+    pub(crate) next: Option<Next>,
+}
+
+impl Failure {
+    /// Says of an error of a tool's call what to call next, out of the tools that the client has.
+    pub(crate) fn new(error: Error, tool: &Tool, arguments: &Value, client: &Client) -> Self {
+        let (hint, named) = error.hint.as_deref().map(words::read).unzip();
+        let error = Error { hint, ..error };
+        if let Some(next) = named.flatten().filter(|next| has(client, next.tool)) {
+            return Self { error, next: Some(next) };
+        }
+        let (what, next) = follow_up(&error, tool, arguments);
+        if !has(client, next.tool) {
+            return Self { error: error.hint("Tell the operator of the host."), next: None };
+        }
+        Self { error: error.hint(format!("{what}: {}", next.text())), next: Some(next) }
+    }
+
+    /// All of it, in the order in which it is best read.
+    pub(crate) fn text(&self) -> String {
+        let Error { message, cause, hint, .. } = &self.error;
+        let what = match cause {
+            Some(cause) => format!("{message}: {cause}."),
+            None => format!("{message}."),
+        };
+        [Some(what), hint.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Whether a client has a tool. The host as a whole is not shown to those who have names of their own.
+fn has(client: &Client, name: &str) -> bool {
+    let is_theirs = |tool: &Tool| tool.name == name && client.scope >= tool.scope;
+    tools().iter().any(is_theirs) && (name != "doctor" || client.prefix.is_none())
+}
+
+/// What helps against a kind of error that does not say so itself.
+fn follow_up(error: &Error, tool: &Tool, arguments: &Value) -> (&'static str, Next) {
+    let vm = ["name", "vmName"].into_iter().find_map(|name| arguments[name].as_str()).unwrap_or_default();
+    let of_vm = |tool| Next::new(tool, &[("name", vm)]);
+    let is_about_keys = tool.name.starts_with("ssh_key");
+    match error.code {
+        Code::InvalidInput => ("Correct it, and call again", Next::new(tool.name, &[])),
+        Code::NotFound | Code::Forbidden | Code::QuotaExceeded => ("See what there is", listing(&error.message)),
+        Code::AlreadyExists | Code::Conflict if is_about_keys => ("See what there is", Next::new("ssh_key_list", &[])),
+        Code::AlreadyExists | Code::Conflict if vm.is_empty() => ("See what there is", listing(&error.message)),
+        Code::AlreadyExists | Code::Conflict => ("See how it is", of_vm("vm_info")),
+        Code::Busy | Code::Interrupted | Code::Timeout => {
+            let arguments = arguments.as_object().cloned().unwrap_or_default();
+            ("Try again in a moment", Next { tool: tool.name, arguments })
+        }
+        Code::GuestFailed => ("See what the guest says", of_vm("vm_logs")),
+        Code::Internal | Code::Denied | Code::ToolMissing | Code::ToolFailed | Code::Unreachable => {
+            ("See what is wrong with the host", Next::new("doctor", &[]))
+        }
+    }
+}
+
+/// The tool that lists what was not found.
+fn listing(message: &str) -> Next {
+    let lists = [("key", "ssh_key_list"), ("image", "image_search")];
+    let found = lists
+        .iter()
+        .find(|(what, _)| message.contains(&format!("no {what} ")) || message.contains(&format!("the {what} ")));
+    Next::new(found.map_or("vm_list", |(_, tool)| tool), &[])
+}

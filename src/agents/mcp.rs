@@ -1,0 +1,286 @@
+//! The Model Context Protocol: [`Agent`] answers one client, over a pipe or over HTTP.
+//!
+//! What cannot be done is an answer, which the model reads, and no error of the protocol, which many clients keep from it.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::http::request;
+use rmcp::{
+    ErrorData, RoleServer, ServerHandler,
+    model::{
+        CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult, CompletionInfo,
+        ContentBlock, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsResult,
+        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
+        ProgressNotificationParam, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
+        Tool as Definition,
+    },
+    service::RequestContext,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{
+    call::{self, Answer, CONFIRM, Call},
+    failure::Failure,
+    find, format, prompts, resources, tools,
+};
+use crate::{
+    api::Report,
+    error::{Code, Error},
+    service::{
+        Service,
+        audit::{Answered, Noted, Whence},
+        client::Client,
+        job::{Job, View},
+    },
+};
+
+/// What a client is told of the whole.
+const INSTRUCTIONS: &str = "vmprov makes virtual machines from cloud images, gets ssh keys into them, and runs commands in them. \
+The usual way: image_search; ssh_key_generate; vm_create with image, sshKeys and wait \"ssh\"; vm_exec; vm_delete. What takes \
+long answers with an operation: call operation_get with its id until it has ended, and do not repeat the call. Every error \
+says what to call next.";
+
+/// How often a client that waits is told how far it is.
+const TELLING: Duration = Duration::from_secs(1);
+
+/// How long a client that has cancelled a call is waited for to undo it. It does not read the answer.
+const UNDOING: Duration = Duration::from_secs(45);
+
+/// Who is at the other end.
+#[derive(Clone)]
+pub(crate) enum Who {
+    /// One and the same for good.
+    One(Arc<Client>),
+    /// Whoever the token of each request says.
+    Bearer,
+}
+
+/// The server's end of one connection.
+#[derive(Clone)]
+pub(crate) struct Agent {
+    pub(crate) service: Arc<Service>,
+    pub(crate) who: Who,
+    /// How long an answer may take; then it is an operation to ask for.
+    pub(crate) answer_within: Duration,
+}
+
+impl Agent {
+    /// Who asks. Over HTTP each request says so anew, so that a session is of no use to another token.
+    pub(super) fn client(&self, context: &RequestContext<RoleServer>) -> Result<Arc<Client>, ErrorData> {
+        match &self.who {
+            Who::One(client) => Ok(client.clone()),
+            Who::Bearer => {
+                let head = context.extensions.get::<request::Parts>();
+                let client = head.and_then(|head| head.extensions.get::<Arc<Client>>()).cloned();
+                client.ok_or_else(|| ErrorData::internal_error("nobody has asked who asks", None))
+            }
+        }
+    }
+
+    /// Answers a call, whatever comes of it.
+    async fn answer(&self, call: &Call, context: &RequestContext<RoleServer>, noted: &Noted) -> Result<Report, Error> {
+        if call.tool.must_confirm(&call.arguments) && call.arguments[CONFIRM].is_null() {
+            let name = call.arguments["name"].as_str().unwrap_or("NAME");
+            return Err(Error::invalid("a VM is deleted only where its name is given again")
+                .hint(format!("Nothing was done. Give the same as `name` and as `{CONFIRM}`: {name}.")));
+        }
+        let request = call.request()?;
+        // What is noted already stays.
+        let _ = noted.targets.set(call.targets(&request));
+        let job = match call.begin(&self.service, request).await? {
+            Answer::Done(report) => return Ok(report),
+            Answer::Job(job) => job,
+        };
+        let ended = tokio::select! {
+            () = job.ends_within(self.answer_within) => true,
+            () = self.tell(&job, context) => true,
+            () = context.ct.cancelled() => false,
+        };
+        if !ended {
+            job.stop();
+            job.ends_within(UNDOING).await;
+        }
+        let pending = || serde_json::to_value(call::pending(&job)).map(Report::Json);
+        call::outcome(&job)
+            .unwrap_or_else(|| pending().map_err(|error| Error::internal("cannot say how far it is").because(error)))
+    }
+
+    /// Tells a client how far a job is, again and again, where it wants to be told.
+    async fn tell(&self, job: &Job, context: &RequestContext<RoleServer>) {
+        let Some(token) = context.meta.get_progress_token() else { return std::future::pending().await };
+        for told in 1_u32.. {
+            let progress =
+                ProgressNotificationParam::new(token.clone(), f64::from(told)).with_message(progress(&job.view()));
+            if context.peer.notify_progress(progress).await.is_err() {
+                // Nobody listens any more; the answer is waited for all the same.
+                break;
+            }
+            tokio::time::sleep(TELLING).await;
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Notes a call and what came of it.
+    fn note(&self, call: &Call, noted: &Noted, outcome: Result<(), Code>, began: std::time::Instant) {
+        let client = &call.client.name;
+        let path = format!("mcp {}", call.tool.name);
+        let answered = Answered {
+            whence: Whence { client: Some(client), peer: None, method: "CALL", path: &path },
+            request_id: &call.request_id,
+            status: outcome.map_or_else(Code::http_status, |()| 200),
+            code: outcome.err().map(Code::name),
+            operation_id: None,
+            duration: began.elapsed(),
+        };
+        self.service.audit.answered(noted, &answered);
+        tracing::info!(
+            request_id = call.request_id,
+            client,
+            tool = call.tool.name,
+            code = outcome.err().map_or("ok", Code::name),
+            ms = answered.duration.as_millis(),
+            "called"
+        );
+    }
+}
+
+/// How far a job is, in words.
+fn progress(view: &View) -> String {
+    let step = view.step.as_deref().unwrap_or_else(|| view.state.name());
+    let mib = |bytes: u64| bytes >> 20;
+    match (view.bytes_done, view.bytes_total) {
+        (Some(done), Some(total)) => format!("{step} ({} of {} MiB)", mib(done), mib(total)),
+        (Some(done), None) => format!("{step} ({} MiB)", mib(done)),
+        _ => step.to_owned(),
+    }
+}
+
+/// A report as an answer. What is no JSON has no structure.
+fn told(report: Report) -> CallToolResult {
+    match report {
+        Report::Json(value) => CallToolResult::structured(value),
+        Report::Text(text) => CallToolResult::success(vec![ContentBlock::text(text)]),
+        Report::Png(png) => {
+            let Value::Object(picture) = call::json_of(Report::Png(png)) else {
+                return CallToolResult::success(Vec::new());
+            };
+            let data = picture["data"].as_str().unwrap_or_default();
+            CallToolResult::success(vec![ContentBlock::image(data, "image/png")])
+        }
+    }
+}
+
+/// A failure as an answer: in words first, because not every client shows the structure to its model.
+fn failed(failure: &Failure) -> CallToolResult {
+    let mut result = CallToolResult::error(vec![ContentBlock::text(failure.text())]);
+    result.structured_content = serde_json::to_value(failure).ok();
+    result
+}
+
+impl ServerHandler for Agent {
+    fn get_info(&self) -> ServerConfig {
+        let capabilities = ServerCapabilities::builder()
+            .enable_tools()
+            .enable_resources()
+            .enable_prompts()
+            .enable_completions()
+            .build();
+        let server =
+            Implementation::new("vmprov", env!("CARGO_PKG_VERSION")).with_title("vmprov: virtual machines on libvirt");
+        ServerConfig::new(capabilities).with_server_info(server).with_instructions(INSTRUCTIONS)
+    }
+
+    async fn list_tools(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        let client = self.client(&context)?;
+        let theirs = tools().iter().filter(|tool| client.scope >= tool.scope);
+        let tools = theirs.map(|tool| serde_json::from_value::<Definition>(format::mcp(tool)));
+        let tools = tools.collect::<Result<_, _>>();
+        let unread = |error: serde_json::Error| ErrorData::internal_error(error.to_string(), None);
+        Ok(ListToolsResult::with_all_items(tools.map_err(unread)?))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let began = std::time::Instant::now();
+        let tool = find(&request.name).map_err(|error| {
+            let hint = error.hint.clone().unwrap_or_default();
+            ErrorData::invalid_params(format!("{error}. {hint}"), None)
+        })?;
+        let call = Call {
+            tool,
+            arguments: request.arguments.map_or_else(|| json!({}), Value::Object),
+            client: self.client(&context)?,
+            request_id: Uuid::new_v4().to_string(),
+            key: None,
+        };
+        let noted = Noted::default();
+        if let Some(operation) = call.operation() {
+            let _ = noted.operation.set(operation);
+        }
+        let answered = self.answer(&call, &context, &noted).await;
+        self.note(&call, &noted, answered.as_ref().map(|_| ()).map_err(|error| error.code), began);
+        Ok(match answered {
+            Ok(report) => told(report),
+            Err(error) => failed(&call.failure(error)),
+        }
+        .into())
+    }
+
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Ok(ListResourcesResult::with_all_items(resources::list(&self.service, &self.client(&context)?).await?))
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(ListResourceTemplatesResult::with_all_items(resources::templates()))
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        resources::read(&self.service, &self.client(&context)?, &request.uri).await.map(Into::into)
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(ListPromptsResult::with_all_items(prompts::list()))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        prompts::get(&request.name, &request.arguments.unwrap_or_default()).map(Into::into)
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let client = self.client(&context)?;
+        let values = resources::complete(&self.service, &client, &request).await?;
+        CompletionInfo::new(values).map(CompleteResult::new).map_err(|error| ErrorData::internal_error(error, None))
+    }
+}

@@ -1,0 +1,44 @@
+//! The operations as language models meet them: tools, each derived from one operation, with names, descriptions and errors
+//! that are meant for a model. The command line prints their definitions, HTTP runs them at `/api/tools`, and the Model Context
+//! Protocol offers them over a pipe (`vmprov mcp`) and over HTTP (`/mcp`).
+
+pub(crate) mod call;
+pub(crate) mod failure;
+mod format;
+pub(crate) mod mcp;
+mod pipe;
+mod prompts;
+mod resources;
+mod schema;
+mod table;
+mod tool;
+mod words;
+
+use std::sync::LazyLock;
+
+use crate::error::{Error, Result};
+pub use format::{Format, definitions};
+pub use pipe::{Options, serve};
+pub use tool::{Hints, Tool};
+pub use words::in_calls;
+
+/// Every tool, in the order of the documentation.
+pub fn tools() -> &'static [Tool] {
+    static ALL: LazyLock<Vec<Tool>> = LazyLock::new(table::tools);
+    &ALL
+}
+
+/// Finds a tool by its name.
+pub fn find(name: &str) -> Result<&'static Tool> {
+    tools().iter().find(|tool| tool.name == name).ok_or_else(|| {
+        let alike = tools().iter().map(|tool| (strsim::jaro_winkler(name, tool.name), tool.name));
+        let nearest = alike.filter(|(alike, _)| *alike > 0.8).max_by(|(a, _), (b, _)| a.total_cmp(b));
+        let error = Error::not_found(format!("there is no tool `{}`", name.escape_debug()));
+        let names: Vec<_> = tools().iter().map(|tool| tool.name).collect();
+        match nearest {
+            Some((_, name)) => error.hint(format!("Did you mean `{name}`?")),
+            None => error,
+        }
+        .hint(format!("The tools are {}.", names.join(", ")))
+    })
+}

@@ -1,0 +1,148 @@
+//! What a client can read without a tool: `vm://NAME`, `vm://NAME/console`, and `key://NAME`, the public half.
+
+use std::sync::Arc;
+
+use rmcp::{
+    ErrorData,
+    model::{
+        CompleteRequestParams, CompletionInfo, ReadResourceResult, Reference, Resource, ResourceContents,
+        ResourceTemplate,
+    },
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::in_calls;
+use crate::{
+    api::{self, Report},
+    error::{Code, Error, Result},
+    service::{Asked, Begun, Service, client::Client},
+};
+
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain";
+
+/// The forms of their addresses.
+pub(super) fn templates() -> Vec<ResourceTemplate> {
+    let template = |uri, name: &str, about: &str, kind: &str| {
+        ResourceTemplate::new(uri, name).with_description(about).with_mime_type(kind)
+    };
+    vec![
+        template("vm://{name}", "VM", "Everything there is to know of a VM", JSON),
+        template(
+            "vm://{name}/console",
+            "VM console",
+            "What a VM has said on its serial console since its last start",
+            TEXT,
+        ),
+        template("key://{name}", "ssh key", "The public half of a key, as a line of authorized_keys", TEXT),
+    ]
+}
+
+/// Those that there are.
+pub(super) async fn list(service: &Arc<Service>, client: &Arc<Client>) -> Result<Vec<Resource>, ErrorData> {
+    let mut found = Vec::new();
+    for name in names(service, client, "vm_list", "vms").await? {
+        let about = format!("Everything there is to know of the VM {name}");
+        found.push(Resource::new(format!("vm://{name}"), &*name).with_description(about).with_mime_type(JSON));
+        let about = format!("What the VM {name} has said on its serial console since its last start");
+        let console = Resource::new(format!("vm://{name}/console"), format!("{name} console"));
+        found.push(console.with_description(about).with_mime_type(TEXT));
+    }
+    for name in names(service, client, "ssh_key_list", "keys").await? {
+        let about = format!("The public half of the key {name}");
+        found.push(Resource::new(format!("key://{name}"), &*name).with_description(about).with_mime_type(TEXT));
+    }
+    Ok(found)
+}
+
+/// Reads one.
+pub(super) async fn read(
+    service: &Arc<Service>,
+    client: &Arc<Client>,
+    uri: &str,
+) -> Result<ReadResourceResult, ErrorData> {
+    let unknown = || {
+        let forms: Vec<_> = templates().into_iter().map(|template| template.uri_template).collect();
+        ErrorData::resource_not_found(
+            format!("there is no resource `{uri}`. Resources are {}.", forms.join(", ")),
+            None,
+        )
+    };
+    let (operation, request) = match uri.split_once("://").ok_or_else(unknown)? {
+        ("key", name) => ("ssh_key_public", json!({"name": name})),
+        ("vm", place) => match place.split_once('/') {
+            None => ("vm_info", json!({"vm": place})),
+            Some((name, "console")) => ("vm_logs", json!({"vm": name})),
+            Some(_) => return Err(unknown()),
+        },
+        _ => return Err(unknown()),
+    };
+    let (text, kind) = match look(service, client, operation, request).await? {
+        Report::Text(text) => (text, TEXT),
+        Report::Json(log) if operation == "vm_logs" => (lines(&log), TEXT),
+        Report::Json(value) => (value.to_string(), JSON),
+        Report::Png(_) => return Err(unknown()),
+    };
+    Ok(ReadResourceResult::new(vec![ResourceContents::text(text, uri).with_mime_type(kind)]))
+}
+
+/// The names that begin as somebody has begun to write one.
+pub(super) async fn complete(
+    service: &Arc<Service>,
+    client: &Arc<Client>,
+    request: &CompleteRequestParams,
+) -> Result<Vec<String>, ErrorData> {
+    let is_key = match &request.r#ref {
+        Reference::Resource(resource) => resource.uri.starts_with("key:"),
+        _ => request.argument.name == "key",
+    };
+    let is_name = matches!(request.argument.name.as_str(), "name" | "vm" | "key");
+    let (operation, member) = if is_key { ("ssh_key_list", "keys") } else { ("vm_list", "vms") };
+    let names = if is_name { names(service, client, operation, member).await? } else { Vec::new() };
+    let begun = names.into_iter().filter(|name| name.starts_with(&request.argument.value));
+    Ok(begun.take(CompletionInfo::MAX_VALUES).collect())
+}
+
+fn lines(log: &Value) -> String {
+    let lines = log["lines"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+async fn names(
+    service: &Arc<Service>,
+    client: &Arc<Client>,
+    operation: &str,
+    member: &str,
+) -> Result<Vec<String>, ErrorData> {
+    let Report::Json(found) = look(service, client, operation, json!({})).await? else { return Ok(Vec::new()) };
+    let items = found[member].as_array().into_iter().flatten();
+    Ok(items.filter_map(|item| item["name"].as_str().map(str::to_owned)).collect())
+}
+
+/// Looks, as a tool of the same name would.
+async fn look(service: &Arc<Service>, client: &Arc<Client>, name: &str, request: Value) -> Result<Report, ErrorData> {
+    let seen = async {
+        let operation = api::find(name).ok_or_else(|| Error::internal("an operation is missing"))?;
+        client.require(operation.scope, "read that")?;
+        let request = operation.read(request)?;
+        let request_id = Uuid::new_v4().to_string();
+        match service.ask(Asked { client: client.clone(), operation, request, request_id, key: None }).await? {
+            Begun::Look(seen) => seen.as_ref().clone(),
+            Begun::Job(_) => Err(Error::internal("a resource takes long")),
+        }
+    };
+    seen.await.map_err(refused)
+}
+
+/// An error of the protocol: resources have no others.
+fn refused(error: Error) -> ErrorData {
+    let error = error.in_words(in_calls);
+    let hint = error.hint.clone().unwrap_or_default();
+    let text = format!("{error}. {hint}").trim_end().to_owned();
+    match error.code {
+        Code::NotFound => ErrorData::resource_not_found(text, None),
+        Code::InvalidInput => ErrorData::invalid_params(text, None),
+        _ => ErrorData::internal_error(text, None),
+    }
+}

@@ -1,0 +1,190 @@
+//! [`Tool`]: one thing that a model can do.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{call::CONFIRM, schema};
+use crate::{
+    api::{self, Effect, Operation, Scope},
+    error::{Error, Result},
+    service::job::View,
+};
+
+/// The longest that an operation is waited for in one call, in seconds: clients give up after 60.
+const LONGEST_WAIT: u64 = 50;
+
+/// A request for an operation that is under way
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(super) struct OfOperation {
+    /// Operation, by the id that the call answered with which began it
+    pub(super) id: Uuid,
+    /// How many seconds to wait for its end before answering how far it is
+    #[serde(default = "wait_default")]
+    #[schema(minimum = 0, maximum = 50)]
+    pub(super) wait: Wait,
+}
+
+/// A number of seconds to wait.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "u64")]
+#[schema(value_type = u64, minimum = 0, maximum = 50)]
+pub(super) struct Wait(pub(super) u64);
+
+impl TryFrom<u64> for Wait {
+    type Error = String;
+
+    fn try_from(seconds: u64) -> Result<Self, String> {
+        if seconds <= LONGEST_WAIT { Ok(Self(seconds)) } else { Err(format!("{LONGEST_WAIT} seconds are the most")) }
+    }
+}
+
+const fn wait_default() -> Wait {
+    Wait(45)
+}
+
+/// A request to cancel an operation
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub(super) struct Cancelled {
+    /// Operation, by the id that the call answered with which began it
+    pub(super) id: Uuid,
+}
+
+/// What a tool does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Does {
+    /// One of the operations.
+    Operation(&'static Operation),
+    /// It tells how far one is that is under way.
+    Get,
+    /// It cancels one that is under way.
+    Cancel,
+}
+
+/// What a client may want to know of a tool before it lets a model call it.
+#[derive(Debug, Clone, Copy)]
+pub struct Hints {
+    /// Whether something may be gone afterwards.
+    pub destructive: bool,
+    /// Whether doing it twice does no more than doing it once.
+    pub idempotent: bool,
+    /// Whether it deals with more than this host: the internet, or whatever a command does.
+    pub open_world: bool,
+}
+
+/// One thing that a model can do.
+pub struct Tool {
+    /// Its name: `vm_create`.
+    pub name: &'static str,
+    /// What people call it: `Create a VM`.
+    pub title: &'static str,
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// What a model must know to use it well.
+    pub description: String,
+    /// What it does to the world.
+    pub effect: Effect,
+    /// What else a client may want to know before it lets a model call it.
+    pub hints: Hints,
+    /// What a caller must be allowed to do.
+    pub scope: Scope,
+    /// Its arguments: an object, complete in itself.
+    pub input: Value,
+    /// Its answer, or how far it is: an object, complete in itself.
+    pub output: Value,
+    pub(crate) does: Does,
+    pub(super) names: &'static [(&'static str, &'static str)],
+    pub(super) confirms: bool,
+    pub(super) defaults: &'static [(&'static str, u64)],
+}
+
+impl fmt::Debug for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tool").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Tool {
+    /// Reads arguments into a request of the operation: every one named, of its type, with the defaults.
+    pub fn read(&self, arguments: Value) -> Result<Value> {
+        let mut arguments = api::members(arguments, &self.input)?;
+        match self.does {
+            Does::Get => api::typed::<OfOperation>(arguments, &self.input),
+            Does::Cancel => api::typed::<Cancelled>(arguments, &self.input),
+            Does::Operation(operation) => {
+                let confirmed = if self.confirms { arguments.shift_remove(CONFIRM) } else { None };
+                if confirmed.is_some_and(|confirmed| confirmed != arguments["name"]) {
+                    return Err(Error::invalid(format!("`{CONFIRM}` is not the name of the VM"))
+                        .hint(format!("Nothing was done. Give the same as `name` and as `{CONFIRM}`.")));
+                }
+                for (name, default) in self.defaults {
+                    arguments.entry(*name).or_insert_with(|| Value::from(*default));
+                }
+                let request = self.renamed(Value::Object(arguments), true);
+                operation.read(request).map_err(|error| self.in_its_names(error))
+            }
+        }
+    }
+
+    /// Whether a VM is deleted by a call with these arguments, for which its name has to be given again.
+    pub(super) fn must_confirm(&self, arguments: &Value) -> bool {
+        self.confirms && (self.effect == Effect::Destroy || arguments["ifExists"] == "replace")
+    }
+
+    /// A request with its members called as the operation calls them, or the other way round.
+    pub(super) fn renamed(&self, request: Value, to_operation: bool) -> Value {
+        let Value::Object(members) = request else { return request };
+        let rename = |name: String| {
+            let known = self.names.iter().find(
+                |(of_tool, of_operation)| {
+                    if to_operation { *of_tool == name } else { *of_operation == name }
+                },
+            );
+            known
+                .map_or(name, |(of_tool, of_operation)| (*if to_operation { of_operation } else { of_tool }).to_owned())
+        };
+        Value::Object(members.into_iter().map(|(name, value)| (rename(name), value)).collect::<Map<_, _>>())
+    }
+
+    /// An error of the operation's that speaks of the tool's arguments.
+    fn in_its_names(&self, error: Error) -> Error {
+        let rename = |text: &str| {
+            self.names.iter().fold(text.to_owned(), |text, (of_tool, of_operation)| {
+                text.replace(&format!("the member `{of_operation}`"), &format!("the member `{of_tool}`"))
+                    .replace(&format!("`{of_operation}`:"), &format!("`{of_tool}`:"))
+            })
+        };
+        let error = error.in_words(rename);
+        Error { message: rename(&error.message), ..error }
+    }
+
+    /// The arguments and their schemas, those that must be given first.
+    pub fn arguments(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.input["properties"].as_object().into_iter().flatten()
+    }
+
+    /// Whether an argument must be given.
+    pub fn requires(&self, argument: &str) -> bool {
+        self.input["required"].as_array().is_some_and(|required| required.iter().any(|name| name == argument))
+    }
+}
+
+/// The tool of an operation that is under way: its arguments' schema.
+pub(super) fn of_operation(does: Does) -> Value {
+    let example = serde_json::json!({"id": "3f2c2b1e-8a1d-4c43-9a55-0d6b7a1c9e10"});
+    let mut schemas = api::Schemas::default();
+    let input = match does {
+        Does::Cancel => schemas.of_request::<Cancelled>(&example),
+        Does::Get | Does::Operation(_) => schemas.of_request::<OfOperation>(&example),
+    };
+    schema::input(&schemas.complete(&input))
+}
+
+/// What is told of an operation, as a schema.
+pub(super) fn view() -> Value {
+    let mut schemas = api::Schemas::default();
+    schema::output(&[(schemas.of::<View>(), &schemas)])
+}

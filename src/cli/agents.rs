@@ -1,0 +1,61 @@
+//! `vmprov tools` and `vmprov mcp`
+
+use clap::Args;
+
+use super::{
+    output::line,
+    progress,
+    service::Service,
+    settings::{Resolved, log_filter},
+};
+use crate::{
+    agents::{self, Format, Options},
+    error::Result,
+    model::{limit::Limit, name, ttl::Ttl},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Tools {
+    /// How they are defined
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Mcp {
+    /// Let the agent only look
+    #[arg(long)]
+    read_only: bool,
+
+    /// Show the agent only VMs and keys whose names begin so, and let it make no others
+    #[arg(long, value_name = "NAME-", value_parser = name::prefix)]
+    prefix: Option<String>,
+
+    /// How long the agent's VMs are kept where it does not say
+    #[arg(long, value_name = "TIME")]
+    ttl_default: Option<Ttl>,
+
+    /// How long an answer may take; then it is an operation that the agent asks for. Most clients give up after 60s
+    #[arg(long, value_name = "TIME", default_value = "45s")]
+    answer_within: Limit,
+
+    #[command(flatten)]
+    service: Service,
+}
+
+/// Prints the definitions.
+pub(super) fn tools(args: &Tools) -> Result<()> {
+    line(&format!("{:#}", agents::definitions(args.format)))
+}
+
+/// Serves the agent at the other end of standard input and output until it goes.
+pub(super) fn mcp(args: Mcp, resolved: &Resolved, quiet: bool) -> Result<()> {
+    let Mcp { read_only, prefix, ttl_default, answer_within, service } = args;
+    // Clients show what is said there as trouble.
+    progress::log_json(&log_filter(if quiet { "error" } else { "warn" })?);
+    if let Some(remark) = &resolved.remark {
+        tracing::warn!("{remark}");
+    }
+    let service = service.options(resolved)?;
+    agents::serve(Options { service, read_only, prefix, ttl_default, answer_within: answer_within.0 })
+}

@@ -1,0 +1,41 @@
+//! What `serve` and `mcp` have in common: what those who ask may name, and where it is noted what they have asked for.
+
+use camino::Utf8PathBuf;
+use clap::Args;
+
+use super::settings::Resolved;
+use crate::{
+    error::{Error, Result},
+    model::sources::{HostPattern, Limits},
+    service::Options,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Service {
+    /// Host that images may be fetched from although it is private or has no TLS: a name, *.DOMAIN or an address (can be
+    /// repeated)
+    #[arg(long, value_name = "HOST")]
+    allow_image_host: Vec<HostPattern>,
+
+    /// Folder below which files may be named as images and installers (can be repeated)
+    #[arg(long, value_name = "DIR")]
+    allow_image_folder: Vec<Utf8PathBuf>,
+
+    /// Where to note who has asked for what, a line of JSON each; opened anew on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<Utf8PathBuf>,
+}
+
+impl Service {
+    /// The service that this describes, with the settings of every command.
+    pub(super) fn options(self, resolved: &Resolved) -> Result<Options> {
+        let Self { allow_image_host, allow_image_folder, audit_log } = self;
+        let absolute = |folder: Utf8PathBuf| {
+            let found = folder.canonicalize_utf8();
+            found.map_err(|error| Error::io(format!("allow images of the folder `{folder}`"), &error))
+        };
+        let folders = allow_image_folder.into_iter().map(absolute).collect::<Result<_>>()?;
+        let images = Limits { hosts: allow_image_host, folders, only: None };
+        Ok(Options { settings: resolved.settings(), images, audit_log })
+    }
+}

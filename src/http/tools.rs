@@ -1,0 +1,93 @@
+//! `/api/tools`: the operations as tools of language models, for tool servers that hand on a model's call as it is.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    body::Body,
+    extract::{Request, State},
+    http::{Response, StatusCode, Uri, header},
+    response::IntoResponse,
+};
+use serde_json::Value;
+use url::form_urlencoded;
+
+use super::{body, call, prefer, problem::Problem};
+use crate::{
+    agents::{
+        self, Format,
+        call::{Answer, Call},
+        failure::Failure,
+    },
+    api::Report,
+    error::Error,
+    service::{Service, client::Client, job::Job},
+};
+
+/// The definitions of the tools.
+pub(super) async fn list(uri: Uri) -> Result<Json<Value>, Problem> {
+    let mut format = Format::default();
+    for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        if name != "format" {
+            let error = Error::invalid(format!("there is no member `{}` in this request", name.escape_debug()));
+            return Err(error.hint("Its members are format.").into());
+        }
+        format = serde_json::from_value(Value::String(value.into_owned())).map_err(|error| {
+            Error::invalid("the member `format` cannot be used")
+                .because(error)
+                .hint("Formats are kfuncdb, openai, mcp and json-schema.")
+        })?;
+    }
+    Ok(Json(agents::definitions(format)))
+}
+
+/// Calls one with its arguments.
+pub(super) async fn call(
+    State(service): State<Arc<Service>>,
+    Extension(client): Extension<Arc<Client>>,
+    route: call::Route,
+    request: Request,
+) -> Result<Response<Body>, Problem> {
+    let route = call::names(route)?;
+    let tool = agents::find(route.iter().next().map(|(_, name)| name).unwrap_or_default())?;
+    let (head, body) = request.into_parts();
+    let arguments = Value::Object(body::json(&head.headers, body).await?);
+    let request_id = call::request_id(&head.headers).to_owned();
+    let key = call::idempotency_key(&client, tool.name, &head.headers, &arguments)?;
+    let call = Call { tool, arguments, client, request_id, key };
+    if let Some(operation) = call.operation() {
+        call::note(&head, |noted| noted.operation.set(operation).is_ok());
+    }
+    let failed = |error: Error| refused(call.failure(error), &head.headers);
+    let asked = call.request().map_err(failed)?;
+    call::note(&head, |noted| noted.targets.set(call.targets(&asked)).is_ok());
+    match call.begin(&service, asked).await.map_err(failed)? {
+        Answer::Done(report) => Ok(told(report)),
+        Answer::Job(job) => {
+            let preference = prefer::read(&head.headers);
+            job.ends_within(preference.wait).await;
+            let mut response = match agents::call::outcome(&job) {
+                Some(Ok(report)) => told(report),
+                Some(Err(error)) => failed(error).into_response(),
+                None => pending(&job),
+            };
+            call::say_of_job(&mut response, &job, preference.applied);
+            Ok(response)
+        }
+    }
+}
+
+fn told(report: Report) -> Response<Body> {
+    Json(agents::call::json_of(report)).into_response()
+}
+
+fn pending(job: &Job) -> Response<Body> {
+    let poll = format!("/api/operations/{}", job.view().id);
+    let headers = [(header::LOCATION, poll), (header::RETRY_AFTER, super::answer::POLL.to_owned())];
+    (StatusCode::ACCEPTED, headers, Json(agents::call::pending(job))).into_response()
+}
+
+/// What went wrong, in calls of tools.
+fn refused(Failure { error, next }: Failure, headers: &axum::http::HeaderMap) -> Problem {
+    call::refused(error, headers).next(next.and_then(|next| serde_json::to_value(next).ok()))
+}

@@ -1,0 +1,130 @@
+//! [`Client`]: who asks, and what they may.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::job::View;
+use crate::{
+    api::{Operation, Scope},
+    error::{Code, Error, Result},
+    model::{
+        size::{DiskSize, Memory},
+        sources::HostPattern,
+        ttl::Ttl,
+    },
+    ops::Caller,
+};
+
+/// Who asks, and what they may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Client {
+    /// Their name: that of their token.
+    pub(crate) name: String,
+    /// What they may do.
+    pub(crate) scope: Scope,
+    /// How the names of all VMs and keys begin that there are for them.
+    pub(crate) prefix: Option<String>,
+    /// How much their VMs may take together.
+    pub(crate) quota: Quota,
+    /// The only hosts that they may have images from.
+    pub(crate) image_hosts: Option<Vec<HostPattern>>,
+    /// When a VM of theirs expires where they do not say.
+    pub(crate) ttl_default: Option<Ttl>,
+    /// How they are known.
+    pub(crate) standing: Standing,
+}
+
+/// How somebody is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Not at all: nobody has to say who they are.
+    Anonymous,
+    /// By a token.
+    Token,
+    /// As the agent at the other end of a pipe.
+    Agent,
+}
+
+/// How much somebody's VMs may take together; what is not said is not limited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Quota {
+    /// How many there may be.
+    pub(crate) vms: Option<u64>,
+    /// Their virtual CPUs.
+    pub(crate) vcpus: Option<u64>,
+    /// Their memory; a number alone is MiB.
+    pub(crate) memory: Option<Memory>,
+    /// Their disks; a number alone is GiB.
+    pub(crate) disk: Option<DiskSize>,
+}
+
+impl Client {
+    /// Whether an operation is theirs to see.
+    pub(crate) fn may_see(&self, view: &View) -> bool {
+        self.scope == Scope::Admin || view.client == self.name
+    }
+
+    /// Whether a VM is theirs to see, by its name.
+    pub(crate) fn may_see_vm(&self, name: &str) -> bool {
+        self.prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix))
+    }
+
+    /// Somebody where nobody has to say who they are.
+    pub(crate) fn anonymous() -> Self {
+        Self {
+            name: "anonymous".to_owned(),
+            scope: Scope::Admin,
+            prefix: None,
+            quota: Quota::default(),
+            image_hosts: None,
+            ttl_default: None,
+            standing: Standing::Anonymous,
+        }
+    }
+
+    /// Somebody who asks only whether the service lives, and is told no more than that.
+    pub(crate) fn passer_by() -> Self {
+        Self { scope: Scope::Read, ..Self::anonymous() }
+    }
+
+    /// Them, in an error.
+    pub(crate) fn title(&self) -> String {
+        match self.standing {
+            Standing::Anonymous => "whoever has no token".to_owned(),
+            Standing::Token => format!("the token `{}`", self.name),
+            Standing::Agent => format!("the agent `{}`", self.name),
+        }
+    }
+
+    /// On whose behalf an operation works.
+    pub(crate) fn caller(&self) -> Caller {
+        let is_known = self.standing != Standing::Anonymous;
+        Caller { owner: is_known.then(|| self.name.clone()), prefix: self.prefix.clone() }
+    }
+
+    /// Adds to a request what holds for all of theirs.
+    pub(crate) fn bound(&self, operation: &Operation, request: &mut Value) {
+        if let Some(ttl) = self.ttl_default.filter(|_| operation.name == "vm_create" && request["ttl"].is_null()) {
+            request["ttl"] = Value::String(ttl.to_string());
+        }
+    }
+
+    /// Refuses what tells of everybody's VMs at once.
+    pub(crate) fn require_whole(&self, what: &str) -> Result<()> {
+        let Some(prefix) = &self.prefix else { return Ok(()) };
+        Err(Error::new(Code::Forbidden, format!("{} may not {what}", self.title()))
+            .because(format!("it is for names that begin with `{prefix}`, and that tells of all"))
+            .hint("The operator can look: vmprov doctor"))
+    }
+
+    /// Refuses what needs another scope.
+    pub(crate) fn require(&self, needed: Scope, what: &str) -> Result<()> {
+        if self.scope >= needed {
+            return Ok(());
+        }
+        Err(Error::new(Code::Forbidden, format!("{} may not {what}", self.title()))
+            .because(format!("that needs the scope {}, and it has {}", needed.name(), self.scope.name()))
+            .hint("Ask the operator for it."))
+    }
+}

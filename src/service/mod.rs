@@ -1,0 +1,221 @@
+//! What the faces share that serve many callers: who may, what is under way, looks that are shared, and what is counted.
+//!
+//! Nothing here knows how a request came or how it is answered: texts speak the command line's words, and each face puts them
+//! into its own.
+
+pub(crate) mod audit;
+pub(crate) mod client;
+pub(crate) mod feed;
+pub(crate) mod glance;
+pub(crate) mod hearing;
+pub(crate) mod job;
+pub(crate) mod jobs;
+pub mod metrics;
+mod operations;
+pub(crate) mod permit;
+mod pool;
+pub(crate) mod quota;
+pub(crate) mod reads;
+mod turns;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use camino::Utf8PathBuf;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    api::{self, Operation, Pace, Report},
+    cancel::Cancel,
+    error::Result,
+    model::{
+        sources::{Limits, Sources},
+        stats::Stats,
+    },
+    ops::{Host, Settings, doctor::Diagnosis, progress::Progress},
+};
+use audit::Audit;
+use client::Client;
+use feed::Feed;
+use glance::Glance;
+use hearing::Ears;
+use job::Job;
+use jobs::{IdempotencyKey, Jobs, Order};
+use metrics::Metrics;
+use quota::Quotas;
+use reads::{Reads, Seen};
+
+/// How long a look may take. Whoever asks gives up after a minute, and should be told why before that.
+pub(crate) const LOOK_LIMIT: Duration = Duration::from_secs(30);
+
+/// What decides how a service works.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the operations work.
+    pub settings: Settings,
+    /// What may be named as an image or as an installer beside what is public.
+    pub images: Limits,
+    /// Where it is noted who has asked for what.
+    pub audit_log: Option<Utf8PathBuf>,
+}
+
+/// What all requests share.
+pub(crate) struct Service {
+    settings: Settings,
+    pub(crate) jobs: Jobs,
+    pub(crate) reads: Reads,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) stats: Glance<Stats>,
+    pub(crate) ready: Glance<Diagnosis>,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) ears: Ears,
+    /// Ends whatever only looks or listens.
+    looks: Cancel,
+    pub(crate) quotas: Quotas,
+    pub(crate) audit: Audit,
+    limits: Limits,
+    is_ending: AtomicBool,
+}
+
+impl Service {
+    pub(crate) fn new(options: Options) -> Result<Self> {
+        let Options { settings, images, audit_log } = options;
+        Ok(Self {
+            settings,
+            audit: Audit::open(audit_log)?,
+            limits: images,
+            jobs: Jobs::default(),
+            reads: Reads::default(),
+            quotas: Quotas::default(),
+            metrics: Arc::new(Metrics::new()),
+            stats: Glance::default(),
+            ready: Glance::default(),
+            feed: Arc::new(Feed::new()),
+            ears: Ears::default(),
+            looks: Cancel::default(),
+            is_ending: AtomicBool::new(false),
+        })
+    }
+
+    /// Begins what a client asks for, where they may: what is [`Operation::read`].
+    pub(crate) async fn ask(self: &Arc<Self>, asked: Asked) -> Result<Begun> {
+        let Asked { client, operation, mut request, request_id, key } = asked;
+        permit::request(&client, operation, &request)?;
+        if operation.pace == Pace::Quick {
+            return Ok(Begun::Look(Reads::look(self, &client, operation, request).await));
+        }
+        client.bound(operation, &mut request);
+        let reservation = Quotas::reserve(self, &client, operation, &request).await?;
+        let queue = self.queue(&client, operation, &request).await;
+        Jobs::begin(self, Order { operation, request, client, request_id, reservation, queue, key }).map(Begun::Job)
+    }
+
+    /// The VM in whose queue a request has to wait: by its name, whatever the request names it by.
+    async fn queue(self: &Arc<Self>, client: &Arc<Client>, operation: &Operation, request: &Value) -> Option<String> {
+        let vm = operation.vm(request).filter(|_| operation.is_ordered(request))?;
+        let info = api::find("vm_info").filter(|_| Uuid::parse_str(vm).is_ok());
+        if let Some(info) = info
+            && let Ok(Report::Json(found)) = &*Reads::look(self, client, info, json!({"vm": vm})).await
+            && let Some(name) = found["name"].as_str()
+        {
+            return Some(name.to_owned());
+        }
+        // One that is not there is refused by the operation itself.
+        Some(vm.to_owned())
+    }
+
+    /// The host, for an operation that a client may cancel.
+    pub(crate) fn host(&self, client: &Client, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
+        let limits = Limits { only: client.image_hosts.clone(), ..self.limits.clone() };
+        let host = self.own_host(cancel, progress).limited_to(Sources::Limited(limits));
+        host.on_behalf_of(client.caller())
+    }
+
+    /// The host, for a client's look.
+    pub(crate) fn host_for_look(&self, client: &Client) -> Host {
+        self.host(client, self.looks.clone(), Arc::new(())).hurried(LOOK_LIMIT)
+    }
+
+    /// The host, for whatever listens as long as the service lives.
+    pub(crate) fn host_for_listening(&self) -> Host {
+        self.own_host(self.looks.clone(), Arc::new(()))
+    }
+
+    fn own_host(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
+        Host::new(self.settings.clone(), cancel, progress).observed_by(self.metrics.clone())
+    }
+
+    /// Ends every look: nobody waits for an answer any more.
+    pub(crate) fn end_looks(&self) {
+        self.looks.raise();
+    }
+
+    /// Whether nobody waits for an answer any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.looks.check().is_err()
+    }
+
+    /// Reads again what the operator may have changed.
+    pub(crate) fn reload(&self) {
+        self.audit.reopen();
+    }
+
+    /// Takes no further work.
+    pub(crate) fn close(&self) {
+        self.is_ending.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether no further work is taken.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::SeqCst)
+    }
+}
+
+/// What a client asks for.
+pub(crate) struct Asked {
+    pub(crate) client: Arc<Client>,
+    pub(crate) operation: &'static Operation,
+    pub(crate) request: Value,
+    pub(crate) request_id: String,
+    /// The client's own name for it.
+    pub(crate) key: Option<IdempotencyKey>,
+}
+
+/// What was begun.
+pub(crate) enum Begun {
+    /// A look, and what it has seen.
+    Look(Seen),
+    /// Something that may take long.
+    Job(Arc<Job>),
+}
+
+#[cfg(test)]
+impl Service {
+    /// One that works on libvirt's in-memory driver and keeps no files, and that has not begun to listen to it.
+    pub(crate) fn for_test() -> Arc<Self> {
+        let settings = Settings {
+            uri: "test:///default".to_owned(),
+            pool: "default-pool".to_owned(),
+            pool_path: "/not-there/pool".into(),
+            key_dir: "/not-there/keys".into(),
+            data_dir: "/not-there/data".into(),
+            cache_dir: "/not-there/cache".into(),
+            mirrors: Vec::new(),
+            proxies: crate::model::proxy::Proxies::default(),
+            require_verified: false,
+            stall_limit: Duration::from_secs(2),
+            catalogue_files: Vec::new(),
+            sources: Sources::Any,
+        };
+        let options = Options { settings, images: Limits::default(), audit_log: None };
+        let service = Self::new(options).expect("without files there is nothing that can fail");
+        service.ears.close();
+        Arc::new(service)
+    }
+}
