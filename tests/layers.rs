@@ -57,7 +57,16 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
     (&["println!", "print!(", "io::stdout", "io::stdin", "anstream"], &["cli"], "talk to the terminal"),
     (
         &["std::fs", "fs::", "File::", "std::net", "ureq::"],
-        &["cli", "ops", "tools", "store", "http/listen.rs", "http/socket_file.rs", "http/tokens.rs", "service/audit.rs"],
+        &[
+            "cli",
+            "ops",
+            "tools",
+            "store",
+            "http/listen.rs",
+            "http/socket_file.rs",
+            "http/tokens.rs",
+            "service/audit.rs",
+        ],
         "do input or output",
     ),
 ];

@@ -27,14 +27,16 @@ impl Failure {
     pub(crate) fn new(error: Error, tool: &Tool, arguments: &Value, client: &Client) -> Self {
         let (hint, named) = error.hint.as_deref().map(words::read).unzip();
         let error = Error { hint, ..error };
-        if let Some(next) = named.flatten().filter(|next| has(client, next.tool)) {
+        // Nothing is proposed to a program that may cost somebody a VM.
+        let is_harmless = |next: &Next| !tools().iter().any(|tool| tool.name == next.tool && tool.hints.destructive);
+        if let Some(next) = named.flatten().filter(|next| has(client, next.tool) && is_harmless(next)) {
             return Self { error, next: Some(next) };
         }
         let (what, next) = follow_up(&error, tool, arguments);
         if !has(client, next.tool) {
-            return Self { error: error.hint("Tell the operator of the host."), next: None };
+            return Self { error: ended(error).hint("Tell the operator of the host."), next: None };
         }
-        Self { error: error.hint(format!("{what}: {}", next.text())), next: Some(next) }
+        Self { error: ended(error).hint(format!("{what}: {}", next.text())), next: Some(next) }
     }
 
     /// All of it, in the order in which it is best read.
@@ -46,6 +48,14 @@ impl Failure {
         };
         [Some(what), hint.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// The error with a hint to which another sentence can be added.
+fn ended(mut error: Error) -> Error {
+    if let Some(hint) = error.hint.as_mut().filter(|hint| !hint.ends_with(['.', '?', '!'])) {
+        hint.push('.');
+    }
+    error
 }
 
 /// Whether a client has a tool. The host as a whole is not shown to those who have names of their own.
@@ -78,6 +88,9 @@ fn follow_up(error: &Error, tool: &Tool, arguments: &Value) -> (&'static str, Ne
 
 /// The tool that lists what was not found.
 fn listing(message: &str) -> Next {
+    if message.starts_with("cannot fetch") {
+        return Next::new("image_search", &[]);
+    }
     let lists = [("key", "ssh_key_list"), ("image", "image_search")];
     let found = lists
         .iter()

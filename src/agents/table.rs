@@ -251,19 +251,27 @@ fn build(row: &Row) -> Option<Tool> {
     tool.input = completed(schema::renamed(input, &tool), row);
     tool.output = match does {
         Does::Operation(operation) => output(operation, is_long),
-        Does::Get | Does::Cancel => tool::view(),
+        Does::Get | Does::Cancel => tool::view(failure()),
     };
     Some(tool)
 }
 
-/// The answer of an operation: its report, or how far it is. None where the report is no JSON.
+/// The answer of an operation: its report, how far it is, or what went wrong. None where the report is no JSON.
 fn output(operation: &api::Operation, is_long: bool) -> Value {
     let Some(report) = operation.report.clone() else { return Value::Null };
     let mut answers = vec![(report, &operation.schemas)];
     if is_long {
         answers.push((pending(), &operation.schemas));
     }
+    answers.push((failure(), &operation.schemas));
     schema::output(&answers)
+}
+
+/// What went wrong, in short: clients hold failures against the schema, too.
+fn failure() -> Value {
+    let (text, maybe) = (json!({"type": "string"}), json!({"type": ["string", "null"]}));
+    let members = json!({"error": text, "code": text, "cause": maybe, "hint": maybe, "retryable": {"type": "boolean"}});
+    json!({"type": "object", "required": ["error", "code", "hint", "next"], "properties": members})
 }
 
 /// What is said of an operation that is under way. What the operation is like, `operation_get` says.

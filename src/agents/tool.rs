@@ -184,7 +184,8 @@ pub(super) fn of_operation(does: Does) -> Value {
 }
 
 /// What is told of an operation, as a schema.
-pub(super) fn view() -> Value {
+pub(super) fn view(failure: Value) -> Value {
     let mut schemas = api::Schemas::default();
-    schema::output(&[(schemas.of::<View>(), &schemas)])
+    let view = schemas.of::<View>();
+    schema::output(&[(view, &schemas), (failure, &schemas)])
 }

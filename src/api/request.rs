@@ -30,7 +30,6 @@ pub fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
         let error = Error::invalid(format!("the member `{missing}` is missing"));
         return Err(error.hint(about(schema, missing)));
     }
-    members.iter().try_for_each(|(name, value)| require_form(name, value, schema))?;
     Ok(members)
 }
 
@@ -45,7 +44,11 @@ pub fn typed<T: Serialize + DeserializeOwned>(members: Map<String, Value>, schem
     serde_json::to_value(request).map_err(|error| Error::internal("cannot write the request").because(error))
 }
 
-/// Refuses text that has none of the forms that a member's schema wants.
+/// Refuses text that has none of the forms that the schema wants, where its type lets it pass.
+pub(super) fn require_forms(members: &Map<String, Value>, schema: &Value) -> Result<()> {
+    members.iter().try_for_each(|(name, value)| require_form(name, value, schema))
+}
+
 fn require_form(name: &str, value: &Value, schema: &Value) -> Result<()> {
     let wanted = &schema["properties"][name];
     if let (Some(items), Some(least)) = (value.as_array(), wanted["minItems"].as_u64())
@@ -88,11 +91,15 @@ fn whole(value: &mut Value) {
 }
 
 /// What a member is for.
-fn about(schema: &Value, member: &str) -> String {
-    let schema = &schema["properties"][member];
+fn about(whole: &Value, member: &str) -> String {
+    let schema = &whole["properties"][member];
     let parts = schema["oneOf"].as_array().into_iter().flatten();
     let mut texts = std::iter::once(schema).chain(parts).filter_map(|part| part["description"].as_str());
-    format!("`{member}`: {}.", texts.next().unwrap_or_default().replace('\n', " "))
+    let text = texts.next().unwrap_or_default().replace('\n', " ");
+    match whole["examples"][0].get(member) {
+        Some(example) => format!("`{member}`: {text}, as in {example}."),
+        None => format!("`{member}`: {text}."),
+    }
 }
 
 /// Which members there are.

@@ -27,7 +27,7 @@ pub struct Change {
     /// Virtual CPUs. A running VM is given more at once, up to what it was started with at most; less at its next start
     #[arg(long, value_name = "N", value_parser = parse_vcpus)]
     #[serde(default)]
-    #[schema(minimum = 1, maximum = 4294967295u32)]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32)]
     pub vcpus: Option<u32>,
 
     /// Disk size, which only grows; a number alone is GiB. The guest's file system follows at its next boot, where

@@ -47,7 +47,7 @@ impl Limits {
         {
             let listed: Vec<_> = only.iter().map(ToString::to_string).collect();
             let listed = if listed.is_empty() { "no host".to_owned() } else { listed.join(", ") };
-            return Err(Error::new(Code::Denied, format!("cannot fetch `{url}`"))
+            return Err(Error::new(Code::Forbidden, format!("cannot fetch `{url}`"))
                 .because(format!("images may be named from {listed} only"))
                 .hint("Give a name of `vmprov image search`, or ask the operator for the host."));
         }
@@ -74,9 +74,9 @@ pub fn not_public(url: &Url) -> Error {
 
 fn refusal(url: &Url, why: &str) -> Error {
     let host = url.host_str().unwrap_or_default();
-    Error::new(Code::Denied, format!("cannot fetch `{url}`"))
+    Error::new(Code::Forbidden, format!("cannot fetch `{url}`"))
         .because(why)
-        .hint(format!("The operator may allow the host: vmprov serve --allow-image-host {host}"))
+        .hint(format!("The operator may allow the host with --allow-image-host {host}."))
 }
 
 /// The hosts that an operator means: a name, `*.` and the domain that they are below, or an IP address; with `:` and a
@@ -265,9 +265,9 @@ mod tests {
             ("https://0x7f.1/x", "127.0.0.1", "not public"),
         ] {
             let error = limits.check(&Url::parse(url).unwrap()).unwrap_err();
-            assert_eq!(error.code, Code::Denied);
+            assert_eq!(error.code, Code::Forbidden);
             assert!(error.cause.unwrap().contains(why), "{url}");
-            assert!(error.hint.unwrap().ends_with(&format!("--allow-image-host {host}")), "{url}");
+            assert!(error.hint.unwrap().ends_with(&format!("--allow-image-host {host}.")), "{url}");
         }
     }
 
@@ -279,7 +279,7 @@ mod tests {
         check("http://m.lan/x").unwrap();
         check("https://a.example.org/x").unwrap();
         for url in ["http://n.lan/x", "https://example.net/x", "http://a.example.org/x", "https://10.0.0.7/x"] {
-            assert_eq!(check(url).unwrap_err().code, Code::Denied, "{url}");
+            assert_eq!(check(url).unwrap_err().code, Code::Forbidden, "{url}");
         }
         let nothing = Limits { only: Some(Vec::new()), ..Limits::default() };
         let error = nothing.check(&Url::parse("https://example.org/x").unwrap()).unwrap_err();

@@ -80,7 +80,7 @@ pub struct NewVm {
     /// Virtual CPUs
     #[arg(long, value_name = "N", default_value_t = DEFAULT_VCPUS, value_parser = parse_vcpus)]
     #[serde(default = "default_vcpus")]
-    #[schema(minimum = 1, maximum = 4294967295u32)]
+    #[schema(minimum = 1, maximum = 4_294_967_295_u32)]
     pub vcpus: u32,
 
     /// Disk size; a number alone is GiB

@@ -33,7 +33,7 @@ pub(super) fn real_path(
             return Ok(path);
         }
     }
-    Err(Error::new(Code::Denied, format!("the file `{}` may not be named", given.as_str().escape_debug()))
+    Err(Error::new(Code::Forbidden, format!("the file `{}` may not be named", given.as_str().escape_debug()))
         .because("it is in no folder that the operator allows")
-        .hint("Give a name of `vmprov image search` or an https:// URL. The operator may allow a folder: vmprov serve --allow-image-folder DIR"))
+        .hint("Give a name of `vmprov image search` or an https:// URL. The operator may allow a folder with --allow-image-folder DIR."))
 }

@@ -115,7 +115,7 @@ impl Client {
         let Some(prefix) = &self.prefix else { return Ok(()) };
         Err(Error::new(Code::Forbidden, format!("{} may not {what}", self.title()))
             .because(format!("it is for names that begin with `{prefix}`, and that tells of all"))
-            .hint("The operator can look: vmprov doctor"))
+            .hint("The operator may."))
     }
 
     /// Refuses what needs another scope.
