@@ -75,7 +75,7 @@ impl Lab {
         // Three labs, so that three tests run at a time; .config/nextest.toml has the same groups. Those with guests share
         // one: a machine that emulates more of them than it has processors makes their kernels stumble.
         let (name, lock) = match env!("CARGO_CRATE_NAME") {
-            "edit" | "reach" | "real" | "serve_guest" | "session" => ("", "lab.rs"),
+            "agents" | "edit" | "reach" | "real" | "serve_guest" | "session" => ("", "lab.rs"),
             "bad_input" | "change_faults" | "doctor" | "existing_client" | "expiry" | "first_run" | "serve_life"
             | "serve_quota" | "serve_work" => ("-2", "mirror.rs"),
             _ => ("-3", "gpg.rs"),
@@ -176,6 +176,14 @@ impl Lab {
         command.args(["-t", &self.holder, "-m", "-n", "--", program]);
         command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdin(Stdio::null());
         command
+    }
+
+    /// The words by which another program runs vmprov inside the lab.
+    pub(crate) fn words(&self, args: &[&str]) -> Vec<String> {
+        let home = format!("HOME={}", self.home.path().display());
+        let (path, uri) = (format!("PATH={PATH}"), format!("LIBVIRT_URI={}", self.uri));
+        let program = ["/usr/bin/env", "-i", &home, &path, &uri, env!("CARGO_BIN_EXE_vmprov")];
+        self.entrance().iter().chain(&program).chain(args).map(|&word| word.to_owned()).collect()
     }
 
     fn command(&self, fault: &str, dir: &Path, args: &[&str]) -> Command {
