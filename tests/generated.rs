@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use vmprov::{error::Code, ops::doctor::CHECKS};
+use vmprov::{agents, error::Code, ops::doctor::CHECKS};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -123,6 +123,14 @@ fn the_readmes_tables_are_current() {
         writeln!(statuses, "| {} | `{}` | {} |", code.exit_status(), code.name(), code.meaning()).unwrap();
     }
     compare_in_readme("exit statuses", &statuses);
+
+    let mut rows = String::from("| Tool | Must be given | Does |\n|---|---|---|\n");
+    for tool in agents::tools() {
+        let required = tool.arguments().map(|(name, _)| name.as_str()).filter(|name| tool.requires(name));
+        let required: Vec<_> = required.map(|name| format!("`{name}`")).collect();
+        writeln!(rows, "| `{}` | {} | {} |", tool.name, required.join(", "), tool.summary).unwrap();
+    }
+    compare_in_readme("tools", &rows);
 
     let mut checks = String::from("| Check | Looks whether |\n|---|---|\n");
     for check in CHECKS {
