@@ -17,7 +17,7 @@ mod mirror;
 
 use std::{process::Command, thread};
 
-use agent::Agent;
+use agent::{Agent, Hand};
 use http::{Client, Service};
 use lab::{Lab, Running, wait_until};
 use mirror::{Fault, Mirror};
@@ -69,8 +69,8 @@ fn work(vm: &str, key: &str, image: &str, call: &mut Calls<'_>) {
     assert!(text.len() < 20_000 && text.starts_with("1\n2\n") && text.ends_with("\n100000\n"), "{} bytes", text.len());
     let login = call("vm_ssh_command", json!({"name": vm}));
     assert!(login["command"].as_str().unwrap().contains("StrictHostKeyChecking=yes"), "{login}");
-    let log = call("vm_logs", json!({"name": vm, "lines": 5}));
-    assert!(log["lines"].as_array().unwrap().len() <= 5, "{log}");
+    let console = call("vm_logs", json!({"name": vm, "lines": 5}));
+    assert!(console["lines"].as_array().unwrap().len() <= 5, "{console}");
     let deleted = call("vm_delete", json!({"name": vm, "confirm": vm}));
     assert_eq!((&deleted["status"], &deleted["kept"]), (&json!("deleted"), &json!([])), "{deleted}");
 }
@@ -156,6 +156,25 @@ fn agents_go_through_the_life_of_a_guest() {
         |line| line.contains("known_hosts-") || line.ends_with(" audit.log"),
         "at the end",
     );
+}
+
+#[test]
+fn an_agent_that_goes_leaves_nothing_half_done() {
+    let lab = Lab::qemu();
+    let mirror = Mirror::inside(&lab.network());
+    let image = std::fs::read(lab.image("tiny.qcow2", "10M")).unwrap();
+    mirror.put(FILE, image);
+    let new = json!({"name": "mcp-env", "imageUrl": mirror.url(FILE), "start": false});
+    lab.run(&["vm", "create", "warm", "--no-start"]).succeeded();
+    lab.run(&["vm", "delete", "warm", "--yes"]).succeeded();
+    let before = lab.snapshot();
+    mirror.spoil(FILE, [Fault::Hold(1000)]);
+    let site = Site { mirror, lab };
+    let mut hand = Hand::shake(&site.lab.words(&["mcp", "--allow-image-host", "127.0.0.1", "--answer-within", "1s"]));
+    let accepted = hand.call("vm_create", &new);
+    assert_eq!(accepted["structuredContent"]["status"], "accepted", "{accepted}");
+    assert!(hand.pipe.end().success());
+    site.lab.settles_without(&before, |line| line.contains(".cache/vmprov"), "after the agent had gone");
 }
 
 /// A fetch that is told how far it is, and is cancelled.

@@ -59,15 +59,20 @@ async fn run(options: Options) -> Result<()> {
     let Options { service, read_only, prefix, ttl_default, answer_within } = options;
     let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals", &error));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut hangup = listen(SignalKind::hangup())?;
     let scope = if read_only { Scope::Read } else { Scope::Operate };
     let client =
         Client { name: NAME.to_owned(), scope, prefix, ttl_default, standing: Standing::Agent, ..Client::anonymous() };
     let service = Arc::new(Service::new(service)?);
     let agent = Agent { service: service.clone(), who: Who::One(Arc::new(client)), answer_within };
-    tokio::select! {
-        served = converse(agent) => served?,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut conversation = std::pin::pin!(converse(agent));
+    loop {
+        tokio::select! {
+            served = &mut conversation => break served?,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => service.reload(),
+        }
     }
     service.close();
     if !service.jobs.finish(GRACE).await {

@@ -128,3 +128,26 @@ impl Client {
             .hint("Ask the operator for it."))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api;
+
+    #[test]
+    fn a_vm_expires_where_nobody_says_when() {
+        let client = Client { ttl_default: Some("4h".parse().unwrap()), ..Client::anonymous() };
+        let bounded = |client: &Client, name: &str, asked: Value| {
+            let operation = api::find(name).unwrap();
+            let mut request = operation.read(asked).unwrap();
+            client.bound(operation, &mut request);
+            request["ttl"].clone()
+        };
+        assert_eq!(bounded(&client, "vm_create", json!({"name": "web"})), "4h");
+        assert_eq!(bounded(&client, "vm_create", json!({"name": "web", "ttl": "8h"})), "8h");
+        assert_eq!(bounded(&client, "vm_start", json!({"vm": "web"})), Value::Null);
+        assert_eq!(bounded(&Client::anonymous(), "vm_create", json!({"name": "web"})), Value::Null);
+    }
+}

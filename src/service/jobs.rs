@@ -253,6 +253,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_for_a_guest_has_room_of_its_own() {
+        let service = Service::for_test();
+        let _all = ROOM.acquire_many(16).await.unwrap();
+        let operation = crate::api::find("vm_wait").unwrap();
+        let request = operation.read(json!({"vm": "nobody"})).unwrap();
+        let job = Jobs::begin(&service, Order { operation, request, ..order() }).unwrap();
+        tokio::time::timeout(LIMIT, job.ends()).await.unwrap();
+        assert_eq!(job.view().state, State::Failed);
+    }
+
+    #[tokio::test]
     async fn a_service_that_ends_takes_nothing_more_and_ends_what_is_under_way() {
         let service = Service::for_test();
         let _all = ROOM.acquire_many(16).await.unwrap();

@@ -219,3 +219,20 @@ impl Service {
         Arc::new(service)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_vm_has_one_queue_whatever_it_is_called_by() {
+        let service = Service::for_test();
+        let client = Arc::new(Client::anonymous());
+        let (start, stop) = (api::find("vm_start").unwrap(), api::find("vm_stop").unwrap());
+        for (vm, queue) in [("test", "test"), ("6695eb01-f6a4-8304-79aa-97f2502e193f", "test"), ("nobody", "nobody")] {
+            let found = service.queue(&client, start, &json!({"vm": vm})).await;
+            assert_eq!(found.as_deref(), Some(queue), "{vm}");
+        }
+        assert_eq!(service.queue(&client, stop, &json!({"vm": "test", "force": true})).await, None);
+    }
+}
