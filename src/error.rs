@@ -141,6 +141,8 @@ pub enum Code {
     AlreadyExists,
     /// The thing is in a state in which this cannot be done.
     Conflict,
+    /// An idempotency key was used for another request.
+    KeyReused,
     /// Another vmprov is working on the same thing.
     Busy,
     /// The operating system or libvirt does not permit it.
@@ -171,12 +173,13 @@ impl Serialize for Code {
 
 impl Code {
     /// Every code, in the order of the documentation's table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Internal,
         Self::InvalidInput,
         Self::NotFound,
         Self::AlreadyExists,
         Self::Conflict,
+        Self::KeyReused,
         Self::Busy,
         Self::Denied,
         Self::Forbidden,
@@ -197,6 +200,7 @@ impl Code {
             Self::NotFound => "not_found",
             Self::AlreadyExists => "already_exists",
             Self::Conflict => "conflict",
+            Self::KeyReused => "key_reused",
             Self::Busy => "busy",
             Self::Denied => "denied",
             Self::Forbidden => "forbidden",
@@ -216,7 +220,7 @@ impl Code {
             Self::Internal => 1,
             Self::InvalidInput => 2,
             Self::NotFound => 3,
-            Self::AlreadyExists | Self::Conflict => 4,
+            Self::AlreadyExists | Self::Conflict | Self::KeyReused => 4,
             Self::Busy => 5,
             Self::Denied | Self::Forbidden | Self::QuotaExceeded => 6,
             Self::ToolMissing => 7,
@@ -235,6 +239,7 @@ impl Code {
             Self::Denied | Self::Forbidden | Self::QuotaExceeded => 403,
             Self::NotFound => 404,
             Self::AlreadyExists | Self::Conflict => 409,
+            Self::KeyReused => 422,
             Self::Busy => 423,
             Self::Internal | Self::ToolMissing | Self::ToolFailed => 500,
             Self::GuestFailed => 502,
@@ -256,6 +261,7 @@ impl Code {
             Self::NotFound => "no such VM, key, image, pool, network or file",
             Self::AlreadyExists => "the name is taken",
             Self::Conflict => "not possible in the state that the thing is in",
+            Self::KeyReused => "the Idempotency-Key was used for another request to `serve`",
             Self::Busy => "another vmprov is working on the same thing",
             Self::Denied => "the operating system or libvirt does not permit it",
             Self::Forbidden => "whoever asks `serve` or `mcp` may not do that",

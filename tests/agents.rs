@@ -170,10 +170,23 @@ fn an_agent_that_goes_leaves_nothing_half_done() {
     let before = lab.snapshot();
     mirror.spoil(FILE, [Fault::Hold(1000)]);
     let site = Site { mirror, lab };
-    let mut hand = Hand::shake(&site.lab.words(&["mcp", "--allow-image-host", "127.0.0.1", "--answer-within", "1s"]));
-    let accepted = hand.call("vm_create", &new);
-    assert_eq!(accepted["structuredContent"]["status"], "accepted", "{accepted}");
-    assert!(hand.pipe.end().success());
+    let words = site.lab.words(&["mcp", "--allow-image-host", "127.0.0.1", "--answer-within", "1s"]);
+    // One whose work goes on, and one whose call is not answered yet. Clients send SIGTERM soon after they have hung up.
+    for is_answered in [true, false] {
+        let mut hand = Hand::shake(&words);
+        let asked = site.mirror.requests().len();
+        if is_answered {
+            let accepted = hand.call("vm_create", &new);
+            assert_eq!(accepted["structuredContent"]["status"], "accepted", "{accepted}");
+        } else {
+            hand.begin("tools/call", &json!({"name": "vm_create", "arguments": new}));
+        }
+        wait_until("the image to be asked for", || site.mirror.requests().len() > asked);
+        hand.pipe.hang_up();
+        rustix::process::kill_process(hand.pipe.id(), rustix::process::Signal::TERM).unwrap();
+        assert!(hand.pipe.end().success());
+        site.mirror.spoil(FILE, [Fault::Hold(1000)]);
+    }
     site.lab.settles_without(&before, |line| line.contains(".cache/vmprov"), "after the agent had gone");
 }
 

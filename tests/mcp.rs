@@ -134,6 +134,8 @@ fn who_has_a_prefix_sees_and_makes_nothing_else() {
         assert!(text.contains("All names of the agent `mcp` begin with `a1-`."), "{tool}: {text}");
         assert!(next["tool"] == "vm_list" || next["tool"] == "ssh_key_list", "{tool}: {next}");
     }
+    let listed = hand.ask("tools/list", &json!({}))["result"].take();
+    assert!(!names(&listed).contains("doctor"), "it tells of the whole host");
     let (text, next) = told(&hand.call("doctor", &json!({})));
     assert!(text.contains("may not look at the whole host") && next["tool"] == "vm_list", "{text} {next}");
     let made = hand.call("ssh_key_generate", &json!({"name": "a1-dev", "type": "ed25519"}));
@@ -319,8 +321,17 @@ fn stolen(service: &Service<Running<'_>>) {
     };
     ask("root", &json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).is(202);
     let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "vm_start", "arguments": {"name": "test"}}});
-    let refused = ask("viewer", &call).is(200).text();
-    assert!(refused.contains("the token `viewer` may not call vm_start"), "{refused}");
+    for request in [&call, &json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 2}})]
+    {
+        let refused = ask("viewer", request).is(404).value();
+        assert_eq!(refused["error"], "there is no such session");
+    }
+    for method in ["GET", "DELETE"] {
+        service
+            .client
+            .send(method, "/mcp", &["Accept: text/event-stream", version, &session, &bearer("viewer")], "")
+            .is(404);
+    }
     let done = ask("root", &call).is(200).text();
     assert!(done.contains("\\\"changed\\\":false"), "{done}");
     service.client.send("DELETE", "/mcp", &[version, &session, &bearer("root")], "");

@@ -67,7 +67,7 @@ fn place(mirror: &Mirror) -> &str {
 #[track_caller]
 fn refused(http: &Http, url: &str) -> Error {
     let error = http.text_once(url).unwrap_err().error;
-    assert_eq!(error.code, Code::Denied, "{url}: {error}");
+    assert_eq!(error.code, Code::Forbidden, "{url}: {error}");
     assert!(error.message.contains(url), "{error}");
     error
 }
@@ -82,8 +82,8 @@ fn what_is_not_public_is_refused_before_anything_is_connected_to() {
         let error = refused(&http, &url);
         let shown = Url::parse(&url).unwrap().host_str().unwrap().to_owned();
         assert_eq!(error.cause.unwrap(), format!("the address of `{shown}` is not public"));
-        assert!(error.hint.unwrap().ends_with(&format!("--allow-image-host {shown}")));
-        assert_eq!(http.admit(&Url::parse(&url).unwrap()).unwrap_err().code, Code::Denied, "{host}");
+        assert!(error.hint.unwrap().ends_with(&format!("--allow-image-host {shown}.")));
+        assert_eq!(http.admit(&Url::parse(&url).unwrap()).unwrap_err().code, Code::Forbidden, "{host}");
     }
     assert!(refused(&http, &private.url("http", "127.0.0.1")).cause.unwrap().contains("https alone"));
     private.is_left_alone();
@@ -132,7 +132,7 @@ fn a_proxy_is_reached_wherever_it_is_and_told_no_address_that_is_not_public() {
     assert_eq!(proxy.requests(), Vec::<String>::new());
     // It has no TLS to offer, but it was asked.
     let error = http.text_once("https://1.1.1.1/x.img").unwrap_err().error;
-    assert_ne!(error.code, Code::Denied, "{error}");
+    assert_ne!(error.code, Code::Forbidden, "{error}");
     assert_eq!(proxy.requests(), ["CONNECT 1.1.1.1:443 HTTP/1.1"]);
 }
 
@@ -148,7 +148,7 @@ fn a_proxy_that_is_told_addresses_is_told_those_that_are_public() {
         greeting
     });
     let error = http.text_once("https://1.1.1.1/x.img").unwrap_err().error;
-    assert_ne!(error.code, Code::Denied, "{error}");
+    assert_ne!(error.code, Code::Forbidden, "{error}");
     assert_eq!(asked.join().unwrap(), [5, 1, 0]);
 }
 
@@ -214,8 +214,8 @@ impl Site {
     #[track_caller]
     fn is_refused(&self, host: &Host, image: &str) {
         for error in [pull(host, image), create(host, "image", image), create(host, "imageUrl", image)] {
-            assert_eq!(error.code, Code::Denied, "{image}: {error}");
-            assert!(error.hint.unwrap().contains("vmprov serve --allow-image-"));
+            assert_eq!(error.code, Code::Forbidden, "{image}: {error}");
+            assert!(error.hint.unwrap().contains("with --allow-image-"));
         }
         assert_eq!(self.mirror.requests(), Vec::<String>::new());
     }
@@ -244,7 +244,10 @@ fn a_request_names_public_urls_and_those_that_the_operator_allows() {
     site.is_fetched(&site.limited(limits(&["127.0.0.1"])), &url, "/x.img");
     let only = Some(vec!["example.org".parse().unwrap()]);
     let error = pull(&site.limited(Limits { only, ..limits(&["127.0.0.1"]) }), &url);
-    assert_eq!((error.code, error.cause.as_deref()), (Code::Denied, Some("images may be named from example.org only")));
+    assert_eq!(
+        (error.code, error.cause.as_deref()),
+        (Code::Forbidden, Some("images may be named from example.org only"))
+    );
 }
 
 /// No libvirt is there that could be asked for what is in the pool.
@@ -286,7 +289,7 @@ fn names_and_mirrors_lead_where_the_operator_says() {
     site.mirror.put("m/x.img", "<html>");
     site.is_fetched(&host, "https://images.example/x.img", "/m/x.img");
     site.mirror.spoil("moved.img", [Fault::Redirect(private.url("http", "127.0.0.1"))]);
-    assert_eq!(pull(&host, "moved").code, Code::Denied);
+    assert_eq!(pull(&host, "moved").code, Code::Forbidden);
     private.is_left_alone();
     // No way leads out of the folder of a mirror.
     fs::write(site.folder().join("secret"), "").unwrap();
@@ -327,7 +330,7 @@ fn files_are_named_below_allowed_folders_and_no_other_is_looked_for() {
     site.is_refused(&host, "Cargo.toml/");
     for iso in [folder.join("secret.img"), folder.join("missing.img"), allowed.join("link.img")] {
         let error = create(&host, "iso", iso.as_str());
-        assert_eq!(error.code, Code::Denied, "{iso}: {error}");
+        assert_eq!(error.code, Code::Forbidden, "{iso}: {error}");
     }
 }
 

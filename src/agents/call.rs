@@ -9,12 +9,12 @@ use utoipa::ToSchema;
 use super::{
     Tool,
     failure::Failure,
-    in_calls,
+    find, in_calls,
     tool::{Cancelled, Does, OfOperation},
     words::Next,
 };
 use crate::{
-    api::{Operation, Report},
+    api::{Operation, Report, Scope},
     error::{Error, Result},
     service::{
         Asked, Begun, Service,
@@ -66,6 +66,12 @@ pub(crate) struct Pending {
 }
 
 impl Call {
+    /// A call by a client. Whoever it is, a tool does nothing that is an administrator's.
+    pub(crate) fn new(tool: &'static Tool, arguments: Value, client: &Client, request_id: String) -> Self {
+        let client = Client { scope: client.scope.min(Scope::Operate), ..client.clone() };
+        Self { tool, arguments, client: Arc::new(client), request_id, key: None }
+    }
+
     /// Reads the request out of the arguments, where they can be used and the client may ask for it.
     pub(crate) fn request(&self) -> Result<Value> {
         self.client.require(self.tool.scope, &format!("call {}", self.tool.name))?;
@@ -92,20 +98,63 @@ impl Call {
             Does::Operation(operation) => {
                 let (request_id, key) = (self.request_id.clone(), self.key.clone());
                 match service.ask(Asked { client, operation, request, request_id, key }).await? {
-                    Begun::Look(seen) => Ok(Answer::Done(told(seen.as_ref().clone()?))),
+                    Begun::Look(seen) => Ok(Answer::Done(self.told(seen.as_ref().clone()?))),
                     Begun::Job(job) => Ok(Answer::Job(job)),
                 }
             }
             Does::Get => {
                 let OfOperation { id, wait } = again(request)?;
-                let job = service.operation(&client, &id.to_string())?;
+                let job = service.operation(&client, &id)?;
                 job.ends_within(Duration::from_secs(wait.0)).await;
-                Ok(Answer::Done(view(job.view())))
+                Ok(Answer::Done(self.view(job.view())))
             }
             Does::Cancel => {
                 let Cancelled { id } = again(request)?;
-                Ok(Answer::Done(view(service.cancel(&client, &id.to_string()).await?)))
+                Ok(Answer::Done(self.view(service.cancel(&client, &id).await?)))
             }
+        }
+    }
+
+    /// The operation that it asks after, where it does.
+    pub(crate) fn watched(&self, service: &Service, request: &Value) -> Option<Arc<Job>> {
+        let id = request["id"].as_str().filter(|_| matches!(self.tool.does, Does::Get))?;
+        service.operation(&self.client, id).ok()
+    }
+
+    /// An operation as a model reads it: with what to call next, until it has succeeded.
+    fn view(&self, view: View) -> Report {
+        let error = view.error.clone();
+        let (vm, operation, is_final) = (view.vm.clone(), view.operation, view.state.is_final());
+        let mut told = serde_json::to_value(view.in_words(in_calls)).unwrap_or_default();
+        if let Some(error) = error
+            && let Ok(tool) = find(operation)
+        {
+            let failure = Failure::new(error, tool, &json!({"name": vm}), &self.client);
+            told["next"] = serde_json::to_value(&failure.next).unwrap_or_default();
+            told["error"] = serde_json::to_value(&failure.error).unwrap_or_default();
+        } else if !is_final {
+            told["next"] = json!(Next::new("operation_get", &[("id", told["id"].as_str().unwrap_or_default())]));
+        }
+        shorten(&mut told);
+        Report::Json(told)
+    }
+
+    /// What came of a job that it began, once that has ended.
+    pub(crate) fn outcome(&self, job: &Job) -> Option<Result<Report>> {
+        job.outcome().map(|outcome| outcome.map(|report| self.told(report)))
+    }
+
+    /// A report as a model reads it.
+    fn told(&self, report: Report) -> Report {
+        match report.in_words(in_calls) {
+            Report::Json(mut value) => {
+                if let Some(brief) = self.tool.brief {
+                    brief.shorten(&mut value);
+                }
+                shorten(&mut value);
+                Report::Json(value)
+            }
+            other => other,
         }
     }
 
@@ -118,11 +167,6 @@ impl Call {
 fn again<T: serde::de::DeserializeOwned>(request: Value) -> Result<T> {
     serde_json::from_value(request)
         .map_err(|error| Error::internal("cannot read a request that was read before").because(error))
-}
-
-/// What came of a job, once it has ended.
-pub(crate) fn outcome(job: &Job) -> Option<Result<Report>> {
-    job.outcome().map(|outcome| outcome.map(told))
 }
 
 /// What is said of a job that goes on.
@@ -138,24 +182,8 @@ pub(crate) fn pending(job: &Job) -> Pending {
     Pending { status: "accepted", message, next, operation }
 }
 
-fn view(view: View) -> Report {
-    let mut view = serde_json::to_value(view.in_words(in_calls)).unwrap_or_default();
-    shorten(&mut view);
-    Report::Json(view)
-}
-
-/// A report as a model reads it.
-fn told(report: Report) -> Report {
-    match report.in_words(in_calls) {
-        Report::Json(mut value) => {
-            shorten(&mut value);
-            Report::Json(value)
-        }
-        other => other,
-    }
-}
-
-/// Shortens every text that is too long, in its middle: most is told by how it begins and how it ends.
+/// Shortens every text that is too long, in its middle, and every long list of lines, at its beginning: most is told by how
+/// something ends.
 fn shorten(value: &mut Value) {
     match value {
         Value::String(text) if text.len() > LONGEST_TEXT => {
@@ -163,6 +191,20 @@ fn shorten(value: &mut Value) {
             let end = text.ceil_char_boundary(text.len() - LONGEST_TEXT * 3 / 4);
             let left_out = end - begin;
             *text = format!("{}\n[… {left_out} bytes are left out here …]\n{}", &text[..begin], &text[end..]);
+        }
+        Value::Array(lines) if lines.iter().all(Value::is_string) => {
+            lines.iter_mut().for_each(shorten);
+            let mut room = LONGEST_TEXT;
+            let fits = |line: &&Value| {
+                let left = room.checked_sub(line.as_str().map_or(0, str::len));
+                room = left.unwrap_or_default();
+                left.is_some()
+            };
+            let kept = lines.iter().rev().take_while(fits).count();
+            let left_out = lines.len() - kept;
+            if left_out > 0 {
+                lines.splice(..left_out, [json!(format!("[… {left_out} lines are left out here …]"))]);
+            }
         }
         Value::Array(items) => items.iter_mut().for_each(shorten),
         Value::Object(members) => members.values_mut().for_each(shorten),
@@ -192,5 +234,10 @@ mod tests {
         assert!(text.starts_with("beginü") && text.ends_with("üend"), "{text}");
         assert!(text.len() < LONGEST_TEXT + 100 && text.contains("bytes are left out here"), "{}", text.len());
         assert_eq!(value["stderr"], "short");
+        let mut lines = json!({"lines": vec!["x".repeat(99); 1000], "few": ["a", "b"]});
+        shorten(&mut lines);
+        let kept = lines["lines"].as_array().unwrap();
+        assert_eq!((kept.len(), &lines["few"]), (1 + LONGEST_TEXT / 99, &json!(["a", "b"])));
+        assert_eq!(kept[0], format!("[… {} lines are left out here …]", 1001 - kept.len()));
     }
 }

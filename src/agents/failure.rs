@@ -8,6 +8,7 @@ use super::{
     words::{self, Next},
 };
 use crate::{
+    api::Effect,
     error::{Code, Error},
     service::client::Client,
 };
@@ -28,8 +29,7 @@ impl Failure {
         let (hint, named) = error.hint.as_deref().map(words::read).unzip();
         let error = Error { hint, ..error };
         // Nothing is proposed to a program that may cost somebody a VM.
-        let is_harmless = |next: &Next| !tools().iter().any(|tool| tool.name == next.tool && tool.hints.destructive);
-        if let Some(next) = named.flatten().filter(|next| has(client, next.tool) && is_harmless(next)) {
+        if let Some(next) = named.flatten().filter(|next| has(client, next.tool) && next.is_harmless()) {
             return Self { error, next: Some(next) };
         }
         let (what, next) = follow_up(&error, tool, arguments);
@@ -59,7 +59,7 @@ fn ended(mut error: Error) -> Error {
 }
 
 /// Whether a client has a tool. The host as a whole is not shown to those who have names of their own.
-fn has(client: &Client, name: &str) -> bool {
+pub(super) fn has(client: &Client, name: &str) -> bool {
     let is_theirs = |tool: &Tool| tool.name == name && client.scope >= tool.scope;
     tools().iter().any(is_theirs) && (name != "doctor" || client.prefix.is_none())
 }
@@ -69,21 +69,49 @@ fn follow_up(error: &Error, tool: &Tool, arguments: &Value) -> (&'static str, Ne
     let vm = ["name", "vmName"].into_iter().find_map(|name| arguments[name].as_str()).unwrap_or_default();
     let of_vm = |tool| Next::new(tool, &[("name", vm)]);
     let is_about_keys = tool.name.starts_with("ssh_key");
+    let may_repeat = tool.effect == Effect::Read || tool.hints.idempotent && !tool.hints.destructive;
     match error.code {
-        Code::InvalidInput => ("Correct it, and call again", Next::new(tool.name, &[])),
-        Code::NotFound | Code::Forbidden | Code::QuotaExceeded => ("See what there is", listing(&error.message)),
-        Code::AlreadyExists | Code::Conflict if is_about_keys => ("See what there is", Next::new("ssh_key_list", &[])),
-        Code::AlreadyExists | Code::Conflict if vm.is_empty() => ("See what there is", listing(&error.message)),
-        Code::AlreadyExists | Code::Conflict => ("See how it is", of_vm("vm_info")),
-        Code::Busy | Code::Interrupted | Code::Timeout => {
-            let arguments = arguments.as_object().cloned().unwrap_or_default();
-            ("Try again in a moment", Next { tool: tool.name, arguments })
+        Code::InvalidInput => {
+            let is_named = |name: &String| error.message.contains(&format!("`{name}`"));
+            let mut next = again(tool, arguments);
+            next.arguments.retain(|name, _| !is_named(name));
+            ("Correct it, and call again", next)
         }
-        Code::GuestFailed => ("See what the guest says", of_vm("vm_logs")),
+        Code::NotFound if tool.name == "doctor" => ("Leave them out to run all", Next::new("doctor", &[])),
+        Code::NotFound | Code::Forbidden | Code::QuotaExceeded => ("See what there is", listing(&error.message)),
+        Code::AlreadyExists | Code::Conflict | Code::KeyReused if is_about_keys => {
+            ("See what there is", Next::new("ssh_key_list", &[]))
+        }
+        Code::Busy | Code::Interrupted | Code::Timeout if may_repeat => {
+            ("Try again in a moment", again(tool, arguments))
+        }
+        Code::GuestFailed if !vm.is_empty() => ("See what the guest says", of_vm("vm_logs")),
+        Code::AlreadyExists
+        | Code::Conflict
+        | Code::KeyReused
+        | Code::Busy
+        | Code::Interrupted
+        | Code::Timeout
+        | Code::GuestFailed => {
+            if vm.is_empty() {
+                ("See what there is", listing(&error.message))
+            } else {
+                ("See how it is", of_vm("vm_info"))
+            }
+        }
         Code::Internal | Code::Denied | Code::ToolMissing | Code::ToolFailed | Code::Unreachable => {
             ("See what is wrong with the host", Next::new("doctor", &[]))
         }
     }
+}
+
+/// The same call, with those of its arguments that say what it is about.
+fn again(tool: &Tool, arguments: &Value) -> Next {
+    const LONGEST: usize = 64;
+    let is_name =
+        |name: &str, value: &Value| tool.requires(name) && value.as_str().is_some_and(|text| text.len() <= LONGEST);
+    let members = arguments.as_object().into_iter().flatten().filter(|(name, value)| is_name(name, value));
+    Next { tool: tool.name, arguments: members.map(|(name, value)| (name.clone(), value.clone())).collect() }
 }
 
 /// The tool that lists what was not found.

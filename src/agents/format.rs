@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{Tool, tools};
+use super::{Tool, call::CONFIRM, tools};
 use crate::api::Effect;
 
 /// The plugin that the tools belong to, where there are plugins.
@@ -78,6 +78,10 @@ fn about(schema: &Value) -> String {
     let parts = schema["oneOf"].as_array().into_iter().flatten();
     let mut texts = std::iter::once(schema).chain(parts).filter_map(|part| part["description"].as_str());
     let text = texts.next().unwrap_or_default().replace('\n', " ");
+    let parts = ["oneOf", "anyOf"].into_iter().filter_map(|parts| schema[parts].as_array()).flatten();
+    let words = std::iter::once(schema).chain(parts).find_map(|part| part["enum"].as_array());
+    let words: Vec<_> = words.into_iter().flatten().filter_map(Value::as_str).collect();
+    let text = if words.is_empty() { text } else { format!("{text}: {}", words.join(", ")) };
     match schema.get("default") {
         Some(default) if !default.is_null() => format!("{text} [default: {default}]"),
         _ => text,
@@ -94,10 +98,13 @@ fn openai(tool: &Tool) -> Value {
 /// A tool as the Model Context Protocol has it (2025-06-18 and later). What deletes takes the VM's name twice.
 pub(super) fn mcp(tool: &Tool) -> Value {
     let mut input = tool.input.clone();
-    if let Some(required) =
-        input.get_mut("required").and_then(Value::as_array_mut).filter(|_| tool.must_confirm(&Value::Null))
-    {
-        required.push(json!(super::call::CONFIRM));
+    if tool.must_confirm(&Value::Null) {
+        let about = input["properties"][CONFIRM]["description"].take();
+        input["properties"][CONFIRM] = json!({"type": "string", "description": about});
+        input["examples"][0][CONFIRM] = input["examples"][0]["name"].clone();
+        if let Some(required) = input.get_mut("required").and_then(Value::as_array_mut) {
+            required.push(json!(CONFIRM));
+        }
     }
     let mut definition = json!({
         "name": tool.name,

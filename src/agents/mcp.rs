@@ -2,30 +2,35 @@
 //!
 //! What cannot be done is an answer, which the model reads, and no error of the protocol, which many clients keep from it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::http::request;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult, CompletionInfo,
-        ContentBlock, GetPromptRequestParams, GetPromptResponse, Implementation, ListPromptsResult,
-        ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, PaginatedRequestParams,
-        ProgressNotificationParam, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
-        Tool as Definition,
+        ContentBlock, CustomRequest, CustomResult, ErrorCode, GetPromptRequestParams, GetPromptResponse,
+        Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+        PaginatedRequestParams, ProgressNotificationParam, ReadResourceRequestParams, ReadResourceResponse,
+        ServerCapabilities, ServerConfig, Tool as Definition,
     },
     service::RequestContext,
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
     call::{self, Answer, CONFIRM, Call},
-    failure::Failure,
+    failure::{self, Failure},
     find, format, prompts, resources, tools,
 };
 use crate::{
-    api::Report,
+    api::{Report, Scope},
     error::{Code, Error},
     service::{
         Service,
@@ -43,6 +48,9 @@ says what to call next.";
 
 /// How often a client that waits is told how far it is.
 const TELLING: Duration = Duration::from_secs(1);
+
+/// How many calls are answered at a time, whoever makes them.
+static CALLS: Semaphore = Semaphore::const_new(256);
 
 /// How long a client that has cancelled a call is waited for to undo it. It does not read the answer.
 const UNDOING: Duration = Duration::from_secs(45);
@@ -78,8 +86,27 @@ impl Agent {
         }
     }
 
+    /// What the client is told of the whole, and of what bounds it where that is known.
+    fn instructions(&self) -> String {
+        let Who::One(client) = &self.who else {
+            return format!("{INSTRUCTIONS} Your token may bound the names that you may use; an error then says how.");
+        };
+        let looks = (client.scope == Scope::Read)
+            .then_some(" You may only look: the tools that change something are not there.");
+        let names =
+            client.prefix.as_ref().map(|prefix| format!(" The names of all VMs and keys must begin with `{prefix}`."));
+        let ttl =
+            client.ttl_default.map(|ttl| format!(" A VM expires after {ttl} unless vm_create is given another ttl."));
+        [Some(INSTRUCTIONS), looks, names.as_deref(), ttl.as_deref()].into_iter().flatten().collect()
+    }
+
     /// Answers a call, whatever comes of it.
     async fn answer(&self, call: &Call, context: &RequestContext<RoleServer>, noted: &Noted) -> Result<Report, Error> {
+        let _place = CALLS.try_acquire().map_err(|_| {
+            Error::new(Code::Busy, "as many calls are answered as may be at a time")
+                .hint("Try again when some of them have been answered.")
+        })?;
+        let since = Instant::now();
         if call.tool.must_confirm(&call.arguments) && call.arguments[CONFIRM].is_null() {
             let name = call.arguments["name"].as_str().unwrap_or("NAME");
             return Err(Error::invalid("a VM is deleted only where its name is given again")
@@ -88,13 +115,23 @@ impl Agent {
         let request = call.request()?;
         // What is noted already stays.
         let _ = noted.targets.set(call.targets(&request));
-        let job = match call.begin(&self.service, request).await? {
+        let watched = call.watched(&self.service, &request);
+        let beginning = call.begin(&self.service, request);
+        let answer = match &watched {
+            Some(job) => tokio::select! {
+                answer = beginning => answer,
+                never = self.tell(job, context) => match never {},
+            },
+            None => beginning.await,
+        };
+        let job = match answer? {
             Answer::Done(report) => return Ok(report),
             Answer::Job(job) => job,
         };
+        let _ = noted.job.set(job.view().id);
         let ended = tokio::select! {
-            () = job.ends_within(self.answer_within) => true,
-            () = self.tell(&job, context) => true,
+            () = job.ends_within(self.answer_within.saturating_sub(since.elapsed())) => true,
+            never = self.tell(&job, context) => match never {},
             () = context.ct.cancelled() => false,
         };
         if !ended {
@@ -102,12 +139,12 @@ impl Agent {
             job.ends_within(UNDOING).await;
         }
         let pending = || serde_json::to_value(call::pending(&job)).map(Report::Json);
-        call::outcome(&job)
+        call.outcome(&job)
             .unwrap_or_else(|| pending().map_err(|error| Error::internal("cannot say how far it is").because(error)))
     }
 
     /// Tells a client how far a job is, again and again, where it wants to be told.
-    async fn tell(&self, job: &Job, context: &RequestContext<RoleServer>) {
+    async fn tell(&self, job: &Job, context: &RequestContext<RoleServer>) -> Infallible {
         let Some(token) = context.meta.get_progress_token() else { return std::future::pending().await };
         for told in 1_u32.. {
             let progress =
@@ -118,19 +155,19 @@ impl Agent {
             }
             tokio::time::sleep(TELLING).await;
         }
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 
     /// Notes a call and what came of it.
-    fn note(&self, call: &Call, noted: &Noted, outcome: Result<(), Code>, began: std::time::Instant) {
+    fn note(&self, call: &Call, noted: &Noted, outcome: Result<(), Code>, began: Instant) {
         let client = &call.client.name;
-        let path = format!("mcp {}", call.tool.name);
+        let (path, job) = (format!("mcp {}", call.tool.name), noted.job.get().map(ToString::to_string));
         let answered = Answered {
             whence: Whence { client: Some(client), peer: None, method: "CALL", path: &path },
             request_id: &call.request_id,
             status: outcome.map_or_else(Code::http_status, |()| 200),
             code: outcome.err().map(Code::name),
-            operation_id: None,
+            operation_id: job.as_deref(),
             duration: began.elapsed(),
         };
         self.service.audit.answered(noted, &answered);
@@ -143,6 +180,13 @@ impl Agent {
             "called"
         );
     }
+}
+
+/// The id of a request, as other logs have it where it came over HTTP.
+fn request_id(context: &RequestContext<RoleServer>) -> String {
+    let head = context.extensions.get::<request::Parts>();
+    let given = head.and_then(|head| head.headers.get("x-request-id")?.to_str().ok());
+    given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
 /// How far a job is, in words.
@@ -188,7 +232,7 @@ impl ServerHandler for Agent {
             .build();
         let server =
             Implementation::new("vmprov", env!("CARGO_PKG_VERSION")).with_title("vmprov: virtual machines on libvirt");
-        ServerConfig::new(capabilities).with_server_info(server).with_instructions(INSTRUCTIONS)
+        ServerConfig::new(capabilities).with_server_info(server).with_instructions(self.instructions())
     }
 
     async fn list_tools(
@@ -197,7 +241,7 @@ impl ServerHandler for Agent {
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let client = self.client(&context)?;
-        let theirs = tools().iter().filter(|tool| client.scope >= tool.scope);
+        let theirs = tools().iter().filter(|tool| failure::has(&client, tool.name));
         let tools = theirs.map(|tool| serde_json::from_value::<Definition>(format::mcp(tool)));
         let tools = tools.collect::<Result<_, _>>();
         let unread = |error: serde_json::Error| ErrorData::internal_error(error.to_string(), None);
@@ -209,18 +253,13 @@ impl ServerHandler for Agent {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let tool = find(&request.name).map_err(|error| {
             let hint = error.hint.clone().unwrap_or_default();
             ErrorData::invalid_params(format!("{error}. {hint}"), None)
         })?;
-        let call = Call {
-            tool,
-            arguments: request.arguments.map_or_else(|| json!({}), Value::Object),
-            client: self.client(&context)?,
-            request_id: Uuid::new_v4().to_string(),
-            key: None,
-        };
+        let arguments = request.arguments.map_or_else(|| json!({}), Value::Object);
+        let call = Call::new(tool, arguments, &*self.client(&context)?, request_id(&context));
         let noted = Noted::default();
         if let Some(operation) = call.operation() {
             let _ = noted.operation.set(operation);
@@ -261,17 +300,18 @@ impl ServerHandler for Agent {
     async fn list_prompts(
         &self,
         _: Option<PaginatedRequestParams>,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
-        Ok(ListPromptsResult::with_all_items(prompts::list()))
+        Ok(ListPromptsResult::with_all_items(prompts::list(self.client(&context)?.scope)))
     }
 
     async fn get_prompt(
         &self,
         request: GetPromptRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<GetPromptResponse, ErrorData> {
-        prompts::get(&request.name, &request.arguments.unwrap_or_default()).map(Into::into)
+        let scope = self.client(&context)?.scope;
+        prompts::get(scope, &request.name, &request.arguments.unwrap_or_default()).map(Into::into)
     }
 
     async fn complete(
@@ -282,5 +322,24 @@ impl ServerHandler for Agent {
         let client = self.client(&context)?;
         let values = resources::complete(&self.service, &client, &request).await?;
         CompletionInfo::new(values).map(CompleteResult::new).map_err(|error| ErrorData::internal_error(error, None))
+    }
+
+    /// What is no request of the protocol; calls are, where their arguments are an object.
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method;
+        if method == "tools/call" {
+            let form =
+                "a call is {\"name\": TOOL, \"arguments\": {…}}, and the arguments are one JSON object, not text";
+            return Err(ErrorData::invalid_params(form, None));
+        }
+        Err(ErrorData::new(
+            ErrorCode::METHOD_NOT_FOUND,
+            format!("there is no method `{}`", method.escape_debug()),
+            None,
+        ))
     }
 }

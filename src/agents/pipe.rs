@@ -1,9 +1,15 @@
 //! `vmprov mcp`: the protocol over standard input and output, for as long as the client lives.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{ErrorKind, Read},
+    sync::Arc,
+    time::Duration,
+};
 
-use rmcp::{ServiceExt, transport::io::stdio_pipes};
-use tokio::signal::unix::{SignalKind, signal};
+use futures_util::stream;
+use rmcp::{ServiceExt, service::ServerInitializeError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::{io::StreamReader, sync::CancellationToken};
 
 use super::mcp::{Agent, Who};
 use crate::{
@@ -13,6 +19,7 @@ use crate::{
     service::{
         self, Service,
         client::{Client, Standing},
+        life::{Signals, Wish},
     },
 };
 
@@ -22,11 +29,8 @@ const NAME: &str = "mcp";
 /// How long what is under way may take to finish once the client has gone: it closes the pipe, and ends the process soon after.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long undoing may take.
-const UNDOING: Duration = Duration::from_mins(1);
-
-/// How long the last calls of programs may take to end, once nobody waits for them.
-const LAST_CALLS: Duration = Duration::from_secs(6);
+/// How much is read at a time.
+const CHUNK: usize = 64 << 10;
 
 /// What bounds an agent.
 #[derive(Debug)]
@@ -44,64 +48,89 @@ pub struct Options {
 }
 
 /// Serves one agent until it goes or the process is told to end; then what is under way is undone.
-pub fn serve(options: Options) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Error::io("start the threads of the service", &error))?;
-    let ended = runtime.block_on(run(options));
-    runtime.shutdown_timeout(LAST_CALLS);
-    ended
+pub fn serve<O>(options: Options, input: impl Read + Send + 'static, output: O) -> Result<()>
+where
+    O: AsyncWrite + Send + Unpin + 'static,
+{
+    service::life::run(run(options, input, output))
 }
 
-async fn run(options: Options) -> Result<()> {
+async fn run<O>(options: Options, input: impl Read + Send + 'static, output: O) -> Result<()>
+where
+    O: AsyncWrite + Send + Unpin + 'static,
+{
     let Options { service, read_only, prefix, ttl_default, answer_within } = options;
-    let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals", &error));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let mut hangup = listen(SignalKind::hangup())?;
+    let mut signals = Signals::new()?;
     let scope = if read_only { Scope::Read } else { Scope::Operate };
     let client =
         Client { name: NAME.to_owned(), scope, prefix, ttl_default, standing: Standing::Agent, ..Client::anonymous() };
     let service = Arc::new(Service::new(service)?);
     let agent = Agent { service: service.clone(), who: Who::One(Arc::new(client)), answer_within };
-    let mut conversation = std::pin::pin!(converse(agent));
-    loop {
+    let gone = CancellationToken::new();
+    let mut conversation = std::pin::pin!(converse(agent, read(input, gone.clone())?, output));
+    let early = loop {
         tokio::select! {
-            served = &mut conversation => break served?,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => service.reload(),
+            served = &mut conversation => break Some(served),
+            // What was asked last is still answered, while nothing more comes.
+            () = gone.cancelled() => break None,
+            wish = signals.wish() => match wish {
+                Wish::End => break None,
+                Wish::Reload => service.reload(),
+            },
         }
-    }
-    service.close();
-    if !service.jobs.finish(GRACE).await {
-        service.jobs.stop();
-        let undone = tokio::select! {
-            undone = service.jobs.finish(UNDOING) => undone,
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
-        };
-        if !undone {
-            tracing::error!("something could not be undone in time; clean up with: vmprov gc");
-        }
-    }
+    };
+    let ending = service.wind_up(GRACE, &mut signals);
+    let (ended, served) = match early {
+        Some(served) => (ending.await, served),
+        None if gone.is_cancelled() => tokio::join!(ending, conversation),
+        None => (ending.await, Ok(())),
+    };
     service.end_looks();
-    Ok(())
+    ended.and(served)
+}
+
+/// Reads on a thread of its own, which the process does not wait for: a client may keep the pipe open and say nothing.
+fn read(mut input: impl Read + Send + 'static, gone: CancellationToken) -> Result<impl AsyncRead> {
+    let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Vec<u8>>>(1);
+    let pump = move || {
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let read = match input.read(&mut chunk) {
+                Ok(0) => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read.map(|count| chunk[..count].to_vec()),
+            };
+            let is_over = read.is_err();
+            if sender.blocking_send(read).is_err() || is_over {
+                break;
+            }
+        }
+        gone.cancel();
+    };
+    let spawned = std::thread::Builder::new().name("input".to_owned()).spawn(pump);
+    spawned.map_err(|error| Error::io("start the thread that reads", &error))?;
+    let chunks = stream::unfold(receiver, |mut receiver| async {
+        let chunk = receiver.recv().await?;
+        Some((chunk.map(std::io::Cursor::new), receiver))
+    });
+    Ok(StreamReader::new(Box::pin(chunks)))
 }
 
 /// Answers the client until it goes.
-async fn converse(agent: Agent) -> Result<()> {
-    let failed = |error: &dyn std::fmt::Display| {
+async fn converse<O>(agent: Agent, input: impl AsyncRead + Send + Unpin + 'static, output: O) -> Result<()>
+where
+    O: AsyncWrite + Send + Unpin + 'static,
+{
+    let failed = || {
         Error::invalid("the client does not speak the Model Context Protocol")
-            .because(error)
+            .because("its first message is none that begins a conversation")
             .hint("This command is for a program: put it into the client's list of servers (mcpServers).")
     };
-    let running = match agent.serve(stdio_pipes()).await {
+    let running = match agent.serve((input, output)).await {
         Ok(running) => running,
         // It has gone without a word.
-        Err(rmcp::service::ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
-        Err(error) => return Err(failed(&error)),
+        Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
+        Err(_) => return Err(failed()),
     };
-    running.waiting().await.map(|_| ()).map_err(|error| failed(&error))
+    running.waiting().await.map(drop).map_err(|error| Error::internal("the conversation has broken off").because(error))
 }

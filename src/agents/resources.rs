@@ -1,6 +1,6 @@
 //! What a client can read without a tool: `vm://NAME`, `vm://NAME/console`, and `key://NAME`, the public half.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use rmcp::{
     ErrorData,
@@ -16,8 +16,18 @@ use super::in_calls;
 use crate::{
     api::{self, Report},
     error::{Code, Error, Result},
-    service::{Asked, Begun, Service, client::Client},
+    service::{
+        Asked, Begun, Service,
+        audit::{Answered, Noted, Whence},
+        client::Client,
+    },
 };
+
+/// How many lines of a console are read: what a model reads at once.
+const CONSOLE_LINES: u64 = 500;
+
+/// The longest name that is noted in the audit log; there are no longer ones.
+const LONGEST_NAME: usize = 255;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
@@ -42,16 +52,24 @@ pub(super) fn templates() -> Vec<ResourceTemplate> {
 /// Those that there are.
 pub(super) async fn list(service: &Arc<Service>, client: &Arc<Client>) -> Result<Vec<Resource>, ErrorData> {
     let mut found = Vec::new();
-    for name in names(service, client, "vm_list", "vms").await? {
+    let (vms, keys) =
+        tokio::join!(names(service, client, "vm_list", "vms"), names(service, client, "ssh_key_list", "keys"));
+    for name in vms? {
         let about = format!("Everything there is to know of the VM {name}");
-        found.push(Resource::new(format!("vm://{name}"), &*name).with_description(about).with_mime_type(JSON));
+        found.push(
+            Resource::new(format!("vm://{}", api::segment(&name)), &*name).with_description(about).with_mime_type(JSON),
+        );
         let about = format!("What the VM {name} has said on its serial console since its last start");
-        let console = Resource::new(format!("vm://{name}/console"), format!("{name} console"));
+        let console = Resource::new(format!("vm://{}/console", api::segment(&name)), format!("{name} console"));
         found.push(console.with_description(about).with_mime_type(TEXT));
     }
-    for name in names(service, client, "ssh_key_list", "keys").await? {
+    for name in keys? {
         let about = format!("The public half of the key {name}");
-        found.push(Resource::new(format!("key://{name}"), &*name).with_description(about).with_mime_type(TEXT));
+        found.push(
+            Resource::new(format!("key://{}", api::segment(&name)), &*name)
+                .with_description(about)
+                .with_mime_type(TEXT),
+        );
     }
     Ok(found)
 }
@@ -64,18 +82,15 @@ pub(super) async fn read(
 ) -> Result<ReadResourceResult, ErrorData> {
     let unknown = || {
         let forms: Vec<_> = templates().into_iter().map(|template| template.uri_template).collect();
-        ErrorData::resource_not_found(
-            format!("there is no resource `{uri}`. Resources are {}.", forms.join(", ")),
-            None,
-        )
+        ErrorData::resource_not_found(format!("there is no such resource. Resources are {}.", forms.join(", ")), None)
     };
-    let (operation, request) = match uri.split_once("://").ok_or_else(unknown)? {
-        ("key", name) => ("ssh_key_public", json!({"name": name})),
-        ("vm", place) => match place.split_once('/') {
-            None => ("vm_info", json!({"vm": place})),
-            Some((name, "console")) => ("vm_logs", json!({"vm": name})),
-            Some(_) => return Err(unknown()),
-        },
+    let (kind, place) = uri.split_once("://").ok_or_else(unknown)?;
+    let (name, part) = place.split_once('/').unwrap_or((place, ""));
+    let name = percent_encoding::percent_decode_str(name).decode_utf8().map_err(|_| unknown())?;
+    let (operation, request) = match (kind, part) {
+        ("key", "") => ("ssh_key_public", json!({"name": name})),
+        ("vm", "") => ("vm_info", json!({"vm": name})),
+        ("vm", "console") => ("vm_logs", json!({"vm": name, "lines": CONSOLE_LINES})),
         _ => return Err(unknown()),
     };
     let (text, kind) = match look(service, client, operation, request).await? {
@@ -97,8 +112,15 @@ pub(super) async fn complete(
         Reference::Resource(resource) => resource.uri.starts_with("key:"),
         _ => request.argument.name == "key",
     };
-    let is_name = matches!(request.argument.name.as_str(), "name" | "vm" | "key");
-    let (operation, member) = if is_key { ("ssh_key_list", "keys") } else { ("vm_list", "vms") };
+    // The VM of this prompt is one that is to be made.
+    let is_new = matches!(&request.r#ref, Reference::Prompt(prompt) if prompt.name == "development-vm");
+    let is_name =
+        matches!(request.argument.name.as_str(), "name" | "vm" | "key" if !is_new) || request.argument.name == "image";
+    let (operation, member) = match request.argument.name.as_str() {
+        "image" => ("image_search", "images"),
+        _ if is_key => ("ssh_key_list", "keys"),
+        _ => ("vm_list", "vms"),
+    };
     let names = if is_name { names(service, client, operation, member).await? } else { Vec::new() };
     let begun = names.into_iter().filter(|name| name.starts_with(&request.argument.value));
     Ok(begun.take(CompletionInfo::MAX_VALUES).collect())
@@ -122,17 +144,35 @@ async fn names(
 
 /// Looks, as a tool of the same name would.
 async fn look(service: &Arc<Service>, client: &Arc<Client>, name: &str, request: Value) -> Result<Report, ErrorData> {
+    let request_id = Uuid::new_v4().to_string();
+    let targets = ["vm", "name"]
+        .iter()
+        .filter_map(|member| request[*member].as_str().filter(|name| name.len() <= LONGEST_NAME))
+        .map(str::to_owned)
+        .collect();
     let seen = async {
         let operation = api::find(name).ok_or_else(|| Error::internal("an operation is missing"))?;
         client.require(operation.scope, "read that")?;
-        let request = operation.read(request)?;
-        let request_id = Uuid::new_v4().to_string();
-        match service.ask(Asked { client: client.clone(), operation, request, request_id, key: None }).await? {
+        let (client, request, request_id) = (client.clone(), operation.read(request)?, request_id.clone());
+        match service.ask(Asked { client, operation, request, request_id, key: None }).await? {
             Begun::Look(seen) => seen.as_ref().clone(),
             Begun::Job(_) => Err(Error::internal("a resource takes long")),
         }
     };
-    seen.await.map_err(refused)
+    let began = Instant::now();
+    let seen = seen.await;
+    let noted = Noted::default();
+    let answered = Answered {
+        whence: Whence { client: Some(&client.name), peer: None, method: "READ", path: &format!("mcp {name}") },
+        request_id: &request_id,
+        status: seen.as_ref().map_or_else(|error| error.code.http_status(), |_| 200),
+        code: seen.as_ref().err().map(|error| error.code.name()),
+        operation_id: None,
+        duration: began.elapsed(),
+    };
+    let _ = noted.targets.set(targets);
+    service.audit.answered(&noted, &answered);
+    seen.map_err(refused)
 }
 
 /// An error of the protocol: resources have no others.

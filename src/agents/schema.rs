@@ -29,6 +29,10 @@ pub(super) fn input(request: &Value) -> Value {
         input["properties"] = json!({});
     }
     input["type"] = json!("object");
+    // What a type is for in the code says nothing to a model; the tool's description does.
+    if let Some(input) = input.as_object_mut() {
+        input.shift_remove("description");
+    }
     input
 }
 
@@ -47,6 +51,10 @@ fn portable(schema: &mut Value) {
         if !matches!(name.as_str(), "default" | "examples" | "enum" | "const" | "required") {
             portable(value);
         }
+    }
+    // Several interfaces know no formats of numbers.
+    if members.get("format").and_then(Value::as_str).is_some_and(|format| format.contains("int")) {
+        members.shift_remove("format");
     }
     if let Some(Value::Array(kinds)) = members.get("type").cloned() {
         let (remarks, rules): (Map<_, _>, Map<_, _>) =

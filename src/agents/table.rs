@@ -5,20 +5,22 @@ use serde_json::{Value, json};
 use super::{
     call::CONFIRM,
     schema,
-    tool::{self, Does, Hints, Tool},
+    tool::{self, Brief, Does, Hints, Tool},
 };
 use crate::api::{self, Effect, Scope};
 
 /// What stands in the table of a tool.
-struct Row {
-    name: &'static str,
+pub(super) struct Row {
+    pub(super) name: &'static str,
     title: &'static str,
     description: &'static str,
-    names: &'static [(&'static str, &'static str)],
+    pub(super) names: &'static [(&'static str, &'static str)],
     does: Option<Does>,
     hints: Hints,
-    confirms: bool,
+    pub(super) confirms: bool,
     defaults: &'static [(&'static str, u64)],
+    without: &'static [&'static str],
+    brief: Option<Brief>,
 }
 
 /// Most operations call the VM that they are about `vm`; the tools have called it `name` from the first on.
@@ -34,10 +36,29 @@ const fn row(name: &'static str, title: &'static str, description: &'static str)
         hints: Hints { destructive: false, idempotent: false, open_world: false },
         confirms: false,
         defaults: &[],
+        without: &[],
+        brief: None,
     }
 }
 
 impl Row {
+    /// Whether the tool does not have a member of the operation.
+    pub(super) fn lacks(&self, member: &str) -> bool {
+        self.without.contains(&member)
+    }
+
+    /// What the operation has and no agent may ask for.
+    const fn without(mut self, members: &'static [&'static str]) -> Self {
+        self.without = members;
+        self
+    }
+
+    /// What of the items of a list is left out of the answer.
+    const fn brief(mut self, brief: Brief) -> Self {
+        self.brief = Some(brief);
+        self
+    }
+
     /// Doing it twice does no more than doing it once.
     const fn idempotent(mut self) -> Self {
         self.hints.idempotent = true;
@@ -127,7 +148,8 @@ const ROWS: &[Row] = &[
         "Deletes a virtual machine, running or not, with its disks. That cannot be undone. Repeat its name as confirm.",
     )
     .idempotent()
-    .confirms(),
+    .confirms()
+    .without(&["unmanaged"]),
     row(
         "vm_inject_ssh_key",
         "Get an ssh key into a VM",
@@ -168,9 +190,10 @@ const ROWS: &[Row] = &[
     row(
         "image_search",
         "Search for images",
-        "Searches the catalogue of published cloud images. Any name it shows can be given to vm_create as image.",
+        "Searches the catalogue of published cloud images by name or title. Any name it shows can be given to vm_create as image.",
     )
-    .names(&[]),
+    .names(&[])
+    .brief(Brief { list: "images", of: "Offer", members: &["images", "verification", "firmware"] }),
     row("image_list", "List images", "Lists the images that are at hand, and the virtual machines that use them.").names(&[]),
     row(
         "image_pull",
@@ -210,9 +233,9 @@ const ROWS: &[Row] = &[
     .names(&[]),
 ];
 
-/// The tool that does what an operation does, and how it calls the members that it calls otherwise.
-pub(super) fn tool_of(operation: &api::Operation) -> Option<(&'static str, &'static [(&'static str, &'static str)])> {
-    ROWS.iter().find(|row| row.name == operation.name).map(|row| (row.name, row.names))
+/// The tool that does what an operation does.
+pub(super) fn tool_of(operation: &api::Operation) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.name == operation.name)
 }
 
 /// Every tool.
@@ -243,28 +266,34 @@ fn build(row: &Row) -> Option<Tool> {
         names: row.names,
         confirms: row.confirms,
         defaults: row.defaults,
+        brief: row.brief,
     };
     let input = match does {
         Does::Operation(operation) => schema::input(&operation.complete),
         Does::Get | Does::Cancel => tool::of_operation(does),
     };
     tool.input = completed(schema::renamed(input, &tool), row);
+
     tool.output = match does {
-        Does::Operation(operation) => output(operation, is_long),
+        Does::Operation(operation) => output(operation, is_long, row.brief),
         Does::Get | Does::Cancel => tool::view(failure()),
     };
     Some(tool)
 }
 
 /// The answer of an operation: its report, how far it is, or what went wrong. None where the report is no JSON.
-fn output(operation: &api::Operation, is_long: bool) -> Value {
+fn output(operation: &api::Operation, is_long: bool, brief: Option<Brief>) -> Value {
     let Some(report) = operation.report.clone() else { return Value::Null };
     let mut answers = vec![(report, &operation.schemas)];
     if is_long {
         answers.push((pending(), &operation.schemas));
     }
     answers.push((failure(), &operation.schemas));
-    schema::output(&answers)
+    let mut output = schema::output(&answers);
+    if let Some(brief) = brief {
+        brief.describe(&mut output["$defs"]);
+    }
+    output
 }
 
 /// What went wrong, in short: clients hold failures against the schema, too.
@@ -285,11 +314,15 @@ fn pending() -> Value {
 
 /// The arguments with what only the tool has.
 fn completed(mut input: Value, row: &Row) -> Value {
+    let properties = input["properties"].as_object_mut();
+    if let Some(properties) = properties {
+        properties.retain(|name, _| !row.lacks(name));
+    }
     for (name, default) in row.defaults {
         input["properties"][name]["default"] = json!(default);
     }
     if row.confirms {
-        let about = "The VM's name again where one is to be deleted, so that none is by mistake";
+        let about = "The same as `name`, where that VM is to be deleted (or replaced), so that none is by mistake";
         input["properties"][CONFIRM] = json!({"description": about, "anyOf": [{"type": "string"}, {"type": "null"}]});
     }
     input

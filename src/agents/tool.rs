@@ -5,7 +5,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::{call::CONFIRM, schema};
 use crate::{
@@ -21,7 +20,8 @@ const LONGEST_WAIT: u64 = 50;
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(super) struct OfOperation {
     /// Operation, by the id that the call answered with which began it
-    pub(super) id: Uuid,
+    #[schema(min_length = 1, max_length = 64)]
+    pub(super) id: String,
     /// How many seconds to wait for its end before answering how far it is
     #[serde(default = "wait_default")]
     #[schema(minimum = 0, maximum = 50)]
@@ -50,7 +50,8 @@ const fn wait_default() -> Wait {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(super) struct Cancelled {
     /// Operation, by the id that the call answered with which began it
-    pub(super) id: Uuid,
+    #[schema(min_length = 1, max_length = 64)]
+    pub(super) id: String,
 }
 
 /// What a tool does.
@@ -73,6 +74,39 @@ pub struct Hints {
     pub idempotent: bool,
     /// Whether it deals with more than this host: the internet, or whatever a command does.
     pub open_world: bool,
+}
+
+/// What of the items of a list an answer leaves out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Brief {
+    /// The member that is the list.
+    pub(super) list: &'static str,
+    /// The schema of its items.
+    pub(super) of: &'static str,
+    /// The members that are left out.
+    pub(super) members: &'static [&'static str],
+}
+
+impl Brief {
+    /// Leaves them out of an answer.
+    pub(super) fn shorten(self, answer: &mut Value) {
+        let items = answer.get_mut(self.list).and_then(Value::as_array_mut).into_iter().flatten();
+        for item in items.filter_map(Value::as_object_mut) {
+            item.retain(|name, _| !self.members.contains(&name.as_str()));
+        }
+    }
+
+    /// Leaves them out of the schema.
+    pub(super) fn describe(self, definitions: &mut Value) {
+        let item = &mut definitions[self.of];
+        let is_kept = |name: &str| !self.members.contains(&name);
+        if let Some(properties) = item.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.retain(|name, _| is_kept(name));
+        }
+        if let Some(required) = item.get_mut("required").and_then(Value::as_array_mut) {
+            required.retain(|name| name.as_str().is_some_and(is_kept));
+        }
+    }
 }
 
 /// One thing that a model can do.
@@ -99,6 +133,7 @@ pub struct Tool {
     pub(super) names: &'static [(&'static str, &'static str)],
     pub(super) confirms: bool,
     pub(super) defaults: &'static [(&'static str, u64)],
+    pub(super) brief: Option<Brief>,
 }
 
 impl fmt::Debug for Tool {
@@ -110,14 +145,15 @@ impl fmt::Debug for Tool {
 impl Tool {
     /// Reads arguments into a request of the operation: every one named, of its type, with the defaults.
     pub fn read(&self, arguments: Value) -> Result<Value> {
+        self.refuse_other_names(&arguments)?;
         let mut arguments = api::members(arguments, &self.input)?;
         match self.does {
-            Does::Get => api::typed::<OfOperation>(arguments, &self.input),
-            Does::Cancel => api::typed::<Cancelled>(arguments, &self.input),
+            Does::Get => api::typed::<OfOperation>(&arguments, &self.input),
+            Does::Cancel => api::typed::<Cancelled>(&arguments, &self.input),
             Does::Operation(operation) => {
                 let confirmed = if self.confirms { arguments.shift_remove(CONFIRM) } else { None };
                 if confirmed.is_some_and(|confirmed| confirmed != arguments["name"]) {
-                    return Err(Error::invalid(format!("`{CONFIRM}` is not the name of the VM"))
+                    return Err(Error::invalid(format!("`{CONFIRM}` is not the same as `name`"))
                         .hint(format!("Nothing was done. Give the same as `name` and as `{CONFIRM}`.")));
                 }
                 for (name, default) in self.defaults {
@@ -126,6 +162,19 @@ impl Tool {
                 let request = self.renamed(Value::Object(arguments), true);
                 operation.read(request).map_err(|error| self.in_its_names(error))
             }
+        }
+    }
+
+    /// Refuses what another face or tool calls otherwise, and says how it is called here.
+    fn refuse_other_names(&self, arguments: &Value) -> Result<()> {
+        let is_unknown = |name: &str| arguments.get(name).is_some() && self.input["properties"].get(name).is_none();
+        let of_operation = self.names.iter().map(|(of_tool, of_operation)| (*of_operation, *of_tool));
+        let of_tools =
+            self.names.iter().filter(|(_, of_operation)| *of_operation == "vm").map(|(of_tool, _)| ("name", *of_tool));
+        match of_operation.chain(of_tools).find(|(other, _)| is_unknown(other)) {
+            Some((other, here)) => Err(Error::invalid(format!("there is no member `{other}` in this request"))
+                .hint(format!("Did you mean `{here}`?"))),
+            None => Ok(()),
         }
     }
 

@@ -21,6 +21,12 @@ impl Next {
         Self { tool, arguments }
     }
 
+    /// Whether it costs nobody anything: a program may follow it without thinking.
+    pub(super) fn is_harmless(&self) -> bool {
+        let destroys = |tool: &super::Tool| tool.name == self.tool && tool.hints.destructive;
+        !super::tools().iter().any(destroys) && self.arguments.get("force").is_none_or(|force| *force != true)
+    }
+
     /// The call as it stands in a sentence.
     pub(super) fn text(&self) -> String {
         if self.arguments.is_empty() {
@@ -39,23 +45,31 @@ pub fn in_calls(text: &str) -> String {
 pub(super) fn read(text: &str) -> (String, Option<Next>) {
     let mut first = None;
     let text = api::in_words_of(text, &mut |operation, request, command| {
-        let Some((tool, names)) = table::tool_of(operation) else {
-            return format!("the operator's `{}`", command.trim_start_matches("vmprov "));
+        let row = match table::tool_of(operation) {
+            Some(row) if request.keys().all(|member| !row.lacks(member)) => row,
+            _ => return format!("the operator's `{}`", command.trim_start_matches("vmprov ")),
         };
+        let (tool, names) = (row.name, row.names);
         let called = |name: &str| {
             let known = names.iter().find(|(_, of_operation)| *of_operation == name);
             known.map_or(name, |(of_tool, _)| of_tool).to_owned()
         };
         let arguments = request.iter().map(|(name, value)| (called(name), value.clone())).collect();
         let call = Next { tool, arguments };
-        let text = call.text();
+        // Whoever is to delete a VM names it twice, and not because it was written down for them.
+        let text = if row.confirms { tool.to_owned() } else { call.text() };
         first.get_or_insert_with(|| Next {
             arguments: call.arguments.into_iter().filter(|(_, value)| !is_placeholder(value)).collect(),
             ..call
         });
         text
     });
-    (text, first)
+    // Where the command line stood in marks already.
+    let text = text
+        .replace("`the operator's `", "the operator's `")
+        .replace("``", "`")
+        .replace("`vmprov ", "the operator's `");
+    (text.replace(": vmprov ", ": the operator's vmprov "), first)
 }
 
 /// Whether a value stands for one that only the reader knows, as in `vmprov inject web KEY`.
@@ -81,7 +95,11 @@ mod tests {
             ("See why: vmprov vm wait web --timeout 10s", "See why: vm_wait {\"name\":\"web\",\"timeout\":\"10s\"}"),
             ("Give it longer (--timeout 5m).", "Give it longer (`timeout` 5m)."),
             ("Make room: vmprov image prune", "Make room: the operator's `image prune`"),
-            ("Look: vmprov vm console web.", "Look: vmprov vm console web."),
+            ("`vmprov key delete dev` removes it.", "the operator's `key delete dev` removes it."),
+            ("Remove it: vmprov vm delete web --unmanaged", "Remove it: the operator's `vm delete web --unmanaged`"),
+            ("Leave out `--bits`, or ask for `--type rsa`.", "Leave out `bits`, or ask for `type rsa`."),
+            ("`virsh net-list --all` shows them.", "`virsh net-list --all` shows them."),
+            ("Look: vmprov vm console web.", "Look: the operator's vmprov vm console web."),
         ] {
             assert_eq!(in_calls(text), told, "{text}");
         }

@@ -195,9 +195,9 @@ impl Operation {
         self.pace == Pace::Ordered && request["force"] != Value::Bool(true)
     }
 
-    /// Whether a request is one to wait for a guest, which keeps nothing busy.
-    pub fn waits(&self, request: &Value) -> bool {
-        self.pace == Pace::Guest || request.get("wait").is_some_and(|goal| !goal.is_null())
+    /// Whether it waits for a guest, which keeps nothing busy.
+    pub fn waits(&self) -> bool {
+        self.pace == Pace::Guest
     }
 
     /// The VM that a request is about, where it is about one.

@@ -9,7 +9,7 @@ use super::{Operation, operations, segment};
 const PROGRAM: &str = "vmprov ";
 
 /// Options of the command line whose members have other names.
-const NAMES: &[(&str, &str)] = &[("ssh-key", "sshKeys"), ("for", "for")];
+const NAMES: &[(&str, &str)] = &[("ssh-key", "sshKeys")];
 
 /// A text whose command lines are HTTP requests, and whose options are members.
 pub fn over_http(text: &str) -> String {
@@ -51,6 +51,15 @@ pub fn in_words_of(text: &str, call: &mut Phrase<'_>) -> String {
             continue;
         };
         let (request, left) = arguments(operation, behind);
+        if left.starts_with(" --") {
+            // It has an option that no other face has.
+            written.push_str(&options_as_members(&rest[..at]));
+            written.push_str(&rest[at..rest.len() - left.len()]);
+            let end = left[1..].find(|c: char| !(c.is_ascii_lowercase() || c == '-')).map_or(left.len(), |end| end + 1);
+            written.push_str(&left[..end]);
+            rest = &left[end..];
+            continue;
+        }
         written.push_str(&options_as_members(&rest[..at]));
         let line = &rest[at..rest.len() - left.len()];
         written.push_str(&call(operation, &request, line));
@@ -78,7 +87,17 @@ fn arguments<'t>(operation: &Operation, text: &'t str) -> (Map<String, Value>, &
     let mut positional = required.map(str::to_owned).collect::<Vec<_>>().into_iter();
     let mut rest = text;
     while let Some((word, behind)) = next_word(rest) {
-        if let Some(option) = word.strip_prefix("--") {
+        if word == "--" {
+            // The rest is a command for the guest.
+            let Some(name) = positional.next() else { break };
+            let mut words = Vec::new();
+            rest = behind;
+            while let Some((word, behind)) = next_word(rest) {
+                words.push(json!(unquoted(word)));
+                rest = behind;
+            }
+            request.insert(name, Value::Array(words));
+        } else if let Some(option) = word.strip_prefix("--") {
             let Some((name, schema)) = member(operation, option) else { break };
             let is_switch = schema["type"] == json!(["boolean", "null"]);
             let value = if is_switch { None } else { next_word(behind) };
@@ -138,7 +157,13 @@ fn options_as_members(text: &str) -> String {
         let name = member_name(&option[..end]);
         let is_known = operations().iter().any(|operation| operation.members().any(|(member, _)| *member == name));
         written.push_str(&rest[..at]);
-        let marks = if is_known { ["`", &name, "`"] } else { ["--", &option[..end], ""] };
+        let is_marked = written.matches('`').count() % 2 == 1;
+        let marks = match () {
+            // A command of another program's has options of its own.
+            () if !is_known || is_marked && !written.ends_with('`') => ["--", &option[..end], ""],
+            () if is_marked => ["", &name, ""],
+            () => ["`", &name, "`"],
+        };
         written.extend(marks);
         rest = &option[end..];
     }
@@ -167,7 +192,11 @@ mod tests {
             ("vmprov vm start a; vmprov vm stop a", "POST /api/vms/a/start; POST /api/vms/a/stop"),
             ("Look: vmprov vm console VM.", "Look: vmprov vm console VM."),
             ("Give one with --ssh-key, --no-such or --disk-size.", "Give one with `sshKeys`, --no-such or `diskSize`."),
-            ("vmprov doctor --list", "GET /api/doctor --list"),
+            ("vmprov doctor --list shows them", "vmprov doctor --list shows them"),
+            (
+                "Look: vmprov vm exec web --via agent -- systemctl status ssh. Or else.",
+                "Look: POST /api/vms/web/exec {\"via\":\"agent\",\"command\":[\"systemctl\",\"status\",\"ssh\"]}. Or else.",
+            ),
         ] {
             assert_eq!(over_http(text), http, "{text}");
         }

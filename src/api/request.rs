@@ -1,5 +1,10 @@
 //! A request in JSON: its members checked by name, then by type, with errors that say what would be right.
 
+use std::{
+    collections::HashMap,
+    sync::{LazyLock, Mutex, PoisonError},
+};
+
 use regex::Regex;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -14,9 +19,10 @@ pub fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
     };
     let known = || schema["properties"].as_object().into_iter().flatten();
     if let Some(unknown) = members.keys().find(|name| known().all(|(known, _)| known != *name)) {
+        let unknown = &shown(unknown);
         let near = known().map(|(name, _)| (strsim::jaro_winkler(unknown, name), name));
         let nearest = near.filter(|(alike, _)| *alike > 0.8).max_by(|(a, _), (b, _)| a.total_cmp(b));
-        let error = Error::invalid(format!("there is no member `{}` in this request", unknown.escape_debug()));
+        let error = Error::invalid(format!("there is no member `{unknown}` in this request"));
         return Err(match nearest {
             Some((_, name)) => error.hint(format!("Did you mean `{name}`?")),
             None => error,
@@ -34,14 +40,22 @@ pub fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
 }
 
 /// The request as its type has it, with the defaults.
-pub fn typed<T: Serialize + DeserializeOwned>(members: Map<String, Value>, schema: &Value) -> Result<Value> {
-    let request: T = serde_path_to_error::deserialize(Value::Object(members)).map_err(|error| {
+pub fn typed<T: Serialize + DeserializeOwned>(members: &Map<String, Value>, schema: &Value) -> Result<Value> {
+    let request: T = serde_path_to_error::deserialize(Value::Object(members.clone())).map_err(|error| {
         let path = error.path().to_string();
         let member = path.split(['.', '[']).next().unwrap_or_default();
         let message = format!("the member `{}` cannot be used", path.escape_debug());
-        Error::invalid(message).because(error.inner()).hint(about(schema, member))
+        Error::invalid(message).because(plain(&error.inner().to_string())).hint(about(schema, member))
     })?;
+    require_forms(members, schema)?;
     serde_json::to_value(request).map_err(|error| Error::internal("cannot write the request").because(error))
+}
+
+/// Text as it is shown in an error: whoever has sent all of it knows it.
+fn shown(text: &str) -> String {
+    const MOST: usize = 80;
+    let end = text.char_indices().nth(MOST).map_or(text.len(), |(end, _)| end);
+    format!("{}{}", text[..end].escape_debug(), if end < text.len() { "…" } else { "" })
 }
 
 /// Refuses text that has none of the forms that the schema wants, where its type lets it pass.
@@ -59,7 +73,7 @@ fn require_form(name: &str, value: &Value, schema: &Value) -> Result<()> {
     let mut texts =
         std::slice::from_ref(value).iter().chain(value.as_array().into_iter().flatten()).filter_map(Value::as_str);
     let Some(text) = texts.find(|text| !has_form(text, wanted)) else { return Ok(()) };
-    Err(Error::invalid(format!("the member `{name}` cannot be `{}`", text.escape_debug())).hint(about(schema, name)))
+    Err(Error::invalid(format!("the member `{name}` cannot be `{}`", shown(text))).hint(about(schema, name)))
 }
 
 /// Whether a text has one of the forms that a schema wants.
@@ -73,12 +87,34 @@ fn has_form(text: &str, schema: &Value) -> bool {
     let length = text.chars().count() as u64;
     let within =
         |bound: &str, fits: fn(u64, u64) -> bool| schema[bound].as_u64().is_none_or(|bound| fits(length, bound));
-    // A pattern that is none is found by the tests.
-    let matches = |pattern: &str| Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text));
     within("minLength", |length, least| length >= least)
         && within("maxLength", |length, most| length <= most)
-        && schema["pattern"].as_str().is_none_or(matches)
+        && schema["pattern"].as_str().is_none_or(|pattern| matches(pattern, text))
         && schema["enum"].as_array().is_none_or(|words| words.iter().any(|word| word == text))
+}
+
+/// Whether a text matches a pattern. There are few of them, and each is read once.
+fn matches(pattern: &str, text: &str) -> bool {
+    static READ: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    // A pattern that is none is found by the tests.
+    let known = read.entry(pattern.to_owned()).or_insert_with(|| Regex::new(pattern).ok());
+    known.as_ref().is_some_and(|pattern| pattern.is_match(text))
+}
+
+/// What serde says of a value, without the words of the language that it is for.
+fn plain(text: &str) -> String {
+    const WORDS: [(&str, &str); 8] = [
+        ("expected u64", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+        ("expected usize", "expected a whole number"),
+        ("expected a sequence", "expected a list"),
+        ("expected string or map", "expected text"),
+        ("expected a string", "expected text"),
+        ("invalid type: string", "text was given:"),
+        ("unknown variant", "unknown word"),
+    ];
+    WORDS.iter().fold(text.to_owned(), |text, (of_serde, plain)| text.replace(of_serde, plain))
 }
 
 /// A whole number, however it is written: `2048.0` is one (JSON Schema 2020-12, section 6.1.1).
@@ -90,16 +126,22 @@ fn whole(value: &mut Value) {
     }
 }
 
-/// What a member is for.
+/// What a member is for, and what it may look like.
 fn about(whole: &Value, member: &str) -> String {
     let schema = &whole["properties"][member];
     let parts = schema["oneOf"].as_array().into_iter().flatten();
     let mut texts = std::iter::once(schema).chain(parts).filter_map(|part| part["description"].as_str());
     let text = texts.next().unwrap_or_default().replace('\n', " ");
-    match whole["examples"][0].get(member) {
-        Some(example) => format!("`{member}`: {text}, as in {example}."),
-        None => format!("`{member}`: {text}."),
-    }
+    let example =
+        whole["examples"][0].get(member).or_else(|| example(schema)).map(|example| format!(", as in {example}"));
+    format!("`{member}`: {text}{}.", example.unwrap_or_default())
+}
+
+/// An example of a value, of any of its forms; the last one has a unit where there are units.
+fn example(schema: &Value) -> Option<&Value> {
+    let own = schema["examples"].get(0).or_else(|| schema.get("example"));
+    let choices = ["oneOf", "anyOf"].into_iter().find_map(|choices| schema[choices].as_array());
+    own.or_else(|| choices?.iter().rev().find_map(example))
 }
 
 /// Which members there are.

@@ -139,13 +139,14 @@ impl Row {
         schema::put_first(&mut operation.request, VM, "VM, by name or UUID", vm.unwrap_or_default());
         operation.example = operation.request["examples"][0].clone();
         operation.complete = operation.schemas.complete(&operation.request);
-        let read = operation.read;
+        let (read, members) = (operation.read, operation.complete.clone());
         operation.read = Box::new(move |mut request| {
             let vm = request.shift_remove(VM).unwrap_or_default();
             let Value::String(vm) = vm else {
                 return Err(Error::invalid(format!("the member `{VM}` is no text")));
             };
             let mut whole = Map::from_iter([(VM.to_owned(), Value::String(vm))]);
+            request::require_forms(&whole, &members)?;
             if let Value::Object(options) = read(request)? {
                 whole.extend(options);
             }
@@ -172,9 +173,7 @@ impl Row {
         operation.complete = operation.schemas.complete(&operation.request);
         let members = operation.complete.clone();
         operation.read = Box::new(move |request| {
-            let given = request.clone();
-            let request = request::typed::<T>(request, &members)?;
-            request::require_forms(&given, &members)?;
+            let request = request::typed::<T>(&request, &members)?;
             check(&request).map(|()| request)
         });
         operation.run = Box::new(move |host, request| run(host, request::again(request)?));

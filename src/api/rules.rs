@@ -28,6 +28,7 @@ pub(super) fn create() -> Value {
     let waits_for = |goals: &[&str]| json!({"required": ["wait"], "properties": {"wait": {"enum": goals}}});
     json!([
         {"not": {"allOf": [given("image"), given("imageUrl")]}},
+        {"properties": {"user": {"not": {"const": "default"}}}},
         when(&any_given(&["checksum"]), &image),
         when(&is("requireVerified", &json!(true)), &image),
         when(&is("pull", &json!(true)), &image),

@@ -137,7 +137,10 @@ pub(super) fn put_first(schema: &mut Value, member: &str, about: &str, example: 
         Value::Object(first.into_iter().chain(rest).collect())
     };
     let first = |value: Value| Map::from_iter([(member.to_owned(), value)]);
-    schema["properties"] = before(first(json!({"type": "string", "description": about})), &schema["properties"]);
+    schema["properties"] = before(
+        first(json!({"type": "string", "description": about, "minLength": 1, "maxLength": 255})),
+        &schema["properties"],
+    );
     schema["examples"][0] = before(first(example), &schema["examples"][0]);
     let mut required = vec![json!(member)];
     required.extend(schema["required"].as_array().cloned().unwrap_or_default());

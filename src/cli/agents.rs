@@ -1,9 +1,11 @@
 //! `vmprov tools` and `vmprov mcp`
 
 use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::{
-    output::line,
+    output::{Output, Show},
     progress,
     service::Service,
     settings::{Resolved, log_filter},
@@ -43,9 +45,24 @@ pub(super) struct Mcp {
     service: Service,
 }
 
+/// The definitions, as data: people are shown what programs are.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Definitions(Value);
+
+impl Show for Definitions {
+    fn table(&self) -> String {
+        format!("{:#}", self.0)
+    }
+
+    fn names(&self) -> Vec<String> {
+        agents::tools().iter().map(|tool| tool.name.to_owned()).collect()
+    }
+}
+
 /// Prints the definitions.
-pub(super) fn tools(args: &Tools) -> Result<()> {
-    line(&format!("{:#}", agents::definitions(args.format)))
+pub(super) fn tools(args: &Tools, output: &Output) -> Result<()> {
+    output.show(&Definitions(agents::definitions(args.format)))
 }
 
 /// Serves the agent at the other end of standard input and output until it goes.
@@ -57,5 +74,6 @@ pub(super) fn mcp(args: Mcp, resolved: &Resolved, quiet: bool) -> Result<()> {
         tracing::warn!("{remark}");
     }
     let service = service.options(resolved)?;
-    agents::serve(Options { service, read_only, prefix, ttl_default, answer_within: answer_within.0 })
+    let options = Options { service, read_only, prefix, ttl_default, answer_within: answer_within.0 };
+    agents::serve(options, std::io::stdin(), tokio::io::stdout())
 }

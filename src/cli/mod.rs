@@ -209,7 +209,7 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&host, &args, output, &terminal)?,
         Command::Serve(_) | Command::Mcp(_) => ExitCode::SUCCESS,
         Command::Tools(args) => {
-            agents::tools(&args)?;
+            agents::tools(&args, output)?;
             ExitCode::SUCCESS
         }
         Command::Config => {

@@ -88,7 +88,8 @@ pub(super) fn log_json(filter: &str) {
         .with_current_span(false)
         .with_span_list(false)
         .with_writer(std::io::stderr)
-        .with_filter(EnvFilter::new(filter));
+        // At finer levels rmcp prints whole requests, in which there may be secrets.
+        .with_filter(EnvFilter::new(format!("{filter},rmcp=warn")));
     tracing_subscriber::registry().with(layer).init();
 }
 

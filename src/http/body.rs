@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes},
     extract::RawPathParams,
     http::{HeaderMap, Method, StatusCode, Uri, header},
 };
@@ -99,16 +99,21 @@ pub(super) async fn json(headers: &HeaderMap, body: Body) -> Result<Map<String, 
         require_json(given.to_str().unwrap_or_default())?;
     }
     require_plain(headers)?;
+    let bytes = bytes(body).await?;
+    if bytes.is_empty() {
+        return Ok(Map::new());
+    }
+    parsed(&bytes)
+}
+
+/// A body, which must be small and arrive in time.
+pub(super) async fn bytes(body: Body) -> Result<Bytes, Problem> {
     let read = tokio::time::timeout(ARRIVAL, axum::body::to_bytes(body, MOST_BYTES)).await;
     let bytes = read.map_err(|_| {
         let error = Error::new(Code::Timeout, format!("the body did not arrive within {} s", ARRIVAL.as_secs()));
         Problem::new(StatusCode::REQUEST_TIMEOUT, Code::Timeout.name(), error)
     })?;
-    let bytes = bytes.map_err(|error| unread(&error))?;
-    if bytes.is_empty() {
-        return Ok(Map::new());
-    }
-    parsed(&bytes)
+    bytes.map_err(|error| unread(&error))
 }
 
 /// The members of a body; that of one which is null are none.

@@ -52,7 +52,7 @@ pub(super) async fn call(
     let key = idempotency_key(&client, operation.name, &head.headers, &asked)?;
     let (request_id, request) = (request_id(&head.headers).to_owned(), asked.clone());
     let begun = service.ask(Asked { client, operation, request, request_id, key }).await;
-    match begun.map_err(|error| refused(error, &head.headers))? {
+    match begun? {
         Begun::Look(seen) => Ok(answer::seen(operation, &asked, &seen)),
         Begun::Job(job) => Ok(answered(&job, &asked, prefer::read(&head.headers)).await),
     }
@@ -88,14 +88,6 @@ pub(super) const OPERATION_ID: HeaderName = HeaderName::from_static("x-operation
 /// The id of a request, which the outermost layer sees to.
 pub(super) fn request_id(headers: &HeaderMap) -> &str {
     headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()
-}
-
-/// A key that was used for something else has a status of its own.
-pub(super) fn refused(error: Error, headers: &HeaderMap) -> Problem {
-    if error.code == crate::error::Code::Conflict && headers.contains_key(IDEMPOTENCY_KEY) {
-        return Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", error);
-    }
-    error.into()
 }
 
 pub(super) fn idempotency_key(

@@ -177,7 +177,6 @@ fn full() -> Problem {
 #[cfg(test)]
 mod tests {
     use axum::{body::Body, http::Request, response::Response};
-    use tokio_util::sync::CancellationToken;
     use tower::ServiceExt;
 
     use super::*;
@@ -202,7 +201,7 @@ mod tests {
         super::super::routes::router(
             service.clone(),
             Arc::new(super::super::gate::Gate::Open),
-            CancellationToken::new(),
+            super::super::mcp::Mcp::new(service.clone()),
         )
         .oneshot(request)
         .await

@@ -1,45 +1,17 @@
-//! How the service lives and ends: signals, and what its manager (systemd) is told.
+//! What the manager of the service (systemd) is told while it lives and ends.
 
 use std::{sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
-use super::{gate::Gate, listen::Serving};
+use super::{gate::Gate, listen::Serving, mcp::Mcp};
 use crate::{
-    error::{Code, Error, Result},
-    service::Service,
+    error::Result,
+    service::{
+        Service,
+        life::{Signals, UNDOING, Wish},
+    },
 };
-
-/// How long undoing may take when the service ends.
-const UNDOING: Duration = Duration::from_mins(1);
-
-/// The signals that the service heeds.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    pub(super) fn new() -> Result<Self> {
-        let listen = |kind| signal(kind).map_err(|error| Error::io("listen for signals", &error));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits until somebody wants the service to end, be it for the first time or again.
-    async fn end(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
 
 /// Lives until somebody wants the end; reads what can be read anew on each SIGHUP.
 pub(super) async fn live(service: &Service, gate: &Gate, signals: &mut Signals) {
@@ -48,10 +20,9 @@ pub(super) async fn live(service: &Service, gate: &Gate, signals: &mut Signals) 
         tokio::spawn(pat(limit / 2));
     }
     loop {
-        tokio::select! {
-            _ = signals.terminate.recv() => return,
-            _ = signals.interrupt.recv() => return,
-            _ = signals.hangup.recv() => {
+        match signals.wish().await {
+            Wish::End => return,
+            Wish::Reload => {
                 reloading();
                 service.reload();
                 gate.reload();
@@ -65,7 +36,7 @@ pub(super) async fn live(service: &Service, gate: &Gate, signals: &mut Signals) 
 /// the waiting short, a third one the undoing.
 pub(super) async fn end(
     service: &Arc<Service>,
-    (serving, streams): (Serving, CancellationToken),
+    (serving, mcp): (Serving, &Mcp),
     signals: &mut Signals,
     drain: Duration,
 ) -> Result<()> {
@@ -76,33 +47,15 @@ pub(super) async fn end(
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(most)]);
     serving.stop();
     let deadline = tokio::time::Instant::now() + drain;
-    let finished = tokio::select! {
-        finished = service.jobs.finish(drain) => finished,
-        () = signals.end() => false,
-    };
-    if !finished {
-        tracing::warn!("what is under way is undone");
-        service.jobs.stop();
-        let undone = tokio::select! {
-            undone = service.jobs.finish(UNDOING) => undone,
-            () = signals.end() => return Err(not_undone()),
-        };
-        if !undone {
-            tracing::error!("something could not be undone in time; clean up with: vmprov gc");
-        }
-    }
+    let finished = service.wind_up(drain, signals).await?;
     service.feed.end();
-    streams.cancel();
+    mcp.end().await;
     let left = if finished { deadline.saturating_duration_since(tokio::time::Instant::now()) } else { Duration::ZERO };
     tokio::select! {
         () = serving.finish(left) => {}
         () = signals.end() => {}
     }
     Ok(())
-}
-
-fn not_undone() -> Error {
-    Error::new(Code::Interrupted, "the service was ended before everything was undone").hint("Clean up with: vmprov gc")
 }
 
 /// Tells the manager again and again that the async threads get their turns.

@@ -30,15 +30,14 @@ mod rights_tests;
 use std::{sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    error::{Error, Result},
-    service::{self, Service},
+    error::Result,
+    service::{self, Service, life::Signals},
 };
 use gate::Gate;
-use life::Signals;
 pub use listen::{Inherited, Listen};
+use mcp::Mcp;
 pub use openapi::document;
 
 /// What decides how the service runs; the command line fills it.
@@ -65,22 +64,9 @@ pub struct Access {
     pub allow_unauthenticated: bool,
 }
 
-/// How many threads work for the connections. They only read and write; whatever waits for a program has its own.
-const WORKERS: usize = 2;
-
-/// How long the last calls of programs may take to end, once nobody waits for them.
-const LAST_CALLS: Duration = Duration::from_secs(6);
-
 /// Serves until SIGTERM or SIGINT, and then until what is under way is finished or undone.
 pub fn serve(options: Options) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
-        .enable_all()
-        .build()
-        .map_err(|error| Error::io("start the threads of the service", &error))?;
-    let ended = runtime.block_on(run(options));
-    runtime.shutdown_timeout(LAST_CALLS);
-    ended
+    service::life::run(run(options))
 }
 
 async fn run(options: Options) -> Result<()> {
@@ -95,10 +81,10 @@ async fn run(options: Options) -> Result<()> {
     for listener in &listeners {
         tracing::info!(place = listener.place(), "listening");
     }
-    let streams = CancellationToken::new();
-    let serving = listen::serve(listeners, &routes::router(service.clone(), gate.clone(), streams.clone()));
+    let mcp = Mcp::new(service.clone());
+    let serving = listen::serve(listeners, &routes::router(service.clone(), gate.clone(), mcp.clone()));
     life::live(&service, &gate, &mut signals).await;
-    let ended = life::end(&service, (serving, streams), &mut signals, drain).await;
+    let ended = life::end(&service, (serving, &mcp), &mut signals, drain).await;
     service.end_looks();
     ended
 }

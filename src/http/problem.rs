@@ -120,7 +120,6 @@ fn title(code: &str, kind: Code) -> &'static str {
         "method_not_allowed" => "the route does not take this method",
         "unsupported_media_type" => "the body is not of a type that is read here",
         "too_large" => "the body is larger than any request needs to be",
-        "key_reused" => "the Idempotency-Key was used for another request",
         _ => kind.meaning(),
     }
 }

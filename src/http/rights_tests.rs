@@ -9,10 +9,9 @@ use axum::{
 };
 use camino::Utf8PathBuf;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{gate::Gate, routes};
+use super::{gate::Gate, mcp::Mcp, routes};
 use crate::{
     api::{self, Scope},
     model::{
@@ -99,7 +98,7 @@ impl Site {
         let options = Options { settings, images: Limits::default(), audit_log: Some(path("audit.log")) };
         let service = Arc::new(Service::new(options).unwrap());
         let gate = Arc::new(Gate::new(Some(path("tokens.toml"))).unwrap());
-        Self { routes: routes::router(service.clone(), gate.clone(), CancellationToken::new()), service, gate, folder }
+        Self { routes: routes::router(service.clone(), gate.clone(), Mcp::new(service.clone())), service, gate, folder }
     }
 
     fn file(&self, name: &str) -> String {

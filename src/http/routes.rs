@@ -9,8 +9,6 @@ use axum::{
     routing::{MethodFilter, MethodRouter, any, delete, get, on, post},
 };
 
-use tokio_util::sync::CancellationToken;
-
 use super::{call, docs, events, gate::Gate, health, layers, mcp::Mcp, operations, scrape, tools};
 use crate::{
     api::{self, Operation},
@@ -23,8 +21,8 @@ type Own = (&'static str, &'static str, MethodRouter<Arc<Service>>);
 /// Where the Model Context Protocol is spoken. It has methods of its own.
 const MCP: &str = "/mcp";
 
-/// Every route. The streams of the protocol end with `end`.
-pub(super) fn router(service: Arc<Service>, gate: Arc<Gate>, end: CancellationToken) -> Router {
+/// Every route.
+pub(super) fn router(service: Arc<Service>, gate: Arc<Gate>, mcp: Mcp) -> Router {
     let mut paths: BTreeMap<&str, (Vec<&str>, MethodRouter<Arc<Service>>)> = BTreeMap::new();
     let operations = api::operations().iter().map(|operation| (operation.path, operation.method, handler(operation)));
     for (path, method, handler) in operations.chain(own()) {
@@ -40,7 +38,6 @@ pub(super) fn router(service: Arc<Service>, gate: Arc<Gate>, end: CancellationTo
         let refuse = move |method: Method| async move { call::no_method(&methods, &method) };
         router = router.route(path, handlers.fallback(refuse));
     }
-    let mcp = Mcp::new(service.clone(), end);
     router = router.route(MCP, any(move |request| mcp.clone().answer(request)));
     layers::around(router.fallback(call::no_route).with_state(service.clone()), service, gate)
 }

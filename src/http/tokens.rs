@@ -126,7 +126,8 @@ impl Entry {
     fn client(self) -> Result<(Digest, Client), String> {
         let Self { name, scope, sha256, token, prefix, quota, image_hosts, ttl_default } = self;
         let digest = match (sha256, token) {
-            (Some(sha256), None) => sha256.to_ascii_lowercase(),
+            // As sha256sum prints it: with a file's name behind it.
+            (Some(sha256), None) => sha256.split_whitespace().next().unwrap_or_default().to_ascii_lowercase(),
             (None, Some(token)) if token.chars().count() < LEAST => {
                 return Err(format!("is too short: {LEAST} characters are the least"));
             }

@@ -1,6 +1,6 @@
 //! `/api/tools`: the operations as tools of language models, for tool servers that hand on a model's call as it is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Extension, Json,
@@ -53,20 +53,21 @@ pub(super) async fn call(
     let (head, body) = request.into_parts();
     let arguments = Value::Object(body::json(&head.headers, body).await?);
     let request_id = call::request_id(&head.headers).to_owned();
-    let key = call::idempotency_key(&client, tool.name, &head.headers, &arguments)?;
-    let call = Call { tool, arguments, client, request_id, key };
+    let mut call = Call::new(tool, arguments, &client, request_id);
     if let Some(operation) = call.operation() {
         call::note(&head, |noted| noted.operation.set(operation).is_ok());
     }
-    let failed = |error: Error| refused(call.failure(error), &head.headers);
-    let asked = call.request().map_err(failed)?;
+    let asked = call.request().map_err(|error| refused(call.failure(error)))?;
     call::note(&head, |noted| noted.targets.set(call.targets(&asked)).is_ok());
+    call.key = call::idempotency_key(&client, tool.name, &head.headers, &asked)?;
+    let failed = |error: Error| refused(call.failure(error));
+    let began = Instant::now();
     match call.begin(&service, asked).await.map_err(failed)? {
         Answer::Done(report) => Ok(told(report)),
         Answer::Job(job) => {
             let preference = prefer::read(&head.headers);
-            job.ends_within(preference.wait).await;
-            let mut response = match agents::call::outcome(&job) {
+            job.ends_within(preference.wait.saturating_sub(began.elapsed())).await;
+            let mut response = match call.outcome(&job) {
                 Some(Ok(report)) => told(report),
                 Some(Err(error)) => failed(error).into_response(),
                 None => pending(&job),
@@ -88,6 +89,6 @@ fn pending(job: &Job) -> Response<Body> {
 }
 
 /// What went wrong, in calls of tools.
-fn refused(Failure { error, next }: Failure, headers: &axum::http::HeaderMap) -> Problem {
-    call::refused(error, headers).next(next.and_then(|next| serde_json::to_value(next).ok()))
+fn refused(Failure { error, next }: Failure) -> Problem {
+    Problem::from(error).next(next.and_then(|next| serde_json::to_value(next).ok()))
 }

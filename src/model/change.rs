@@ -17,6 +17,7 @@ use crate::error::Error;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Change {
     /// VM, by name or UUID
+    #[schema(min_length = 1, max_length = 255)]
     pub vm: String,
 
     /// Memory; a number alone is MiB. A running VM gets it at once, up to what it was started with at most

@@ -14,6 +14,7 @@ mod schema;
 pub mod size;
 pub mod sources;
 pub mod specification;
+pub mod ssh;
 pub mod stage;
 pub mod stats;
 pub mod ttl;

@@ -34,7 +34,7 @@ fn quantity(unit: &str, (least, most): (u64, u64), pattern: &str, example: &str)
 
 impl PartialSchema for Memory {
     fn schema() -> RefOr<Schema> {
-        let pattern = "^(6[4-9]|[7-9][0-9]|[1-9][0-9]{2,6})M$|^[1-9][0-9]{0,3}G$|^([1-9]|1[0-6])T$";
+        let pattern = "^(6[4-9]|[7-9][0-9]|[1-9][0-9]{2,6})M?$|^[1-9][0-9]{0,3}G$|^([1-9]|1[0-6])T$";
         quantity("MiB", (64, 16 << 20), pattern, "2G")
     }
 }
@@ -43,7 +43,7 @@ impl ToSchema for Memory {}
 
 impl PartialSchema for DiskSize {
     fn schema() -> RefOr<Schema> {
-        quantity("GiB", (1, 64 << 10), "^[1-9][0-9]{0,6}M$|^[1-9][0-9]{0,3}G$|^([1-9]|[1-5][0-9]|6[0-4])T$", "20G")
+        quantity("GiB", (1, 64 << 10), "^[1-9][0-9]{0,6}M$|^[1-9][0-9]{0,3}G?$|^([1-9]|[1-5][0-9]|6[0-4])T$", "20G")
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::job::View;
 use crate::{
@@ -36,6 +37,8 @@ pub(crate) struct Noted {
     pub(crate) operation: OnceLock<&'static Operation>,
     /// The names of what it is about: VMs, keys, images.
     pub(crate) targets: OnceLock<Vec<String>>,
+    /// The operation that was begun by it.
+    pub(crate) job: OnceLock<Uuid>,
 }
 
 /// Whence a request came, and what it was for.

@@ -30,6 +30,9 @@ static ROOM: Semaphore = Semaphore::const_new(16);
 /// How many wait for guests beside those. They cost next to nothing, and must not hold up the others.
 static WAITING_ROOM: Semaphore = Semaphore::const_new(64);
 
+/// How many of those one client may have, so that others can wait, too.
+const MOST_WAITS: usize = 32;
+
 /// How many operations that have ended are remembered.
 const REMEMBERED: usize = 512;
 
@@ -100,6 +103,7 @@ impl Jobs {
             return Err(Error::new(Code::Busy, format!("{MOST} operations are under way already"))
                 .hint("Try again when some of them have ended."));
         }
+        require_patience(&known, operation, &client)?;
         let about = (&client.name[..], &request_id[..]);
         let job = Arc::new(Job::new(operation, operation.vm(&request), about, (&service.metrics, &service.feed)));
         let turn = queue.map(|vm| jobs.turns.take(&vm));
@@ -144,6 +148,16 @@ impl Jobs {
     }
 }
 
+/// Refuses one wait too many.
+fn require_patience(known: &VecDeque<Known>, operation: &Operation, client: &Client) -> Result<()> {
+    let is_theirs = |job: &Job| job.operation.waits() && !job.is_ended() && job.view().client == client.name;
+    if operation.waits() && known.iter().filter(|known| is_theirs(&known.job)).count() >= MOST_WAITS {
+        let message = format!("{MOST_WAITS} waits and commands of {} are under way already", client.title());
+        return Err(Error::new(Code::Busy, message).hint("Try again when some of them have ended."));
+    }
+    Ok(())
+}
+
 /// The error for a request that comes while the service ends.
 pub(crate) fn ending() -> Error {
     Error::new(Code::Interrupted, "the service is ending").hint("Try again in a moment.")
@@ -156,7 +170,8 @@ fn ordered_before(known: &VecDeque<Known>, key: &IdempotencyKey) -> Option<Resul
     Some(if found.key.as_ref().is_some_and(|other| other.fingerprint == key.fingerprint) {
         Ok(found.job.clone())
     } else {
-        Err(Error::conflict(format!("the Idempotency-Key `{}` was used for another request", key.key.escape_debug()))
+        let message = format!("the Idempotency-Key `{}` was used for another request", key.key.escape_debug());
+        Err(Error::new(Code::KeyReused, message)
             .hint("Take a new key for each new request, and the same one only to send the very same request again."))
     })
 }
@@ -189,7 +204,7 @@ struct Work {
 async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
     let Work { client, request, mut turn, reservation } = work;
     let cancelled = || Error::new(Code::Interrupted, "cancelled before it was begun");
-    let waits = job.operation.waits(&request);
+    let waits = job.operation.waits();
     let turn_and_room = async {
         if let Some(turn) = &mut turn {
             turn.comes().await;
@@ -293,7 +308,7 @@ mod tests {
         let Some(Err(error)) = found(&key("alice", "start other")) else {
             panic!("another request has the key's answer")
         };
-        assert_eq!(error.code, Code::Conflict);
+        assert_eq!(error.code, Code::KeyReused);
         assert!(found(&key("bob", "start web")).is_none(), "it is another client's");
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod glance;
 pub(crate) mod hearing;
 pub(crate) mod job;
 pub(crate) mod jobs;
+pub(crate) mod life;
 pub mod metrics;
 mod operations;
 pub(crate) mod permit;

@@ -5,7 +5,10 @@ use std::{net::IpAddr, process::ExitStatus, time::Duration};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{Finished, Runner, Tool, scratch::Scratch};
-use crate::error::{Code, Result};
+use crate::{
+    error::{Code, Result},
+    model::ssh::quoted,
+};
 
 /// How long one attempt to log in may take.
 const ATTEMPT: Duration = Duration::from_secs(20);
@@ -95,7 +98,7 @@ impl Target {
     fn options(&self, known_hosts: &Utf8Path) -> Vec<String> {
         let strict = [
             "StrictHostKeyChecking=yes".to_owned(),
-            format!("UserKnownHostsFile={known_hosts}"),
+            format!("UserKnownHostsFile={}", quoted(known_hosts.as_str())),
             "GlobalKnownHostsFile=/dev/null".to_owned(),
             format!("HostKeyAlias={}", self.alias),
             "CheckHostIP=no".to_owned(),

@@ -2,6 +2,7 @@
 
 use crate::{
     cli::output::{Show, plain},
+    model::ssh::quoted,
     ops::vm::{Copied, Executed, Log, Screenshot, SshCommand, SshConfig, SshHost},
 };
 
@@ -79,14 +80,4 @@ fn entry(host: &SshHost) -> String {
             .map(str::to_owned),
     );
     lines.join("\n")
-}
-
-/// A path as `ssh_config(5)` takes it: in quotes, with `%` doubled, which would begin a token.
-fn quoted(path: &str) -> String {
-    let path = path.replace('%', "%%");
-    if path.contains([' ', '"', '\\']) {
-        format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
-    } else {
-        path
-    }
 }

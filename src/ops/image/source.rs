@@ -14,7 +14,7 @@ use crate::{
         digest,
         image::{Arch, ImageName},
     },
-    ops::{Host, sources},
+    ops::{Host, Sources, sources},
 };
 
 /// What was given as an image.
@@ -69,7 +69,13 @@ impl ImageSource {
         if given.contains("://") {
             return Self::url(host, given);
         }
-        let Ok(name) = given.parse::<ImageName>() else { return Self::file(host, Utf8Path::new(given)) };
+        let Ok(name) = given.parse::<ImageName>() else {
+            // Whoever may not name every file means an image, as in ubuntu-22.04, where no folder is named.
+            if host.settings.sources != Sources::Any && !given.contains('/') {
+                return Err(super::unknown_image(host, given)?);
+            }
+            return Self::file(host, Utf8Path::new(given));
+        };
         match catalogue(host)?.find(&name) {
             Some(entry) => {
                 let arch = arch.map_or_else(|| host_arch(host), Ok)?;

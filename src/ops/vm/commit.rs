@@ -50,6 +50,7 @@ pub struct NewCommit {
     // The completers put an argument behind the others unless it has its place.
     /// VM, by name or UUID; it must be shut off
     #[arg(index = 1)]
+    #[schema(min_length = 1, max_length = 255)]
     pub vm: String,
 
     /// Name to give the image, as in golden or golden:2

@@ -32,6 +32,7 @@ pub struct NewExec {
     // The completers put an argument behind the others unless it has its place.
     /// VM, by name or UUID
     #[arg(index = 1)]
+    #[schema(min_length = 1, max_length = 255)]
     pub vm: String,
 
     /// Command and its arguments, which no shell looks at; for one: sh -c '…'

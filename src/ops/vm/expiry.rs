@@ -19,6 +19,7 @@ pub struct NewTtl {
     /// VM, by name or UUID
     // The completers put an argument behind the others unless it has its place.
     #[arg(index = 1)]
+    #[schema(min_length = 1, max_length = 255)]
     pub vm: String,
 
     /// How long it is kept, from now on: 30m, 2h, 7d, 1h30m, or never for one that does not expire

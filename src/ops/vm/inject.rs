@@ -40,6 +40,7 @@ use reseed::Reseed;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewInjection {
     /// VM to inject into, by name or UUID
+    #[schema(min_length = 1, max_length = 255)]
     pub vm: String,
 
     /// Key of the key store
