@@ -4,6 +4,9 @@
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod support;
 
+#[path = "cli/settings.rs"]
+mod settings;
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -138,101 +141,6 @@ fn keys_from_the_first_to_the_last() {
     assert_eq!(deleted, json!({"results": [{"status": "deleted", "key": "other"}]}));
     host.run("key list").prints(empty);
     assert!(host.files().values().all(|(mode, _)| mode & 0o170_000 == 0o040_000), "files are left: {:?}", host.files());
-}
-
-#[test]
-fn settings_say_where_they_come_from() {
-    let host = TestHost::bare()
-        .with_env("LIBVIRT_DEFAULT_URI", "test:///default")
-        .with_env("LIBVIRT_STORAGE_POOL", "")
-        .with_env("SSH_KEY_DIR", "keys");
-    host.write(".config/vmprov/config.toml", "connect = 'xen:///'\npool = 'fast'\npool-path = '/srv/fast'\n");
-    let settings = host.run("config").succeeds();
-    assert_eq!(
-        settings.cells(),
-        [
-            ["SETTING", "VALUE", "ORIGIN"],
-            ["connect", "test:///default", "environment: LIBVIRT_DEFAULT_URI"],
-            ["pool", "fast", "file: ~/.config/vmprov/config.toml"],
-            ["pool-path", "/srv/fast", "file: ~/.config/vmprov/config.toml"],
-            ["key-dir", "~/keys", "environment: SSH_KEY_DIR"],
-            ["mirrors", "none", "default"],
-            ["require-verified", "false", "default"],
-            ["stall-timeout", "30s", "default"],
-        ]
-    );
-    let host = host.with_env("LIBVIRT_URI", "qemu:///session");
-    host.write("mine.toml", "key-dir = '/k'\n");
-    let origins = host
-        .run("config --config mine.toml --pool-path images --mirror https://h/a/=http://m -o yaml")
-        .succeeds()
-        .stdout;
-    assert_eq!(
-        origins,
-        "settings:\n- name: connect\n  value: qemu:///session\n  origin: 'environment: LIBVIRT_URI'\n\
-         - name: pool\n  value: default\n  origin: default\n\
-         - name: pool-path\n  value: ~/images\n  origin: 'flag: --pool-path'\n\
-         - name: key-dir\n  value: ~/keys\n  origin: 'environment: SSH_KEY_DIR'\n\
-         - name: mirrors\n  value: https://h/a=http://m\n  origin: 'flag: --mirror'\n\
-         - name: require-verified\n  value: 'false'\n  origin: default\n\
-         - name: stall-timeout\n  value: 30s\n  origin: default\n"
-    );
-    // The last of two flags counts, wherever they stand.
-    let last = host.run("-c a:/// config --connect b:/// -o json").succeeds().json();
-    assert_eq!(last["settings"][0], json!({"name": "connect", "value": "b:///", "origin": "flag: --connect"}));
-    let defaults = TestHost::bare().run("config").succeeds();
-    assert_eq!(
-        defaults.cells()[1..],
-        [
-            ["connect", "qemu:///system", "default"],
-            ["pool", "default", "default"],
-            ["pool-path", "/var/lib/libvirt/images", "default"],
-            ["key-dir", "~/.local/share/vmprov/keys", "default"],
-            ["mirrors", "none", "default"],
-            ["require-verified", "false", "default"],
-            ["stall-timeout", "30s", "default"],
-        ]
-    );
-}
-
-#[test]
-fn settings_that_cannot_be_are_refused() {
-    let host = TestHost::new();
-    host.write(".config/vmprov/config.toml", "conect = 'test:///default'\n");
-    host.run("vm list").fails_saying(
-        2,
-        &["the configuration file ~/.config/vmprov/config.toml cannot be used", "`conect`", "`connect`"],
-    );
-    let host = TestHost::new();
-    host.run("config --config no.toml")
-        .fails(3, "error: cannot read the configuration file no.toml\n  why: No such file or directory (os error 2)\n");
-    host.run("config --config .").fails_saying(2, &["Is a directory"]);
-    host.write("binary.toml", b"\xff\xfe");
-    host.run("config --config binary.toml").fails_saying(2, &["UTF-8"]);
-    for (args, why) in [
-        (["--pool", ""], "error: `` cannot be the setting pool: it is empty\nhint: It comes from flag: --pool.\n"),
-        (["--connect", "-x"], ""),
-        (
-            ["--connect=-x", "-v"],
-            "error: `-x` cannot be the setting connect: it begins with a hyphen\nhint: It comes from flag: --connect.\n",
-        ),
-        (
-            ["--key-dir", "a\nb"],
-            "error: `a\\nb` cannot be the setting key-dir: it contains a line break or another control character\n\
-             hint: It comes from flag: --key-dir.\n",
-        ),
-    ] {
-        let ran = host.args(&[&["config"], &args[..]].concat());
-        if why.is_empty() {
-            ran.fails_saying(2, &["unexpected argument '-x'"]);
-        } else {
-            ran.fails(2, why);
-        }
-    }
-    TestHost::new()
-        .with_env("LIBVIRT_STORAGE_POOL", "-x")
-        .run("vm list")
-        .fails_saying(2, &["environment: LIBVIRT_STORAGE_POOL"]);
 }
 
 #[test]

@@ -26,6 +26,9 @@ use crate::{
 /// How many different looks there are at a time.
 static ROOM: Semaphore = Semaphore::const_new(8);
 
+/// How many may wait for their turn and run. More than that is no use but abuse.
+const MOST: usize = 512;
+
 /// How long an answer is waited for: the limit of one call of a program, and what ending it takes. Several may have to be made,
 /// and others may have to be waited for.
 const LIMIT: Duration = LOOK_LIMIT.saturating_add(Duration::from_secs(5));
@@ -60,11 +63,16 @@ impl Reads {
         let key = format!("{} {} {view:?} {request}", reads.changes.load(Ordering::SeqCst), operation.name);
         let look = {
             let mut under_way = reads.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            under_way.get(&key).cloned().unwrap_or_else(|| {
+            if let Some(look) = under_way.get(&key) {
+                look.clone()
+            } else if under_way.len() >= MOST {
+                return Arc::new(Err(Error::new(Code::Busy, format!("{MOST} different looks are under way already"))
+                    .hint("Try again when some of them have ended.")));
+            } else {
                 let look = begin(service.clone(), client.clone(), operation, request, key.clone());
                 under_way.insert(key, look.clone());
                 look
-            })
+            }
         };
         tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| Arc::new(Err(late())))
     }
@@ -139,5 +147,16 @@ mod tests {
         service.reads.outdate();
         let (before, after) = tokio::join!(before, Reads::look(&service, &client, operation, request));
         assert!(!Arc::ptr_eq(&before, &after));
+    }
+
+    #[tokio::test]
+    async fn one_look_too_many_is_refused() {
+        let service = Service::for_test();
+        let (client, info) = (Arc::new(Client::anonymous()), crate::api::find("vm_info").unwrap());
+        let _all = ROOM.acquire_many(8).await.unwrap();
+        let look = |vm: usize| Reads::look(&service, &client, info, json!({"vm": vm.to_string()}));
+        let mut waiting: Vec<_> = (0..MOST).map(|vm| Box::pin(look(vm))).collect();
+        assert!(waiting.iter_mut().all(|look| look.now_or_never().is_none()));
+        assert_eq!(look(MOST).await.as_ref().as_ref().unwrap_err().code, Code::Busy);
     }
 }

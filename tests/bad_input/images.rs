@@ -1,0 +1,206 @@
+//! Images and installers that cannot be used.
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    process::Command,
+    thread,
+};
+
+use super::{Host, INVALID, NOT_FOUND, TOOL_FAILED, UNREACHABLE, sh};
+
+/// Files that are no images, or not ones that one should use, under the names that say what they are.
+const IMAGES: &str = r#"
+    qemu-img create -q -f qcow2 good.qcow2 10M
+    qemu-io -f qcow2 -c 'write -q -P 7 0 5M' good.qcow2
+    : >empty.qcow2
+    printf '<!DOCTYPE html>\n<html>' >page.qcow2
+    printf '\n  <HTML><head>' >page2.img
+    printf '<?xml version="1.0"?><Error>' >answer.qcow2
+    head -c 300000 good.qcow2 >cut.qcow2
+    head -c 10 good.qcow2 >head.qcow2
+    head -c 70000 /dev/zero >zero.img
+    head -c 70000 /dev/zero | tr '\0' x >garbage.img
+    qemu-img create -q -f qcow2 -u -b /etc/passwd -F raw backing.qcow2 10M
+    qemu-img create -q -f qcow2 -u -F raw -b 'json:{"driver":"file","filename":"/etc/passwd"}' json.qcow2 10M
+    qemu-img create -q -f qcow2 -u -b nbd://127.0.0.1:1/x -F raw nbd.qcow2 10M
+    qemu-img create -q -f qcow2 -o data_file="$PWD/data.raw" external.qcow2 10M
+    qemu-img create -q -f qcow2 --object secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s locked.qcow2 10M
+    qemu-img create -q -f qcow2 -b "$PWD/backing.qcow2" -u -F qcow2 deep.qcow2 10M
+    printf '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 20480 FLAT "/etc/passwd" 0\n' >text.vmdk
+    # a sparse VMDK whose descriptor, in the file itself, names another: its capacity is 0
+    { printf 'KDMV\1\0\0\0\3\0\0\0'; head -c 8 /dev/zero; head -c 8 /dev/zero; printf '\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0'
+      head -c 468 /dev/zero; cat text.vmdk; head -c 70000 /dev/zero; } >embedded.vmdk
+    printf 'QFI\373\0\0\0\1' >old.qcow; head -c 70000 /dev/zero >>old.qcow
+    tar cf good.tar good.qcow2; printf 'PK\3\4' >good.zip
+    tar cf - good.qcow2 | xz >good.tar.xz; xz -k good.qcow2; gzip -k good.qcow2.xz
+    head -c 200 good.qcow2.xz >cut.xz; printf BZh9 >cut.bz2
+    # a boot record whose one partition ends far behind the file
+    { head -c 446 /dev/zero; printf '\0\0\0\0\x83\0\0\0\x01\0\0\0\0\0\x10\0'; head -c 48 /dev/zero; printf '\x55\xaa'; } >cut.img
+    mkdir folder; mkfifo pipe; ln -s nowhere dangling.qcow2; ln -s loop loop
+"#;
+
+#[test]
+fn images() {
+    let host = Host::with(|lab| {
+        sh(lab, IMAGES);
+    });
+    let with = |image: &str, code, says: &[&str]| {
+        // A fifo in the home is a name without content.
+        host.refuses(
+            &["vm", "create", "bad", "--user", "debian", "--ssh-key", "dev", &format!("--image={image}")],
+            code,
+            says,
+        );
+    };
+    let file = |name: &str, code, says: &[&str]| with(&host.path(name), code, says);
+    let missing = "No such file or directory";
+    for (name, code, says) in [
+        ("missing.qcow2", NOT_FOUND, missing),
+        ("dangling.qcow2", NOT_FOUND, missing),
+        ("good.qcow2/x", INVALID, "Not a directory"),
+        ("loop", TOOL_FAILED, "Too many levels of symbolic links"),
+        ("folder", INVALID, "is no regular file"),
+        ("pipe", INVALID, "is no regular file"),
+        ("empty.qcow2", INVALID, "empty.qcow2` is empty"),
+        ("page.qcow2", INVALID, "page.qcow2` is a web page and no disk image"),
+        ("page2.img", INVALID, "page2.img` is a web page and no disk image"),
+        ("answer.qcow2", INVALID, "answer.qcow2` is a web page and no disk image"),
+        ("cut.qcow2", INVALID, "cut.qcow2` is damaged or its end is missing"),
+        ("head.qcow2", INVALID, "head.qcow2` cannot be read as one"),
+        ("cut.img", INVALID, "cut.img` is truncated: its partitions end at byte 536871424"),
+        ("zero.img", INVALID, "it is not qcow2, and as a raw disk it has no boot record"),
+        ("garbage.img", INVALID, "it is not qcow2, and as a raw disk it has no boot record"),
+        ("backing.qcow2", INVALID, "has a backing file (`/etc/passwd`), which a guest could read"),
+        ("json.qcow2", INVALID, "has a backing file (`json:{"),
+        ("nbd.qcow2", INVALID, "has a backing file (`nbd://127.0.0.1:1/x`)"),
+        ("external.qcow2", INVALID, "keeps its content in another file (`"),
+        ("locked.qcow2", INVALID, "locked.qcow2` is encrypted"),
+        ("deep.qcow2", INVALID, "/backing.qcow2`), which a guest could read"),
+        ("text.vmdk", INVALID, "only names other files, in which a VMDK image's content is"),
+        ("embedded.vmdk", INVALID, "only names other files, in which a VMDK image's content is"),
+        ("old.qcow", INVALID, "is qcow of version 1"),
+        ("good.tar", INVALID, "is a tar archive and no disk image"),
+        ("good.tar.xz", INVALID, "is a tar archive and no disk image"),
+        ("good.zip", INVALID, "is a zip archive and no disk image"),
+        ("good.qcow2.xz.gz", INVALID, "is compressed twice"),
+        ("cut.xz", INVALID, "cut.xz` is damaged or its end is missing"),
+        ("cut.bz2", INVALID, "cut.bz2` is damaged or its end is missing"),
+    ] {
+        file(name, code, &[says]);
+    }
+    for (given, code, says) in [
+        ("", NOT_FOUND, "Give a name, a path or a URL."),
+        ("debian-12", NOT_FOUND, "Did you mean `debian:12`"),
+        ("Debian:12", NOT_FOUND, "Give a name, a path or a URL."),
+        ("/dev/zero", INVALID, "is no regular file"),
+        ("/dev/null", INVALID, "is no regular file"),
+        ("json:{\"driver\":\"null-co\"}", NOT_FOUND, missing),
+        ("nbd:127.0.0.1:1", NOT_FOUND, missing),
+        ("a\nb\u{1b}[31m", NOT_FOUND, "cannot read the image `a\\nb\\u{1b}[31m`"),
+        ("javascript:alert(1)", NOT_FOUND, missing),
+        ("javascript://alert(1)", INVALID, "images are not fetched over `javascript`"),
+        ("ftp://example.org/x.qcow2", INVALID, "images are not fetched over `ftp`"),
+        ("ssh://example.org/x.qcow2", INVALID, "images are not fetched over `ssh`"),
+        ("FILE:///missing.qcow2", NOT_FOUND, missing),
+        ("file://missing.qcow2", INVALID, "it names no file of this machine"),
+        ("http://", INVALID, "`http://` cannot be fetched: it is no URL"),
+        ("https://[::1", INVALID, "`https://[::1` cannot be fetched: it is no URL"),
+        ("http://a b/", INVALID, "`http://a b/` cannot be fetched: it is no URL"),
+        ("http://127.0.0.1:1/x.qcow2", UNREACHABLE, "Connection refused"),
+    ] {
+        with(given, code, &[says]);
+    }
+    let unknown = "nobody knows which user `";
+    host.refuses(
+        &["vm", "create", "bad", "--image", &host.path("good.qcow2")],
+        INVALID,
+        &[unknown, "Name one with --user"],
+    );
+    // An unmanaged volume of the name that is needed is not ours to overwrite: see the lifecycle.
+    let none = "but no image that would read it";
+    host.refuses(&["vm", "create", "bad", "--ssh-key", "dev"], INVALID, &[none]);
+    host.refuses(&["vm", "create", "bad", "--user", "debian"], INVALID, &[none]);
+}
+
+/// Answers every request in its own way; returns the URL.
+fn serve(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 2048];
+            if stream.read(&mut request).is_ok() {
+                // Whoever asked may have gone.
+                drop(stream.write_all(answer));
+            }
+        }
+    });
+    format!("http://{address}/debian-12.qcow2")
+}
+
+#[test]
+fn what_a_server_answers() {
+    // Not in the lab, whose network is its own: `test:///default` needs no daemon, and forgets. Nothing is to forget.
+    for (answer, code, says) in [
+        (&b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"[..], NOT_FOUND, "HTTP status 404"),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", 6, "The server wants a login"),
+        (b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n", UNREACHABLE, "HTTP status 500"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", INVALID, "` is empty"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<!DOCTYPE html>", INVALID, "is a web page and no disk image"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nconnection: close\r\n\r\nQFI",
+            UNREACHABLE,
+            "broke off after 3 of 1000 bytes",
+        ),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: file:///etc/passwd\r\ncontent-length: 0\r\n\r\n",
+            UNREACHABLE,
+            "cannot fetch",
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", UNREACHABLE, "cannot fetch"),
+    ] {
+        let url = serve(answer);
+        let home = tempfile::tempdir().unwrap();
+        let mut vmprov = Command::new(env!("CARGO_BIN_EXE_vmprov"));
+        vmprov.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home.path()).current_dir(home.path());
+        vmprov.env("VMPROV_STALL_TIMEOUT", "1s");
+        let ran = vmprov.args(["-c", "test:///default", "vm", "create", "bad", "--image", &url]).output().unwrap();
+        let stderr = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!((ran.status.code(), ran.stdout.len()), (Some(code), 0), "{url}: {stderr}");
+        assert!(stderr.contains(says) && stderr.contains(&url), "it does not say `{says}`: {stderr}");
+        // Where the server fails even to say whether there are checksums, that is for later.
+        let undecided =
+            says.contains("500") || says.contains("broke off") || answer.starts_with(b"SSH") || says == "cannot fetch";
+        assert_eq!(stderr.contains("comes without TLS"), !undecided, "{stderr}");
+        let left: Vec<_> = std::fs::read_dir(home.path().join(".cache/vmprov/downloads")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn installers() {
+    let host = Host::with(|lab| sh(lab, ": >empty.iso; mkdir folder; mkfifo pipe; : >x.iso; echo x >x.iso"));
+    for (name, code, says) in [
+        ("missing.iso", NOT_FOUND, "No such file or directory"),
+        ("empty.iso", INVALID, "is empty or no regular file"),
+        ("folder", INVALID, "is empty or no regular file"),
+        ("pipe", INVALID, "is empty or no regular file"),
+    ] {
+        host.refuses(&["vm", "create", "bad", "--iso", &host.path(name)], code, &[says]);
+    }
+    host.refuses(&["vm", "create", "bad", "--iso", ""], NOT_FOUND, &["cannot read the installer ``"]);
+    host.refuses(&["vm", "create", "bad", "--iso", "/dev/zero"], INVALID, &["no regular file"]);
+    let iso = host.path("x.iso");
+    host.refuses(
+        &["vm", "create", "bad", "--iso", &iso, "--ssh-key", "dev"],
+        INVALID,
+        &["nobody knows which user", "--user"],
+    );
+    host.refuses(
+        &["vm", "create", "bad", "--iso", &iso, "--wait"],
+        INVALID,
+        &["without an image there will be no ssh"],
+    );
+}
