@@ -107,11 +107,7 @@ impl Agent {
                 .hint("Try again when some of them have been answered.")
         })?;
         let since = Instant::now();
-        if call.tool.must_confirm(&call.arguments) && call.arguments[CONFIRM].is_null() {
-            let name = call.arguments["name"].as_str().unwrap_or("NAME");
-            return Err(Error::invalid("a VM is deleted only where its name is given again")
-                .hint(format!("Nothing was done. Give the same as `name` and as `{CONFIRM}`: {name}.")));
-        }
+        require_confirmation(call)?;
         let request = call.request()?;
         // What is noted already stays.
         let _ = noted.targets.set(call.targets(&request));
@@ -124,23 +120,30 @@ impl Agent {
             },
             None => beginning.await,
         };
-        let job = match answer? {
-            Answer::Done(report) => return Ok(report),
-            Answer::Job(job) => job,
-        };
-        let _ = noted.job.set(job.view().id);
-        let ended = tokio::select! {
-            () = job.ends_within(self.answer_within.saturating_sub(since.elapsed())) => true,
-            never = self.tell(&job, context) => match never {},
-            () = context.ct.cancelled() => false,
-        };
-        if !ended {
-            job.stop();
-            job.ends_within(UNDOING).await;
+        match answer? {
+            Answer::Done(report) => Ok(report),
+            Answer::Job(job) => {
+                let _ = noted.job.set(job.view().id);
+                self.wait(&job, context, self.answer_within.saturating_sub(since.elapsed())).await;
+                call.outcome(&job).unwrap_or_else(|| {
+                    let pending = serde_json::to_value(call::pending(&job)).map(Report::Json);
+                    pending.map_err(|error| Error::internal("cannot say how far it is").because(error))
+                })
+            }
         }
-        let pending = || serde_json::to_value(call::pending(&job)).map(Report::Json);
-        call.outcome(&job)
-            .unwrap_or_else(|| pending().map_err(|error| Error::internal("cannot say how far it is").because(error)))
+    }
+
+    /// Waits until a job has ended, or for so long, and tells how far it is. A client that gives it up has it cancelled and
+    /// undone.
+    async fn wait(&self, job: &Job, context: &RequestContext<RoleServer>, limit: Duration) {
+        tokio::select! {
+            () = job.ends_within(limit) => {}
+            never = self.tell(job, context) => match never {},
+            () = context.ct.cancelled() => {
+                job.stop();
+                job.ends_within(UNDOING).await;
+            }
+        }
     }
 
     /// Tells a client how far a job is, again and again, where it wants to be told.
@@ -180,6 +183,16 @@ impl Agent {
             "called"
         );
     }
+}
+
+/// Refuses to delete a VM whose name was not given again.
+fn require_confirmation(call: &Call) -> Result<(), Error> {
+    if !call.tool.must_confirm(&call.arguments) || !call.arguments[CONFIRM].is_null() {
+        return Ok(());
+    }
+    let name = call.arguments["name"].as_str().unwrap_or("NAME");
+    Err(Error::invalid("a VM is deleted only where its name is given again")
+        .hint(format!("Nothing was done. Give the same as `name` and as `{CONFIRM}`: {name}.")))
 }
 
 /// The id of a request, as other logs have it where it came over HTTP.
