@@ -207,7 +207,7 @@ fn require_room(client: &Client, before: Share, shares: &Shares) -> Result<()> {
         let (used, wanted) = (amount(&before), amount(&after));
         let Some(limit) = limit.filter(|limit| wanted > *limit && wanted > used) else { continue };
         let vms: Vec<_> = shares.keys().map(String::as_str).collect();
-        return Err(Error::new(Code::QuotaExceeded, format!("the quota of {} is used up: {name}", client.title()))
+        return Err(Error::new(Code::QuotaExceeded, format!("the quota of {} does not suffice: {name}", client.title()))
             .because(format!("with this it would be {}, and {} is the most", text(wanted), text(limit)))
             .hint(format!("Delete one of its VMs, or ask for less. They are, with this one: {}.", vms.join(", ")))
             .details(json!({"resource": name, "used": used, "wanted": wanted, "limit": limit, "vms": vms})));
@@ -228,7 +228,7 @@ mod tests {
         vm::Owned { name: name.to_owned(), uuid: uuid::Uuid::nil(), vcpus, memory_mib: 1024, disk_bytes: 10 << 30 }
     }
 
-    /// What is refused of a request, by the resource that is used up.
+    /// What is refused of a request, by the resource that does not suffice.
     fn refused(quota: &str, owned: &[vm::Owned], under_way: &[Reserved], name: &str, request: Value) -> Option<String> {
         let operation = api::find(name).unwrap();
         let request = operation.read(request).unwrap();
