@@ -207,10 +207,13 @@ fn require_room(client: &Client, before: Share, shares: &Shares) -> Result<()> {
         let (used, wanted) = (amount(&before), amount(&after));
         let Some(limit) = limit.filter(|limit| wanted > *limit && wanted > used) else { continue };
         let vms: Vec<_> = shares.keys().map(String::as_str).collect();
-        return Err(Error::new(Code::QuotaExceeded, format!("the quota of {} does not suffice: {name}", client.title()))
-            .because(format!("with this it would be {}, and {} is the most", text(wanted), text(limit)))
-            .hint(format!("Delete one of its VMs, or ask for less. They are, with this one: {}.", vms.join(", ")))
-            .details(json!({"resource": name, "used": used, "wanted": wanted, "limit": limit, "vms": vms})));
+        return Err(Error::new(
+            Code::QuotaExceeded,
+            format!("the quota of {} does not suffice: {name}", client.title()),
+        )
+        .because(format!("with this it would be {}, and {} is the most", text(wanted), text(limit)))
+        .hint(format!("Delete one of its VMs, or ask for less. They are, with this one: {}.", vms.join(", ")))
+        .details(json!({"resource": name, "used": used, "wanted": wanted, "limit": limit, "vms": vms})));
     }
     Ok(())
 }
