@@ -165,7 +165,8 @@ fn what_a_server_answers() {
         let home = tempfile::tempdir().unwrap();
         let mut vmprov = Command::new(env!("CARGO_BIN_EXE_vmprov"));
         vmprov.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home.path()).current_dir(home.path());
-        vmprov.env("VMPROV_STALL_TIMEOUT", "1s");
+        // Far longer than a server on the loopback takes on a busy machine.
+        vmprov.env("VMPROV_STALL_TIMEOUT", "5s");
         let ran = vmprov.args(["-c", "test:///default", "vm", "create", "bad", "--image", &url]).output().unwrap();
         let stderr = String::from_utf8(ran.stderr).unwrap();
         assert_eq!((ran.status.code(), ran.stdout.len()), (Some(code), 0), "{url}: {stderr}");
