@@ -136,8 +136,10 @@ fn agents_go_through_the_life_of_a_guest() {
         });
         let mut over_mcp = |tool: &str, arguments: Value| {
             let done = agent.done(tool, &arguments);
-            if tool == "vm_create" {
-                bounded(&mut agent);
+            match tool {
+                "vm_create" => bounded(&mut agent),
+                "vm_ssh_command" => logs_in(&site, done["command"].as_str().unwrap()),
+                _ => {}
             }
             done
         };
@@ -213,6 +215,15 @@ fn cancelled(site: &Site, agent: &mut Agent, half: usize) {
     site.mirror.open_gate();
     let listed = agent.done("image_list", &json!({}));
     assert_eq!(listed["images"], json!([]), "{listed}");
+}
+
+/// The command logs in, be it read as a shell's line or as what another command has printed.
+fn logs_in(site: &Site, command: &str) {
+    let [program, rest @ ..] = site.lab.entrance();
+    for script in ["eval \"$1\" uname -n", "$1 uname -n"] {
+        let ran = Command::new(program).args(rest).args(["/bin/sh", "-c", script, "sh", command]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&ran.stdout), "mcp-env\n", "{command}: {ran:?}");
+    }
 }
 
 /// What the agent made is bounded as the operator has said.

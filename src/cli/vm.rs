@@ -126,7 +126,7 @@ pub(super) enum Command {
     },
 
     /// Print the command that logs in to a VM, with strict host keys
-    #[command(name = "ssh-command", after_help = "To use it: $(vmprov vm ssh-command web) uptime")]
+    #[command(name = "ssh-command", after_help = "To use it: eval \"$(vmprov vm ssh-command web)\" uptime")]
     LoginLine {
         /// VM, by name or UUID
         vm: String,

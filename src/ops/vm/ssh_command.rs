@@ -1,5 +1,7 @@
 //! `vm ssh-command`: the command that logs in to a VM, for whoever runs it elsewhere: a script, an editor, an agent.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -40,6 +42,12 @@ pub fn ssh_command(host: &Host, reference: &str) -> Result<SshCommand> {
             .hint(format!("Wait until it can: vmprov vm wait {quoted} --for ssh"))
     })?;
     let arguments = target.command(&known_hosts);
-    let command = shell_words::join(&arguments);
+    let command = arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     Ok(SshCommand { vm, command, arguments, address: target.address.to_string(), port: target.port, user: target.user })
+}
+
+/// A word as a shell takes it, without quotes where it needs none: `$(…)` does not take them off.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) { word.into() } else { shell_words::quote(word) }
 }
