@@ -14,7 +14,7 @@ use super::{
     words::Next,
 };
 use crate::{
-    api::{Operation, Report, Scope},
+    api::{self, Operation, Report, Scope},
     error::{Error, Result},
     service::{
         Asked, Begun, Service,
@@ -103,13 +103,13 @@ impl Call {
                 }
             }
             Does::Get => {
-                let OfOperation { id, wait } = again(request)?;
+                let OfOperation { id, wait } = api::again(request)?;
                 let job = service.operation(&client, &id)?;
                 job.ends_within(Duration::from_secs(wait.0)).await;
                 Ok(Answer::Done(self.view(job.view())))
             }
             Does::Cancel => {
-                let Cancelled { id } = again(request)?;
+                let Cancelled { id } = api::again(request)?;
                 Ok(Answer::Done(self.view(service.cancel(&client, &id).await?)))
             }
         }
@@ -164,11 +164,6 @@ impl Call {
     }
 }
 
-fn again<T: serde::de::DeserializeOwned>(request: Value) -> Result<T> {
-    serde_json::from_value(request)
-        .map_err(|error| Error::internal("cannot read a request that was read before").because(error))
-}
-
 /// What is said of a job that goes on.
 pub(crate) fn pending(job: &Job) -> Pending {
     let operation = job.view().in_words(in_calls);
@@ -212,13 +207,18 @@ fn shorten(value: &mut Value) {
     }
 }
 
+/// A picture as text, which is how it stands in JSON.
+pub(crate) fn encoded(png: &[u8]) -> String {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    BASE64_STANDARD.encode(png)
+}
+
 /// A report as JSON, also where it is a picture.
 pub(crate) fn json_of(report: Report) -> Value {
-    use base64::{Engine, prelude::BASE64_STANDARD};
     match report {
         Report::Json(value) => value,
         Report::Text(text) => json!({ "text": text }),
-        Report::Png(png) => json!({"mimeType": "image/png", "data": BASE64_STANDARD.encode(png)}),
+        Report::Png(png) => json!({"mimeType": "image/png", "data": encoded(&png)}),
     }
 }
 

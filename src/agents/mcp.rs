@@ -33,7 +33,7 @@ use crate::{
     api::{Report, Scope},
     error::{Code, Error},
     service::{
-        Service,
+        ANSWER_WITHIN, Service,
         audit::{Answered, Noted, Whence},
         client::Client,
         job::{Job, View},
@@ -51,9 +51,6 @@ const TELLING: Duration = Duration::from_secs(1);
 
 /// How many calls are answered at a time, whoever makes them.
 static CALLS: Semaphore = Semaphore::const_new(256);
-
-/// How long a client that has cancelled a call is waited for to undo it. It does not read the answer.
-const UNDOING: Duration = Duration::from_secs(45);
 
 /// Who is at the other end.
 #[derive(Clone)]
@@ -141,7 +138,7 @@ impl Agent {
             never = self.tell(job, context) => match never {},
             () = context.ct.cancelled() => {
                 job.stop();
-                job.ends_within(UNDOING).await;
+                job.ends_within(ANSWER_WITHIN).await;
             }
         }
     }
@@ -218,13 +215,7 @@ fn told(report: Report) -> CallToolResult {
     match report {
         Report::Json(value) => CallToolResult::structured(value),
         Report::Text(text) => CallToolResult::success(vec![ContentBlock::text(text)]),
-        Report::Png(png) => {
-            let Value::Object(picture) = call::json_of(Report::Png(png)) else {
-                return CallToolResult::success(Vec::new());
-            };
-            let data = picture["data"].as_str().unwrap_or_default();
-            CallToolResult::success(vec![ContentBlock::image(data, "image/png")])
-        }
+        Report::Png(png) => CallToolResult::success(vec![ContentBlock::image(call::encoded(&png), "image/png")]),
     }
 }
 

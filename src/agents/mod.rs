@@ -16,7 +16,10 @@ mod words;
 
 use std::sync::LazyLock;
 
-use crate::error::{Error, Result};
+use crate::{
+    api,
+    error::{Error, Result},
+};
 pub use format::{Format, definitions};
 pub use pipe::{Options, serve};
 pub use tool::{Hints, Tool};
@@ -31,12 +34,10 @@ pub fn tools() -> &'static [Tool] {
 /// Finds a tool by its name.
 pub fn find(name: &str) -> Result<&'static Tool> {
     tools().iter().find(|tool| tool.name == name).ok_or_else(|| {
-        let alike = tools().iter().map(|tool| (strsim::jaro_winkler(name, tool.name), tool.name));
-        let nearest = alike.filter(|(alike, _)| *alike > 0.8).max_by(|(a, _), (b, _)| a.total_cmp(b));
         let error = Error::not_found(format!("there is no tool `{}`", name.escape_debug()));
         let names: Vec<_> = tools().iter().map(|tool| tool.name).collect();
-        match nearest {
-            Some((_, name)) => error.hint(format!("Did you mean `{name}`?")),
+        match api::nearest(name, names.iter().copied()) {
+            Some(name) => error.hint(format!("Did you mean `{name}`?")),
             None => error,
         }
         .hint(format!("The tools are {}.", names.join(", ")))

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::{in_calls, tool::Tool};
-use crate::api::Schemas;
-
-/// Where a reference of the API's schemas leads.
-const COMPONENTS: &str = "#/components/schemas/";
+use crate::api::{COMPONENTS, Schemas};
 
 /// The member whose schema holds what all members must be together. It must always be given, so that it always applies:
 /// several interfaces of models refuse `allOf` and its like at the top of a schema.

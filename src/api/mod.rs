@@ -17,8 +17,8 @@ use serde_json::{Map, Value};
 
 use crate::{error::Result, ops::Host};
 pub use next::{Phrase, in_words_of, over_http};
-pub use request::{members, typed};
-pub use schema::Schemas;
+pub use request::{again, members, nearest, typed};
+pub use schema::{COMPONENTS, Schemas};
 
 /// Every operation, in the order of the documentation.
 pub fn operations() -> &'static [Operation] {

@@ -20,11 +20,9 @@ pub fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
     let known = || schema["properties"].as_object().into_iter().flatten();
     if let Some(unknown) = members.keys().find(|name| known().all(|(known, _)| known != *name)) {
         let unknown = &shown(unknown);
-        let near = known().map(|(name, _)| (strsim::jaro_winkler(unknown, name), name));
-        let nearest = near.filter(|(alike, _)| *alike > 0.8).max_by(|(a, _), (b, _)| a.total_cmp(b));
         let error = Error::invalid(format!("there is no member `{unknown}` in this request"));
-        return Err(match nearest {
-            Some((_, name)) => error.hint(format!("Did you mean `{name}`?")),
+        return Err(match nearest(unknown, known().map(|(name, _)| name.as_str())) {
+            Some(name) => error.hint(format!("Did you mean `{name}`?")),
             None => error,
         }
         .hint(shape(schema)));
@@ -153,8 +151,14 @@ fn shape(schema: &Value) -> String {
     }
 }
 
+/// The word that somebody may have meant.
+pub fn nearest<'w>(given: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    let alike = known.map(|word| (strsim::jaro_winkler(given, word), word)).filter(|(alike, _)| *alike > 0.8);
+    alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, word)| word)
+}
+
 /// Reads a request that has been read before.
-pub(super) fn again<T: DeserializeOwned>(request: Value) -> Result<T> {
+pub fn again<T: DeserializeOwned>(request: Value) -> Result<T> {
     serde_json::from_value(request)
         .map_err(|error| Error::internal("cannot read a request that was read before").because(error))
 }

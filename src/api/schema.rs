@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 /// Where a reference leads.
-const COMPONENTS: &str = "#/components/schemas/";
+pub const COMPONENTS: &str = "#/components/schemas/";
 
 /// Named schemas that others refer to.
 #[derive(Debug, Clone, Default)]

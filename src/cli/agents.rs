@@ -1,11 +1,13 @@
 //! `vmprov tools` and `vmprov mcp`
 
+use std::io::IsTerminal;
+
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    output::{Output, Show},
+    output::{Kind, Output, Show, say},
     progress,
     service::Service,
     settings::{Resolved, log_filter},
@@ -68,6 +70,12 @@ pub(super) fn tools(args: &Tools, output: &Output) -> Result<()> {
 /// Serves the agent at the other end of standard input and output until it goes.
 pub(super) fn mcp(args: Mcp, resolved: &Resolved, quiet: bool) -> Result<()> {
     let Mcp { read_only, prefix, ttl_default, answer_within, service } = args;
+    if std::io::stdin().is_terminal() {
+        say(
+            Kind::Note,
+            "this waits for an agent's client to speak; put it into the client's list of servers (vmprov mcp --help)",
+        );
+    }
     // Clients show what is said there as trouble.
     progress::log_json(&log_filter(if quiet { "error" } else { "warn" })?);
     if let Some(remark) = &resolved.remark {

@@ -41,7 +41,6 @@ pub(super) async fn end(
     drain: Duration,
 ) -> Result<()> {
     tracing::info!("ending: no further requests are taken");
-    service.close();
     // The manager's own limit begins now, and must not be shorter than what was promised.
     let most = u32::try_from((drain + UNDOING * 2).as_micros()).unwrap_or(u32::MAX);
     tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(most)]);

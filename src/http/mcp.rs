@@ -25,7 +25,7 @@ use super::{
 use crate::{
     agents::mcp::{Agent, Who},
     error::{Code, Error},
-    service::{Service, client::Client},
+    service::{ANSWER_WITHIN, Service, client::Client},
 };
 
 /// The header that names a session (Model Context Protocol 2025-11-25, transports).
@@ -36,9 +36,6 @@ const MOST_SESSIONS: (usize, usize) = (256, 64);
 
 /// How long the last answers may take to be sent when the service ends.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// How long an answer may take; then it is an operation to ask for: clients give up after 60 s.
-const ANSWER_WITHIN: Duration = Duration::from_secs(45);
 
 /// How one speaks it.
 const BEGIN: &str = "This is the Model Context Protocol: POST one JSON-RPC message with Content-Type: application/json and Accept: \

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 
-/// How long an answer is waited for when nobody says: the first client gives up after 60 s.
-const ANSWER_WITHIN: Duration = Duration::from_secs(45);
+use crate::service::ANSWER_WITHIN;
 
 /// The longest that anybody is kept waiting.
 const LONGEST: Duration = Duration::from_mins(10);

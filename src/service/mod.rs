@@ -52,6 +52,9 @@ use metrics::Metrics;
 use quota::Quotas;
 use reads::{Reads, Seen};
 
+/// How long an answer may take where nobody says: many clients give up after 60 s.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(45);
+
 /// How long a look may take. Whoever asks gives up after a minute, and should be told why before that.
 pub(crate) const LOOK_LIMIT: Duration = Duration::from_secs(30);
 

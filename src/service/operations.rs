@@ -1,11 +1,11 @@
 //! What is under way, as a client asks for it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::{
-    Service,
+    ANSWER_WITHIN, Service,
     client::Client,
     job::{Job, View},
 };
@@ -13,9 +13,6 @@ use crate::{
     api::Scope,
     error::{Error, Result},
 };
-
-/// How long undoing is waited for before it is answered that it goes on.
-const UNDONE_WITHIN: Duration = Duration::from_secs(45);
 
 impl Service {
     /// What is under way and what has ended not long ago, of a client's; the newest first.
@@ -32,7 +29,7 @@ impl Service {
         })
     }
 
-    /// Cancels one, and waits until it has undone what it had done.
+    /// Cancels one, and waits until it has undone what it had done, or for as long as an answer may take.
     pub(crate) async fn cancel(&self, client: &Client, id: &str) -> Result<View> {
         client.require(Scope::Operate, "cancel operations")?;
         let job = self.operation(client, id)?;
@@ -41,7 +38,7 @@ impl Service {
             let message = format!("the operation {id} ({operation}) has ended already: it is {}", state.name());
             return Err(Error::conflict(message).hint("What it has done can only be undone by another."));
         }
-        job.ends_within(UNDONE_WITHIN).await;
+        job.ends_within(ANSWER_WITHIN).await;
         Ok(job.view())
     }
 }
