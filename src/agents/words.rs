@@ -44,10 +44,10 @@ pub fn in_calls(text: &str) -> String {
 /// The same, and the first call in it.
 pub(super) fn read(text: &str) -> (String, Option<Next>) {
     let mut first = None;
-    let text = api::in_words_of(text, &mut |operation, request, command| {
+    let text = api::in_words_of(text, &mut |operation, request, line| {
         let row = match table::tool_of(operation) {
             Some(row) if request.keys().all(|member| !row.lacks(member)) => row,
-            _ => return format!("the operator's `{}`", command.trim_start_matches("vmprov ")),
+            _ => return format!("the operator's `{}`", line.command),
         };
         let (tool, names) = (row.name, row.names);
         let called = |name: &str| {
@@ -62,14 +62,10 @@ pub(super) fn read(text: &str) -> (String, Option<Next>) {
             arguments: call.arguments.into_iter().filter(|(_, value)| !is_placeholder(value)).collect(),
             ..call
         });
-        text
+        line.marked(text)
     });
-    // Where the command line stood in marks already.
-    let text = text
-        .replace("`the operator's `", "the operator's `")
-        .replace("``", "`")
-        .replace("`vmprov ", "the operator's `");
-    (text.replace(": vmprov ", ": the operator's vmprov "), first)
+    // What no face but the command line has.
+    (text.replace("`vmprov ", "the operator's `").replace(": vmprov ", ": the operator's vmprov "), first)
 }
 
 /// Whether a value stands for one that only the reader knows, as in `vmprov inject web KEY`.

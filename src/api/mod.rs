@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{error::Result, ops::Host};
-pub use next::{Phrase, in_words_of, over_http};
+pub use next::{Line, Phrase, in_words_of, over_http};
 pub use request::{again, members, nearest, typed};
 pub use schema::{COMPONENTS, Schemas};
 

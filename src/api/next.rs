@@ -13,7 +13,7 @@ const NAMES: &[(&str, &str)] = &[("ssh-key", "sshKeys")];
 
 /// A text whose command lines are HTTP requests, and whose options are members.
 pub fn over_http(text: &str) -> String {
-    in_words_of(text, &mut |operation, request, _| {
+    in_words_of(text, &mut |operation, request, line| {
         let mut rest = request.clone();
         let part = |part: &str| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
             Some(member) => rest.shift_remove(member).map_or_else(|| part.to_owned(), |value| segment(&plain(&value))),
@@ -21,14 +21,14 @@ pub fn over_http(text: &str) -> String {
         };
         let path = operation.path.split('/').map(part).collect::<Vec<_>>().join("/");
         let call = format!("{} {path}", operation.method);
-        match operation.method {
+        line.marked(match operation.method {
             _ if rest.is_empty() => call,
             "GET" | "DELETE" => {
                 let query = rest.iter().map(|(name, value)| format!("{name}={}", segment(&plain(value))));
                 format!("{call}?{}", query.collect::<Vec<_>>().join("&"))
             }
             _ => format!("{call} {}", Value::Object(rest)),
-        }
+        })
     })
 }
 
@@ -36,8 +36,23 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
+/// A command line in a text.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'t> {
+    /// It, without the program's name.
+    pub command: &'t str,
+    is_marked: bool,
+}
+
+impl Line<'_> {
+    /// What is put in its place, in marks where it stood in marks.
+    pub fn marked(&self, text: String) -> String {
+        if self.is_marked { format!("`{text}`") } else { text }
+    }
+}
+
 /// How a face puts an operation, its request, and the command line that says the same.
-pub type Phrase<'p> = dyn FnMut(&Operation, &Map<String, Value>, &str) -> String + 'p;
+pub type Phrase<'p> = dyn FnMut(&Operation, &Map<String, Value>, Line<'_>) -> String + 'p;
 
 /// A text whose command lines are put as a face puts them, and whose options are members.
 pub fn in_words_of(text: &str, call: &mut Phrase<'_>) -> String {
@@ -60,9 +75,13 @@ pub fn in_words_of(text: &str, call: &mut Phrase<'_>) -> String {
             rest = &left[end..];
             continue;
         }
-        written.push_str(&options_as_members(&rest[..at]));
-        let line = &rest[at..rest.len() - left.len()];
-        written.push_str(&call(operation, &request, line));
+        let command = &rest[at + PROGRAM.len()..rest.len() - left.len()];
+        let (before, left, is_marked) = match (rest[..at].strip_suffix('`'), left.strip_prefix('`')) {
+            (Some(before), Some(left)) => (before, left, true),
+            _ => (&rest[..at], left, false),
+        };
+        written.push_str(&options_as_members(before));
+        written.push_str(&call(operation, &request, Line { command, is_marked }));
         rest = left;
     }
     written.push_str(&options_as_members(rest));
