@@ -75,7 +75,7 @@ fn why_not(host: &Host, name: &str, metadata: &Metadata) -> Result<Option<String
     if !metadata.is_of_this_host() {
         return Ok(Some(format!("it was begun on `{}`; if nobody is at it there, delete it by name", metadata.host)));
     }
-    match Lock::take(&vm::lock_name(host, name), Duration::ZERO, &host.runner.cancel) {
+    match Lock::take(&vm::lock_name(host, name)?, Duration::ZERO, &host.runner.cancel) {
         Ok(_free) => Ok(None),
         Err(error) if error.code == Code::Busy => Ok(Some(error.message)),
         Err(error) => Err(error),

@@ -157,7 +157,7 @@ fn take_turn(host: &Host, source: &ImageSource) -> Result<(Option<Lock>, bool)> 
     if host.is_dry_run() {
         return Ok((None, false));
     }
-    let what = format!("the image {} for pool `{}` at {}", source.given(), host.settings.pool, host.place());
+    let what = format!("the image {} for pool `{}` at {}", source.given(), host.settings.pool, host.hypervisor()?);
     match Lock::take(&what, Duration::ZERO, &host.runner.cancel) {
         Err(error) if error.code == Code::Busy => {
             host.step(format!("waiting for another vmprov that fetches {}", source.given()));
@@ -290,7 +290,7 @@ impl Base {
 
 /// Keeps a base from being removed while a VM is built on it.
 pub(super) fn hold(host: &Host, pool: &Pool, base: &Base) -> Result<Lock> {
-    Lock::share(&base::lock_name(host, pool, &base.volume), REMOVAL, &host.runner.cancel)
+    Lock::share(&base::lock_name(host, pool, &base.volume)?, REMOVAL, &host.runner.cancel)
 }
 
 /// Forgets what a source led to; the next use looks at it anew.

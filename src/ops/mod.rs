@@ -21,7 +21,7 @@ use camino::Utf8PathBuf;
 
 use crate::{
     cancel::Cancel,
-    error::Error,
+    error::{Error, Result},
     model::{image::Mirror, proxy::Proxies, sources::Sources},
     observer::Observer,
     store::{http::Http, keys::KeyStore},
@@ -124,7 +124,11 @@ impl Host {
     }
 
     fn like(&self, settings: Settings, runner: Runner) -> Self {
-        Self { caller: self.caller.clone(), ..Self::with(settings, runner, self.progress.clone()) }
+        Self {
+            virsh: self.virsh.run_by(runner.clone()),
+            caller: self.caller.clone(),
+            ..Self::with(settings, runner, self.progress.clone())
+        }
     }
 
     /// The same host, whose calls nobody can cancel: for undoing what was begun.
@@ -144,12 +148,9 @@ impl Host {
         self.runner.plan.is_some()
     }
 
-    /// Which libvirt it is, for the names of locks: each user has a session of their own.
-    fn place(&self) -> String {
-        if self.virsh.is_session() {
-            return format!("{} of user {}", self.settings.uri, rustix::process::geteuid().as_raw());
-        }
-        self.settings.uri.clone()
+    /// Which hypervisor it works on, however the URI is spelled: for the names of locks, and for what is remembered of it.
+    fn hypervisor(&self) -> Result<String> {
+        self.virsh.hypervisor()
     }
 
     fn step(&self, text: impl AsRef<str>) {

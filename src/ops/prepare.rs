@@ -48,7 +48,7 @@ pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
 /// Makes the storage pool, whole or not at all.
 fn make_pool(host: &Host) -> Result<Pool> {
     let (name, path) = (&host.settings.pool, &host.settings.pool_path);
-    let what = format!("the storage pool `{name}` at {}", host.place());
+    let what = format!("the storage pool `{name}` at {}", host.hypervisor()?);
     let _one_maker = Lock::take(&what, POOL_WAIT, &host.runner.cancel)?;
     if let Some(made) = host.virsh.pool(name)? {
         return pool(host, Some(&made)); // another vmprov was first

@@ -96,7 +96,7 @@ pub fn reap(host: &Host, options: ReapOptions) -> Result<Reaped> {
 }
 
 fn reap_one(host: &Host, listed: &Listed, now: Timestamp, dry_run: bool) -> Result<Outcome> {
-    let _lock = match Lock::take(&vm::lock_name(host, &listed.name), Duration::ZERO, &host.runner.cancel) {
+    let _lock = match Lock::take(&vm::lock_name(host, &listed.name)?, Duration::ZERO, &host.runner.cancel) {
         Err(error) if error.code == Code::Busy => return Ok(Outcome::Skipped { reason: error.message }),
         result => result?,
     };

@@ -144,7 +144,7 @@ pub(super) fn keep(
     unchanged: &dyn Fn() -> Result<()>,
     make: impl FnOnce() -> Result<Content>,
 ) -> Result<()> {
-    let _one_upload = Lock::take(&lock_name(host, pool, &base.volume), UPLOAD_WAIT, &host.runner.cancel)?;
+    let _one_upload = Lock::take(&lock_name(host, pool, &base.volume)?, UPLOAD_WAIT, &host.runner.cancel)?;
     match state(host, pool, base)? {
         State::Whole => {}
         State::Unmarked => write_companion(host, pool, &base.companion(), base)?,
@@ -318,6 +318,6 @@ pub(super) fn write_companion(host: &Host, pool: &Pool, name: &str, base: &Base)
 }
 
 /// What the lock on a base volume is called: shared while somebody builds on it, exclusive while it is made or removed.
-pub(super) fn lock_name(host: &Host, pool: &Pool, volume: &str) -> String {
-    format!("the base image `{volume}` of pool `{}` at {}", pool.name, host.place())
+pub(super) fn lock_name(host: &Host, pool: &Pool, volume: &str) -> Result<String> {
+    Ok(format!("the base image `{volume}` of pool `{}` at {}", pool.name, host.hypervisor()?))
 }

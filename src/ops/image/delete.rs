@@ -82,7 +82,7 @@ fn delete_volumes<'n>(host: &Host, pool: &Pool, names: impl IntoIterator<Item = 
 }
 
 fn lock(host: &Host, pool: &Pool, image: &Image, wait: Duration) -> Result<Lock> {
-    Lock::take(&base::lock_name(host, pool, image.volume_name()), wait, &host.runner.cancel)
+    Lock::take(&base::lock_name(host, pool, image.volume_name())?, wait, &host.runner.cancel)
 }
 
 /// Refuses to remove anything while a file that somebody uses cannot be looked into.
@@ -255,7 +255,7 @@ fn unfinished(host: &Host, pool: &Pool) -> Result<Vec<String>> {
 
 /// The lock on a base volume, unless somebody of this machine is at it.
 fn idle(host: &Host, pool: &Pool, name: &str) -> Result<Option<Lock>> {
-    match Lock::take(&base::lock_name(host, pool, name), Duration::ZERO, &host.runner.cancel) {
+    match Lock::take(&base::lock_name(host, pool, name)?, Duration::ZERO, &host.runner.cancel) {
         Err(error) if error.code == Code::Busy => Ok(None),
         lock => lock.map(Some),
     }

@@ -88,7 +88,7 @@ pub fn import(host: &Host, new: &NewImport) -> Result<Image> {
 
 /// Refuses a name that is the catalogue's or an image's, and keeps others of this machine from taking it meanwhile.
 pub(in crate::ops) fn reserve(host: &Host, name: &ImageName) -> Result<Lock> {
-    let what = format!("the image name `{name}` of pool `{}` at {}", host.settings.pool, host.place());
+    let what = format!("the image name `{name}` of pool `{}` at {}", host.settings.pool, host.hypervisor()?);
     let lock = Lock::take(&what, Duration::ZERO, &host.runner.cancel)?;
     let taken = |what: &str, hint: &str| Error::new(Code::AlreadyExists, format!("{what} `{name}`")).hint(hint);
     if catalogue(host)?.find(name).is_some() {

@@ -130,7 +130,7 @@ fn disk(host: &Host, domain: &Domain) -> Result<(String, String)> {
 fn copy(host: &Host, pool: &str, volume: &str) -> Result<Temporary> {
     let unique = Uuid::new_v4().simple().to_string();
     let clone = format!("{COPY}{unique}.qcow2");
-    let _ours = Lock::take(&lock_name(host, pool, &clone), Duration::ZERO, &host.runner.cancel)?;
+    let _ours = Lock::take(&lock_name(host, pool, &clone)?, Duration::ZERO, &host.runner.cancel)?;
     let file = Temporary::new(&image::downloads(host), &format!("{FILE}{unique}"))?;
     let delete = {
         let (host, pool, clone) = (host.uncancellable(), pool.to_owned(), clone.clone());
@@ -175,8 +175,8 @@ fn keep(host: &Host, new: &NewCommit, domain: &Domain, file: &Temporary) -> Resu
     image::keep_made(host, &pool, &new.image, made)
 }
 
-fn lock_name(host: &Host, pool: &str, clone: &str) -> String {
-    format!("the volume `{clone}` of pool `{pool}` at {}", host.place())
+fn lock_name(host: &Host, pool: &str, clone: &str) -> Result<String> {
+    Ok(format!("the volume `{clone}` of pool `{pool}` at {}", host.hypervisor()?))
 }
 
 /// Removes what killed commits left: copies in the pools, as `pool/volume`, and files of this machine.
@@ -198,7 +198,7 @@ pub(in crate::ops) fn copies(host: &Host) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for pool in host.virsh.active_pools()? {
         for copy in host.virsh.volumes_like(&pool, COPY)? {
-            match Lock::take(&lock_name(host, &pool, &copy), Duration::ZERO, &host.runner.cancel) {
+            match Lock::take(&lock_name(host, &pool, &copy)?, Duration::ZERO, &host.runner.cancel) {
                 Err(error) if error.code == Code::Busy => {}
                 lock => {
                     drop(lock?);

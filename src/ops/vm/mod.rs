@@ -97,12 +97,12 @@ fn look_up(host: &Host, reference: &str) -> Result<(Listed, Domain)> {
 
 /// Keeps other vmprov processes of this machine from working on a VM.
 fn lock(host: &Host, name: &str) -> Result<Lock> {
-    Lock::take(&lock_name(host, name), LOCK_WAIT, &host.runner.cancel)
+    Lock::take(&lock_name(host, name)?, LOCK_WAIT, &host.runner.cancel)
 }
 
 /// What the lock on a VM is called.
-pub(super) fn lock_name(host: &Host, name: &str) -> String {
-    format!("the VM `{name}` at {}", host.place())
+pub(super) fn lock_name(host: &Host, name: &str) -> Result<String> {
+    Ok(format!("the VM `{name}` at {}", host.hypervisor()?))
 }
 
 /// The error for a VM whose create or delete was killed, where a whole one is needed.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Pool, Virsh, domain, from_xml};
+use super::{Pool, Virsh, domain, from_xml, identity};
 use crate::error::{Code, Error, Result};
 
 /// What guests can be given on this host, from `domcapabilities`.
@@ -165,6 +165,7 @@ impl Virsh {
             vec!["net-list", "--all", "--name"],
             domcapabilities(virttype),
             vec!["nodememstats"],
+            identity::CAPABILITIES.to_vec(),
         ];
         commands.extend(volumes.iter().map(|volume| vec!["vol-path", "--pool", pool, "--vol", volume]));
         commands.extend(
@@ -175,11 +176,12 @@ impl Virsh {
         // A pool that is not active answers for its volumes with a conflict; the test driver knows no memory.
         let tolerated = [Code::NotFound, Code::Conflict];
         let sections = self.batch_tolerating("look at the host", &commands, &tolerated)?;
-        let [domains, pool_xml, active_pools, active_networks, networks, capabilities, memory, found @ ..] =
+        let [domains, pool_xml, active_pools, active_networks, networks, capabilities, memory, identity, found @ ..] =
             &sections[..]
         else {
             return Err(Error::internal("virsh printed another number of answers than asked for"));
         };
+        self.remember_hypervisor(identity)?;
         let lines =
             |text: &str| text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect();
         let active_pools: Vec<String> = lines(active_pools);

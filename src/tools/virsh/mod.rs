@@ -13,13 +13,17 @@ mod event;
 mod facts;
 mod failure;
 mod host;
+mod identity;
 mod metadata;
 mod network;
 mod screen;
 mod stats;
 mod volume;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
@@ -47,6 +51,8 @@ const MOST_COMMANDS: usize = 250;
 pub struct Virsh {
     uri: String,
     runner: Runner,
+    /// Which hypervisor that is, once it has been asked; clones share it.
+    identity: Arc<OnceLock<String>>,
 }
 
 /// What the commands of a batch printed, each by itself, and what virsh complained of.
@@ -60,8 +66,14 @@ struct Batch {
 
 impl Virsh {
     /// Calls to `uri`, run by `runner`.
-    pub const fn new(uri: String, runner: Runner) -> Self {
-        Self { uri, runner }
+    pub fn new(uri: String, runner: Runner) -> Self {
+        Self { uri, runner, identity: Arc::default() }
+    }
+
+    /// The same connection, whose calls are run by another runner.
+    #[must_use]
+    pub fn run_by(&self, runner: Runner) -> Self {
+        Self { runner, ..self.clone() }
     }
 
     /// The connection's URI.

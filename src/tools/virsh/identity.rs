@@ -1,0 +1,81 @@
+//! Which hypervisor a connection leads to, however its URI is spelled.
+
+use serde::Deserialize;
+
+use super::{Virsh, from_xml};
+use crate::error::Result;
+
+/// `virsh capabilities`, of which only the host's UUID is wanted here.
+pub(super) const CAPABILITIES: &[&str] = &["capabilities"];
+
+#[derive(Deserialize)]
+struct RawCapabilities {
+    host: RawHost,
+}
+
+#[derive(Deserialize)]
+struct RawHost {
+    uuid: Option<String>,
+}
+
+impl Virsh {
+    /// Returns the identity of the hypervisor: libvirt's driver and host UUID, and the user where each user has a libvirt
+    /// of their own. Two URIs that lead to the same libvirt have the same identity, in every process and on every machine.
+    ///
+    /// It is read once for each connection; [`Self::survey`] reads it along with everything else. A driver that tells no
+    /// UUID (libvirt's test driver) is identified by its URI.
+    pub fn hypervisor(&self) -> Result<String> {
+        if let Some(known) = self.identity.get() {
+            return Ok(known.clone());
+        }
+        let xml = self.read("ask libvirt for its host UUID", CAPABILITIES)?;
+        self.remember_hypervisor(&xml)
+    }
+
+    /// Remembers the identity that the capabilities' XML tells.
+    pub(super) fn remember_hypervisor(&self, capabilities: &str) -> Result<String> {
+        let raw: RawCapabilities = from_xml("capabilities", capabilities)?;
+        let identity = identity(&self.uri, raw.host.uuid.as_deref(), rustix::process::geteuid().as_raw());
+        Ok(self.identity.get_or_init(|| identity).clone())
+    }
+}
+
+/// The identity of the libvirt at `uri`, used by the user `uid` of this machine.
+fn identity(uri: &str, host_uuid: Option<&str>, uid: u32) -> String {
+    let Some(uuid) = host_uuid else { return uri.to_owned() };
+    let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
+    let driver = scheme.split('+').next().unwrap_or(scheme);
+    let (address, _parameters) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = address.split_once('/').unwrap_or((address, ""));
+    match (path, authority) {
+        ("session", "") => format!("{driver} {uuid} session of user {uid}"),
+        // Whose session it is, only the other machine knows.
+        ("session", authority) => format!("{driver} {uuid} session at {authority}"),
+        (path, _) => format!("{driver} {uuid} {path}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spelling_of_a_uri_does_not_matter() {
+        let of = |uri| identity(uri, Some("U"), 1000);
+        let system = of("qemu:///system");
+        assert_eq!(system, "qemu U system");
+        for same in ["qemu+unix:///system", "qemu+unix:///system?socket=/run/x", "qemu+ssh://root@host/system"] {
+            assert_eq!(of(same), system, "{same}");
+        }
+    }
+
+    #[test]
+    fn each_user_has_a_session_of_their_own() {
+        let of = |uri, uid| identity(uri, Some("U"), uid);
+        assert_eq!(of("qemu:///session", 1), of("qemu+unix:///session", 1));
+        assert_ne!(of("qemu:///session", 1), of("qemu:///session", 2));
+        assert_ne!(of("qemu:///session", 1), of("qemu:///system", 1));
+        assert_ne!(of("qemu+ssh://a@host/session", 1), of("qemu+ssh://b@host/session", 1));
+        assert_eq!(identity("test:///default", None, 1), "test:///default");
+    }
+}
