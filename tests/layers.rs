@@ -130,7 +130,14 @@ fn first_names(rest: &str) -> Vec<String> {
 }
 
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = sources_in("src");
+    // Tests of their own may read what they like.
+    found.retain(|source| !source.path.ends_with("tests.rs") && !source.path.contains("/tests/"));
+    found
+}
+
+fn sources_in(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut found = Vec::new();
     let mut folders = vec![root.clone()];
     while let Some(folder) = folders.pop() {
@@ -144,8 +151,6 @@ fn sources() -> Vec<Source> {
             }
         }
     }
-    // Tests of their own may read what they like.
-    found.retain(|source| !source.path.ends_with("tests.rs") && !source.path.contains("/tests/"));
     found
 }
 
@@ -190,6 +195,16 @@ fn every_module_keeps_to_its_layer() {
     assert!(sources.len() > 40, "the sources are not where they are looked for");
     let breaches = breaches(&sources);
     assert!(breaches.is_empty(), "\n{}", breaches.join("\n"));
+}
+
+/// `Process` ends what it starts when the test ends. `output()` and `status()` wait for the end anyway.
+#[test]
+fn the_tests_start_processes_only_where_they_are_ended() {
+    // In two parts, so that it is not found here.
+    let needle = [".spawn", "()"].concat();
+    let starting: Vec<_> = sources_in("tests").into_iter().filter(|source| source.code.contains(&needle)).collect();
+    let paths: Vec<_> = starting.iter().map(|source| source.path.as_str()).collect();
+    assert_eq!(paths, ["support/process.rs"]);
 }
 
 /// The test itself: each kind of breach is seen.

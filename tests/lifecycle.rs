@@ -5,7 +5,7 @@
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
 
-use lab::{Held, Lab, Ran, wait_until};
+use lab::{Lab, Process, Ran, wait_until};
 
 const IMAGE: [&str; 4] = ["--user", "debian", "--disk-size", "1"];
 const ALREADY_EXISTS: i32 = 4;
@@ -14,7 +14,7 @@ const BUSY: i32 = 5;
 const NOT_FOUND: i32 = 3;
 
 /// The driver as it is when nobody has used it, a key `first`, and an image.
-fn lab() -> (Lab, Held, String) {
+fn lab() -> (Lab, Process, String) {
     let lab = Lab::in_memory();
     let held = lab.hold();
     lab.run(&["key", "generate", "first", "--type", "ed25519"]).succeeded();

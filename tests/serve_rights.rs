@@ -1,6 +1,10 @@
 //! Who may ask a service that runs: refused starts, its socket of the file system, tokens read again, sockets passed.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
+#[path = "support/process.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod process;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -9,10 +13,15 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
+    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use process::Process;
+use rustix::process::Signal;
+
+/// Far longer than a service takes to end.
+const LIMIT: Duration = Duration::from_mins(1);
 
 const FIRST: &str = "first-0123456789abcdef";
 const SECOND: &str = "second-0123456789abcdef";
@@ -38,7 +47,7 @@ impl Site {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmprov"));
+        let mut command = Process::command(env!("CARGO_BIN_EXE_vmprov"));
         command.args(["-c", "test:///default", "--key-dir"]).arg(self.path("keys")).arg("serve").args(args);
         command.env("HOME", self.folder.path()).env_remove("VMPROV_TOKENS").env_remove("RUST_LOG").stdin(Stdio::null());
         command
@@ -54,9 +63,9 @@ impl Site {
         let socket = self.path("api.sock");
         let place = format!("unix:{}", socket.display());
         let args: Vec<_> = ["--listen", &place].into_iter().chain(more.iter().copied()).collect();
-        let mut child = self.command(&args).stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let service = Service { child, log, socket };
+        let mut process = Process::spawn(self.command(&args).stderr(Stdio::piped()));
+        let log = BufReader::new(process.stderr());
+        let service = Service { process, log, socket };
         // What connects too early is refused; nothing else tells that it listens.
         while UnixStream::connect(&service.socket).is_err() {
             std::thread::yield_now();
@@ -66,14 +75,14 @@ impl Site {
 }
 
 struct Service {
-    child: Child,
+    process: Process,
     log: BufReader<std::process::ChildStderr>,
     socket: PathBuf,
 }
 
 impl Service {
     fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.process.signal(signal);
     }
 
     /// Reads the log until a line says something.
@@ -88,14 +97,7 @@ impl Service {
 
     fn end(mut self) {
         self.signal(Signal::TERM);
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // One that has ended already is no failure.
-        let _ = self.child.kill();
+        assert!(self.process.wait(LIMIT).is_some_and(|status| status.success()));
     }
 }
 
@@ -151,8 +153,7 @@ fn a_socket_of_the_file_system_needs_no_token_and_goes_with_the_service() {
 fn what_a_killed_service_left_is_replaced() {
     let site = Site::new();
     let mut service = site.serve(&[]);
-    service.child.kill().unwrap();
-    service.child.wait().unwrap();
+    service.process.kill();
     assert!(service.socket.exists());
     let again = site.serve(&[]);
     assert!(get(&again.socket, "/healthz", "").starts_with("HTTP/1.1 200 "));
@@ -191,12 +192,12 @@ fn tokens_and_the_audit_log_follow_sighup() {
 fn a_socket_that_systemd_passes_is_listened_at_and_stays() {
     let site = Site::new();
     let socket = site.path("passed.sock");
-    let mut command = Command::new("systemd-socket-activate");
+    let mut command = Process::command("systemd-socket-activate");
     command.arg("--listen").arg(&socket).arg(env!("CARGO_BIN_EXE_vmprov")).args(["-c", "test:///default", "serve"]);
     command.env("HOME", site.folder.path()).stderr(Stdio::piped()).stdin(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let service = Service { child, log, socket: socket.clone() };
+    let mut process = Process::spawn(&mut command);
+    let log = BufReader::new(process.stderr());
+    let service = Service { process, log, socket: socket.clone() };
     while UnixStream::connect(&socket).is_err() {
         std::thread::yield_now();
     }

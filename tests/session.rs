@@ -12,26 +12,26 @@ use std::{
     fs,
     os::unix::fs::chown,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use lab::Lab;
-use support::{Ran, TestHost};
+use support::{Process, Ran, TestHost};
 
 /// Somebody who is nobody. libvirt wants them to be in the list of users.
 const NOBODY: u32 = 65_534;
 
 /// A network namespace of this test's own; in it is nothing but a loopback. The system's socket is the lab's.
 struct Namespace {
-    holder: Child,
+    holder: Process,
 }
 
 impl Namespace {
     fn of(lab: &Lab) -> Self {
         let [nsenter, rest @ ..] = lab.entrance();
-        let mut holder = Command::new(nsenter);
+        let mut holder = Process::command(nsenter);
         holder.args(rest).args(["unshare", "--net", "sleep", "infinity"]).stdin(Stdio::null());
-        let namespace = Self { holder: holder.spawn().unwrap() };
+        let namespace = Self { holder: Process::spawn(&mut holder) };
         let own = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
         let there = || {
             let ours = own(&namespace.holder.id().to_string());
@@ -55,11 +55,12 @@ impl Namespace {
     }
 
     /// The processes in it beside the one that holds it.
-    fn processes(&self) -> Vec<(u32, String)> {
-        let net = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-        let ours = net(self.holder.id());
+    fn processes(&self) -> Vec<(i32, String)> {
+        let net = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let holder = self.holder.id().as_raw_nonzero().get();
+        let ours = net(holder);
         let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let members = pids.filter(|&pid| pid != self.holder.id() && net(pid) == ours);
+        let members = pids.filter(|&pid| pid != holder && net(pid) == ours);
         let name = |pid| Some((pid, fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned()));
         members.filter_map(name).collect()
     }
@@ -69,11 +70,9 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // The session's daemons and, of a test that failed, its guests: nobody else is in here.
         for (pid, _) in self.processes() {
-            let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
-        self.holder.kill().unwrap();
-        self.holder.wait().unwrap();
     }
 }
 

@@ -1,9 +1,17 @@
 //! Agents in a test: the official Python client, and a pipe on which a test says what it likes.
 
+#[expect(dead_code, reason = "each user of it has its own part")]
+mod process {
+    include!("process.rs");
+}
+
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    time::Duration,
 };
+
+use process::Process;
 
 use serde_json::{Value, json};
 
@@ -14,9 +22,12 @@ fn python() -> String {
     String::from_utf8(found.stdout).unwrap().trim().to_owned()
 }
 
+/// How long a program may take to end after its input has. Far more than any needs.
+const END_LIMIT: Duration = Duration::from_mins(2);
+
 /// A program at the other end of a pipe, line by line.
 pub(crate) struct Pipe {
-    child: Child,
+    process: Process,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
@@ -24,11 +35,10 @@ pub(crate) struct Pipe {
 impl Pipe {
     /// Starts it. What it complains of goes to the test's own standard error.
     pub(crate) fn to(words: &[String]) -> Self {
-        let mut command = Command::new(&words[0]);
-        let child = command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child = child.unwrap_or_else(|error| panic!("{words:?}: {error}"));
-        let (stdin, stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        Self { child, stdin, stdout }
+        let mut command = Process::command(&words[0]);
+        let mut process = Process::spawn(command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let (stdin, stdout) = (Some(process.stdin()), BufReader::new(process.stdout()));
+        Self { process, stdin, stdout }
     }
 
     pub(crate) fn send(&mut self, line: &str) {
@@ -51,20 +61,21 @@ impl Pipe {
     }
 
     pub(crate) fn id(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.child)
+        self.process.id()
     }
 
     /// Waits for its end.
     pub(crate) fn end(&mut self) -> ExitStatus {
         self.hang_up();
-        self.child.wait().unwrap()
+        self.process.wait(END_LIMIT).unwrap_or_else(|| panic!("it does not end"))
     }
 }
 
 impl Drop for Pipe {
-    /// A failed test leaves nothing behind. What hears the end of its input ends by itself.
+    /// What hears the end of its input ends by itself, and ends what it has started; what does not is killed.
     fn drop(&mut self) {
-        self.end();
+        self.hang_up();
+        self.process.wait(END_LIMIT);
     }
 }
 

@@ -1,6 +1,9 @@
 //! Signatures by GnuPG, which is what publishers use.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{Seek, Write},
+    process::Command,
+};
 
 /// A key ring of its own, with one key.
 pub(crate) struct Signer {
@@ -16,13 +19,13 @@ impl Signer {
     }
 
     fn gpg(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
-        use std::io::Write;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(input).unwrap();
+        file.rewind().unwrap();
         let mut command = Command::new("gpg");
         command.args(["--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]).args(args);
-        command.env("GNUPGHOME", self.home.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("gpg: {error}; run `apt-get install gnupg`"));
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        let ended = child.wait_with_output().unwrap();
+        command.env("GNUPGHOME", self.home.path()).stdin(file);
+        let ended = command.output().unwrap_or_else(|error| panic!("gpg: {error}; run `apt-get install gnupg`"));
         assert!(ended.status.success(), "gpg {args:?}: {}", String::from_utf8_lossy(&ended.stderr));
         ended.stdout
     }

@@ -22,17 +22,17 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often is looked.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A service, which is told to end when it is dropped.
+/// A service, which is killed when it is dropped.
 pub(crate) struct Service<R> {
     pub(crate) client: Client,
-    running: Option<R>,
+    running: R,
     signal: fn(&R, Signal),
 }
 
 impl<R> Service<R> {
     /// Waits until a service that was started with `--listen unix:SOCKET` listens.
     pub(crate) fn new(running: R, signal: fn(&R, Signal), socket: impl Into<PathBuf>) -> Self {
-        let service = Self { client: Client::at(socket), running: Some(running), signal };
+        let service = Self { client: Client::at(socket), running, signal };
         let deadline = Instant::now() + START_LIMIT;
         while !service.client.is_answered() {
             assert!(Instant::now() < deadline, "the service does not listen");
@@ -42,18 +42,9 @@ impl<R> Service<R> {
     }
 
     /// Tells it to end; its end is to be waited for.
-    pub(crate) fn end(mut self) -> R {
-        let running = self.running.take().unwrap();
-        (self.signal)(&running, Signal::TERM);
-        running
-    }
-}
-
-impl<R> Drop for Service<R> {
-    fn drop(&mut self) {
-        if let Some(running) = &self.running {
-            (self.signal)(running, Signal::TERM);
-        }
+    pub(crate) fn end(self) -> R {
+        (self.signal)(&self.running, Signal::TERM);
+        self.running
     }
 }
 

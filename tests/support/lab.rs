@@ -4,16 +4,21 @@
 mod leftovers;
 #[path = "lab/running.rs"]
 mod running;
+#[expect(dead_code, reason = "each user of it has its own part")]
+mod process {
+    include!("process.rs");
+}
 
 use std::{
     collections::BTreeSet,
     fs::File,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+pub(crate) use process::Process;
 pub(crate) use running::{Ran, Running};
 
 /// How long one run of vmprov may take before the test gives it up.
@@ -172,7 +177,7 @@ impl Lab {
 
     /// A command inside the lab, with no environment but what it needs.
     fn inside(&self, program: &str) -> Command {
-        let mut command = Command::new("/usr/bin/nsenter");
+        let mut command = Process::command("/usr/bin/nsenter");
         command.args(["-t", &self.holder, "-m", "-n", "--", program]);
         command.env_clear().env("PATH", PATH).env("LC_ALL", "C").stdin(Stdio::null());
         command
@@ -245,8 +250,7 @@ impl Lab {
         let err = File::create(dir.path().join("err")).unwrap();
         let mut command = self.command(fault, dir.path(), args);
         more(&mut command);
-        let child = command.stdout(out).stderr(err).spawn().unwrap();
-        Running { child, dir }
+        Running { process: Process::spawn(command.stdout(out).stderr(err)), dir }
     }
 
     /// Runs vmprov with a variable set.
@@ -297,17 +301,16 @@ impl Lab {
     }
 
     /// Starts a program inside the lab, to be ended with its owner.
-    pub(crate) fn start_inside(&self, program: &str, args: &[&str]) -> Held {
+    pub(crate) fn start_inside(&self, program: &str, args: &[&str]) -> Process {
         let mut command = self.inside(program);
-        Held(command.args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        Process::spawn(command.args(args).stdout(Stdio::null()).stderr(Stdio::null()))
     }
 
     /// Keeps a connection open, without which the in-memory driver forgets everything.
-    pub(crate) fn hold(&self) -> Held {
+    pub(crate) fn hold(&self) -> Process {
         let out = File::create(self.shim.path().join("held")).unwrap();
         let mut virsh = self.inside("virsh");
-        let child = virsh.args(["-c", self.uri, "event", "--all", "--loop"]).stdout(out).spawn().unwrap();
-        let held = Held(child);
+        let held = Process::spawn(virsh.args(["-c", self.uri, "event", "--all", "--loop"]).stdout(out));
         // It is connected once a second connection finds what a third has changed.
         wait_until("the held connection", || {
             self.virsh(&["pool-define-as", "--name", "held", "--type", "dir", "--target", "/held"]);
@@ -319,16 +322,6 @@ impl Lab {
             there
         });
         held
-    }
-}
-
-/// A process that is ended with its owner.
-pub(crate) struct Held(Child);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
     }
 }
 

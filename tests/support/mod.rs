@@ -1,5 +1,8 @@
 //! A machine of its own for one test: an empty home, a clean environment, and the program run in it.
 
+#[path = "process.rs"]
+mod process;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -7,9 +10,11 @@ use std::{
     io::Write,
     os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
+
+pub(crate) use process::Process;
 
 /// How long a run may take before the test gives it up. Far more than any needs: a bound, not a measure.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -151,7 +156,7 @@ impl TestHost {
     /// Runs a shell's script in which `vmprov` is the program.
     pub(crate) fn shell(&self, script: &str) -> Ran {
         let binary = env!("CARGO_BIN_EXE_vmprov");
-        self.start_program("/bin/bash", &["-c", &format!("vmprov() {{ {binary} \"$@\"; }}; {script}")], "").end()
+        self.program("/bin/bash", &["-c", &format!("vmprov() {{ {binary} \"$@\"; }}; {script}")])
     }
 
     /// Runs the program on a terminal, where `typed` is typed once it has said `prompt`. What it prints comes together
@@ -160,13 +165,18 @@ impl TestHost {
         let command = format!("{} {line}", env!("CARGO_BIN_EXE_vmprov"));
         let args = ["-qefc", &command, "/dev/null"];
         let mut running = self.spawn(self.command("/usr/bin/script", &args).stdin(Stdio::piped()));
-        let mut keyboard = running.child.stdin.take().unwrap();
+        let mut keyboard = running.process.stdin();
         assert!(within(LIMIT, || read(&running.out).contains(prompt)), "no `{prompt}`: {}", read(&running.out));
         keyboard.write_all(typed.as_bytes()).unwrap();
         let mut ran = running.end();
         drop(keyboard);
         ran.stdout = ran.stdout.replace("\r\n", "\n");
         ran
+    }
+
+    /// Runs another program with these arguments.
+    pub(crate) fn program(&self, program: &str, args: &[&str]) -> Ran {
+        self.start_program(program, args, "").end()
     }
 
     fn start_program(&self, program: &str, args: &[&str], input: &str) -> Running<'_> {
@@ -181,7 +191,7 @@ impl TestHost {
         let at_home = ["/usr/bin/env", "-C", home.to_str().unwrap()];
         let wrapper = self.wrapper.iter().map(String::as_str).chain(at_home);
         let mut words = wrapper.chain([program]).chain(args.iter().copied());
-        let mut command = Command::new(words.next().unwrap());
+        let mut command = Process::command(words.next().unwrap());
         let bin = self.folder.path().join("bin");
         let path = self.path.clone().unwrap_or_else(|| format!("{}:{SYSTEM_PATH}", bin.display()));
         command.args(words).env_clear().env("PATH", path).env("HOME", &home);
@@ -194,8 +204,7 @@ impl TestHost {
         let out = tempfile::tempfile_in(self.folder.path()).unwrap();
         let err = tempfile::tempfile_in(self.folder.path()).unwrap();
         command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Running { child, out, err, host: self }
+        Running { process: Process::spawn(command), out, err, host: self }
     }
 
     /// Text with the home's path replaced, which is another in each run.
@@ -204,9 +213,9 @@ impl TestHost {
     }
 }
 
-/// A run that has not ended.
+/// A run that has not ended. It is killed when it is dropped.
 pub(crate) struct Running<'h> {
-    child: Child,
+    process: Process,
     out: File,
     err: File,
     host: &'h TestHost,
@@ -220,25 +229,22 @@ impl Running<'_> {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).unwrap();
+        self.process.signal(signal);
+    }
+
+    pub(crate) fn id(&self) -> rustix::process::Pid {
+        self.process.id()
     }
 
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn end(mut self) -> Ran {
-        let mut status = None;
-        let ended = within(LIMIT, || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        if !ended {
-            self.child.kill().unwrap();
-            self.child.wait().unwrap();
+        let Some(status) = self.process.wait(LIMIT) else {
             panic!("it does not end; so far: {}{}", read(&self.out), read(&self.err));
-        }
+        };
+        assert!(!self.process.has_processes(), "it has ended, what it started has not: {}", read(&self.err));
         let normal = |file| self.host.normal(&read(file));
-        Ran { status: status.unwrap(), stdout: normal(&self.out), stderr: normal(&self.err) }
+        Ran { status, stdout: normal(&self.out), stderr: normal(&self.err) }
     }
 }
 

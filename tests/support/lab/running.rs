@@ -1,12 +1,8 @@
 //! A vmprov at work, and how it ended.
 
-use std::{
-    os::unix::process::ExitStatusExt,
-    process::{Child, ExitStatus},
-    time::{Duration, Instant},
-};
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
-use super::{POLL, RUN_LIMIT, wait_until};
+use super::{Process, RUN_LIMIT, wait_until};
 
 /// How a run of vmprov ended.
 #[derive(Debug)]
@@ -54,9 +50,9 @@ impl std::fmt::Display for Ran {
     }
 }
 
-/// A vmprov at work.
+/// A vmprov at work. It is killed when it is dropped.
 pub(crate) struct Running {
-    pub(super) child: Child,
+    pub(super) process: Process,
     pub(super) dir: tempfile::TempDir,
 }
 
@@ -73,7 +69,7 @@ impl Running {
 
     /// Sends it a signal. It is the process that was started: what enters the lab becomes it.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+        self.process.signal(signal);
     }
 
     /// Waits for its end.
@@ -83,22 +79,14 @@ impl Running {
 
     /// Waits for its end, when it waits for a guest itself.
     pub(crate) fn end_within(mut self, limit: Duration) -> Ran {
-        let deadline = Instant::now() + limit;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            if Instant::now() > deadline {
-                self.child.kill().unwrap();
-                panic!("vmprov does not end; its calls: {:?}", self.calls());
-            }
-            std::thread::sleep(POLL);
+        let Some(status) = self.process.wait(limit) else {
+            panic!("vmprov does not end; its calls: {:?}", self.calls());
         };
         if status.signal().is_some() {
             // Nobody comes to clean up within the milliseconds that calls under way still take.
-            wait_until("the calls of a killed vmprov", || !self.has_processes());
+            wait_until("the calls of a killed vmprov", || !self.process.has_processes());
         }
-        assert!(!self.has_processes(), "vmprov has ended, a call of it has not: {:?}", self.calls());
+        assert!(!self.process.has_processes(), "vmprov has ended, a call of it has not: {:?}", self.calls());
         let hit = self.dir.path().join("hit").exists();
         Ran { status, stdout: self.read("out"), stderr: self.read("err"), calls: self.calls(), hit }
     }
@@ -109,24 +97,7 @@ impl Running {
         (1..).map_while(call).map(|call| call.trim_end().replace('\n', " ")).collect()
     }
 
-    /// Whether a process that vmprov started is there: they have the shim's folder in their environment.
-    fn has_processes(&self) -> bool {
-        let mark = format!("SHIM_DIR={}", self.dir.path().display());
-        let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("environ")));
-        let mut environments = pids.filter_map(|path| std::fs::read(path).ok());
-        environments.any(|environment| environment.split(|&byte| byte == 0).any(|word| word == mark.as_bytes()))
-    }
-
     fn read(&self, name: &str) -> String {
         String::from_utf8_lossy(&std::fs::read(self.dir.path().join(name)).unwrap()).into_owned()
-    }
-}
-
-impl Drop for Running {
-    /// A service would go on after a test that has failed.
-    fn drop(&mut self) {
-        // One that has ended is no more there to be killed.
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
