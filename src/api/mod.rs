@@ -82,6 +82,8 @@ pub enum Pace {
     Long,
     /// The same, and nearly all of that time it waits for a guest.
     Guest,
+    /// The same, and nearly all of that time it computes: one runs at a time.
+    Compute,
     /// It may take long, and is done one after the other for each VM, in the order in which they were asked for.
     Ordered,
 }
@@ -198,6 +200,11 @@ impl Operation {
     /// Whether it waits for a guest, which keeps nothing busy.
     pub fn waits(&self) -> bool {
         self.pace == Pace::Guest
+    }
+
+    /// Whether a request keeps processors busy. An ed25519 key takes no time.
+    pub fn computes(&self, request: &Value) -> bool {
+        self.pace == Pace::Compute && request["type"] != "ed25519"
     }
 
     /// The VM that a request is about, where it is about one.

@@ -208,6 +208,7 @@ fn keys() -> Vec<Operation> {
             .run(|host, _: Nothing| key::list(host)),
         change("ssh_key_generate", "key generate", "POST", "/api/ssh-keys")
             .about("Make a key pair; its private half stays with the service")
+            .pace(Pace::Compute)
             .creates()
             .example(dev())
             .rules(&rules::key(), NewKey::check)

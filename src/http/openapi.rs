@@ -119,7 +119,7 @@ fn remarks(operation: &Operation) -> String {
     let scope = scope.as_str().unwrap_or_default();
     let pace = match operation.pace {
         Pace::Quick => "It is answered at once.",
-        Pace::Long | Pace::Guest => "It may take long: see 202.",
+        Pace::Long | Pace::Guest | Pace::Compute => "It may take long: see 202.",
         Pace::Ordered => {
             "It may take long: see 202. What is asked of one VM is done in the order in which it was asked for."
         }

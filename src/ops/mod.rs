@@ -24,7 +24,7 @@ use crate::{
     error::{Error, Result},
     model::{image::Mirror, proxy::Proxies, sources::Sources},
     observer::Observer,
-    store::{http::Http, keys::KeyStore},
+    store::{http::Http, keys::KeyStore, rsa::Effort},
     tools::{Runner, virsh::Virsh},
 };
 pub use caller::Caller;
@@ -105,6 +105,13 @@ impl Host {
         Self { caller, ..self.clone() }
     }
 
+    /// The same host for a process that also does other work: what computes leaves it processors.
+    #[must_use]
+    pub fn in_background(self) -> Self {
+        let keys = self.keys.with_effort(Effort::Background);
+        Self { keys, ..self }
+    }
+
     /// What a dry run would have called.
     pub fn planned(&self) -> Vec<String> {
         self.runner.planned()
@@ -113,7 +120,7 @@ impl Host {
     fn with(settings: Settings, runner: Runner, progress: Arc<dyn Progress>) -> Self {
         Self {
             virsh: Virsh::new(settings.uri.clone(), runner.clone()),
-            keys: KeyStore::new(&settings.key_dir),
+            keys: KeyStore::new(&settings.key_dir).cancelled_by(runner.cancel.clone()),
             http: Http::new(settings.stall_limit, &settings.proxies, runner.cancel.clone())
                 .limited_to(&settings.sources),
             settings,
@@ -124,10 +131,12 @@ impl Host {
     }
 
     fn like(&self, settings: Settings, runner: Runner) -> Self {
+        let like = Self::with(settings, runner.clone(), self.progress.clone());
         Self {
-            virsh: self.virsh.run_by(runner.clone()),
+            virsh: self.virsh.run_by(runner),
             caller: self.caller.clone(),
-            ..Self::with(settings, runner, self.progress.clone())
+            keys: like.keys.with_effort(self.keys.effort()),
+            ..like
         }
     }
 

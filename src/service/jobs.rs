@@ -30,6 +30,9 @@ static ROOM: Semaphore = Semaphore::const_new(16);
 /// How many wait for guests beside those. They cost next to nothing, and must not hold up the others.
 static WAITING_ROOM: Semaphore = Semaphore::const_new(64);
 
+/// How many compute at a time. Others wait beside [`ROOM`], so that they hold up nothing else.
+static COMPUTING_ROOM: Semaphore = Semaphore::const_new(1);
+
 /// How many of those one client may have, so that others can wait, too.
 const MOST_WAITS: usize = 32;
 
@@ -204,12 +207,16 @@ struct Work {
 async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
     let Work { client, request, mut turn, reservation } = work;
     let cancelled = || Error::new(Code::Interrupted, "cancelled before it was begun");
-    let waits = job.operation.waits();
+    let room = match job.operation {
+        operation if operation.waits() => &WAITING_ROOM,
+        operation if operation.computes(&request) => &COMPUTING_ROOM,
+        _ => &ROOM,
+    };
     let turn_and_room = async {
         if let Some(turn) = &mut turn {
             turn.comes().await;
         }
-        pool::place(if waits { &WAITING_ROOM } else { &ROOM }).await
+        pool::place(room).await
     };
     let place = tokio::select! {
         () = job.is_cancelled() => Err(cancelled()),

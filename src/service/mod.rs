@@ -152,7 +152,7 @@ impl Service {
     }
 
     fn own_host(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
-        Host::new(self.settings.clone(), cancel, progress).observed_by(self.metrics.clone())
+        Host::new(self.settings.clone(), cancel, progress).observed_by(self.metrics.clone()).in_background()
     }
 
     /// Ends every look: nobody waits for an answer any more.

@@ -15,6 +15,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, private::KeypairData, rand_core::OsRng};
 
 use crate::{
+    cancel::Cancel,
     error::{Code, Error, Result},
     model::{
         key::{Key, KeyKind, NewKey},
@@ -22,7 +23,7 @@ use crate::{
     },
     store::{
         key_file::{self, KeyFile},
-        rsa,
+        rsa::{self, Effort},
         secret_file::{self, NewFile},
     },
 };
@@ -43,6 +44,8 @@ const STICKY: u32 = 0o1000;
 #[derive(Debug, Clone)]
 pub struct KeyStore {
     dir: Utf8PathBuf,
+    effort: Effort,
+    cancel: Cancel,
 }
 
 /// What the folder holds.
@@ -57,7 +60,24 @@ pub struct Listing {
 impl KeyStore {
     /// Keeps the keys in `dir`, an absolute path, which is made when the first key is.
     pub fn new(dir: &Utf8Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), effort: Effort::default(), cancel: Cancel::default() }
+    }
+
+    /// The same store, in which this cancels the generation of a key.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: Cancel) -> Self {
+        Self { cancel, ..self }
+    }
+
+    /// The same store, in which the generation of a key may take so much of the machine.
+    #[must_use]
+    pub fn with_effort(self, effort: Effort) -> Self {
+        Self { effort, ..self }
+    }
+
+    /// What the generation of a key may take of the machine.
+    pub const fn effort(&self) -> Effort {
+        self.effort
     }
 
     /// Generates a key pair.
@@ -67,7 +87,10 @@ impl KeyStore {
         self.refuse_taken(&new.name)?;
         let private = match new.kind {
             KeyKind::Ed25519 => PrivateKey::random(&mut OsRng, Algorithm::Ed25519),
-            KeyKind::Rsa => PrivateKey::new(KeypairData::Rsa(rsa::generate(new.rsa_bits())?), ""),
+            KeyKind::Rsa => {
+                let pair = rsa::generate(new.rsa_bits(), self.effort, &self.cancel)?;
+                PrivateKey::new(KeypairData::Rsa(pair), "")
+            }
         };
         let mut private = private.map_err(|error| Error::internal("cannot generate a key").because(error))?;
         private.set_comment(new.comment()?);

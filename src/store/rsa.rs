@@ -1,4 +1,4 @@
-//! RSA key pairs, fast: every core looks for primes of its own, and the first two found make the key. Touches no file.
+//! RSA key pairs, fast: several threads look for primes of their own, and the first two found make the key. Touches no file.
 //!
 //! Pure Rust: the tests of `crypto-primes` on `crypto-bigint`. For 4096 bits `benches/keygen.rs` finds about half the time
 //! of `ssh-keygen`, with the second core busy with other things. The `rsa` crate that ssh-key has, 0.9, needs several
@@ -29,7 +29,10 @@ use ssh_key::{
 };
 use zeroize::Zeroizing;
 
-use crate::error::{Error, Result};
+use crate::{
+    cancel::Cancel,
+    error::{Error, Result},
+};
 
 /// The public exponent that everybody uses, a prime, and the smallest that FIPS 186-5 allows.
 const EXPONENT: u32 = 65537;
@@ -46,29 +49,69 @@ const CERTAINTY: u32 = 128;
 /// The primes differ within their first hundred bits (FIPS 186-5, appendix A.1.3), else n is easily taken apart.
 const DIFFERENT_BITS: u32 = 100;
 
+/// The name of the threads that search.
+const THREAD: &str = "prime search";
+
+/// The niceness of a search in the background. 19 would starve it on a busy machine.
+const BACKGROUND_NICENESS: i32 = 10;
+
+/// What a search for primes may take of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Effort {
+    /// Every processor: the key is all that the process is there for.
+    #[default]
+    Full,
+    /// Half of the processors, at a low priority: other work is done at the same time.
+    Background,
+}
+
+impl Effort {
+    fn threads(self) -> usize {
+        let all = thread::available_parallelism().map_or(1, usize::from);
+        match self {
+            Self::Full => all,
+            Self::Background => (all / 2).max(1),
+        }
+    }
+
+    /// Prepares a thread for its search.
+    fn begin(self) {
+        if self == Self::Background {
+            // Under Linux it is the thread's own, whatever POSIX says. Without it the search is merely faster.
+            let _ = rustix::process::nice(BACKGROUND_NICENESS);
+        }
+    }
+}
+
 /// Wiped when dropped. The copies that the arithmetic makes while it tests a candidate cannot be reached.
 type Prime = Zeroizing<BoxedUint>;
 
-/// Makes a new key pair; its modulus has exactly `bits` bits, of which there are an even number.
-pub fn generate(bits: u32) -> Result<RsaKeypair> {
+/// Makes a new key pair; its modulus has exactly `bits` bits, of which there are an even number. Fails once it is cancelled.
+pub fn generate(bits: u32, effort: Effort, cancel: &Cancel) -> Result<RsaKeypair> {
     // The search cannot return this error: after the first number the kernel's generator does not fail.
     SysRng
         .try_next_u32()
         .map_err(|error| Error::internal("the operating system gives no random numbers").because(error))?;
     let bits = NonZeroU32::new(bits / 2).ok_or_else(|| Error::internal("an RSA key without bits"))?;
-    let (p, q) = two_primes(bits)?;
+    let (p, q) = two_primes(bits, effort, cancel)?;
     assemble(&p, &q).ok_or_else(|| Error::internal("the primes of an RSA key do not fit together"))
 }
 
-/// Lets every core search until two primes are there: how long one takes is luck, and no core waits for another's.
-fn two_primes(bits: NonZeroU32) -> Result<(Prime, Prime)> {
+/// Lets each thread search until two primes are found: how long one takes is luck, and no thread waits for another's.
+fn two_primes(bits: NonZeroU32, effort: Effort, cancel: &Cancel) -> Result<(Prime, Prime)> {
     let enough = AtomicBool::new(false);
     let (found, primes) = mpsc::channel();
     let small = small_primes(SIEVE_LIMIT);
     let pair = thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            let (found, small, enough) = (found.clone(), &small, &enough);
-            scope.spawn(move || search(bits, small, &found, enough));
+        for _ in 0..effort.threads() {
+            let (found, small) = (found.clone(), &small);
+            let is_over = || enough.load(Ordering::Relaxed) || cancel.check().is_err();
+            let work = move || {
+                effort.begin();
+                search(bits, small, &found, is_over);
+            };
+            // One thread less makes it slower, none ends it below.
+            let _ = thread::Builder::new().name(THREAD.to_owned()).spawn_scoped(scope, work);
         }
         // Else the receiver would wait for ever if every search ended in a panic.
         drop(found);
@@ -76,6 +119,7 @@ fn two_primes(bits: NonZeroU32) -> Result<(Prime, Prime)> {
         enough.store(true, Ordering::Relaxed);
         pair
     });
+    cancel.check()?;
     pair.ok_or_else(|| Error::internal(format!("the search for primes of {bits} bits ended without two")))
 }
 
@@ -85,8 +129,8 @@ fn first_pair(bits: NonZeroU32, primes: &Receiver<Prime>) -> Option<(Prime, Prim
     Some((first, second))
 }
 
-/// Sends primes until there are `enough`.
-fn search(bits: NonZeroU32, small: &[u32], found: &Sender<Prime>, enough: &AtomicBool) {
+/// Sends primes until the search is over, which is looked at before each candidate: a fraction of a second.
+fn search(bits: NonZeroU32, small: &[u32], found: &Sender<Prime>, is_over: impl Fn() -> bool) {
     let mut rng = UnwrapErr(SysRng);
     // With the two highest bits set in both primes the modulus is never a bit short. Each prime is the first one after a
     // random place of its own, never the neighbour of the one before.
@@ -94,7 +138,7 @@ fn search(bits: NonZeroU32, small: &[u32], found: &Sender<Prime>, enough: &Atomi
         // The prime is not far from it.
         let start = Zeroizing::new(start);
         for candidate in candidates(&start, small) {
-            if enough.load(Ordering::Relaxed) {
+            if is_over() {
                 return;
             }
             if is_usable(&candidate, &mut rng) {
@@ -209,7 +253,8 @@ mod tests {
     fn the_parts_of_a_key_fit_together() {
         // Many small ones, since a modulus that may be a bit short often is not.
         for bits in [512; 20].into_iter().chain([2048, 2176, 3072]) {
-            let key = generate(bits).unwrap();
+            let effort = if bits == 512 { Effort::Background } else { Effort::Full };
+            let key = generate(bits, effort, &Cancel::default()).unwrap();
             let [p, q, d] = [&key.private.p, &key.private.q, &key.private.d].map(number);
             let n = number(&key.public.n);
             assert_eq!(n.bits(), bits);
