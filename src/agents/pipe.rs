@@ -41,6 +41,8 @@ pub struct Options {
     pub read_only: bool,
     /// How the names of all VMs and keys begin that there are for the agent.
     pub prefix: Option<String>,
+    /// The networks that the agent may attach VMs to.
+    pub networks: Vec<String>,
     /// When a VM of the agent's expires where it does not say.
     pub ttl_default: Option<Ttl>,
     /// How long an answer may take; then it is an operation to ask for.
@@ -59,11 +61,11 @@ async fn run<O>(options: Options, input: impl Read + Send + 'static, output: O) 
 where
     O: AsyncWrite + Send + Unpin + 'static,
 {
-    let Options { service, read_only, prefix, ttl_default, answer_within } = options;
+    let Options { service, read_only, prefix, networks, ttl_default, answer_within } = options;
     let mut signals = Signals::new()?;
     let scope = if read_only { Scope::Read } else { Scope::Operate };
-    let client =
-        Client { name: NAME.to_owned(), scope, prefix, ttl_default, standing: Standing::Agent, ..Client::anonymous() };
+    let (name, networks, standing) = (NAME.to_owned(), Some(networks), Standing::Agent);
+    let client = Client { name, scope, prefix, networks, ttl_default, standing, ..Client::anonymous() };
     let service = Arc::new(Service::new(service)?);
     let agent = Agent { service: service.clone(), who: Who::One(Arc::new(client)), answer_within };
     let gone = CancellationToken::new();

@@ -20,6 +20,7 @@ use crate::{
         Asked, Begun, Service,
         audit::{Answered, Noted, Whence},
         client::Client,
+        permit,
     },
 };
 
@@ -145,11 +146,9 @@ async fn names(
 /// Looks, as a tool of the same name would.
 async fn look(service: &Arc<Service>, client: &Arc<Client>, name: &str, request: Value) -> Result<Report, ErrorData> {
     let request_id = Uuid::new_v4().to_string();
-    let targets = ["vm", "name"]
-        .iter()
-        .filter_map(|member| request[*member].as_str().filter(|name| name.len() <= LONGEST_NAME))
-        .map(str::to_owned)
-        .collect();
+    let is_short = |name: &String| name.len() <= LONGEST_NAME;
+    let targets = api::find(name).map(|operation| permit::targets(operation, &request)).unwrap_or_default();
+    let targets = targets.into_iter().filter(is_short).collect();
     let seen = async {
         let operation = api::find(name).ok_or_else(|| Error::internal("an operation is missing"))?;
         client.require(operation.scope, "read that")?;

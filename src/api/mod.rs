@@ -4,6 +4,7 @@
 //! The command line has the same structs by clap; `tests/faces.rs` holds that all faces offer the same.
 
 mod next;
+mod reference;
 mod request;
 mod row;
 mod rules;
@@ -17,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::{error::Result, ops::Host};
 pub use next::{Line, Phrase, in_words_of, over_http};
+pub use reference::{Kind, Reference, Resource};
 pub use request::{again, members, nearest, typed};
 pub use schema::{COMPONENTS, Schemas};
 
@@ -137,6 +139,10 @@ pub struct Operation {
     pub scope: Scope,
     /// How long it takes.
     pub pace: Pace,
+    /// The members of the request that name resources.
+    pub references: Vec<Reference>,
+    /// The resources of which it may create more; none where the row does not declare them.
+    pub takes: Option<&'static [Resource]>,
     /// A request that names what must be named.
     pub example: Value,
     /// The request: an object.
@@ -191,6 +197,11 @@ impl Operation {
         self.request["properties"].as_object().into_iter().flatten()
     }
 
+    /// Whether it may create more of a resource.
+    pub fn may_take(&self, resource: Resource) -> bool {
+        self.takes.is_some_and(|takes| takes.contains(&resource))
+    }
+
     /// Whether a request waits for those about the same VM that came before it. What powers a VM off does not: it may be the
     /// way out of what is under way.
     pub fn is_ordered(&self, request: &Value) -> bool {
@@ -209,8 +220,8 @@ impl Operation {
 
     /// The VM that a request is about, where it is about one.
     pub fn vm<'r>(&self, request: &'r Value) -> Option<&'r str> {
-        let member = if self.name == "vm_create" { "name" } else { VM };
-        request.get(member)?.as_str()
+        let reference = self.references.iter().find(|reference| reference.kind == Kind::Vm)?;
+        request.get(reference.member)?.as_str()
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::{Effect, Operation, Pace, Report, Schemas, Scope, VM, request, schema};
+use super::{Effect, Kind, Operation, Pace, Reference, Report, Resource, Schemas, Scope, VM, request, schema};
 use crate::{
     error::{Error, Result},
     ops::Host,
@@ -37,6 +37,8 @@ fn row(name: &'static str, command: &'static str, method: &'static str, path: &'
             effect: Effect::Change,
             scope: Scope::Operate,
             pace: Pace::Long,
+            references: Vec::new(),
+            takes: None,
             example: Value::Object(Map::new()),
             request: Value::Null,
             complete: Value::Null,
@@ -50,7 +52,7 @@ fn row(name: &'static str, command: &'static str, method: &'static str, path: &'
 
 /// One that looks.
 pub(super) fn read(name: &'static str, command: &'static str, path: &'static str) -> Row {
-    row(name, command, "GET", path).pace(Pace::Quick).effect(Effect::Read).scope(Scope::Read)
+    row(name, command, "GET", path).pace(Pace::Quick).effect(Effect::Read).scope(Scope::Read).takes(&[])
 }
 
 /// One that changes something.
@@ -87,6 +89,24 @@ impl Row {
     /// It makes something that was not there.
     pub(super) fn creates(mut self) -> Self {
         self.operation.status = 201;
+        self
+    }
+
+    /// Declares the resources of which it may create more.
+    pub(super) fn takes(mut self, takes: &'static [Resource]) -> Self {
+        self.operation.takes = Some(takes);
+        self
+    }
+
+    /// A member names resources that exist.
+    pub(super) fn names(mut self, kind: Kind, member: &'static str) -> Self {
+        self.operation.references.push(Reference { member, kind, is_new: false });
+        self
+    }
+
+    /// A member names the resource that is created.
+    pub(super) fn names_new(mut self, kind: Kind, member: &'static str) -> Self {
+        self.operation.references.push(Reference { member, kind, is_new: true });
         self
     }
 
@@ -135,7 +155,8 @@ impl Row {
     {
         let mut example = self.operation.example.clone();
         let vm = example.as_object_mut().and_then(|example| example.shift_remove(VM));
-        let mut operation = self.example(example).answer(|_, _: T| Err(Error::internal("no VM was named")));
+        let mut operation =
+            self.names(Kind::Vm, VM).example(example).answer(|_, _: T| Err(Error::internal("no VM was named")));
         schema::put_first(&mut operation.request, VM, "VM, by name or UUID", vm.unwrap_or_default());
         operation.example = operation.request["examples"][0].clone();
         operation.complete = operation.schemas.complete(&operation.request);

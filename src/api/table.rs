@@ -5,7 +5,9 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    Effect, Operation, Pace, Report, Scope,
+    Effect, Kind, Operation, Pace, Report,
+    Resource::{self, Disk, Images, Keys, Memory, Vcpus, Vms},
+    Scope,
     row::{change, change_vm, read},
     rules,
 };
@@ -23,6 +25,9 @@ use crate::{
         },
     },
 };
+
+/// What an operation takes that creates nothing which a quota counts.
+const NOTHING: &[Resource] = &[];
 
 /// A request that says nothing.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -63,9 +68,14 @@ fn vms() -> Vec<Operation> {
             .run(|host, options: ListOptions| vm::list(host, options)),
         change_vm("vm_create", "vm create", "POST", "/api/vms")
             .about("Create a VM and start it")
+            .takes(&[Vms, Vcpus, Memory, Disk])
             .creates()
             .example(json!({"name": "web"}))
             .rules(&rules::create(), NewVm::check)
+            .names_new(Kind::Vm, "name")
+            .names(Kind::Image, "image")
+            .names(Kind::Network, "network")
+            .names(Kind::Key, "sshKeys")
             .run(|host, new: NewVm| vm::create(host, &new)),
         read("vm_info", "vm info", "/api/vms/{vm}")
             .about("Show everything there is to know of a VM")
@@ -73,23 +83,29 @@ fn vms() -> Vec<Operation> {
             .on_vm(|host, vm, _: Nothing| vm::info(host, vm)),
         change_vm("vm_set", "vm set", "PATCH", "/api/vms/{vm}")
             .about("Change a VM's memory, virtual CPUs, disk size, autostart or description, at once where that is possible")
+            .takes(&[Vcpus, Memory, Disk])
             .example(json!({"vm": "web", "vcpus": 4}))
             .rules(&rules::set(), Change::check)
+            .names(Kind::Vm, "vm")
             .run(|host, change: Change| vm::set(host, &change)),
         change_vm("vm_start", "vm start", "POST", "/api/vms/{vm}/start")
             .about("Start a VM")
+            .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::start(host, vm)),
         change_vm("vm_stop", "vm stop", "POST", "/api/vms/{vm}/stop")
             .about("Shut a VM down, and wait until it is")
+            .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, options: StopOptions| vm::stop(host, vm, options)),
         change_vm("vm_restart", "vm restart", "POST", "/api/vms/{vm}/restart")
             .about("Shut a VM down and start it again, with its present configuration")
+            .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, options: StopOptions| vm::restart(host, vm, options)),
         change_vm("vm_delete", "vm delete", "DELETE", "/api/vms/{vm}")
             .about("Delete a VM, running or not, and the volumes that it owns")
+            .takes(NOTHING)
             .effect(Effect::Destroy)
             .example(web())
             .on_vm(|host, vm, options: DeleteOptions| vm::delete(host, vm, options)),
@@ -101,24 +117,34 @@ fn lifetimes() -> Vec<Operation> {
     vec![
         change_vm("vm_ttl", "vm ttl", "PUT", "/api/vms/{vm}/ttl")
             .about("Change when a VM expires")
+            .takes(NOTHING)
             .example(json!({"vm": "web", "ttl": "2h"}))
+            .names(Kind::Vm, "vm")
             .run(|host, new: NewTtl| vm::set_ttl(host, &new)),
         change_vm("vm_protect", "vm protect", "POST", "/api/vms/{vm}/protect")
             .about("Protect a VM from being deleted")
+            .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::protect(host, vm, true)),
         change_vm("vm_unprotect", "vm unprotect", "POST", "/api/vms/{vm}/unprotect")
             .about("Let a VM be deleted again")
+            .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::protect(host, vm, false)),
         change_vm("vm_commit", "vm commit", "POST", "/api/vms/{vm}/commit")
             .about("Make an image of a VM's disk, without what made it that one VM")
+            .takes(&[Images, Disk])
             .creates()
             .example(json!({"vm": "web", "image": "golden"}))
+            .names(Kind::Vm, "vm")
+            .names_new(Kind::Image, "image")
             .run(|host, new: NewCommit| vm::commit(host, &new)),
         change_vm("vm_inject_ssh_key", "inject", "POST", "/api/vms/{vm}/ssh-keys/{key}")
             .about("Get a key into a VM that exists already")
+            .takes(NOTHING)
             .example(json!({"vm": "web", "key": "dev"}))
+            .names(Kind::Vm, "vm")
+            .names(Kind::Key, "key")
             .run(|host, new: NewInjection| vm::inject(host, &new)),
     ]
 }
@@ -132,6 +158,7 @@ fn guests() -> Vec<Operation> {
             .on_vm(|host, vm, _: Nothing| vm::addresses(host, vm, vm::AddressOptions::default())),
         change("vm_wait", "vm wait", "POST", "/api/vms/{vm}/wait")
             .about("Wait until a VM is so far")
+            .takes(NOTHING)
             .pace(Pace::Guest)
             .effect(Effect::Read)
             .scope(Scope::Read)
@@ -139,9 +166,11 @@ fn guests() -> Vec<Operation> {
             .on_vm(|host, vm, options: WaitOptions| vm::wait(host, vm, options)),
         change("vm_exec", "vm exec", "POST", "/api/vms/{vm}/exec")
             .about("Run one command in a VM, by ssh or through its guest agent")
+            .takes(NOTHING)
             .pace(Pace::Guest)
             .effect(Effect::Destroy)
             .example(json!({"vm": "web", "command": ["uname", "-a"]}))
+            .names(Kind::Vm, "vm")
             .run(|host, new: NewExec| {
                 let stdin = new.stdin.clone().unwrap_or_default().into_bytes();
                 vm::exec(host, &new, Streams::Captured(stdin))
@@ -160,6 +189,7 @@ fn guests() -> Vec<Operation> {
             .on_vm(|host, vm, _: Nothing| vm::ssh_command(host, vm)),
         read("ssh_config", "ssh-config", "/api/ssh-config")
             .about("Show how ssh on the service's own machine reaches the VMs")
+            .names(Kind::Vm, "vm")
             .run(|host, options: SshConfigOptions| vm::ssh_config(host, &options)),
     ]
 }
@@ -174,28 +204,36 @@ fn images() -> Vec<Operation> {
             .run(|host, _: Nothing| image::list(host)),
         change("image_pull", "image pull", "POST", "/api/images")
             .about("Fetch an image, or a newer one where its publisher has one")
+            .takes(&[Images, Disk])
             .example(json!({"image": "debian:12"}))
+            .names(Kind::Image, "image")
             .run(|host, new: NewPull| image::pull(host, &new)),
         change("image_import", "image import", "POST", "/api/images/import")
             .about("Take in an image under a name of one's own")
+            .takes(&[Images, Disk])
             .creates()
             .scope(Scope::Admin)
             .example(json!({"file": "https://example.org/golden.qcow2", "name": "golden"}))
+            .names_new(Kind::Image, "name")
             .run(|host, new: NewImport| image::import(host, &new)),
         change("image_prune", "image prune", "POST", "/api/images/prune")
             .about("Remove every fetched image that nothing uses, and downloads and uploads that were cut short")
+            .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)
             .run(|host, options: PruneOptions| image::prune(host, options)),
         read("image_info", "image info", "/api/images/{image}")
             .about("Show everything there is to know of an image")
             .example(json!({"image": "debian:12"}))
+            .names(Kind::Image, "image")
             .run(|host, of: OfImage| image::info(host, &of.image)),
         change("image_delete", "image delete", "DELETE", "/api/images/{image}")
             .about("Delete an image that nothing uses")
+            .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)
             .example(json!({"image": "debian:12"}))
+            .names(Kind::Image, "image")
             .run(|host, of: OfImage| image::delete(host, &of.image)),
     ]
 }
@@ -208,23 +246,29 @@ fn keys() -> Vec<Operation> {
             .run(|host, _: Nothing| key::list(host)),
         change("ssh_key_generate", "key generate", "POST", "/api/ssh-keys")
             .about("Make a key pair; its private half stays with the service")
+            .takes(&[Keys])
             .pace(Pace::Compute)
             .creates()
             .example(dev())
             .rules(&rules::key(), NewKey::check)
+            .names_new(Kind::Key, "name")
             .run(|host, new: NewKey| key::generate(host, &new)),
         read("ssh_key_info", "key show", "/api/ssh-keys/{name}")
             .about("Show a key")
             .example(dev())
+            .names(Kind::Key, "name")
             .run(|host, of: OfKey| key::get(host, &of.name)),
         read("ssh_key_public", "key show", "/api/ssh-keys/{name}/public")
             .about("Show a public key as one line of authorized_keys")
             .example(dev())
+            .names(Kind::Key, "name")
             .answer(|host, of: OfKey| Ok(Report::Text(key::get(host, &of.name)?.public_key))),
         change("ssh_key_delete", "key delete", "DELETE", "/api/ssh-keys/{name}")
             .about("Delete a key; VMs that have it keep it")
+            .takes(NOTHING)
             .effect(Effect::Destroy)
             .example(dev())
+            .names(Kind::Key, "name")
             .run(|host, of: OfKey| key::delete(host, &of.name)),
     ]
 }
@@ -237,15 +281,18 @@ fn hosts() -> Vec<Operation> {
             .run(|host, Checks { checks }: Checks| doctor::examine(host, &DoctorOptions { checks, fix: false })),
         change("doctor_fix", "doctor", "POST", "/api/doctor")
             .about("Look for what is wrong with the host, and mend what can be mended without a risk")
+            .takes(NOTHING)
             .scope(Scope::Admin)
             .run(|host, options: DoctorOptions| doctor::examine(host, &options)),
         change("gc", "gc", "POST", "/api/gc")
             .about("Clean up after creates and deletes that were killed")
+            .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)
             .run(|host, _: Nothing| gc::collect(host)),
         change("reap", "reap", "POST", "/api/reap")
             .about("Delete the VMs that have expired, running or not")
+            .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)
             .run(|host, options: ReapOptions| reap::reap(host, options)),

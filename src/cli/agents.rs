@@ -15,7 +15,7 @@ use super::{
 use crate::{
     agents::{self, Format, Options},
     error::Result,
-    model::{limit::Limit, name, ttl::Ttl},
+    model::{limit::Limit, name, ttl::Ttl, vm::DEFAULT_NETWORK},
 };
 
 #[derive(Debug, Args)]
@@ -34,6 +34,10 @@ pub(super) struct Mcp {
     /// Show the agent only VMs and keys whose names begin so, and let it make no others
     #[arg(long, value_name = "NAME-", value_parser = name::prefix)]
     prefix: Option<String>,
+
+    /// Network that the agent may attach VMs to (can be repeated)
+    #[arg(long = "allow-network", value_name = "NETWORK", default_value = DEFAULT_NETWORK)]
+    networks: Vec<String>,
 
     /// How long the agent's VMs are kept where it does not say
     #[arg(long, value_name = "TIME")]
@@ -69,7 +73,7 @@ pub(super) fn tools(args: &Tools, output: &Output) -> Result<()> {
 
 /// Serves the agent at the other end of standard input and output until it goes.
 pub(super) fn mcp(args: Mcp, resolved: &Resolved, quiet: bool) -> Result<()> {
-    let Mcp { read_only, prefix, ttl_default, answer_within, service } = args;
+    let Mcp { read_only, prefix, networks, ttl_default, answer_within, service } = args;
     if std::io::stdin().is_terminal() {
         say(
             Kind::Note,
@@ -82,6 +86,6 @@ pub(super) fn mcp(args: Mcp, resolved: &Resolved, quiet: bool) -> Result<()> {
         tracing::warn!("{remark}");
     }
     let service = service.options(resolved)?;
-    let options = Options { service, read_only, prefix, ttl_default, answer_within: answer_within.0 };
+    let options = Options { service, read_only, prefix, networks, ttl_default, answer_within: answer_within.0 };
     agents::serve(options, std::io::stdin(), tokio::io::stdout())
 }

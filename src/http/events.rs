@@ -287,7 +287,12 @@ mod tests {
     fn an_operation_is_for_whoever_may_ask_for_it() {
         let service = Service::for_test();
         let operation = crate::api::find("vm_create").unwrap();
-        let job = Job::new(operation, Some("web"), ("somebody", "1"), (&service.metrics, &service.feed));
+        let job = Job::new(
+            operation,
+            &serde_json::json!({"name": "web", "vm": "web"}),
+            ("somebody", "1"),
+            (&service.metrics, &service.feed),
+        );
         let told = Happening::Operation(Box::new(job.view()));
         let client = |name: &str, scope| Client { name: name.to_owned(), scope, ..Client::anonymous() };
         assert!(is_for(&client("somebody", Scope::Read), &told));

@@ -25,22 +25,22 @@ fn is_open(path: &str) -> bool {
 pub(super) enum Gate {
     /// Everybody may do everything.
     Open,
-    /// Those with a token of a file.
-    Tokens { file: Utf8PathBuf, tokens: RwLock<Arc<Tokens>> },
+    /// Those with a token of a file. The pool is the configured one, the default of each token.
+    Tokens { file: Utf8PathBuf, pool: String, tokens: RwLock<Arc<Tokens>> },
 }
 
 impl Gate {
     /// Reads the tokens, where there is a file of them.
-    pub(super) fn new(file: Option<Utf8PathBuf>) -> Result<Self> {
+    pub(super) fn new(file: Option<Utf8PathBuf>, pool: String) -> Result<Self> {
         let Some(file) = file else { return Ok(Self::Open) };
-        let tokens = RwLock::new(Arc::new(Tokens::read(&file)?));
-        Ok(Self::Tokens { file, tokens })
+        let tokens = RwLock::new(Arc::new(Tokens::read(&file, &pool)?));
+        Ok(Self::Tokens { file, pool, tokens })
     }
 
     /// Reads the tokens again. A file that cannot be used changes nothing.
     pub(super) fn reload(&self) {
-        let Self::Tokens { file, tokens } = self else { return };
-        match Tokens::read(file) {
+        let Self::Tokens { file, pool, tokens } = self else { return };
+        match Tokens::read(file, pool) {
             Ok(new) => {
                 let count = new.len();
                 *tokens.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);

@@ -75,7 +75,7 @@ async fn run(options: Options) -> Result<()> {
     if access.tokens.is_none() && !access.allow_unauthenticated {
         listen::require_private(&listen, &inherited)?;
     }
-    let gate = Arc::new(Gate::new(access.tokens)?);
+    let gate = Arc::new(Gate::new(access.tokens, service.settings.pool.clone())?);
     let service = Arc::new(Service::new(service)?);
     let listeners = listen::open(&listen, inherited).await?;
     for listener in &listeners {

@@ -78,6 +78,8 @@ impl Site {
             token("viewer", "read", ""),
             token("agent1", "operate", "prefix = 'a1-'\nquota = {vms = 1}\nimage-hosts = []"),
             token("agent2", "operate", "prefix = 'a2-'"),
+            token("lab", "operate", "networks = ['lab', 'user']"),
+            token("elsewhere", "operate", "pools = ['q']"),
         ];
         fs::write(path("tokens.toml"), tokens.concat()).unwrap();
         let settings = Settings {
@@ -97,7 +99,7 @@ impl Site {
         };
         let options = Options { settings, images: Limits::default(), audit_log: Some(path("audit.log")) };
         let service = Arc::new(Service::new(options).unwrap());
-        let gate = Arc::new(Gate::new(Some(path("tokens.toml"))).unwrap());
+        let gate = Arc::new(Gate::new(Some(path("tokens.toml")), "p".to_owned()).unwrap());
         Self { routes: routes::router(service.clone(), gate.clone(), Mcp::new(service.clone())), service, gate, folder }
     }
 
@@ -229,6 +231,37 @@ async fn a_quota_says_what_is_used_and_operations_are_their_owners_to_see() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_uses_only_the_networks_and_pools_that_it_lists() {
+    let site = Site::new();
+    for (who, network, allowed) in [
+        ("agent2", "mgmt", json!(["default"])),
+        ("agent2", "user", json!(["default"])),
+        ("boss", "mgmt", json!(["default"])),
+        ("lab", "default", json!(["lab", "user"])),
+    ] {
+        let answer = site.post(who, "/api/vms", json!({"name": "a2-new", "network": network})).await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "forbidden"), "{who} {network}: {}", answer.text());
+        let body = answer.json();
+        let message = format!("cannot use the network `{network}`: the token `{who}` is not authorized for it");
+        assert_eq!((&body["error"], &body["details"]["networks"]), (&json!(message), &allowed), "{}", answer.text());
+    }
+    // What is listed is let through: these fail later, because the test driver has no such network.
+    for (who, network) in [("lab", "lab"), ("lab", "user"), ("agent2", "default")] {
+        let answer = site.post(who, "/api/vms", json!({"name": "a2-new", "network": network})).await;
+        assert_ne!(answer.code(), "forbidden", "{who} {network}: {}", answer.text());
+    }
+    for (path, body) in [
+        ("/api/vms", json!({"name": "x"})),
+        ("/api/vms/a1-old/commit", json!({"image": "golden"})),
+        ("/api/images", json!({"image": "debian:12"})),
+    ] {
+        let answer = site.post("elsewhere", path, body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "forbidden"), "{path}: {}", answer.text());
+        assert_eq!(answer.json()["details"], json!({"pools": ["q"]}), "{}", answer.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_read_again_and_a_broken_file_changes_nothing() {
     let site = Site::new();
     let path = site.folder.path().join("tokens.toml");
@@ -309,14 +342,14 @@ async fn the_audit_log_says_who_asked_for_what_and_what_came_of_it() {
     assert_eq!(
         told[..4],
         [
-            "request viewer vm_info [\"a1-old\"] 200 -",
+            "request viewer vm_info [\"vm/a1-old\"] 200 -",
             "request - - [] 401 unauthenticated",
-            "operation agent1 ssh_key_generate [] 201 -",
-            "request agent1 ssh_key_generate [\"a1-key\"] 201 -",
+            "operation agent1 ssh_key_generate [\"key/a1-key\"] 201 -",
+            "request agent1 ssh_key_generate [\"key/a1-key\"] 201 -",
         ]
     );
     assert_eq!(lines[3]["operationId"], made.headers["x-operation-id"].to_str().unwrap());
     assert_eq!((&lines[0]["route"], &lines[0]["method"]), (&"/api/vms/{vm}".into(), &"GET".into()));
-    assert!(told[4..].iter().any(|line| line.contains("vm_create [\"x\"]")), "{told:?}");
+    assert!(told[4..].iter().any(|line| line.contains("vm_create [\"vm/x\",\"network/default\"]")), "{told:?}");
     assert!(!log.contains("hidden"), "{log}");
 }

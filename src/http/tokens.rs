@@ -14,6 +14,7 @@ use crate::{
         name::{self, Name},
         sources::HostPattern,
         ttl::Ttl,
+        vm::DEFAULT_NETWORK,
     },
     service::client::{Client, Quota, Standing},
 };
@@ -51,16 +52,18 @@ struct Entry {
     #[serde(default)]
     quota: Quota,
     image_hosts: Option<Vec<HostPattern>>,
+    networks: Option<Vec<String>>,
+    pools: Option<Vec<String>>,
     ttl_default: Option<Ttl>,
 }
 
 impl Tokens {
     /// Reads the file. One that holds tokens themselves must not be readable by everybody.
-    pub(super) fn read(path: &Utf8Path) -> Result<Self> {
+    pub(super) fn read(path: &Utf8Path, pool: &str) -> Result<Self> {
         let failed = |error: &std::io::Error| Error::io(format!("read the tokens `{path}`"), error);
         let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
         let mode = std::fs::metadata(path).map_err(|error| failed(&error))?.permissions().mode();
-        let (tokens, has_plain) = Self::parse(&text).map_err(|error| Error {
+        let (tokens, has_plain) = Self::parse(&text, pool).map_err(|error| Error {
             message: format!("the tokens `{path}` cannot be used: {}", error.message),
             ..error
         })?;
@@ -79,7 +82,7 @@ impl Tokens {
     }
 
     /// Reads the file's text, and says whether a token itself stands in it.
-    fn parse(text: &str) -> Result<(Self, bool)> {
+    fn parse(text: &str, pool: &str) -> Result<(Self, bool)> {
         let File { token: entries } = toml::from_str(text).map_err(|error| {
             // Its own text shows the line, which may hold a token.
             let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
@@ -94,7 +97,7 @@ impl Tokens {
         for entry in entries {
             let name = entry.name.to_string();
             let refuse = |why: &str| Error::invalid(format!("the token `{name}` {why}")).hint(FORM);
-            let (digest, client) = entry.client().map_err(|why| refuse(&why))?;
+            let (digest, client) = entry.client(pool).map_err(|why| refuse(&why))?;
             if !seen.insert(name.clone()) || !seen.insert(digest.clone()) {
                 return Err(refuse("is there twice"));
             }
@@ -122,9 +125,9 @@ const FORM: &str = "A token is [[token]], name = \"ci\", scope = \"read\", \"ope
                     sha256sum prints it, or token = \"…\" itself.";
 
 impl Entry {
-    /// Who has the token, and its digest; or what is wrong with it.
-    fn client(self) -> Result<(Digest, Client), String> {
-        let Self { name, scope, sha256, token, prefix, quota, image_hosts, ttl_default } = self;
+    /// Who has the token, and its digest; or what is wrong with it. `pool` is the configured one.
+    fn client(self, pool: &str) -> Result<(Digest, Client), String> {
+        let Self { name, scope, sha256, token, prefix, quota, image_hosts, networks, pools, ttl_default } = self;
         let digest = match (sha256, token) {
             // As sha256sum prints it: with a file's name behind it.
             (Some(sha256), None) => sha256.split_whitespace().next().unwrap_or_default().to_ascii_lowercase(),
@@ -149,7 +152,9 @@ impl Entry {
             }
         }
         let (name, standing) = (name.to_string(), Standing::Token);
-        Ok((digest, Client { name, scope, prefix, quota, image_hosts, ttl_default, standing }))
+        let networks = Some(networks.unwrap_or_else(|| vec![DEFAULT_NETWORK.to_owned()]));
+        let pools = Some(pools.unwrap_or_else(|| vec![pool.to_owned()]));
+        Ok((digest, Client { name, scope, prefix, quota, image_hosts, networks, pools, ttl_default, standing }))
     }
 }
 
@@ -160,7 +165,7 @@ mod tests {
     const SECRET: &str = "0123456789abcdef0123";
 
     fn parse(text: &str) -> Result<Tokens> {
-        Tokens::parse(text).map(|(tokens, _)| tokens)
+        Tokens::parse(text, "vms").map(|(tokens, _)| tokens)
     }
 
     #[test]
@@ -178,6 +183,19 @@ mod tests {
         for wrong in ["", "0123456789abcdef012", "agent", &digest::of(b"other")] {
             assert!(tokens.find(wrong).is_none(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn networks_and_pools_are_the_configured_ones_unless_others_are_listed() {
+        let of = |more: &str| {
+            let tokens = parse(&format!("[[token]]\nname='x'\nscope='admin'\ntoken='{SECRET}'\n{more}")).unwrap();
+            let client = tokens.find(SECRET).unwrap();
+            (client.networks.clone().unwrap(), client.pools.clone().unwrap())
+        };
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(of(""), (list(&["default"]), list(&["vms"])));
+        assert_eq!(of("networks=['lab', 'user']\npools=['p']"), (list(&["lab", "user"]), list(&["p"])));
+        assert_eq!(of("networks=[]\npools=[]"), (Vec::new(), Vec::new()));
     }
 
     #[test]
@@ -211,12 +229,12 @@ mod tests {
         let write = |line: &str, mode| {
             std::fs::write(&path, format!("[[token]]\nname='x'\nscope='read'\n{line}")).unwrap();
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            Tokens::read(&path)
+            Tokens::read(&path, "vms")
         };
         let error = write(&format!("token='{SECRET}'"), 0o644).unwrap_err();
         assert!(error.code == Code::Denied && error.hint.unwrap().contains("chmod o= "));
         assert_eq!(write(&format!("token='{SECRET}'"), 0o640).unwrap().len(), 1);
         assert_eq!(write(&format!("sha256='{}'", digest::of(b"x")), 0o644).unwrap().len(), 1);
-        assert_eq!(Tokens::read(&path.with_file_name("none")).unwrap_err().code, Code::NotFound);
+        assert_eq!(Tokens::read(&path.with_file_name("none"), "vms").unwrap_err().code, Code::NotFound);
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Audit(Option<(Utf8PathBuf, Mutex<File>)>);
 pub(crate) struct Noted {
     /// The operation.
     pub(crate) operation: OnceLock<&'static Operation>,
-    /// The names of what it is about: VMs, keys, images.
+    /// The names of what it is about, as `kind/name`: VMs, keys, images, networks.
     pub(crate) targets: OnceLock<Vec<String>>,
     /// The operation that was begun by it.
     pub(crate) job: OnceLock<Uuid>,
@@ -130,7 +130,7 @@ impl Audit {
     }
 
     /// Notes the end of an operation, which may come long after the request was answered.
-    pub(crate) fn ended(&self, view: &View) {
+    pub(crate) fn ended(&self, view: &View, targets: &[String]) {
         let end = view.finished.unwrap_or(view.created);
         self.write(&Line {
             time: end,
@@ -141,7 +141,7 @@ impl Audit {
             method: None,
             route: None,
             operation: Some(view.operation),
-            target: view.vm.as_slice(),
+            target: targets,
             status: view.status,
             code: view.error.as_ref().map(|error| error.code.name()),
             duration_ms: end.duration_since(view.created).unsigned_abs().as_millis(),

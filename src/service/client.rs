@@ -28,6 +28,10 @@ pub(crate) struct Client {
     pub(crate) quota: Quota,
     /// The only hosts that they may have images from.
     pub(crate) image_hosts: Option<Vec<HostPattern>>,
+    /// The only networks that they may attach VMs to.
+    pub(crate) networks: Option<Vec<String>>,
+    /// The only storage pools that they may create volumes in.
+    pub(crate) pools: Option<Vec<String>>,
     /// When a VM of theirs expires where they do not say.
     pub(crate) ttl_default: Option<Ttl>,
     /// How they are known.
@@ -78,6 +82,8 @@ impl Client {
             prefix: None,
             quota: Quota::default(),
             image_hosts: None,
+            networks: None,
+            pools: None,
             ttl_default: None,
             standing: Standing::Anonymous,
         }

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::{
     feed::{Feed, Happening},
     metrics::{self, Metrics},
+    permit,
 };
 use crate::{
     api::{Operation, Report, Words},
@@ -145,6 +146,8 @@ struct Now {
 /// An operation that may take long.
 pub(crate) struct Job {
     pub(crate) operation: &'static Operation,
+    /// The names of what it is about, for the audit log.
+    pub(crate) targets: Vec<String>,
     pub(crate) cancel: Cancel,
     now: Mutex<Now>,
     feed: Arc<Feed>,
@@ -157,14 +160,14 @@ pub(crate) struct Job {
 impl Job {
     pub(crate) fn new(
         operation: &'static Operation,
-        vm: Option<&str>,
+        request: &Value,
         (client, request_id): (&str, &str),
         (metrics, feed): (&Metrics, &Arc<Feed>),
     ) -> Self {
         let view = View {
             id: Uuid::new_v4(),
             operation: operation.name,
-            vm: vm.map(str::to_owned),
+            vm: operation.vm(request).map(str::to_owned),
             state: State::Queued,
             step: None,
             bytes_done: None,
@@ -182,6 +185,7 @@ impl Job {
         let counted = Some(metrics.operation(operation.name));
         Self {
             operation,
+            targets: permit::targets(operation, request),
             cancel: Cancel::default(),
             now: Mutex::new(Now { view, counted, is_further: false }),
             feed: feed.clone(),
@@ -340,7 +344,12 @@ mod tests {
     fn each_state_is_told_and_so_is_how_far_it_is_if_it_is_further() {
         let service = Service::for_test();
         let operation = crate::api::find("vm_create").unwrap();
-        let job = Job::new(operation, Some("web"), ("somebody", "1"), (&service.metrics, &service.feed));
+        let job = Job::new(
+            operation,
+            &serde_json::json!({"name": "web"}),
+            ("somebody", "1"),
+            (&service.metrics, &service.feed),
+        );
         job.tell_progress();
         assert!(job.begin() && !job.begin());
         job.step("fetching");

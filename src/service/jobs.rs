@@ -108,7 +108,7 @@ impl Jobs {
         }
         require_patience(&known, operation, &client)?;
         let about = (&client.name[..], &request_id[..]);
-        let job = Arc::new(Job::new(operation, operation.vm(&request), about, (&service.metrics, &service.feed)));
+        let job = Arc::new(Job::new(operation, &request, about, (&service.metrics, &service.feed)));
         let turn = queue.map(|vm| jobs.turns.take(&vm));
         known.push_front(Known { id: job.view().id, job: job.clone(), key });
         forget(&mut known);
@@ -239,7 +239,7 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
     service.reads.outdate();
     // What there is of it is libvirt's to tell now.
     drop(reservation);
-    job.end(outcome, |view| service.audit.ended(view));
+    job.end(outcome, |view| service.audit.ended(view, &job.targets));
     // One that was cancelled while it waited must not let the next one past those before it.
     if let Some(turn) = &mut turn {
         turn.comes().await;
@@ -307,7 +307,12 @@ mod tests {
         };
         let service = Service::for_test();
         let operation = crate::api::find("vm_start").unwrap();
-        let job = Arc::new(Job::new(operation, Some("web"), ("alice", "request"), (&service.metrics, &service.feed)));
+        let job = Arc::new(Job::new(
+            operation,
+            &json!({"vm": "web"}),
+            ("alice", "request"),
+            (&service.metrics, &service.feed),
+        ));
         let known =
             VecDeque::from([Known { id: job.view().id, job: job.clone(), key: Some(key("alice", "start web")) }]);
         let found = |key: &IdempotencyKey| ordered_before(&known, key);
@@ -323,8 +328,14 @@ mod tests {
     fn what_ended_longest_ago_is_forgotten_and_what_is_under_way_never() {
         let service = Service::for_test();
         let operation = crate::api::find("vm_start").unwrap();
-        let job =
-            || Arc::new(Job::new(operation, Some("web"), ("alice", "request"), (&service.metrics, &service.feed)));
+        let job = || {
+            Arc::new(Job::new(
+                operation,
+                &json!({"vm": "web"}),
+                ("alice", "request"),
+                (&service.metrics, &service.feed),
+            ))
+        };
         let mut known = VecDeque::new();
         for number in 0..REMEMBERED + 20 {
             let job = job();

@@ -110,7 +110,7 @@ impl Service {
     /// Begins what a client asks for, where they may: what is [`Operation::read`].
     pub(crate) async fn ask(self: &Arc<Self>, asked: Asked) -> Result<Begun> {
         let Asked { client, operation, mut request, request_id, key } = asked;
-        permit::request(&client, operation, &request)?;
+        permit::request(&client, operation, &request, &self.settings.pool)?;
         if operation.pace == Pace::Quick {
             return Ok(Begun::Look(Reads::look(self, &client, operation, request).await));
         }

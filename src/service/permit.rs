@@ -1,57 +1,27 @@
 //! What a client may ask of an operation, by what the request names.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::client::Client;
 use crate::{
-    api::{Operation, Scope},
+    api::{Kind, Operation, Reference, Resource, Scope},
     error::{Code, Error, Result},
     model::image::ImageName,
 };
 
-/// What a member of a request is the name of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Names {
-    /// A VM.
-    Vm,
-    /// A key.
-    Key,
-    /// An image.
-    Image,
+/// Returns every name in a request, and what it names.
+pub(crate) fn named<'r>(operation: &Operation, request: &'r Value) -> Vec<(Reference, &'r str)> {
+    let references = operation.references.iter();
+    references.flat_map(|reference| reference.names(request).map(move |name| (*reference, name))).collect()
 }
 
-/// What a member of a request is the name of; none where it is no name.
-pub(crate) fn names(operation: &Operation, member: &str) -> Option<Names> {
-    match member {
-        "vm" => Some(Names::Vm),
-        "name" if operation.name == "vm_create" => Some(Names::Vm),
-        "name" if operation.path.starts_with("/api/ssh-keys") => Some(Names::Key),
-        "key" | "sshKeys" => Some(Names::Key),
-        "image" => Some(Names::Image),
-        "name" if operation.path.starts_with("/api/images") => Some(Names::Image),
-        _ => None,
-    }
-}
-
-/// Every name in a request, and what it is the name of.
-pub(crate) fn named<'r>(operation: &Operation, request: &'r Value) -> Vec<(Names, &'r str)> {
-    let members = request.as_object().into_iter().flatten();
-    let known = members.filter_map(|(member, value)| Some((names(operation, member)?, value)));
-    known
-        .flat_map(|(kind, value)| {
-            let one = value.as_str().into_iter();
-            let several = value.as_array().into_iter().flatten().filter_map(Value::as_str);
-            one.chain(several).map(move |name| (kind, name))
-        })
-        .collect()
-}
-
-/// The names of what a request is about. A URL or a path is none: it may hold a secret.
+/// Returns the names of what a request is about, as `kind/name`. A URL or a path is none: it may hold a secret.
 pub(crate) fn targets(operation: &Operation, asked: &Value) -> Vec<String> {
-    let named = named(operation, asked).into_iter();
-    let is_name = |kind: Names, name: &str| kind != Names::Image || name.parse::<ImageName>().is_ok();
-    named.filter(|(kind, name)| is_name(*kind, name)).map(|(_, name)| name.to_owned()).collect()
+    let named = named(operation, asked).into_iter().map(|(reference, name)| (reference.kind, name));
+    let is_name = |kind: Kind, name: &str| kind != Kind::Image || name.parse::<ImageName>().is_ok();
+    let named = named.filter(|(kind, name)| is_name(*kind, name));
+    named.map(|(kind, name)| format!("{}/{name}", kind.word())).collect()
 }
 
 /// Refuses an operation that needs another scope.
@@ -59,33 +29,54 @@ pub(crate) fn scope(client: &Client, operation: &Operation) -> Result<()> {
     client.require(operation.scope, &format!("ask for {}", operation.name))
 }
 
-/// Refuses a request for what is not the client's.
-pub(crate) fn request(client: &Client, operation: &Operation, request: &Value) -> Result<()> {
+/// Refuses a request for what is not the client's. `pool` is where the operations create volumes.
+pub(crate) fn request(client: &Client, operation: &Operation, request: &Value, pool: &str) -> Result<()> {
     if operation.name == "vm_delete" && request["unmanaged"] == Value::Bool(true) {
         client.require(Scope::Admin, "delete VMs that vmprov did not make")?;
     }
     if operation.command == "doctor" {
         client.require_whole("look at the whole host")?;
     }
-    let Some(prefix) = &client.prefix else { return Ok(()) };
-    for (kind, name) in named(operation, request) {
-        let what = match kind {
-            Names::Vm => "VM",
-            Names::Key => "key",
-            Names::Image => continue,
-        };
-        let is_theirs = name.starts_with(prefix.as_str()) && Uuid::parse_str(name).is_err();
-        if is_theirs {
-            continue;
+    if operation.may_take(Resource::Disk) {
+        listed(client, Kind::Pool, pool, client.pools.as_deref())?;
+    }
+    for (reference, name) in named(operation, request) {
+        match reference.kind {
+            Kind::Vm | Kind::Key => within_prefix(client, reference, name)?,
+            Kind::Network => listed(client, Kind::Network, name, client.networks.as_deref())?,
+            Kind::Pool => listed(client, Kind::Pool, name, client.pools.as_deref())?,
+            // Whether it is there for the client depends on its owner, which the operation reads.
+            Kind::Image => {}
         }
-        let said = format!("All names of {} begin with `{prefix}`.", client.title());
-        if operation.status == 201 && operation.path_members().all(|member| request[member] != name) {
-            let error = Error::new(Code::Forbidden, format!("the {what} may not be called `{}`", name.escape_debug()));
-            return Err(error.hint(said));
-        }
-        return Err(Error::not_found(format!("there is no {what} `{}`", name.escape_debug())).hint(said));
     }
     Ok(())
+}
+
+/// Refuses a network or a pool that is not listed for the client.
+fn listed(client: &Client, kind: Kind, name: &str, allowed: Option<&[String]>) -> Result<()> {
+    let Some(allowed) = allowed.filter(|allowed| !allowed.iter().any(|allowed| allowed == name)) else { return Ok(()) };
+    let (noun, title) = (kind.noun(), client.title());
+    let hint = match allowed {
+        [] => format!("Ask the operator: no {noun} is listed for {title}."),
+        allowed => format!("Use one of the {noun}s that are listed for {title}: {}.", allowed.join(", ")),
+    };
+    let message = format!("cannot use the {noun} `{}`: {title} is not authorized for it", name.escape_debug());
+    Err(Error::new(Code::Forbidden, message).hint(hint).details(json!({format!("{noun}s"): allowed})))
+}
+
+/// Refuses a name of a VM or a key that does not begin with the client's prefix.
+fn within_prefix(client: &Client, reference: Reference, name: &str) -> Result<()> {
+    let Some(prefix) = &client.prefix else { return Ok(()) };
+    if name.starts_with(prefix.as_str()) && Uuid::parse_str(name).is_err() {
+        return Ok(());
+    }
+    let what = reference.kind.noun();
+    let said = format!("All names of {} begin with `{prefix}`.", client.title());
+    Err(if reference.is_new {
+        Error::new(Code::Forbidden, format!("the {what} may not be called `{}`", name.escape_debug())).hint(said)
+    } else {
+        Error::not_found(format!("there is no {what} `{}`", name.escape_debug())).hint(said)
+    })
 }
 
 #[cfg(test)]
@@ -106,62 +97,113 @@ mod tests {
     }
 
     fn refused(operation: &Operation, asked: &Value) -> Option<u16> {
-        request(&agent(Scope::Operate), operation, asked).err().map(|error| error.code.http_status())
+        request(&agent(Scope::Operate), operation, asked, "default").err().map(|error| error.code.http_status())
     }
 
-    /// Members that hold text and name neither a VM nor a key. A new one has to be put here, or into [`names`].
-    const OTHERS: &[&str] = &[
-        "checksum",
-        "checks",
-        "command",
-        "comment",
-        "description",
-        "diskSize",
-        "file",
-        "for",
-        "goal",
-        "ifExists",
-        "imageUrl",
-        "iso",
-        "memory",
-        "method",
-        "network",
-        "stdin",
-        "term",
-        "timeout",
-        "ttl",
-        "type",
-        "user",
-        "userData",
-        "via",
-        "wait",
-        "arch",
-        "kind",
+    /// Members that hold free text and name no resource, as `operation.member`. A new member that holds text has to be
+    /// declared: here, or as a reference in the operation's row.
+    const TEXT: &[&str] = &[
+        "vm_create.imageUrl",
+        "vm_create.checksum",
+        "vm_create.iso",
+        "vm_create.memory",
+        "vm_create.diskSize",
+        "vm_create.user",
+        "vm_create.userData",
+        "vm_create.ttl",
+        "vm_create.timeout",
+        "vm_set.memory",
+        "vm_set.diskSize",
+        "vm_set.description",
+        "vm_stop.timeout",
+        "vm_restart.timeout",
+        "vm_ttl.ttl",
+        "vm_inject_ssh_key.user",
+        "vm_inject_ssh_key.timeout",
+        "vm_wait.timeout",
+        "vm_exec.command",
+        "vm_exec.user",
+        "vm_exec.timeout",
+        "vm_exec.stdin",
+        "image_search.term",
+        "image_pull.checksum",
+        "image_import.file",
+        "image_import.checksum",
+        "image_import.user",
+        "ssh_key_generate.comment",
+        "doctor.checks",
+        "doctor_fix.checks",
     ];
+
+    /// Whether a schema takes text of the client's own, at any depth. A choice of fixed words names no resource.
+    fn takes_text(schema: &Value) -> bool {
+        if schema.get("enum").is_some() || schema.get("const").is_some() {
+            return false;
+        }
+        let kind = &schema["type"];
+        let is_text = kind == "string" || kind.as_array().is_some_and(|kinds| kinds.contains(&json!("string")));
+        let parts = ["oneOf", "anyOf", "allOf"].iter().filter_map(|parts| schema[*parts].as_array()).flatten();
+        let members = schema["properties"].as_object().into_iter().flatten().map(|(_, member)| member);
+        let inner = ["items", "additionalProperties"].iter().filter_map(|inner| schema.get(*inner));
+        is_text || parts.chain(members).chain(inner).any(takes_text)
+    }
+
+    #[test]
+    fn each_member_that_takes_text_is_a_reference_or_declared_as_text() {
+        let (mut undeclared, mut declared) = (Vec::new(), TEXT.to_vec());
+        for operation in api::operations() {
+            let members = operation.complete["properties"].as_object().cloned().unwrap_or_default();
+            for (member, _) in members.iter().filter(|(_, schema)| takes_text(schema)) {
+                let name = format!("{}.{member}", operation.name);
+                let is_reference = operation.references.iter().any(|reference| reference.member == member);
+                let is_text = TEXT.contains(&name.as_str());
+                declared.retain(|text| *text != name);
+                if is_reference == is_text {
+                    undeclared.push(name);
+                }
+            }
+            for reference in &operation.references {
+                assert!(members.contains_key(reference.member), "{}: {}", operation.name, reference.member);
+            }
+        }
+        assert_eq!((undeclared, declared), (Vec::<String>::new(), Vec::new()), "what do these name?");
+    }
 
     #[test]
     fn no_operation_lets_a_prefixed_token_name_a_vm_or_key_of_others() {
-        let (mut guarded, mut untold) = (0, Vec::new());
+        let mut guarded = 0;
         for operation in api::operations() {
-            for (member, schema) in operation.members() {
-                let kind = names(operation, member);
-                if matches!(kind, Some(Names::Vm | Names::Key)) {
-                    for foreign in ["web", "a1", "a10-web", "6695eb01-f6a4-8304-79aa-97f2502e193f", ""] {
-                        for value in [json!(foreign), json!(["a1-web", foreign])] {
-                            let mut asked = operation.example.clone();
-                            asked[member] = value;
-                            assert!(refused(operation, &asked).is_some(), "{}: {member}: {foreign}", operation.name);
-                            guarded += 1;
-                        }
+            let references = operation.references.iter();
+            for reference in references.filter(|reference| matches!(reference.kind, Kind::Vm | Kind::Key)) {
+                for foreign in ["web", "a1", "a10-web", "6695eb01-f6a4-8304-79aa-97f2502e193f", ""] {
+                    for value in [json!(foreign), json!(["a1-web", foreign])] {
+                        let mut asked = operation.example.clone();
+                        asked[reference.member] = value;
+                        let member = reference.member;
+                        assert!(refused(operation, &asked).is_some(), "{}: {member}: {foreign}", operation.name);
+                        guarded += 1;
                     }
-                } else if schema.to_string().contains("\"string\"") || schema.to_string().contains("$ref") {
-                    let is_known = OTHERS.contains(&member.as_str()) || kind == Some(Names::Image);
-                    untold.extend((!is_known).then(|| format!("{}: {member}", operation.name)));
                 }
             }
         }
-        assert_eq!(untold, [""; 0], "what are these the names of?");
         assert!(guarded > 200, "{guarded}");
+    }
+
+    #[test]
+    fn no_operation_names_or_fills_what_is_not_listed() {
+        let client = Client { networks: Some(vec![]), pools: Some(vec![]), ..agent(Scope::Operate) };
+        let (mut networks, mut pools) = (0, 0);
+        for operation in api::operations() {
+            let asked = operation.read(operation.example.clone()).unwrap();
+            let names_network = operation.references.iter().any(|reference| reference.kind == Kind::Network);
+            let fills = operation.may_take(Resource::Disk);
+            if fills || names_network {
+                let error = request(&client, operation, &asked, "default").unwrap_err();
+                assert_eq!(error.code, Code::Forbidden, "{}", operation.name);
+                (networks, pools) = (networks + usize::from(names_network), pools + usize::from(fills));
+            }
+        }
+        assert_eq!((networks, pools), (1, 5));
     }
 
     #[test]
@@ -181,7 +223,7 @@ mod tests {
         let delete = api::find("vm_delete").unwrap();
         let asked = json!({"vm": "a1-web", "unmanaged": true});
         assert_eq!(refused(delete, &asked), Some(403));
-        assert!(request(&Client::anonymous(), delete, &asked).is_ok());
+        assert!(request(&Client::anonymous(), delete, &asked, "default").is_ok());
     }
 
     #[test]

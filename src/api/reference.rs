@@ -1,0 +1,79 @@
+//! [`Reference`]: a member of a request that names a resource. Permission, quota, audit and queues follow from these.
+
+use serde_json::Value;
+
+/// What a name is the name of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A VM.
+    Vm,
+    /// A key.
+    Key,
+    /// An image.
+    Image,
+    /// A libvirt network.
+    Network,
+    /// A storage pool.
+    Pool,
+}
+
+impl Kind {
+    /// Returns its noun in an error.
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Vm => "VM",
+            Self::Key => "key",
+            Self::Image => "image",
+            Self::Network => "network",
+            Self::Pool => "pool",
+        }
+    }
+
+    /// Returns its word in the audit log.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Vm => "vm",
+            Self::Key => "key",
+            Self::Image => "image",
+            Self::Network => "network",
+            Self::Pool => "pool",
+        }
+    }
+}
+
+/// A member of a request that names one or several resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reference {
+    /// The member.
+    pub member: &'static str,
+    /// What it names.
+    pub kind: Kind,
+    /// Whether the operation creates what it names.
+    pub is_new: bool,
+}
+
+impl Reference {
+    /// Returns the names that a request has in this member.
+    pub fn names<'r>(&self, request: &'r Value) -> impl Iterator<Item = &'r str> {
+        let value = request.get(self.member);
+        let several = value.and_then(Value::as_array).into_iter().flatten();
+        value.into_iter().chain(several).filter_map(Value::as_str)
+    }
+}
+
+/// What a quota counts. An operation declares which of these it creates, see [`super::Operation::takes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// VMs.
+    Vms,
+    /// Virtual CPUs.
+    Vcpus,
+    /// Memory.
+    Memory,
+    /// Bytes in the storage pool: disks, consoles and images.
+    Disk,
+    /// Images.
+    Images,
+    /// Keys.
+    Keys,
+}
