@@ -96,13 +96,10 @@ impl Output {
         report: &impl Serialize,
         for_people: impl FnOnce() -> String,
     ) -> Result<ControlFlow<()>> {
-        let text = match self.format {
-            Format::Json | Format::Yaml => {
-                serde_json::to_string(report).map_err(|error| Error::internal("cannot write JSON").because(error))?
-            }
+        print(&match self.format {
+            Format::Json | Format::Yaml => json(serde_json::to_string(report))?,
             Format::Table | Format::Name => plain(&for_people()),
-        };
-        print(&text)
+        })
     }
 
     /// From now on, errors say what a check finds out of their reason.
@@ -121,48 +118,45 @@ impl Output {
     /// Prints a report.
     pub(super) fn show(&self, report: &impl Show) -> Result<()> {
         let text = match self.format {
-            Format::Table => report.table(),
-            Format::Json => serde_json::to_string_pretty(report)
-                .map_err(|error| Error::internal("cannot write JSON").because(error))?,
+            Format::Table => plain(&report.table()),
+            Format::Json => json(serde_json::to_string_pretty(report))?,
+            // It escapes control characters by itself.
             Format::Yaml => {
                 yaml_serde::to_string(report).map_err(|error| Error::internal("cannot write YAML").because(error))?
             }
-            Format::Name => report.names().iter().map(|name| plain(name)).collect::<Vec<_>>().join("\n"),
+            Format::Name => plain(&report.names().join("\n")),
         };
-        line(&text)
+        if text.is_empty() { Ok(()) } else { print(&text).map(drop) }
     }
 
     /// Reports a failure on standard error: as JSON when that was asked for.
     pub(super) fn error(&self, error: &Error) {
         let error = self.host.get().map_or_else(|| error.clone(), |host| doctor::explain(host, error.clone()));
         if self.is_json() {
-            let json = serde_json::to_string_pretty(&error).unwrap_or_else(|_| error.to_string());
-            err(&format!("{json}\n"));
+            let text = json(serde_json::to_string_pretty(&error)).unwrap_or_else(|_| error.to_string());
+            err("", &text);
             return;
         }
         say(Kind::Error, &error.message);
         // Foreign tools' words are indented, so that they are not taken for ours.
         if let Some(cause) = &error.cause {
-            err(&format!("  why: {}\n", plain(cause).replace('\n', "\n       ")));
+            err("  why: ", &cause.replace('\n', "\n       "));
         }
         if let Some(hint) = &error.hint {
-            err(&format!("{CYAN}hint:{RESET} {hint}\n"));
+            err(&format!("{CYAN}hint:{RESET} "), hint);
         }
         if error.code == Code::Internal {
-            err("This is a bug in vmprov: please report it with the output of the same command with -vv.\n");
+            err("", "This is a bug in vmprov: please report it with the output of the same command with -vv.");
         }
     }
 }
 
 /// Prints to standard output; whoever has read enough of it ends the program quietly.
 pub(super) fn line(text: &str) -> Result<()> {
-    if text.is_empty() {
-        return Ok(());
-    }
-    print(text).map(drop)
+    print(&plain(text)).map(drop)
 }
 
-/// Prints to standard output, unless nobody reads it any more.
+/// Prints to standard output, unless nobody reads it any more. The text is [`plain`] already.
 fn print(text: &str) -> Result<ControlFlow<()>> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
@@ -198,19 +192,20 @@ impl Kind {
 /// Says something on standard error.
 pub(super) fn say(kind: Kind, text: &str) {
     let (colour, word) = kind.parts();
-    err(&format!("{colour}{word}:{RESET} {}\n", plain(text)));
+    err(&format!("{colour}{word}:{RESET} "), text);
 }
 
 /// Says something on standard error as JSON: `{"warning": "…"}`.
 pub(super) fn say_json(kind: Kind, text: &str) {
     let (_, word) = kind.parts();
-    err(&format!("{}\n", serde_json::json!({word: text})));
+    err("", &escape_json(serde_json::json!({word: text}).to_string()));
 }
 
-/// Writes to standard error, in colour where that is a terminal that wants it (`NO_COLOR`, `TERM`).
-fn err(text: &str) {
+/// Writes a line to standard error, in colour where that is a terminal that wants it (`NO_COLOR`, `TERM`). Only the
+/// prefix, which is vmprov's own, may steer the terminal.
+fn err(prefix: &str, text: &str) {
     // Nobody is left to be told that it failed.
-    let _ = anstream::stderr().lock().write_all(text.as_bytes());
+    let _ = writeln!(anstream::stderr().lock(), "{prefix}{}", plain(text));
 }
 
 /// Prints clap's own text: the help that was asked for, or what is wrong with the arguments.
@@ -230,5 +225,21 @@ pub(super) fn last_words(text: &str) {
 /// Text from elsewhere without what would steer a terminal.
 pub(super) fn plain(text: &str) -> String {
     let show = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(show).collect()
+}
+
+/// JSON without what would steer a terminal.
+fn json(text: serde_json::Result<String>) -> Result<String> {
+    text.map(escape_json).map_err(|error| Error::internal("cannot write JSON").because(error))
+}
+
+/// Escapes the control characters that JSON allows in a string as they are, DEL and U+0080 to U+009F. Outside of strings there
+/// are only line breaks.
+fn escape_json(text: String) -> String {
+    let steers = |c: char| c.is_control() && c != '\n';
+    if !text.contains(steers) {
+        return text;
+    }
+    let show = |c: char| if steers(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     text.chars().map(show).collect()
 }

@@ -51,7 +51,7 @@ impl Progress for Terminal {
             self.bar.set_style(style);
         }
         self.bar.enable_steady_tick(TICK);
-        self.bar.set_message(text.to_owned());
+        self.bar.set_message(output::plain(text).replace('\n', " "));
     }
 
     fn bytes(&self, done: u64, total: Option<u64>) {
