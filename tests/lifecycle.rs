@@ -314,3 +314,46 @@ fn gc_removes_what_was_cut_short_and_nothing_else() {
     lab.run(&["vm", "delete", "cut", "--yes"]).succeeded();
     wait_until("the end of the VM", || listed(&lab, "cut").is_none());
 }
+
+/// Somebody else takes the port between its choice and the start of QEMU.
+#[test]
+fn a_port_that_is_taken_before_the_start_is_replaced() {
+    let lab = Lab::warm();
+    let [asked, bound] = ["asked", "bound"].map(|name| lab.file(name));
+    // The first start waits until its port is taken.
+    let script = format!(
+        r#"PATH={{path}}
+case "$*" in
+*"start --domain"*)
+    if [ ! -e {asked} ]; then
+        name=$(virsh -q -c qemu:///system list --all --name | head -n 1)
+        virsh -q -c qemu:///system dumpxml "$name" >{asked}.new
+        mv {asked}.new {asked}
+        tries=0
+        until [ -e {bound} ] || [ "$tries" -gt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
+    fi
+    ;;
+esac
+exec virsh "$@""#,
+        asked = asked.display(),
+        bound = bound.display(),
+    );
+    lab.fake("virsh", &script.replace("{path}", lab::PATH));
+    let create = ["vm", "create", "web", "--network", "user", "--memory", "64", "--vcpus", "1", "-o", "json"];
+    let running = lab.begin("", &create);
+    wait_until("the first start", || asked.exists());
+    let xml = std::fs::read_to_string(&asked).unwrap();
+    let port: u16 = xml.split("hostfwd=tcp:127.0.0.1:").nth(1).unwrap().split('-').next().unwrap().parse().unwrap();
+    let listener = lab.listen(port);
+    std::fs::write(&bound, "").unwrap();
+    let ran = running.end().succeeded();
+    drop(listener);
+    let other = ran.json()["sshPort"].as_u64().unwrap();
+    assert_ne!(other, u64::from(port));
+    // What is noted, what QEMU was told, and what is listened at are the same.
+    let info = lab.run(&["vm", "info", "web", "-o", "json"]).succeeded().json();
+    assert_eq!(info["sshPort"], other);
+    assert!(lab.virsh(&["dumpxml", "web"]).contains(&format!("hostfwd=tcp:127.0.0.1:{other}-:22")));
+    lab.run(&["vm", "delete", "web", "--yes"]).succeeded();
+    assert_eq!(lab.run(&["gc"]).succeeded().stdout, "nothing to clean up\n");
+}

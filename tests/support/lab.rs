@@ -37,7 +37,7 @@ const POLL: Duration = Duration::from_millis(5);
 const PROGRAMS: [&str; 4] = ["virsh", "qemu-img", "genisoimage", "isoinfo"];
 
 /// Where the programs of the system are.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The lab, one connection to it, and a home for vmprov. One test at a time has it.
 pub(crate) struct Lab {
@@ -142,6 +142,18 @@ impl Lab {
     /// The network that everything in the lab has.
     pub(crate) fn network(&self) -> String {
         format!("/proc/{}/ns/net", self.holder)
+    }
+
+    /// Takes a port of the lab's loopback.
+    pub(crate) fn listen(&self, port: u16) -> std::net::TcpListener {
+        let namespace = File::open(self.network()).unwrap();
+        // A socket belongs to the namespace in which its thread was when it was made.
+        let bind = move || {
+            let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), kind).unwrap();
+            std::net::TcpListener::bind(("127.0.0.1", port)).unwrap()
+        };
+        std::thread::spawn(bind).join().unwrap()
     }
 
     /// Puts a fake of a program in front of the real one.

@@ -29,7 +29,7 @@ use crate::{
     model::vm::{Known, NewVm, State, Vm},
     tools::{
         scratch::Scratch,
-        virsh::{Forward, Metadata, NewVolume, Phase},
+        virsh::{Forward, Metadata, NewVolume, Phase, is_port_in_use},
     },
 };
 use existing::{Existing, Old};
@@ -111,7 +111,10 @@ fn make(host: &Host, new: &NewVm, request: &Request, old: Option<&Old>, mut warn
     Ok(Created { vm: report(new, uuid, metadata), status, changed: true, warnings })
 }
 
-/// Builds the VM, a second time where another way may lead to it; returns its UUID, and what is noted of it.
+/// How often another port is tried where one was taken before QEMU could have it.
+const MOST_PORTS: usize = 5;
+
+/// Builds the VM, and again where another way may lead to it; returns its UUID, and what is noted of it.
 fn build_at_last(
     host: &Host,
     new: &NewVm,
@@ -119,26 +122,36 @@ fn build_at_last(
     mut planned: Plan,
     warnings: &mut Vec<String>,
 ) -> Result<(Uuid, Metadata)> {
-    let metadata = match build(host, new, &planned) {
-        // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
-        Err(error) if error.code == Code::NotFound && is_base_gone(host, &planned)? => {
+    let mut is_base_new = false;
+    let mut in_use = Vec::new();
+    loop {
+        let error = match build(host, new, &planned) {
+            Ok(metadata) => return Ok((planned.uuid, metadata)),
+            Err(error) => error,
+        };
+        if !is_base_new && error.code == Code::NotFound && is_base_gone(host, &planned)? {
+            // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
+            is_base_new = true;
             request.image.iter().try_for_each(|source| image::forget(host, source))?;
             planned.held = None;
             planned = plan(host, new, request, None, &mut Vec::new())?;
-            build(host, new, &planned)?
-        }
-        // It has reasons of its own to end: a profile of AppArmor's, namespaces that are not allowed.
-        Err(error)
-            if planned.attachment.is_passt() && error.cause.as_ref().is_some_and(|cause| cause.contains("passt")) =>
+        } else if let Some(forward) = planned.attachment.forward()
+            && is_port_in_use(&error)
+            && in_use.len() < MOST_PORTS
         {
+            // Another process took the port between its choice and QEMU's start.
+            in_use.push(forward.port);
+            planned.attachment = planned.attachment.with_other_port(host, &in_use)?;
+            planned.metadata.forward = planned.attachment.forward();
+        } else if planned.attachment.is_passt() && error.cause.as_ref().is_some_and(|cause| cause.contains("passt")) {
+            // It has reasons of its own to end: a profile of AppArmor's, namespaces that are not allowed.
             planned.attachment = planned.attachment.without_passt();
             let why = error.cause.unwrap_or(error.message);
             host.warn(warnings, format!("QEMU's own user-mode network is used, because passt failed: {why}"));
-            build(host, new, &planned)?
+        } else {
+            return Err(error);
         }
-        result => result?,
-    };
-    Ok((planned.uuid, metadata))
+    }
 }
 
 /// What there is of a VM that has just been made.

@@ -250,7 +250,6 @@ impl DiskDevice {
     }
 
     fn write(&self, xml: &mut Xml, index: usize, capabilities: &Capabilities) -> io::Result<()> {
-        let letter = char::from(b'a' + u8::try_from(index).unwrap_or(0));
         let (prefix, bus) = match self {
             Self::Disk(_) | Self::Seed(_) => ("vd", "virtio"),
             // q35 has SATA; the i440fx has IDE; the others have neither.
@@ -259,7 +258,7 @@ impl DiskDevice {
             Self::Installer(_) => ("sd", "scsi"),
         };
         let (device, format, path) = self.parts();
-        self.write_as(xml, device, format, path, (&format!("{prefix}{letter}"), bus))
+        self.write_as(xml, device, format, path, (&device_name(prefix, index), bus))
     }
 
     fn write_as(&self, xml: &mut Xml, device: &str, format: &str, path: &str, target: (&str, &str)) -> io::Result<()> {
@@ -276,6 +275,17 @@ impl DiskDevice {
         })?;
         Ok(())
     }
+}
+
+/// Returns the name of a disk: `vda` to `vdz`, then `vdaa`, as Linux counts.
+fn device_name(prefix: &str, index: usize) -> String {
+    let mut letters = Vec::new();
+    let mut rest = Some(index);
+    while let Some(index) = rest {
+        letters.push(('a'..='z').nth(index % 26));
+        rest = (index / 26).checked_sub(1);
+    }
+    prefix.chars().chain(letters.into_iter().rev().flatten()).collect()
 }
 
 /// Tells cloud-init through the SMBIOS serial number that its data source is NoCloud.
@@ -296,4 +306,15 @@ fn text(xml: &mut Xml, name: &str, value: &str) -> io::Result<()> {
 fn empty(xml: &mut Xml, name: &str, attributes: &[(&str, &str)]) -> io::Result<()> {
     xml.create_element(name).with_attributes(attributes.iter().copied()).write_empty()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_disk_has_a_name_of_its_own() {
+        let names = [0, 25, 26, 27, 51, 52, 701, 702].map(|index| device_name("vd", index));
+        assert_eq!(names, ["vda", "vdz", "vdaa", "vdab", "vdaz", "vdba", "vdzz", "vdaaa"]);
+    }
 }

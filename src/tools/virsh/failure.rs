@@ -47,6 +47,15 @@ const KNOWN: &[(&str, Code)] = &[
     ("No space left on device", Code::ToolFailed),
 ];
 
+/// What QEMU and passt say when a port that they should forward is in use.
+const PORT_IN_USE: &[&str] =
+    &["Could not set up host forwarding rule", "Failed to bind port", "Failed to bind any port"];
+
+/// Whether a VM did not start because the port that leads to it is in use.
+pub fn is_port_in_use(error: &Error) -> bool {
+    error.cause.as_ref().is_some_and(|cause| PORT_IN_USE.iter().any(|text| cause.contains(text)))
+}
+
 /// What the complaint means; [`Code::ToolFailed`] where nobody knows.
 pub(super) fn classify(stderr: &str) -> Code {
     let known = KNOWN.iter().find(|(text, _)| stderr.contains(text));
@@ -128,6 +137,17 @@ mod tests {
             (&format!("{SOCKET}Permission denied"), Code::Denied),
         ] {
             assert_eq!(classify(stderr), code, "{stderr}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_in_use_is_recognised() {
+        for (cause, is) in [
+            ("-netdev user,…: Could not set up host forwarding rule 'tcp:127.0.0.1:30056-:22'", true),
+            ("Could not start 'passt': Failed to bind any port for '-t 127.0.0.1/29999:22', exiting", true),
+            ("cannot set up guest memory 'pc.ram': Cannot allocate memory", false),
+        ] {
+            assert_eq!(is_port_in_use(&Error::conflict("x").because(cause)), is, "{cause}");
         }
     }
 

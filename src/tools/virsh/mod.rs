@@ -37,6 +37,7 @@ pub use domain_xml::{DiskDevice, Link, NewDomain, NewInterface, UserMode};
 pub use edit::Limits;
 pub use event::Event;
 pub use facts::{Confinement, Network, Offer, Versions};
+pub use failure::is_port_in_use;
 pub use host::{Capabilities, Survey};
 pub use metadata::{Forward, InjectedKey, Metadata, NotedSpecification, OwnedVolume, Phase, Provenance, Role};
 pub use network::Vitals;

@@ -27,8 +27,7 @@ impl Attachment {
             prepare::network(host, &new.network, survey)?;
             return Ok(Self::Network);
         }
-        let taken: Vec<_> = known(host)?.iter().filter_map(|(_, metadata)| Some(metadata.forward?.port)).collect();
-        let port = loopback::free_port(&taken).ok_or_else(|| Error::conflict("no port of the loopback is free"))?;
+        let port = free_port(host, &[])?;
         // passt ends where the host itself has no way out.
         let mode = if capabilities.passt && loopback::has_way_out() { UserMode::Passt } else { UserMode::Slirp };
         Ok(Self::User(mode, Forward { address: loopback::ADDRESS, port }))
@@ -46,6 +45,12 @@ impl Attachment {
         }
     }
 
+    /// The same with a port that is none of these, which other processes have taken since they were chosen.
+    pub(super) fn with_other_port(self, host: &Host, in_use: &[u16]) -> Result<Self> {
+        let Self::User(mode, forward) = self else { return Ok(self) };
+        Ok(Self::User(mode, Forward { port: free_port(host, in_use)?, ..forward }))
+    }
+
     pub(super) const fn forward(&self) -> Option<Forward> {
         match self {
             Self::Network => None,
@@ -59,4 +64,11 @@ impl Attachment {
             Self::User(mode, forward) => Link::User(*mode, forward.port),
         }
     }
+}
+
+/// A port of the loopback that no VM has, nobody listens at, and that is none of these.
+fn free_port(host: &Host, in_use: &[u16]) -> Result<u16> {
+    let mut taken: Vec<_> = known(host)?.iter().filter_map(|(_, metadata)| Some(metadata.forward?.port)).collect();
+    taken.extend(in_use);
+    loopback::free_port(&taken).ok_or_else(|| Error::conflict("no port of the loopback is free"))
 }
