@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Host, image, vm};
+use super::{Host, accelerator, image, vm};
 use crate::{
     error::{Code, Result},
     store::lock::{self, Lock},
@@ -69,8 +69,9 @@ pub(super) fn incomplete(host: &Host) -> Result<impl Iterator<Item = Result<Inco
 
 /// Why an incomplete VM must be left alone: somebody may still be at it.
 fn why_not(host: &Host, name: &str, metadata: &Metadata) -> Result<Option<String>> {
-    if metadata.phase == Phase::Probe {
-        return Ok(None);
+    if metadata.phase == Phase::Probe && !metadata.is_of_this_host() {
+        let reason = "another host may be probing KVM with it";
+        return Ok((!accelerator::is_abandoned(metadata)).then(|| reason.to_owned()));
     }
     if !metadata.is_of_this_host() {
         return Ok(Some(format!("it was begun on `{}`; if nobody is at it there, delete it by name", metadata.host)));

@@ -2,6 +2,7 @@
 //! terminal.
 
 mod caller;
+mod accelerator;
 pub mod connection;
 pub mod doctor;
 pub mod gc;

@@ -1,18 +1,13 @@
-//! What must be there before a VM can be created: the storage pool, the network, an accelerator that works.
+//! What must be there before a VM can be created: the storage pool and the network. The accelerator is `accelerator.rs`.
 
-use std::time::{Duration, Instant};
-
-use uuid::Uuid;
+use std::time::Duration;
 
 use super::{Host, undo::undoing, unknown};
 use crate::{
     error::{Code, Error, Result},
     model::vm::{DEFAULT_NETWORK, USER_NETWORK},
-    store::{
-        kvm::{self, Verdict},
-        lock::Lock,
-    },
-    tools::virsh::{Capabilities, Metadata, NewDomain, Phase, Pool, Survey},
+    store::lock::Lock,
+    tools::virsh::{Pool, Survey},
 };
 
 /// The third octets that a new `default` network is tried with: libvirt's own first.
@@ -20,12 +15,6 @@ const SUBNETS: [u8; 5] = [122, 123, 124, 142, 222];
 
 /// How long another vmprov may take to make the storage pool.
 const POOL_WAIT: Duration = Duration::from_mins(1);
-
-/// How long firmware may take to show that it runs. With KVM that works it takes about a second.
-const PROBE_LIMIT: Duration = Duration::from_secs(15);
-
-/// How often the test domain is looked at.
-const PROBE_POLL: Duration = Duration::from_millis(200);
 
 /// The storage pool, made or started where that is needed.
 pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
@@ -148,117 +137,4 @@ pub(super) fn network(host: &Host, name: &str, survey: &Survey) -> Result<()> {
     }
     Err(Error::conflict("every address range that the network `default` could have is in use on this host")
         .hint("Define a network with a range that is free (virsh net-define) and name it with --network."))
-}
-
-/// What is known of KVM on this host without trying.
-pub(super) fn verdict(host: &Host) -> Option<Verdict> {
-    kvm::read(&host.settings.cache_dir, &host.settings.uri)
-}
-
-/// What to ask libvirt's capabilities for: its own preference, unless that is known to fail.
-pub(super) const fn virttype(verdict: Option<&Verdict>) -> Option<&'static str> {
-    match verdict {
-        Some(Verdict::Fails(_)) => Some("qemu"),
-        _ => None,
-    }
-}
-
-/// What guests will be run with: KVM where it works, else emulation with a warning. KVM that is present proves
-/// nothing: it has been met refusing to start guests, and running guests that never execute. So it is tried, once for
-/// each boot of the host.
-pub(super) fn accelerator(
-    host: &Host,
-    verdict: Option<Verdict>,
-    offered: Capabilities,
-    warnings: &mut Vec<String>,
-) -> Result<Capabilities> {
-    let slow = "VMs are emulated, which is many times slower";
-    let verdict = match verdict {
-        None if offered.is_kvm() && !host.is_dry_run() => Some(find_out(host, &offered)?),
-        verdict => verdict,
-    };
-    if let Some(Verdict::Fails(reason)) = verdict {
-        host.warn(warnings, format!("KVM is there but does not work ({reason}): {slow}"));
-        return if offered.is_kvm() { host.virsh.emulation() } else { Ok(offered) };
-    }
-    if offered.kind == "qemu" {
-        let why = "this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?)";
-        host.warn(warnings, format!("{why}: {slow}"));
-    }
-    Ok(offered)
-}
-
-/// Tries KVM, whatever is known of it, and remembers what came of it.
-pub(super) fn find_out(host: &Host, offered: &Capabilities) -> Result<Verdict> {
-    host.step("trying whether KVM works");
-    let verdict = try_kvm(host, offered)?;
-    kvm::write(&host.settings.cache_dir, &host.settings.uri, &verdict);
-    Ok(verdict)
-}
-
-/// Runs a domain whose firmware finds nothing to boot and reboots at once, upon which libvirt ends it: that it ends
-/// proves that its CPU executes.
-fn try_kvm(host: &Host, offered: &Capabilities) -> Result<Verdict> {
-    let uuid = Uuid::new_v4();
-    let metadata = Metadata { phase: Phase::Probe, ..Metadata::begun() };
-    let domain = NewDomain {
-        name: &format!("vmprov-kvm-test-{}", uuid.simple()),
-        uuid,
-        memory_mib: 64,
-        vcpus: 1,
-        capabilities: offered,
-        disks: Vec::new(),
-        interface: None,
-        console_log: None,
-        seeded: false,
-        uefi: false,
-        metadata: &metadata,
-    };
-    undoing(|undo| {
-        let undoer = host.uncancellable();
-        let end = move || match undoer.virsh.destroy(uuid) {
-            Err(error) if !matches!(error.code, Code::NotFound | Code::Conflict) => Err(error),
-            _ => Ok(()),
-        };
-        undo.push("the domain that tries KVM", end.clone());
-        match host.virsh.create_transient(&domain.to_xml()?) {
-            Err(error) if error.code == Code::ToolFailed => {
-                end()?; // it failed, but there may be something of it
-                return Ok(Verdict::Fails(qemus_word(&error.cause.unwrap_or(error.message)).to_owned()));
-            }
-            result => result?,
-        }
-        let deadline = Instant::now() + PROBE_LIMIT;
-        while Instant::now() < deadline {
-            match host.virsh.state(uuid) {
-                Err(error) if error.code == Code::NotFound => return Ok(Verdict::Works),
-                Ok(state) if !state.is_active() => return Ok(Verdict::Works),
-                Err(error) => return Err(error),
-                Ok(_) => std::thread::sleep(PROBE_POLL),
-            }
-        }
-        end()?;
-        Ok(Verdict::Fails("a guest starts but its CPU never executes".to_owned()))
-    })
-}
-
-/// QEMU's own complaint inside libvirt's: `… qemu-system-x86_64: error: failed to set MSR …: qemu-system-x86_64: …`.
-fn qemus_word(cause: &str) -> &str {
-    let is_program = |word: &str| word.starts_with("qemu-system-") || word.contains(" qemu-system-");
-    let mut parts = cause.split(": ").skip_while(|part| !is_program(part)).skip(1);
-    parts.find(|part| *part != "error").unwrap_or(cause)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warning_has_qemus_own_words() {
-        let cause = "Failed to create domain from /dev/stdin: internal error: QEMU unexpectedly closed the monitor (vm='x'): \
-                     2026-11-23T04:03:13.6Z qemu-system-x86_64: error: failed to set MSR 0x10a: qemu-system-x86_64: \
-                     target/i386/kvm/kvm.c:3849: kvm_buf_set_msrs: Assertion failed.";
-        assert_eq!(qemus_word(cause), "failed to set MSR 0x10a");
-        assert_eq!(qemus_word("something: else"), "something: else");
-    }
 }

@@ -1,11 +1,17 @@
-//! Whether KVM works on a host, remembered until its next boot, because finding out takes a second.
+//! Whether KVM works on a hypervisor, remembered because finding out takes a second.
 //!
 //! A cache: it may be deleted at any time, and failing to write it costs that second again.
 
+use std::time::Duration;
+
 use camino::{Utf8Path, Utf8PathBuf};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::digest;
+
+/// How long a verdict on another machine's hypervisor holds: when that machine boots cannot be seen from here.
+const REMOTE_LIFETIME: Duration = Duration::from_hours(24);
 
 /// What trying KVM has shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,25 +23,40 @@ pub enum Verdict {
     Fails(String),
 }
 
+/// What a verdict is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// The hypervisor's identity, however its URI is spelled.
+    pub hypervisor: String,
+    /// Whether it is this machine's.
+    pub is_local: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Entry {
-    /// The kernel's id of this boot: firmware settings and modules change between boots.
-    boot: String,
-    uri: String,
+    hypervisor: String,
+    /// The kernel's id of this boot, for this machine's hypervisor: firmware settings and modules change between boots.
+    boot: Option<String>,
+    time: Timestamp,
     verdict: Verdict,
 }
 
-/// What was found out during this boot.
-pub fn read(folder: &Utf8Path, uri: &str) -> Option<Verdict> {
-    let entry: Entry = serde_json::from_slice(&std::fs::read(path_of(folder, uri)).ok()?).ok()?;
-    (entry.boot == boot_id()? && entry.uri == uri).then_some(entry.verdict)
+/// What was found out, where it still holds.
+pub fn read(folder: &Utf8Path, key: &Key) -> Option<Verdict> {
+    let entry: Entry = serde_json::from_slice(&std::fs::read(path_of(folder, key)).ok()?).ok()?;
+    let holds = if key.is_local {
+        entry.boot.is_some() && entry.boot == boot_id()
+    } else {
+        Duration::try_from(Timestamp::now().duration_since(entry.time)).is_ok_and(|age| age < REMOTE_LIFETIME)
+    };
+    (holds && entry.hypervisor == key.hypervisor).then_some(entry.verdict)
 }
 
 /// Remembers what was found out.
-pub fn write(folder: &Utf8Path, uri: &str, verdict: &Verdict) {
-    let Some(boot) = boot_id() else { return };
-    let entry = Entry { boot, uri: uri.to_owned(), verdict: verdict.clone() };
-    let path = path_of(folder, uri);
+pub fn write(folder: &Utf8Path, key: &Key, verdict: &Verdict) {
+    let boot = if key.is_local { boot_id() } else { None };
+    let entry = Entry { hypervisor: key.hypervisor.clone(), boot, time: Timestamp::now(), verdict: verdict.clone() };
+    let path = path_of(folder, key);
     let write = || -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
@@ -53,25 +74,53 @@ fn boot_id() -> Option<String> {
     Some(id.trim().to_owned())
 }
 
-fn path_of(folder: &Utf8Path, uri: &str) -> Utf8PathBuf {
-    folder.join(format!("kvm-{}.json", &digest::of(uri.as_bytes())[..8]))
+/// One that is reached from elsewhere has a file of its own: another machine may share the cache folder.
+fn path_of(folder: &Utf8Path, key: &Key) -> Utf8PathBuf {
+    let place = if key.is_local { "local" } else { "remote" };
+    folder.join(format!("kvm-{}-{place}.json", &digest::of(key.hypervisor.as_bytes())[..8]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn key(is_local: bool) -> Key {
+        Key { hypervisor: "qemu U system".to_owned(), is_local }
+    }
+
+    /// Changes what is written in the file of a key.
+    fn rewrite(folder: &Utf8Path, key: &Key, from: &str, to: &str) {
+        let path = path_of(folder, key);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+    }
+
     #[test]
-    fn a_verdict_holds_for_its_uri_and_boot() {
+    fn a_verdict_holds_for_its_hypervisor_and_boot() {
         let folder = tempfile::tempdir().unwrap();
         let folder = Utf8Path::from_path(folder.path()).unwrap();
         let verdict = Verdict::Fails("boom".to_owned());
-        write(folder, "qemu:///system", &verdict);
-        assert_eq!(read(folder, "qemu:///system"), Some(verdict));
-        assert_eq!(read(folder, "qemu:///session"), None);
-        let path = path_of(folder, "qemu:///system");
-        let other = std::fs::read_to_string(&path).unwrap().replace(&boot_id().unwrap(), "another boot");
-        std::fs::write(&path, other).unwrap();
-        assert_eq!(read(folder, "qemu:///system"), None);
+        write(folder, &key(true), &verdict);
+        assert_eq!(read(folder, &key(true)), Some(verdict));
+        assert_eq!(read(folder, &Key { hypervisor: "qemu U session of user 1".to_owned(), is_local: true }), None);
+        assert_eq!(read(folder, &key(false)), None);
+        rewrite(folder, &key(true), &boot_id().unwrap(), "another boot");
+        assert_eq!(read(folder, &key(true)), None);
+    }
+
+    #[test]
+    fn a_verdict_on_another_machine_holds_for_a_day_whatever_boots_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        write(folder, &key(false), &Verdict::Works);
+        assert_eq!(read(folder, &key(false)), Some(Verdict::Works));
+        let text = std::fs::read_to_string(path_of(folder, &key(false))).unwrap();
+        assert!(!text.contains(&boot_id().unwrap()), "{text}");
+        let time = serde_json::from_str::<Entry>(&text).unwrap().time;
+        rewrite(folder, &key(false), &time.to_string(), &(time - REMOTE_LIFETIME).to_string());
+        assert_eq!(read(folder, &key(false)), None);
+        rewrite(folder, &key(false), &(time - REMOTE_LIFETIME).to_string(), &(time + REMOTE_LIFETIME).to_string());
+        assert_eq!(read(folder, &key(false)), None, "a clock that was set back proves nothing");
     }
 }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use super::{finding::Finding, look::Look};
 use crate::{
     error::Result,
-    ops::prepare,
+    ops::accelerator::{self, Outcome},
     store::{kvm::Verdict, system},
 };
 
@@ -68,9 +68,10 @@ pub(super) fn works(look: &Look) -> Result<Finding> {
     if !offered.is_kvm() {
         return Ok(Finding::skip(format!("libvirt's driver `{}` has no KVM", offered.kind)));
     }
-    Ok(match prepare::find_out(&look.host, &offered)? {
-        Verdict::Works => Finding::ok("a guest's code was executed"),
-        Verdict::Fails(reason) => Finding::warn(format!(
+    Ok(match accelerator::probe(&look.host, &offered)? {
+        Outcome::Proven(Verdict::Works) => Finding::ok("a guest's code was executed"),
+        Outcome::Unknown(reason) => Finding::skip(format!("cannot tell whether KVM works: {reason}")),
+        Outcome::Proven(Verdict::Fails(reason)) => Finding::warn(format!(
             "KVM is there but does not work ({reason}): guests are emulated, which is many times slower"
         )),
     })

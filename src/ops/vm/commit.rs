@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        Host,
+        Host, accelerator,
         image::{self, Image},
         prepare,
         undo::undoing,
@@ -83,7 +83,7 @@ pub fn commit(host: &Host, new: &NewCommit) -> Result<Image> {
     let (pool, volume) = disk(host, &domain)?;
     let file = copy(host, &pool, &volume)?;
     host.step("removing the guest's identity");
-    guestfs::remove_identity(&host.runner, &file.path, matches!(prepare::verdict(host), Some(Verdict::Fails(_))))?;
+    guestfs::remove_identity(&host.runner, &file.path, matches!(accelerator::verdict(host), Some(Verdict::Fails(_))))?;
     keep(host, new, &domain, &file)
 }
 

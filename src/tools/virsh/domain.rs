@@ -179,9 +179,9 @@ impl Virsh {
         self.change_with("define the VM", self.tool(&["define", "/dev/stdin"]).stdin(xml))
     }
 
-    /// Runs a domain that is gone when it ends.
-    pub fn create_transient(&self, xml: &str) -> Result<()> {
-        self.change_with("start the test domain", self.tool(&["create", "/dev/stdin"]).stdin(xml))
+    /// Starts a domain that is gone when it ends, with its CPUs stopped; [`Self::resume`] lets them go on.
+    pub fn create_transient_paused(&self, xml: &str) -> Result<()> {
+        self.change_with("start the test domain", self.tool(&["create", "/dev/stdin", "--paused"]).stdin(xml))
     }
 
     /// Starts a domain.

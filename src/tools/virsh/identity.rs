@@ -41,14 +41,14 @@ impl Virsh {
 }
 
 /// The identity of the libvirt at `uri`, used by the user `uid` of this machine.
-fn identity(uri: &str, host_uuid: Option<&str>, uid: u32) -> String {
+fn identity(uri: &str, host_uuid: Option<&str>, user: u32) -> String {
     let Some(uuid) = host_uuid else { return uri.to_owned() };
     let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
     let driver = scheme.split('+').next().unwrap_or(scheme);
     let (address, _parameters) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = address.split_once('/').unwrap_or((address, ""));
     match (path, authority) {
-        ("session", "") => format!("{driver} {uuid} session of user {uid}"),
+        ("session", "") => format!("{driver} {uuid} session of user {user}"),
         // Whose session it is, only the other machine knows.
         ("session", authority) => format!("{driver} {uuid} session at {authority}"),
         (path, _) => format!("{driver} {uuid} {path}"),

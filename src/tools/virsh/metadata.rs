@@ -2,7 +2,7 @@
 //!
 //! No secret is written here: whoever may read a domain's XML may read this.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use quick_xml::{
@@ -200,6 +200,12 @@ impl Metadata {
             host_keys: Vec::new(),
             volumes: Vec::new(),
         }
+    }
+
+    /// How long ago it was begun; none where that cannot be told. The clock of another host may be ahead.
+    pub fn age(&self) -> Option<Duration> {
+        let created: Timestamp = self.created.parse().ok()?;
+        Some(Timestamp::now().duration_since(created).try_into().unwrap_or_default())
     }
 
     /// vmprov's element as libvirt wants it inside `<metadata>`.

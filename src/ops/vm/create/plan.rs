@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        super::{Host, image, prepare},
+        super::{Host, accelerator, image, prepare},
         console::log_name,
         figures::check_figures,
         incomplete, remove, seed,
@@ -70,11 +70,11 @@ pub(super) fn plan(
     };
     let (disk, iso) = (owned(".qcow2", Role::Disk), owned("-installer.iso", Role::Installer));
     let console = OwnedVolume { name: log_name(new.name.as_str()), ..owned("", Role::Console) };
-    let verdict = prepare::verdict(host);
+    let verdict = accelerator::verdict(host);
     let mut companion = Scratch::memory(b"")?;
     let downloads: Vec<_> =
         request.image.iter().map(|source| (source.companion(), companion.path().to_string())).collect();
-    let virttype = prepare::virttype(verdict.as_ref());
+    let virttype = accelerator::virttype(verdict.as_ref());
     let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
     check_name(host, new, old, &survey)?;
     let limits = Limits { vcpus: survey.capabilities.max_vcpus, memory_mib: survey.memory_mib };
@@ -106,7 +106,7 @@ pub(super) fn plan(
     };
     let pool = prepare::pool(host, survey.pool.as_ref())?;
     let attachment = Attachment::choose(host, new, &survey, &survey.capabilities)?;
-    let capabilities = prepare::accelerator(host, verdict, survey.capabilities, warnings)?;
+    let capabilities = accelerator::accelerator(host, verdict, survey.capabilities, warnings)?;
     let base = match (found, &request.image) {
         (Some(found), Some(source)) => Some(image::store(host, &pool, source, found, user.as_deref())?),
         _ => None,

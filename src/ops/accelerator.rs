@@ -1,0 +1,269 @@
+//! What guests are run with: KVM, where a probe has shown that it works, or emulation.
+//!
+//! KVM that is present proves nothing: it has been met refusing to start guests, and running guests that never execute.
+//! So a domain is started with it, once for each boot of the hypervisor's machine.
+
+use std::{ops::ControlFlow, time::Duration};
+
+use uuid::Uuid;
+
+use super::{Host, undo::undoing, vm};
+use crate::{
+    error::{Code, Error, Result},
+    model::vm::State,
+    store::{
+        kvm::{self, Key, Verdict},
+        lock::Lock,
+    },
+    tools::virsh::{Capabilities, Metadata, NewDomain, Phase},
+};
+
+/// How long firmware may take to show that it runs. With KVM that works it takes about a second.
+const PROBE_LIMIT: Duration = Duration::from_secs(15);
+
+/// How often KVM is probed where another client ended the probe.
+const MOST_PROBES: usize = 3;
+
+/// The age beyond which no probe is alive: the limits of everything that one does do not add up to this.
+const MOST_PROBE_AGE: Duration = Duration::from_mins(15);
+
+/// What virsh says of a domain whose guest reset itself, where a reset ends the domain. A reset from outside, QEMU's end by a
+/// signal and a power-off by another client have other words.
+const RESET_BY_GUEST: &str = "Shutdown Finished after guest request";
+
+/// What QEMU and libvirt name when KVM is what they complain of.
+const KVM_WORDS: &[&str] = &["kvm", "msr"];
+
+/// What is short or busy for the moment, whoever complains of it.
+const PASSING: &[&str] = &[
+    "Cannot allocate memory",
+    "No space left on device",
+    "Disk quota exceeded",
+    "Too many open files",
+    "Resource temporarily unavailable",
+    "Device or resource busy",
+];
+
+/// What a probe of KVM has shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is proven, and remembered.
+    Proven(Verdict),
+    /// Nothing is proven; why not. The next one who needs to know probes again.
+    Unknown(String),
+}
+
+/// What is known of KVM on this hypervisor without a probe.
+pub(super) fn verdict(host: &Host) -> Option<Verdict> {
+    kvm::read(&host.settings.cache_dir, &key(host).ok()?)
+}
+
+fn key(host: &Host) -> Result<Key> {
+    Ok(Key { hypervisor: host.hypervisor()?, is_local: host.virsh.is_local() })
+}
+
+/// What to ask libvirt's capabilities for: its own preference, unless that is known to fail.
+pub(super) const fn virttype(verdict: Option<&Verdict>) -> Option<&'static str> {
+    match verdict {
+        Some(Verdict::Fails(_)) => Some("qemu"),
+        _ => None,
+    }
+}
+
+/// Chooses what guests are run with: KVM where it works, else emulation with a warning. Where a probe proves nothing,
+/// libvirt's choice stands: emulation would stay for as long as the VM exists.
+pub(super) fn accelerator(
+    host: &Host,
+    verdict: Option<Verdict>,
+    offered: Capabilities,
+    warnings: &mut Vec<String>,
+) -> Result<Capabilities> {
+    let slow = "VMs are emulated, which is many times slower";
+    let outcome = match verdict {
+        None if offered.is_kvm() && !host.is_dry_run() => Some(probe(host, &offered)?),
+        verdict => verdict.map(Outcome::Proven),
+    };
+    match outcome {
+        Some(Outcome::Proven(Verdict::Fails(reason))) => {
+            host.warn(warnings, format!("KVM is there but does not work ({reason}): {slow}"));
+            return if offered.is_kvm() { host.virsh.emulation() } else { Ok(offered) };
+        }
+        Some(Outcome::Unknown(reason)) => {
+            let text = format!("cannot tell whether KVM works ({reason}): it is used, and probed again next time");
+            host.warn(warnings, text);
+        }
+        Some(Outcome::Proven(Verdict::Works)) | None => {}
+    }
+    if offered.kind == "qemu" {
+        let why = "this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?)";
+        host.warn(warnings, format!("{why}: {slow}"));
+    }
+    Ok(offered)
+}
+
+/// Probes KVM, whatever is known of it, and remembers what is proven.
+pub(super) fn probe(host: &Host, offered: &Capabilities) -> Result<Outcome> {
+    host.step("trying whether KVM works");
+    let mut outcome = probe_once(host, offered)?;
+    for _ in 1..MOST_PROBES {
+        if !matches!(outcome, Probed::Ended(_)) {
+            break;
+        }
+        outcome = probe_once(host, offered)?;
+    }
+    Ok(match outcome {
+        Probed::Proven(verdict) => {
+            kvm::write(&host.settings.cache_dir, &key(host)?, &verdict);
+            Outcome::Proven(verdict)
+        }
+        Probed::Ended(reason) | Probed::NotStarted(reason) => Outcome::Unknown(reason),
+    })
+}
+
+/// How a single probe ended.
+enum Probed {
+    Proven(Verdict),
+    /// It ran, and something else ended or paused it.
+    Ended(String),
+    /// It could not be started, for a reason that has nothing to do with KVM.
+    NotStarted(String),
+}
+
+/// Runs a domain whose firmware finds nothing to boot and resets at once, upon which libvirt ends it. An event tells who
+/// reset it: the guest, which proves that its CPU executes.
+fn probe_once(host: &Host, offered: &Capabilities) -> Result<Probed> {
+    let uuid = Uuid::new_v4();
+    let metadata = Metadata { phase: Phase::Probe, ..Metadata::begun() };
+    let name = format!("vmprov-kvm-test-{}", uuid.simple());
+    let domain = NewDomain {
+        name: &name,
+        uuid,
+        memory_mib: 64,
+        vcpus: 1,
+        capabilities: offered,
+        disks: Vec::new(),
+        interface: None,
+        console_log: None,
+        seeded: false,
+        uefi: false,
+        metadata: &metadata,
+    };
+    // As for every VM that is not whole: as long as this is held, `gc` leaves it alone.
+    let _owned = Lock::take(&vm::lock_name(host, &name)?, Duration::ZERO, &host.runner.cancel)?;
+    undoing(|undo| {
+        let undoer = host.uncancellable();
+        let end = move || match undoer.virsh.destroy(uuid) {
+            Err(error) if !matches!(error.code, Code::NotFound | Code::Conflict) => Err(error),
+            _ => Ok(()),
+        };
+        undo.push("the domain that tries KVM", end.clone());
+        let probed = match host.virsh.create_transient_paused(&domain.to_xml()?) {
+            Err(error) => not_started(error, &name)?,
+            Ok(()) => watch(host, uuid)?,
+        };
+        // There may be something of it whatever happened.
+        end()?;
+        Ok(probed)
+    })
+}
+
+/// What it means that the probe could not be started.
+fn not_started(error: Error, name: &str) -> Result<Probed> {
+    if matches!(error.code, Code::Interrupted | Code::Unreachable | Code::Denied) {
+        return Err(error);
+    }
+    let code = error.code;
+    let cause = error.cause.unwrap_or(error.message);
+    let reason = qemus_word(&cause).to_owned();
+    let is_proof = code == Code::ToolFailed && is_about_kvm(&cause.replace(name, ""));
+    Ok(if is_proof { Probed::Proven(Verdict::Fails(reason)) } else { Probed::NotStarted(reason) })
+}
+
+/// Lets the probe's CPU run, and waits for what comes of it.
+fn watch(host: &Host, uuid: Uuid) -> Result<Probed> {
+    let (mut resumed, mut end) = (Ok(()), None);
+    let resume = || resumed = host.virsh.resume(uuid, State::Paused);
+    let heard = host.virsh.events(Some(uuid), Some(PROBE_LIMIT), resume, |event| {
+        let is_end = event.kind == "lifecycle"
+            && ["Shutdown", "Stopped", "Suspended", "Crashed"].iter().any(|word| event.detail.starts_with(word));
+        if !is_end {
+            return Ok(ControlFlow::Continue(()));
+        }
+        end = Some(event.detail);
+        Ok(ControlFlow::Break(()))
+    });
+    // Another client may have ended it already.
+    for result in [heard, resumed] {
+        match result {
+            Err(error) if matches!(error.code, Code::Interrupted | Code::Unreachable) => return Err(error),
+            Err(error) => return Ok(Probed::Ended(error.cause.unwrap_or(error.message))),
+            Ok(()) => {}
+        }
+    }
+    if let Some(detail) = end {
+        let by_guest = detail == RESET_BY_GUEST;
+        return Ok(if by_guest {
+            Probed::Proven(Verdict::Works)
+        } else {
+            Probed::Ended(format!("the probe: {detail}"))
+        });
+    }
+    Ok(match host.virsh.state(uuid) {
+        Ok(State::Running) => Probed::Proven(Verdict::Fails("a guest starts but its CPU never executes".to_owned())),
+        Ok(state) => Probed::Ended(format!("the probe is {state}")),
+        Err(error) if error.code == Code::NotFound => Probed::Ended("the probe is gone".to_owned()),
+        Err(error) => return Err(error),
+    })
+}
+
+/// Whether a complaint says that KVM does not work.
+fn is_about_kvm(cause: &str) -> bool {
+    let lower = cause.to_lowercase();
+    KVM_WORDS.iter().any(|word| lower.contains(word)) && !PASSING.iter().any(|text| cause.contains(text))
+}
+
+/// QEMU's own complaint inside libvirt's: `… qemu-system-x86_64: error: failed to set MSR …: qemu-system-x86_64: …`.
+fn qemus_word(cause: &str) -> &str {
+    let is_program = |word: &str| word.starts_with("qemu-system-") || word.contains(" qemu-system-");
+    let mut parts = cause.split(": ").skip_while(|part| !is_program(part)).skip(1);
+    parts.find(|part| *part != "error").unwrap_or(cause)
+}
+
+/// Whether a probe is older than any that is alive.
+pub(super) fn is_abandoned(probe: &Metadata) -> bool {
+    probe.age().is_none_or(|age| age > MOST_PROBE_AGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_has_qemus_own_words() {
+        let cause = "Failed to create domain from /dev/stdin: internal error: QEMU unexpectedly closed the monitor (vm='x'): \
+                     2026-11-23T04:03:13.6Z qemu-system-x86_64: error: failed to set MSR 0x10a: qemu-system-x86_64: \
+                     target/i386/kvm/kvm.c:3849: kvm_buf_set_msrs: Assertion failed.";
+        assert_eq!(qemus_word(cause), "failed to set MSR 0x10a");
+        assert_eq!(qemus_word("something: else"), "something: else");
+    }
+
+    #[test]
+    fn only_words_about_kvm_prove_that_it_does_not_work() {
+        let name = "vmprov-kvm-test-0";
+        let closed =
+            |words: &str| format!("QEMU unexpectedly closed the monitor (vm='{name}'): qemu-system-x86_64: {words}");
+        for (cause, is_proof) in [
+            (closed("Could not access KVM kernel module: Permission denied"), true),
+            (closed("error: failed to set MSR 0x10a"), true),
+            ("unsupported configuration: Emulator 'x' does not support virt type 'kvm'".to_owned(), true),
+            (closed("cannot set up guest memory 'pc.ram': Cannot allocate memory"), false),
+            (closed("ioctl(KVM_CREATE_VM) failed: 12 Cannot allocate memory"), false),
+            (closed("ioctl(KVM_CREATE_VM) failed: 16 Device or resource busy"), false),
+            (format!("unable to write to '/run/{name}.xml': No space left on device"), false),
+        ] {
+            let error = Error::new(Code::ToolFailed, "x").because(&cause);
+            let proven = matches!(not_started(error, name).unwrap(), Probed::Proven(Verdict::Fails(_)));
+            assert_eq!(proven, is_proof, "{cause}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What is believed of KVM: "it works" only where a guest's code ran, "it does not" only where QEMU or libvirt says so.
+//! A fake virsh offers KVM and runs the probe emulated, so that these tests need no KVM.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/lab.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod lab;
+
+use std::fs;
+
+use lab::{Lab, Ran, wait_until};
+use serde_json::Value;
+
+/// Turns the XML of a domain for KVM into that of an emulated one.
+const EMULATED: &str = r#"s/type="kvm"/type="qemu"/; /<cpu mode/d"#;
+
+/// The same, and the domain goes on when its guest resets itself.
+const ENDLESS: &str = r#"s/type="kvm"/type="qemu"/; /<cpu mode/d; s/<on_reboot>destroy/<on_reboot>restart/"#;
+
+/// The lab, where libvirt offers KVM, and where `probe` is done for the start of a probe. Each one is noted in `probes`.
+fn lab(probe: &str) -> Lab {
+    let lab = Lab::warm();
+    let script = format!(
+        r#"PATH={}
+case "$*" in
+*" create /dev/stdin"*) echo probe >>{}; {probe} ;;
+*" define /dev/stdin"*) sed '{EMULATED}' | virsh "$@" ;;
+*--virttype*) exec virsh "$@" ;;
+*domcapabilities*) virsh "$@" | sed 's|<domain>qemu</domain>|<domain>kvm</domain>|' ;;
+*) exec virsh "$@" ;;
+esac"#,
+        lab::PATH,
+        lab.file("probes").display()
+    );
+    lab.fake("virsh", &script);
+    // What the lab's own KVM is worth is of no interest here.
+    for file in cached(&lab) {
+        fs::remove_file(file).unwrap();
+    }
+    lab
+}
+
+/// The files in which a verdict is kept.
+fn cached(lab: &Lab) -> Vec<std::path::PathBuf> {
+    let Ok(folder) = fs::read_dir(lab.file(".cache/vmprov")) else { return Vec::new() };
+    let files = folder.map(|entry| entry.unwrap().path());
+    files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("kvm-")).collect()
+}
+
+/// How many probes were started.
+fn probes(lab: &Lab) -> usize {
+    fs::read_to_string(lab.file("probes")).map_or(0, |text| text.lines().count())
+}
+
+/// The check of `doctor` that probes KVM: its status, and what it saw.
+fn checked(ran: &Ran) -> (String, String) {
+    let report = ran.json();
+    let check = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "kvm.works").unwrap().clone();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&check["status"]), text(&check["saw"]))
+}
+
+const DOCTOR: [&str; 4] = ["doctor", "kvm.works", "-o", "json"];
+
+/// The names of the probes that run.
+fn running(lab: &Lab) -> Vec<String> {
+    let names = lab.virsh(&["list", "--name", "--state-running"]);
+    names.lines().filter(|name| name.starts_with("vmprov-kvm-test-")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_guest_that_resets_itself_proves_that_kvm_works_however_the_uri_is_spelled() {
+    let lab = lab(&format!("sed '{EMULATED}' | virsh \"$@\""));
+    let before = lab.snapshot();
+    let saw = checked(&lab.run(&DOCTOR));
+    assert_eq!(saw, ("ok".to_owned(), "a guest's code was executed".to_owned()));
+    assert_eq!((probes(&lab), cached(&lab).len()), (1, 1));
+    for uri in ["qemu:///system", "qemu+unix:///system"] {
+        let create = ["-c", uri, "vm", "create", "web", "--memory", "64", "--vcpus", "1", "--no-start"];
+        lab.run(&create).succeeded();
+        lab.run(&["vm", "delete", "web", "--yes"]).succeeded();
+    }
+    assert_eq!(probes(&lab), 1, "the verdict is the hypervisor's, not the URI's");
+    lab.settles_without(&before, |line| line.contains("home .cache/vmprov/kvm-") || line.contains("home probes"), "a probe");
+}
+
+#[test]
+fn gc_leaves_a_probe_that_runs_alone() {
+    let lab = lab(&format!("sed '{ENDLESS}' | virsh \"$@\""));
+    let doctor = lab.begin("", &DOCTOR);
+    wait_until("the probe", || !running(&lab).is_empty());
+    let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
+    assert_eq!((&collected["vms"], collected["skipped"].as_array().unwrap().len()), (&serde_json::json!([]), 1));
+    let (status, saw) = checked(&doctor.end());
+    assert_eq!(status, "warn", "{saw}");
+    assert!(saw.contains("a guest starts but its CPU never executes"), "{saw}");
+    assert_eq!(probes(&lab), 1);
+    // One whose vmprov was killed is removed.
+    let doctor = lab.begin("", &DOCTOR);
+    wait_until("the probe", || !running(&lab).is_empty());
+    doctor.signal(rustix::process::Signal::KILL);
+    assert!(doctor.end().was_killed());
+    let left = running(&lab);
+    assert_eq!(lab.run(&["gc", "-o", "json"]).succeeded().json()["vms"], serde_json::json!(left));
+    assert_eq!((left.len(), running(&lab).len()), (1, 0));
+}
+
+#[test]
+fn a_probe_that_another_client_ends_proves_nothing() {
+    let lab = lab(&format!("sed '{ENDLESS}' | virsh \"$@\""));
+    let doctor = lab.begin("", &DOCTOR);
+    let mut ended = Vec::new();
+    wait_until("three probes", || {
+        let new: Vec<_> = running(&lab).into_iter().filter(|name| !ended.contains(name)).collect();
+        for name in new {
+            lab.virsh(&["destroy", &name]);
+            ended.push(name);
+        }
+        ended.len() == 3
+    });
+    let (status, saw) = checked(&doctor.end());
+    assert!(status == "skip" && saw.starts_with("cannot tell whether KVM works: "), "{status}: {saw}");
+    assert_eq!((probes(&lab), cached(&lab).len()), (3, 0));
+}
+
+#[test]
+fn a_probe_that_cannot_be_started_for_another_reason_proves_nothing() {
+    let memory = "qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory";
+    let complaint = format!(
+        "error: Failed to create domain from /dev/stdin\n\
+         error: internal error: QEMU unexpectedly closed the monitor (vm='vmprov-kvm-test-x'): {memory}"
+    );
+    let lab = lab(&format!("cat >/dev/null; echo \"{complaint}\" >&2; exit 1"));
+    let reason = "cannot set up guest memory 'pc.ram'";
+    let saw = checked(&lab.run(&DOCTOR));
+    assert_eq!(saw, ("skip".to_owned(), format!("cannot tell whether KVM works: {reason}")));
+    for name in ["one", "two"] {
+        let create = ["vm", "create", name, "--memory", "64", "--vcpus", "1", "--no-start", "-o", "json"];
+        let created = lab.run(&create).succeeded().json();
+        let warning = format!("cannot tell whether KVM works ({reason}): it is used, and probed again next time");
+        assert!(created["warnings"].as_array().unwrap().contains(&warning.into()), "{created}");
+    }
+    assert_eq!((probes(&lab), cached(&lab).len()), (3, 0));
+    lab.run(&["vm", "delete", "one", "two", "--yes"]).succeeded();
+}
