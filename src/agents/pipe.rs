@@ -65,7 +65,8 @@ where
     let mut signals = Signals::new()?;
     let scope = if read_only { Scope::Read } else { Scope::Operate };
     let (name, networks, standing) = (NAME.to_owned(), Some(networks), Standing::Agent);
-    let client = Client { name, scope, prefix, networks, ttl_default, standing, ..Client::anonymous() };
+    let client =
+        Client { name, scope, prefix, networks, ttl_default, is_limited: true, standing, ..Client::anonymous() };
     let service = Arc::new(Service::new(service)?);
     let agent = Agent { service: service.clone(), who: Who::One(Arc::new(client)), answer_within };
     let gone = CancellationToken::new();

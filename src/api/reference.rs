@@ -77,3 +77,20 @@ pub enum Resource {
     /// Keys.
     Keys,
 }
+
+impl Resource {
+    /// Every resource.
+    pub const ALL: [Self; 6] = [Self::Vms, Self::Vcpus, Self::Memory, Self::Disk, Self::Images, Self::Keys];
+
+    /// Returns its name in a quota.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vms => "vms",
+            Self::Vcpus => "vcpus",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Images => "images",
+            Self::Keys => "keys",
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
     ops::{
         doctor::{self, DoctorOptions},
         gc,
-        image::{self, NewImport, NewPull, PruneOptions, SearchOptions},
+        image::{self, ImageChange, NewImport, NewPull, PruneOptions, SearchOptions},
         key,
         reap::{self, ReapOptions},
         vm::{
@@ -68,7 +68,7 @@ fn vms() -> Vec<Operation> {
             .run(|host, options: ListOptions| vm::list(host, options)),
         change_vm("vm_create", "vm create", "POST", "/api/vms")
             .about("Create a VM and start it")
-            .takes(&[Vms, Vcpus, Memory, Disk])
+            .takes(&[Vms, Vcpus, Memory, Disk, Images])
             .creates()
             .example(json!({"name": "web"}))
             .rules(&rules::create(), NewVm::check)
@@ -227,6 +227,12 @@ fn images() -> Vec<Operation> {
             .example(json!({"image": "debian:12"}))
             .names(Kind::Image, "image")
             .run(|host, of: OfImage| image::info(host, &of.image)),
+        change("image_set", "image set", "PATCH", "/api/images/{image}")
+            .about("Change who may use an image")
+            .takes(NOTHING)
+            .example(json!({"image": "golden", "visibility": "shared"}))
+            .names(Kind::Image, "image")
+            .run(|host, change: ImageChange| image::set(host, &change)),
         change("image_delete", "image delete", "DELETE", "/api/images/{image}")
             .about("Delete an image that nothing uses")
             .takes(NOTHING)

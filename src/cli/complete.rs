@@ -53,7 +53,7 @@ pub(super) fn add_to(command: Command) -> Command {
         })
         .mut_subcommand("image", |image| {
             let image = image.mut_subcommand("pull", |pull| pull.mut_arg("image", published));
-            ["info", "export", "delete"]
+            ["info", "export", "set", "delete"]
                 .into_iter()
                 .fold(image, |image, verb| image.mut_subcommand(verb, |verb| verb.mut_arg("image", images)))
         })

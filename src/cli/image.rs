@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     ops::{
         Host,
-        image::{self, NewImport, NewPull, PruneOptions, SearchOptions},
+        image::{self, ImageChange, NewImport, NewPull, PruneOptions, SearchOptions},
     },
 };
 
@@ -49,6 +49,10 @@ pub(super) enum Command {
         #[arg(index = 2)]
         file: Utf8PathBuf,
     },
+
+    /// Change who may use an image
+    #[command(after_help = "Example: vmprov image set golden --visibility shared")]
+    Set(ImageChange),
 
     /// Delete images that nothing uses
     #[command(visible_alias = "rm")]
@@ -91,6 +95,11 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             let exported = image::export(host, &image, &file)?;
             terminal.finish();
             done(output.show(&exported))
+        }
+        Command::Set(change) => {
+            let image = image::set(host, &change)?;
+            terminal.finish();
+            done(output.show(&image))
         }
         Command::Delete { image } => each(&image, output, terminal, |image| image::delete(host, image)),
         Command::Prune(options) => {

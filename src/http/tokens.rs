@@ -154,7 +154,10 @@ impl Entry {
         let (name, standing) = (name.to_string(), Standing::Token);
         let networks = Some(networks.unwrap_or_else(|| vec![DEFAULT_NETWORK.to_owned()]));
         let pools = Some(pools.unwrap_or_else(|| vec![pool.to_owned()]));
-        Ok((digest, Client { name, scope, prefix, quota, image_hosts, networks, pools, ttl_default, standing }))
+        let is_limited = scope < Scope::Admin;
+        let client =
+            Client { name, scope, prefix, quota, image_hosts, networks, pools, ttl_default, is_limited, standing };
+        Ok((digest, client))
     }
 }
 

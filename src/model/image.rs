@@ -123,6 +123,26 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Who may use an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ValueEnum, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Visibility {
+    /// Its owner and the operator.
+    Private,
+    /// Every client.
+    #[default]
+    Shared,
+}
+
+impl fmt::Display for Visibility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Private => "private",
+            Self::Shared => "shared",
+        })
+    }
+}
+
 /// A processor architecture, as the kernel calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "snake_case")]

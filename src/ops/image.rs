@@ -11,6 +11,7 @@ mod place;
 mod proof;
 mod pull;
 mod search;
+mod set;
 mod source;
 mod usage;
 mod user;
@@ -25,7 +26,7 @@ use crate::{
     catalogue::Catalogue,
     error::{Code, Error, Result},
     model::{
-        image::{Origin, Verification},
+        image::{ImageName, Origin, Verification, Visibility},
         sources::Sources,
     },
     store::{http::Giver, lock::Lock, room},
@@ -50,6 +51,7 @@ pub use import::{NewImport, import};
 pub use list::{Image, Images, info, list};
 pub use pull::{NewPull, Pulled, pull};
 pub use search::{Found as Offers, Offer, SearchOptions, search};
+pub use set::{ImageChange, set};
 pub(super) use source::ImageSource;
 
 /// How long another vmprov may take to fetch and store the same image.
@@ -195,7 +197,7 @@ fn unknown_image(host: &Host, name: &str) -> Result<Error> {
         return Ok(Error::not_found(format!("the image `{name}` is not in the pool `{}`", host.settings.pool))
             .hint(format!("Fetch it: vmprov image pull {name}")));
     }
-    let known = catalogue.names().map(crate::model::image::ImageName::as_str).chain(stored.iter().map(String::as_str));
+    let known = catalogue.names().map(ImageName::as_str).chain(stored.iter().map(String::as_str));
     let error =
         unknown("image", name, known, "`vmprov image search` and `vmprov image list` show the images there are.");
     // Whoever may not name every file is not told of any.
@@ -214,7 +216,8 @@ pub(super) fn store(host: &Host, pool: &Pool, source: &ImageSource, found: Found
         }
         Found::Examined(examined) => {
             let base = Base { user: source.user().or(user).map(str::to_owned), ..examined.base(source) };
-            examined.keep(host, pool, &base, &source.companion())?;
+            let base = base.made_by(&host.caller);
+            examined.keep(host, pool, &base, &source.companion_of(base.private_owner()))?;
             Ok(base)
         }
     }
@@ -256,6 +259,12 @@ impl Examined {
             let converted = Scratch::on_disk(&host.settings.cache_dir)?;
             qemu_img::convert(&host.runner, self.info.format, file, converted.path())?;
             Ok(Content::Scratch(converted))
+        })
+        .inspect_err(|error| {
+            // What exceeds a quota is not kept for another try.
+            if error.code == Code::QuotaExceeded {
+                self.fetched.discard();
+            }
         })?;
         self.fetched.discard();
         Ok(())
@@ -283,6 +292,8 @@ impl Base {
             arch: source.arch(),
             firmware: entry.map(|entry| entry.firmware),
             min_memory: entry.and_then(|entry| entry.min_memory).map(crate::model::size::Memory::mib),
+            owner: None,
+            visibility: Visibility::Shared,
             created: jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_default().to_string(),
         }
     }
@@ -293,7 +304,39 @@ pub(super) fn hold(host: &Host, pool: &Pool, base: &Base) -> Result<Lock> {
     Lock::share(&base::lock_name(host, pool, &base.volume)?, REMOVAL, &host.runner.cancel)
 }
 
-/// Forgets what a source led to; the next use looks at it anew.
-pub(super) fn forget(host: &Host, source: &ImageSource) -> Result<()> {
-    host.virsh.delete_volume(&host.settings.pool, &source.companion()).map(drop)
+/// Returns the name of what leads to an image of this name that the caller makes.
+pub(super) fn companion(host: &Host, name: &ImageName) -> String {
+    ImageSource::Stored(name.clone()).companion_of(host.caller.tenant())
+}
+
+/// An image that counts for somebody's quota.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedImage {
+    /// The volume that leads to it.
+    pub companion: String,
+    /// Its bytes in the pool.
+    pub bytes: u64,
+}
+
+/// Returns the images that were made on somebody's behalf, each name for itself.
+pub fn owned(host: &Host, owner: &str) -> Result<Vec<OwnedImage>> {
+    let Some(pool) = list::active_pool(host)? else { return Ok(Vec::new()) };
+    let sources = list::Companions::read(host, &pool)?.sources.into_iter();
+    let known = sources.filter_map(|(companion, base)| Some((companion, base?)));
+    let theirs: Vec<_> = known.filter(|(_, base)| base.owner.as_deref() == Some(owner)).collect();
+    if theirs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let volumes = host.virsh.storage(false)?.volumes;
+    let bytes = |base: &Base| {
+        let found = volumes.iter().find(|volume| volume.pool == pool.name && volume.name == base.volume);
+        found.map(|volume| volume.allocation).unwrap_or_default()
+    };
+    Ok(theirs.into_iter().map(|(companion, base)| OwnedImage { companion, bytes: bytes(&base) }).collect())
+}
+
+/// Forgets that a source led to a base; the next use looks at it anew.
+pub(super) fn forget(host: &Host, source: &ImageSource, base: &Base) -> Result<()> {
+    let companion = source.companion_of(base.private_owner());
+    host.virsh.delete_volume(&host.settings.pool, &companion).map(drop)
 }

@@ -1,8 +1,9 @@
 //! The verbs: what vmprov does. A request goes in, a report comes out; nothing here knows of a command line, HTTP or a
 //! terminal.
 
-mod caller;
 mod accelerator;
+mod allowance;
+mod caller;
 pub mod connection;
 pub mod doctor;
 pub mod gc;
@@ -28,6 +29,7 @@ use crate::{
     store::{http::Http, keys::KeyStore, rsa::Effort},
     tools::{Runner, virsh::Virsh},
 };
+pub use allowance::Allowance;
 pub use caller::Caller;
 use progress::Progress;
 
@@ -71,6 +73,7 @@ pub struct Host {
     pub(crate) http: Http,
     progress: Arc<dyn Progress>,
     caller: Caller,
+    allowance: Arc<dyn Allowance>,
 }
 
 impl Host {
@@ -106,6 +109,12 @@ impl Host {
         Self { caller, ..self.clone() }
     }
 
+    /// The same host for an operation that asks there before it creates more than the request tells.
+    #[must_use]
+    pub fn within(&self, allowance: Arc<dyn Allowance>) -> Self {
+        Self { allowance, ..self.clone() }
+    }
+
     /// The same host for a process that also does other work: what computes leaves it processors.
     #[must_use]
     pub fn in_background(self) -> Self {
@@ -128,6 +137,7 @@ impl Host {
             runner,
             progress,
             caller: Caller::default(),
+            allowance: Arc::new(()),
         }
     }
 
@@ -136,6 +146,7 @@ impl Host {
         Self {
             virsh: self.virsh.run_by(runner),
             caller: self.caller.clone(),
+            allowance: self.allowance.clone(),
             keys: like.keys.with_effort(self.keys.effort()),
             ..like
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::job::View;
 use crate::{
-    api::{Operation, Scope},
+    api::{Operation, Resource, Scope},
     error::{Code, Error, Result},
     model::{
         size::{DiskSize, Memory},
@@ -24,7 +24,7 @@ pub(crate) struct Client {
     pub(crate) scope: Scope,
     /// How the names of all VMs and keys begin that there are for them.
     pub(crate) prefix: Option<String>,
-    /// How much their VMs may take together.
+    /// How much they may have.
     pub(crate) quota: Quota,
     /// The only hosts that they may have images from.
     pub(crate) image_hosts: Option<Vec<HostPattern>>,
@@ -34,6 +34,8 @@ pub(crate) struct Client {
     pub(crate) pools: Option<Vec<String>>,
     /// When a VM of theirs expires where they do not say.
     pub(crate) ttl_default: Option<Ttl>,
+    /// Whether their images are private to them, and those of others hidden: all but the operator's own clients.
+    pub(crate) is_limited: bool,
     /// How they are known.
     pub(crate) standing: Standing,
 }
@@ -49,7 +51,7 @@ pub(crate) enum Standing {
     Agent,
 }
 
-/// How much somebody's VMs may take together; what is not said is not limited.
+/// How much somebody may have; what is not said is not limited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Quota {
@@ -59,8 +61,26 @@ pub(crate) struct Quota {
     pub(crate) vcpus: Option<u64>,
     /// Their memory; a number alone is MiB.
     pub(crate) memory: Option<Memory>,
-    /// Their disks; a number alone is GiB.
+    /// The bytes in the pool of their VMs and images; a number alone is GiB.
     pub(crate) disk: Option<DiskSize>,
+    /// How many images they may have made.
+    pub(crate) images: Option<u64>,
+    /// How many keys there may be that they see.
+    pub(crate) keys: Option<u64>,
+}
+
+impl Quota {
+    /// Returns the most of a resource: MiB of memory, bytes of disk.
+    pub(crate) fn limit(&self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Vms => self.vms,
+            Resource::Vcpus => self.vcpus,
+            Resource::Memory => self.memory.map(Memory::mib),
+            Resource::Disk => self.disk.map(DiskSize::bytes),
+            Resource::Images => self.images,
+            Resource::Keys => self.keys,
+        }
+    }
 }
 
 impl Client {
@@ -85,6 +105,7 @@ impl Client {
             networks: None,
             pools: None,
             ttl_default: None,
+            is_limited: false,
             standing: Standing::Anonymous,
         }
     }
@@ -106,7 +127,8 @@ impl Client {
     /// On whose behalf an operation works.
     pub(crate) fn caller(&self) -> Caller {
         let is_known = self.standing != Standing::Anonymous;
-        Caller { owner: is_known.then(|| self.name.clone()), prefix: self.prefix.clone() }
+        let owner = is_known.then(|| self.name.clone());
+        Caller { owner, prefix: self.prefix.clone(), is_limited: self.is_limited }
     }
 
     /// Adds to a request what holds for all of theirs.

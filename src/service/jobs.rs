@@ -79,7 +79,7 @@ pub(crate) struct Order {
     pub(crate) request: Value,
     pub(crate) client: Arc<Client>,
     pub(crate) request_id: String,
-    pub(crate) reservation: Option<Reservation>,
+    pub(crate) reservation: Option<Arc<Reservation>>,
     /// The VM in whose queue it is put.
     pub(crate) queue: Option<String>,
     pub(crate) key: Option<IdempotencyKey>,
@@ -201,7 +201,7 @@ struct Work {
     client: Arc<Client>,
     request: Value,
     turn: Option<Turn>,
-    reservation: Option<Reservation>,
+    reservation: Option<Arc<Reservation>>,
 }
 
 async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
@@ -226,6 +226,10 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
         Err(error) => Err(error),
         Ok(place) => {
             let host = service.host(&client, job.cancel.clone(), job.clone());
+            let host = match &reservation {
+                Some(reservation) => host.within(reservation.clone()),
+                None => host,
+            };
             let at_work = job.clone();
             let work = move || {
                 if !at_work.begin() {
@@ -238,7 +242,9 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
     };
     service.reads.outdate();
     // What there is of it is libvirt's to tell now.
-    drop(reservation);
+    if let Some(reservation) = reservation {
+        reservation.end(outcome.is_ok());
+    }
     job.end(outcome, |view| service.audit.ended(view, &job.targets));
     // One that was cancelled while it waited must not let the next one past those before it.
     if let Some(turn) = &mut turn {

@@ -59,7 +59,8 @@ impl Reads {
     ) -> Seen {
         let reads = &service.reads;
         // Those who see the same share a look, whoever they are.
-        let view = (&client.prefix, &client.image_hosts);
+        let caller = client.caller();
+        let view = (&client.prefix, &client.image_hosts, caller.tenant());
         let key = format!("{} {} {view:?} {request}", reads.changes.load(Ordering::SeqCst), operation.name);
         let look = {
             let mut under_way = reads.under_way.lock().unwrap_or_else(PoisonError::into_inner);

@@ -94,7 +94,7 @@ impl Facts {
 }
 
 /// Fetches `url` into `folder`, going on where an earlier call was cut short. `admit` is told the length as soon as it
-/// is known, and may refuse. What another try may finish leaves its `.part`, everything else leaves nothing.
+/// is known, or else what has come so far, and may refuse. What another try may finish leaves its `.part`, everything else leaves nothing.
 pub fn download(
     http: &Http,
     url: &str,
@@ -226,10 +226,16 @@ impl Part {
             room::require(self.path.parent().unwrap_or(&self.path), length.saturating_sub(self.have))?;
         }
         self.note().map_err(|error| failed(&error))?;
-        self.receive(url, &mut answer, listener)
+        self.receive(url, &mut answer, admit, listener)
     }
 
-    fn receive(&mut self, url: &str, answer: &mut Answer, listener: &dyn Listener) -> Result<(), Failure> {
+    fn receive(
+        &mut self,
+        url: &str,
+        answer: &mut Answer,
+        admit: &dyn Fn(u64) -> Result<()>,
+        listener: &dyn Listener,
+    ) -> Result<(), Failure> {
         let length = self.facts.length;
         loop {
             let chunk = match answer.chunk(url) {
@@ -243,6 +249,7 @@ impl Part {
             self.have += chunk.len() as u64;
             // A body without a length may have no end.
             if length.is_none() && self.have / LOOK != (self.have - chunk.len() as u64) / LOOK {
+                admit(self.have)?;
                 room::require(self.path.parent().unwrap_or(&self.path), LOOK)?;
             }
             listener.received(chunk.len() as u64);

@@ -68,6 +68,8 @@ impl Show for Image {
             ("signed by", or_empty(&self.signed_by)),
             ("sha256", self.sha256.clone()),
             ("origin", self.origin.to_string()),
+            ("owner", or_empty(&self.owner)),
+            ("visibility", self.visibility.to_string()),
             ("url", or_empty(&self.url)),
             ("changed", or_empty(&self.last_modified)),
             ("here since", self.created.clone()),

@@ -14,11 +14,11 @@ use crate::{
     catalogue::Firmware,
     error::{Code, Error, Result},
     model::{
-        image::{Algorithm, Arch, Checksum, Origin, Verification},
+        image::{Algorithm, Arch, Checksum, Origin, Verification, Visibility},
         size::human,
     },
     ops::{
-        Host,
+        Caller, Host,
         undo::{Undo, undoing},
     },
     store::{lock::Lock, room},
@@ -81,6 +81,12 @@ pub(in crate::ops) struct Base {
     /// When it came here (RFC 3339, UTC).
     #[serde(default)]
     pub(in crate::ops) created: String,
+    /// The client that it was made for; none where the operator made it.
+    #[serde(default)]
+    pub(in crate::ops) owner: Option<String>,
+    /// Who may use it. What an older vmprov wrote is shared.
+    #[serde(default)]
+    pub(in crate::ops) visibility: Visibility,
 }
 
 impl Base {
@@ -92,6 +98,22 @@ impl Base {
     /// Whether it was made from a file of this checksum, as far as that is known.
     pub(super) fn has(&self, checksum: &Checksum) -> bool {
         self.checksums.contains(checksum) || checksum.to_string() == format!("sha256:{}", self.sha256)
+    }
+
+    /// The same as the caller's: private to a limited client, and shared where the operator makes it.
+    pub(super) fn made_by(self, caller: &Caller) -> Self {
+        let visibility = if caller.is_limited { Visibility::Private } else { Visibility::Shared };
+        Self { owner: caller.owner.clone(), visibility, ..self }
+    }
+
+    /// Returns the owner in the name of what leads to it, where it is private.
+    pub(super) fn private_owner(&self) -> Option<&str> {
+        self.owner.as_deref().filter(|_| self.visibility == Visibility::Private)
+    }
+
+    /// Whether it exists for a caller.
+    pub(super) fn is_seen_by(&self, caller: &Caller) -> bool {
+        caller.sees_image(self.owner.as_deref(), self.visibility)
     }
 
     fn companion(&self) -> String {
@@ -106,8 +128,24 @@ impl Base {
         (is_sum && base.volume == volume_name(&base.sha256)).then_some(base)
     }
 
+    /// Returns the first that is of this source as it is now and exists for the caller, out of what
+    /// [`ImageSource::companions`] hold.
+    pub(in crate::ops) fn first_of(
+        caller: &Caller,
+        source: &ImageSource,
+        companions: &mut [Scratch],
+    ) -> Result<Option<Self>> {
+        for companion in companions {
+            let base = Self::of_source(source, &companion.content()?);
+            if let Some(base) = base.filter(|base| base.is_seen_by(caller)) {
+                return Ok(Some(base));
+            }
+        }
+        Ok(None)
+    }
+
     /// The same, if it is of this source as it is now.
-    pub(in crate::ops) fn of_source(source: &ImageSource, json: &[u8]) -> Option<Self> {
+    fn of_source(source: &ImageSource, json: &[u8]) -> Option<Self> {
         let base = Self::read(json)?;
         let same_arch = source.arch().is_none_or(|arch| base.arch == Some(arch));
         (base.source == source.given() && base.file.as_ref() == source.identity() && same_arch).then_some(base)
@@ -116,13 +154,12 @@ impl Base {
 
 /// What a source led to when it was last used, if it still is the same.
 pub(super) fn known(host: &Host, source: &ImageSource) -> Result<Option<Base>> {
-    let mut content = Scratch::memory(b"")?;
-    match host.virsh.download(&host.settings.pool, &source.companion(), content.path()) {
-        Ok(()) => Ok(Base::of_source(source, &content.content()?)),
-        // There is no such volume, no such pool, or it is not started.
-        Err(error) if matches!(error.code, Code::NotFound | Code::Conflict) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let names = source.companions(&host.caller);
+    let mut files = names.iter().map(|_| Scratch::memory(b"")).collect::<Result<Vec<_>>>()?;
+    let wanted: Vec<_> = names.iter().zip(&files).map(|(name, file)| (name.as_str(), file.path().as_str())).collect();
+    // Where there is no such volume, no such pool, or it is not started, the files stay empty.
+    host.virsh.download_all(&host.settings.pool, &wanted)?;
+    Base::first_of(&host.caller, source, &mut files)
 }
 
 /// The same, if the base is still there: somebody may have deleted it by hand.
@@ -146,9 +183,13 @@ pub(super) fn keep(
 ) -> Result<()> {
     let _one_upload = Lock::take(&lock_name(host, pool, &base.volume)?, UPLOAD_WAIT, &host.runner.cancel)?;
     match state(host, pool, base)? {
-        State::Whole => {}
-        State::Unmarked => write_companion(host, pool, &base.companion(), base)?,
-        State::Absent => upload(host, pool, base, make()?.path(), unchanged)?,
+        // It counts for each client that has a name for it, whoever uploaded it.
+        State::Whole(size) => host.allowance.take_image(companion, size)?,
+        State::Unmarked(size) => {
+            host.allowance.take_image(companion, size)?;
+            write_companion(host, pool, &base.companion(), base)?;
+        }
+        State::Absent => upload(host, pool, base, companion, make()?.path(), unchanged)?,
     }
     write_companion(host, pool, companion, base)
 }
@@ -182,23 +223,21 @@ fn volume(host: &Host, pool: &Pool, name: &str) -> Result<Option<Volume>> {
 enum State {
     /// It is not there.
     Absent,
-    /// It is whole; what marks it as such was cut short.
-    Unmarked,
-    /// It is whole.
-    Whole,
+    /// It is whole and has so many bytes; what marks it as such was cut short.
+    Unmarked(u64),
+    /// It is whole and has so many bytes.
+    Whole(u64),
 }
 
 /// Looks how far the base volume has come. One without its companion is what an upload left that was killed; it is
 /// removed. The companion is begun when the volume is whole, so one that cannot be read marks it as well.
 fn state(host: &Host, pool: &Pool, base: &Base) -> Result<State> {
-    if volume(host, pool, &base.volume)?.is_none() {
-        return Ok(State::Absent);
-    }
+    let Some(Volume { allocation, .. }) = volume(host, pool, &base.volume)? else { return Ok(State::Absent) };
     let mut companion = Scratch::memory(b"")?;
     match host.virsh.download(&pool.name, &base.companion(), companion.path()) {
         Ok(()) => match Base::read(&companion.content()?) {
-            None => return Ok(State::Unmarked),
-            Some(there) if there.sha256 == base.sha256 => return Ok(State::Whole),
+            None => return Ok(State::Unmarked(allocation)),
+            Some(there) if there.sha256 == base.sha256 => return Ok(State::Whole(allocation)),
             Some(there) => {
                 return Err(Error::conflict(format!("the pool has another image under the name `{}`", base.volume))
                     .because(format!("its SHA-256 is {}, this one's is {}", there.sha256, base.sha256)));
@@ -257,12 +296,20 @@ pub(in crate::ops) fn require_room(host: &Host, pool: &Pool, size: u64) -> Resul
     Ok(())
 }
 
-fn upload(host: &Host, pool: &Pool, base: &Base, file: &Utf8Path, unchanged: &dyn Fn() -> Result<()>) -> Result<()> {
+fn upload(
+    host: &Host,
+    pool: &Pool,
+    base: &Base,
+    companion: &str,
+    file: &Utf8Path,
+    unchanged: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let size = if host.is_dry_run() && !file.exists() {
         base.virtual_size // what is not there yet, in the plan
     } else {
         std::fs::metadata(file).map_err(|error| Error::io("look at the image", &error))?.len()
     };
+    host.allowance.take_image(companion, size)?;
     require_room(host, pool, size)?;
     host.step("uploading the image into the storage pool");
     undoing(|undo| {

@@ -57,7 +57,7 @@ pub fn delete(host: &Host, reference: &str) -> Result<DeletedImage> {
     host.step(format!("deleting {}", image.name));
     // Of several names only the one that was given goes; the image goes with the last of them.
     match image.names.iter().find(|name| list::means(host, reference, name)) {
-        Some(name) if image.names.len() > 1 => forget_name(host, &pool, &image, name),
+        Some(name) if image.leading > 1 => forget_name(host, &pool, &image, name),
         _ => remove(host, &pool, &image),
     }
 }
@@ -65,8 +65,13 @@ pub fn delete(host: &Host, reference: &str) -> Result<DeletedImage> {
 /// Removes one of an image's names.
 fn forget_name(host: &Host, pool: &Pool, image: &Image, name: &str) -> Result<DeletedImage> {
     let companions = Companions::read(host, pool)?;
-    let named = companions.leading_to(image.volume_name()).filter(|(_, base)| base.source == name);
-    let volumes = delete_volumes(host, pool, named.map(|(companion, _)| companion.as_str()))?;
+    let mut named: Vec<_> =
+        companions.leading_to(image.volume_name()).filter(|(_, base)| base.source == name).collect();
+    if named.iter().any(|(_, base)| base.private_owner().is_none()) {
+        // Clients' private names that are alike stay.
+        named.retain(|(_, base)| base.private_owner().is_none());
+    }
+    let volumes = delete_volumes(host, pool, named.into_iter().map(|(companion, _)| companion.as_str()))?;
     Ok(DeletedImage { status: "deleted", image: name.to_owned(), id: image.id.clone(), size: 0, volumes })
 }
 

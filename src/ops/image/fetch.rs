@@ -282,7 +282,11 @@ fn get(
     let name = if given == url { given.rsplit('/').next().unwrap_or(given) } else { given };
     let host_name = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
     host.step(format!("fetching {name} from {host_name}"));
-    let admit = |length: u64| pool.map_or(Ok(()), |pool| base::require_room(host, pool, length));
+    let companion = source.companion_of(host.caller.tenant());
+    let admit = |length: u64| {
+        host.allowance.take_image(&companion, length)?;
+        pool.map_or(Ok(()), |pool| base::require_room(host, pool, length))
+    };
     let folder = downloads(host);
     let downloaded =
         download(&host.http.given_by(by), url, &folder, &expected.algorithms(), &admit, host, &host.runner.cancel);

@@ -71,15 +71,16 @@ pub fn import(host: &Host, new: &NewImport) -> Result<Image> {
     let of_name = |base: Base| Base {
         source: new.name.to_string(),
         origin: Origin::Imported,
-        user: new.user.clone().or(base.user),
+        user: new.user.clone().or_else(|| base.user.clone()),
         file: None,
-        ..base
+        ..base.made_by(&host.caller)
     };
+    let companion = named.companion_of(host.caller.tenant());
     match found {
-        Found::Base(known) => base::write_companion(host, &pool, &named.companion(), &of_name(*known))?,
+        Found::Base(known) => base::write_companion(host, &pool, &companion, &of_name(*known))?,
         Found::Examined(examined) => {
             let base = of_name(examined.base(&source));
-            Examined::keep(&examined, host, &pool, &base, &named.companion())?;
+            Examined::keep(&examined, host, &pool, &base, &companion)?;
         }
         Found::Unseen(_) => return Err(Error::internal("an import is never a dry run")),
     }
@@ -88,8 +89,7 @@ pub fn import(host: &Host, new: &NewImport) -> Result<Image> {
 
 /// Refuses a name that is the catalogue's or an image's, and keeps others of this machine from taking it meanwhile.
 pub(in crate::ops) fn reserve(host: &Host, name: &ImageName) -> Result<Lock> {
-    let what = format!("the image name `{name}` of pool `{}` at {}", host.settings.pool, host.hypervisor()?);
-    let lock = Lock::take(&what, Duration::ZERO, &host.runner.cancel)?;
+    let lock = lock_name(host, name.as_str(), host.caller.tenant())?;
     let taken = |what: &str, hint: &str| Error::new(Code::AlreadyExists, format!("{what} `{name}`")).hint(hint);
     if catalogue(host)?.find(name).is_some() {
         return Err(taken(
@@ -97,10 +97,19 @@ pub(in crate::ops) fn reserve(host: &Host, name: &ImageName) -> Result<Lock> {
             "Choose another name, so that nobody takes the one for the other.",
         ));
     }
-    if base::known(host, &ImageSource::Stored(name.clone()))?.is_some() {
+    let named = ImageSource::Stored(name.clone());
+    host.allowance.take_image(&named.companion_of(host.caller.tenant()), 0)?;
+    if base::known(host, &named)?.is_some() {
         return Err(taken("there is an image", "Choose another name, or remove it: vmprov image delete NAME"));
     }
     Ok(lock)
+}
+
+/// Takes the lock on an image's name. Private names of different owners do not exclude each other, so that none shows.
+pub(super) fn lock_name(host: &Host, name: &str, owner: Option<&str>) -> Result<Lock> {
+    let of = owner.map(|owner| format!(" of `{owner}`")).unwrap_or_default();
+    let what = format!("the image name `{name}`{of} of pool `{}` at {}", host.settings.pool, host.hypervisor()?);
+    Lock::take(&what, Duration::ZERO, &host.runner.cancel)
 }
 
 /// A qcow2 file that was made here, from a VM.
@@ -134,9 +143,11 @@ pub(in crate::ops) fn keep_made(host: &Host, pool: &Pool, name: &ImageName, made
         firmware,
         min_memory,
         origin: Origin::Committed,
-        ..Base::unseen(&source)
+        ..Base::unseen(&source).made_by(&host.caller)
     };
-    base::keep(host, pool, &base, &source.companion(), &|| Ok(()), || Ok(base::Content::Named(file.to_owned())))?;
+    base::keep(host, pool, &base, &source.companion_of(base.private_owner()), &|| Ok(()), || {
+        Ok(base::Content::Named(file.to_owned()))
+    })?;
     report(host, pool, name)
 }
 

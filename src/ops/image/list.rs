@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    model::image::{Arch, Checksum, Origin, Verification},
+    model::image::{Arch, Checksum, Origin, Verification, Visibility},
     ops::{Caller, Host},
     tools::{scratch::Scratch, virsh::Pool},
 };
@@ -56,6 +56,16 @@ pub struct Image {
     pub vms: Vec<String>,
     /// What else stands on it: snapshots, and volumes that no VM has.
     pub others: Vec<String>,
+    /// The client that it was made for; null where the operator made it.
+    pub owner: Option<String>,
+    /// Who may use it.
+    pub visibility: Visibility,
+    /// The names among these that are private.
+    #[serde(skip)]
+    pub(super) private_names: Vec<String>,
+    /// How many names lead to it, with those that the caller does not see and those of different owners that are alike.
+    #[serde(skip)]
+    pub(super) leading: usize,
 }
 
 impl Image {
@@ -122,7 +132,8 @@ pub(super) fn active_pool(host: &Host) -> Result<Option<Pool>> {
 pub(super) fn sources(host: &Host) -> Result<Vec<String>> {
     let Some(pool) = active_pool(host)? else { return Ok(Vec::new()) };
     let Companions { bases, sources } = Companions::read(host, &pool)?;
-    let leads_somewhere = |base: &Base| bases.iter().any(|known| known.volume == base.volume);
+    let leads_somewhere =
+        |base: &Base| base.is_seen_by(&host.caller) && bases.iter().any(|known| known.volume == base.volume);
     Ok(sources.into_iter().filter_map(|(_, base)| base.filter(leads_somewhere)).map(|base| base.source).collect())
 }
 
@@ -135,7 +146,8 @@ pub fn list(host: &Host) -> Result<Images> {
 
 pub(super) fn read(host: &Host, pool: &Pool, usage: &Usage) -> Result<Vec<Image>> {
     let companions = Companions::read(host, pool)?;
-    let mut images: Vec<_> = companions.bases.iter().map(|base| image(pool, base, &companions, usage)).collect();
+    let mut images: Vec<_> =
+        companions.bases.iter().filter_map(|base| image(pool, base, &companions, usage, &host.caller)).collect();
     if host.caller.prefix.is_some() {
         for image in &mut images {
             hide_users(image, &host.caller);
@@ -145,15 +157,25 @@ pub(super) fn read(host: &Host, pool: &Pool, usage: &Usage) -> Result<Vec<Image>
     Ok(images)
 }
 
-/// Puts together what is known of an image: of several sources that lead to it, the best proven one speaks for it.
-fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage) -> Image {
-    let leading: Vec<_> = companions.leading_to(&base.volume).map(|(_, source)| source).collect();
-    let best = leading.iter().copied().chain([base]).max_by_key(|known| known.verification).unwrap_or(base);
+/// Puts together what is known of an image: of several sources that lead to it, the best proven one speaks for it. None
+/// where it does not exist for the caller. What is known of it by others' private names is left out.
+fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage, caller: &Caller) -> Option<Image> {
+    let all: Vec<_> = companions.leading_to(&base.volume).map(|(_, source)| source).collect();
+    let leading: Vec<_> = all.iter().copied().filter(|source| source.is_seen_by(caller)).collect();
+    // What a name leads to is seen by its names alone; what was replaced by a newer one has none.
+    let own = Some(base).filter(|base| base.is_seen_by(caller) && leading.is_empty() == all.is_empty());
+    let best = leading.iter().copied().chain(own).max_by_key(|known| known.verification)?;
+    let base = own.unwrap_or(best);
+    let private = leading.iter().filter(|source| source.visibility == Visibility::Private);
     let of_volume = |volume: &&crate::tools::virsh::StoredVolume| volume.name == base.volume;
     let mut names: Vec<_> = leading.iter().map(|source| source.source.clone()).collect();
     names.sort();
+    names.dedup();
     // A name says more than a URL or a path.
     let name = names.iter().find(|name| !name.contains('/')).or(names.first()).unwrap_or(&base.source).clone();
+    // Of names that are alike, a limited caller's own comes first, and for the operator the shared one.
+    let rank = |source: &&Base| (source.visibility == Visibility::Shared) != caller.is_limited;
+    let first = leading.iter().copied().filter(|source| source.source == name).max_by_key(rank).unwrap_or(base);
     let (mut vms, mut others) = (Vec::new(), Vec::new());
     for user in usage.of(&base.volume) {
         match user {
@@ -161,7 +183,11 @@ fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage) -> Im
             other => others.push(other.to_string()),
         }
     }
-    Image {
+    Some(Image {
+        owner: first.owner.clone(),
+        visibility: first.visibility,
+        private_names: private.map(|source| source.source.clone()).collect(),
+        leading: all.len(),
         id: id(base).to_owned(),
         current: !names.is_empty(),
         origin: leading.iter().map(|source| source.origin).max().unwrap_or(base.origin),
@@ -181,7 +207,7 @@ fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage) -> Im
         names,
         vms,
         others,
-    }
+    })
 }
 
 /// Leaves out who is not there for the caller.
@@ -221,15 +247,21 @@ pub(super) fn means(host: &Host, reference: &str, name: &str) -> bool {
 /// The image that a name, a path, a URL, an id or a base volume means. What has been replaced is meant by its id alone.
 pub(super) fn find(host: &Host, images: &[Image], reference: &str) -> Result<Image> {
     let known = given(host, reference);
-    let by_name = images.iter().position(|image| image.names.contains(&known));
+    let mut by_name: Vec<_> =
+        images.iter().enumerate().filter(|(_, image)| image.names.contains(&known)).map(|(at, _)| at).collect();
+    if by_name.len() > 1 {
+        // The caller's own name comes before a shared one, and for the operator a shared one before clients' own.
+        let wanted = host.caller.is_limited;
+        by_name.retain(|&at| images[at].private_names.contains(&known) == wanted);
+    }
     let is_id = |image: &Image| {
         reference.len() >= 4 && image.sha256.starts_with(reference)
             || [image.volume.as_str(), image.volume_name()].contains(&reference)
     };
     let by_id: Vec<_> = images.iter().enumerate().filter(|(_, image)| is_id(image)).map(|(at, _)| at).collect();
-    match (by_name, &by_id[..]) {
-        (Some(at), _) | (None, &[at]) => Ok(images[at].clone()),
-        (None, []) => {
+    match (&by_name[..], &by_id[..]) {
+        (&[at], _) | ([], &[at]) => Ok(images[at].clone()),
+        ([], []) => {
             let old: Vec<_> = images.iter().filter(|image| image.name == known).map(|image| &image.id[..]).collect();
             let error = unknown_image(host, reference)?;
             Err(if old.is_empty() {
@@ -238,7 +270,7 @@ pub(super) fn find(host: &Host, images: &[Image], reference: &str) -> Result<Ima
                 error.hint(format!("Older ones of that name are there: {}.", old.join(", ")))
             })
         }
-        (None, several) => {
+        (several @ [_, ..], _) | ([], several) => {
             let ids: Vec<_> = several.iter().map(|&at| images[at].sha256.get(..16).unwrap_or_default()).collect();
             Err(Error::invalid(format!("`{reference}` means several images"))
                 .hint(format!("Give more of it: {}.", ids.join(", "))))

@@ -14,7 +14,7 @@ use crate::{
         digest,
         image::{Arch, ImageName},
     },
-    ops::{Host, Sources, sources},
+    ops::{Caller, Host, Sources, sources},
 };
 
 /// What was given as an image.
@@ -167,13 +167,24 @@ impl ImageSource {
         }
     }
 
-    /// The small volume that leads from this source to its base.
-    pub(in crate::ops) fn companion(&self) -> String {
-        let key = match self.arch() {
+    /// Returns the name of the small volume that leads from this source to its base. A private one has a name of its
+    /// owner's, so that nobody's private image takes a name from others.
+    pub(in crate::ops) fn companion_of(&self, owner: Option<&str>) -> String {
+        let mut key = match self.arch() {
             Some(arch) => format!("{}@{arch}", self.given()),
             None => self.given().to_owned(),
         };
+        if let Some(owner) = owner {
+            // No source holds a line feed.
+            key = format!("{key}\n{owner}");
+        }
         format!("source-{}.json", &digest::of(key.as_bytes())[..16])
+    }
+
+    /// Returns the names of the volumes that may lead a caller from this source to its base, the first one first.
+    pub(in crate::ops) fn companions(&self, caller: &Caller) -> Vec<String> {
+        let own = caller.tenant().map(|tenant| self.companion_of(Some(tenant)));
+        own.into_iter().chain([self.companion_of(None)]).collect()
     }
 }
 

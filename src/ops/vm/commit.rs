@@ -81,7 +81,7 @@ pub fn commit(host: &Host, new: &NewCommit) -> Result<Image> {
     let _reserved = image::reserve(host, &new.image)?;
     guestfs::check(&host.runner)?;
     let (pool, volume) = disk(host, &domain)?;
-    let file = copy(host, &pool, &volume)?;
+    let file = copy(host, &new.image, &pool, &volume)?;
     host.step("removing the guest's identity");
     guestfs::remove_identity(&host.runner, &file.path, matches!(accelerator::verdict(host), Some(Verdict::Fails(_))))?;
     keep(host, new, &domain, &file)
@@ -127,7 +127,7 @@ fn disk(host: &Host, domain: &Domain) -> Result<(String, String)> {
 
 /// Copies the disk and all that it builds on into one file of this machine. libvirt does the reading, which needs no
 /// right to the files.
-fn copy(host: &Host, pool: &str, volume: &str) -> Result<Temporary> {
+fn copy(host: &Host, image: &ImageName, pool: &str, volume: &str) -> Result<Temporary> {
     let unique = Uuid::new_v4().simple().to_string();
     let clone = format!("{COPY}{unique}.qcow2");
     let _ours = Lock::take(&lock_name(host, pool, &clone)?, Duration::ZERO, &host.runner.cancel)?;
@@ -138,7 +138,7 @@ fn copy(host: &Host, pool: &str, volume: &str) -> Result<Temporary> {
     };
     undoing(|undo| {
         host.step("copying the VM's disk");
-        require_room_for_copy(host, pool, volume)?;
+        require_room_for_copy(host, image, pool, volume)?;
         undo.push(format!("volume `{clone}`"), delete.clone());
         host.virsh.clone_volume(pool, volume, &clone)?;
         let size = host.virsh.volume(pool, &clone)?.map(|volume| volume.allocation).unwrap_or_default();
@@ -149,8 +149,8 @@ fn copy(host: &Host, pool: &str, volume: &str) -> Result<Temporary> {
     Ok(file)
 }
 
-/// Refuses a copy that the pool has no room for: it holds at most what the layers hold together.
-fn require_room_for_copy(host: &Host, pool: &str, volume: &str) -> Result<()> {
+/// Refuses a copy that the pool or the quota has no room for: it holds at most what the layers hold together.
+fn require_room_for_copy(host: &Host, image: &ImageName, pool: &str, volume: &str) -> Result<()> {
     let storage = host.virsh.storage(false)?;
     let mut next = storage.volumes.iter().find(|known| known.pool == pool && known.name == volume);
     let (mut size, mut layers) = (0, 0);
@@ -159,6 +159,7 @@ fn require_room_for_copy(host: &Host, pool: &str, volume: &str) -> Result<()> {
         layers += 1;
         next = storage.volumes.iter().find(|known| Some(&known.path) == layer.backing.as_ref());
     }
+    host.allowance.take_image(&image::companion(host, image), size)?;
     host.virsh.pool(pool)?.map_or(Ok(()), |pool| image::require_room(host, &pool, size))
 }
 

@@ -132,7 +132,7 @@ fn build_at_last(
         if !is_base_new && error.code == Code::NotFound && is_base_gone(host, &planned)? {
             // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
             is_base_new = true;
-            request.image.iter().try_for_each(|source| image::forget(host, source))?;
+            request.image.iter().zip(&planned.base).try_for_each(|(source, base)| image::forget(host, source, base))?;
             planned.held = None;
             planned = plan(host, new, request, None, &mut Vec::new())?;
         } else if let Some(forward) = planned.attachment.forward()
@@ -277,6 +277,7 @@ fn make_volumes(host: &Host, new: &NewVm, plan: &Plan, iso: Option<&Scratch>, un
         host.step("uploading the installer");
         let metadata = std::fs::metadata(file);
         let size = metadata.map_err(|error| Error::io(format!("read the installer `{file}`"), &error))?.len();
+        host.allowance.take_volume(&volume.name, size)?;
         seed::volume_maker(host, volume, undo)(&NewVolume::Content(size))?;
         host.virsh.upload(&volume.pool, &volume.name, file)?;
     }

@@ -50,7 +50,7 @@ pub use inject::{Injected, Method, NewInjection, inject};
 pub(super) use list::known;
 pub use list::{ListOptions, info, list};
 pub use login::ssh;
-pub use owned::{Owned, owned};
+pub use owned::{BESIDE_DISK, Owned, owned};
 pub use power::{Changed, STOP_LIMIT, StopOptions, restart, start, stop};
 pub use screen::{Picture, Screenshot, picture, screenshot};
 pub(super) use seed::is_seed;

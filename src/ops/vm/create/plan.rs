@@ -71,17 +71,18 @@ pub(super) fn plan(
     let (disk, iso) = (owned(".qcow2", Role::Disk), owned("-installer.iso", Role::Installer));
     let console = OwnedVolume { name: log_name(new.name.as_str()), ..owned("", Role::Console) };
     let verdict = accelerator::verdict(host);
-    let mut companion = Scratch::memory(b"")?;
-    let downloads: Vec<_> =
-        request.image.iter().map(|source| (source.companion(), companion.path().to_string())).collect();
+    let names = request.image.as_ref().map(|source| source.companions(&host.caller)).unwrap_or_default();
+    let mut companions = names.iter().map(|_| Scratch::memory(b"")).collect::<Result<Vec<_>>>()?;
+    let paths = companions.iter().map(|file| file.path().to_string()).collect::<Vec<_>>();
+    let downloads: Vec<_> = names.into_iter().zip(paths).collect();
     let virttype = accelerator::virttype(verdict.as_ref());
     let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
     check_name(host, new, old, &survey)?;
     let limits = Limits { vcpus: survey.capabilities.max_vcpus, memory_mib: survey.memory_mib };
     check_figures(host, Some(new.vcpus), Some(new.memory), limits, warnings)?;
     prepare::check_network(host, &new.network, &survey)?;
-    let companion = companion.content()?;
-    let known = request.image.as_ref().and_then(|source| image::Base::of_source(source, &companion));
+    let known = |source| image::Base::first_of(&host.caller, source, &mut companions);
+    let known = request.image.as_ref().map(known).transpose()?.flatten();
     if let (Some(source), None) = (&request.image, &known) {
         image::refuse_unknown(host, source)?;
     }
