@@ -12,7 +12,7 @@ mod lab;
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod mirror;
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use http::{Answer, Client, Service, request};
 use lab::{Lab, Running, Snapshot, wait_until};
@@ -249,4 +249,54 @@ fn what_is_asked_of_one_vm_is_done_in_that_order_but_power_is_cut_at_once() {
         assert_eq!(view["status"], *status, "{view}");
     }
     site.ends_as_it_began();
+}
+
+/// How many commands' outputs the load below has: nearly all that is kept.
+const OUTPUTS: u64 = 14;
+
+/// How many clients list the operations at the same time, and how often each.
+const POLLERS: u32 = 50;
+const POLLS: u32 = 4;
+
+#[test]
+fn results_are_not_in_the_list_of_operations_and_many_who_poll_it_cost_little_memory() {
+    let lab = Lab::warm();
+    // As ssh does, it says in its log that it was let in.
+    let authenticate = r#"while [ "$1" != -E ]; do shift; done; echo "Authenticated to guest" >"$2""#;
+    lab.fake("ssh", &format!("{authenticate}\nhead -c 1048576 /dev/zero | tr '\\0' x"));
+    lab.run(&["vm", "delete", "loud", "--yes", "--ignore-missing"]).succeeded();
+    let file = lab.image("debian-12.qcow2", "10M");
+    lab.run(&["key", "generate", "loud"]).succeeded();
+    let create = ["vm", "create", "loud", "--image", &file, "--network", "user", "--memory", "64", "--ssh-key", "loud"];
+    lab.run(&create).succeeded();
+    let service = Service::new(lab.serve(&[]), Running::signal, lab.socket());
+    let client = &service.client;
+    let exec = json!({"command": ["print"], "via": "ssh"}).to_string();
+    let mut last = String::new();
+    for _ in 0..OUTPUTS {
+        let accepted = client.send("POST", "/api/vms/loud/exec", &[JSON, LATER], &exec);
+        let view = client.finished(&accepted, LIMIT, |_| ());
+        assert_eq!(view["result"]["stdout"].as_str().map(str::len), Some(1 << 20), "{}", view["error"]);
+        last = view["id"].as_str().unwrap().to_owned();
+    }
+    let before = service.running().peak_memory();
+    thread::scope(|scope| {
+        for _ in 0..POLLERS {
+            scope.spawn(|| {
+                for _ in 0..POLLS {
+                    let list = client.get("/api/operations");
+                    assert_eq!(list.is(200).body.len() / 100_000, 0, "results are in the list");
+                    let list = list.value();
+                    assert!(list["operations"].as_array().unwrap().iter().all(|view| view["result"].is_null()));
+                }
+            });
+        }
+    });
+    // One copy of the results, not one for each client.
+    let more = service.running().peak_memory() - before;
+    assert!(more <= OUTPUTS << 20, "{} MiB more than before", more >> 20);
+    let view = client.get(&format!("/api/operations/{last}")).is(200).value();
+    assert_eq!(view["result"]["stdout"].as_str().map(str::len), Some(1 << 20));
+    service.end().end().succeeded();
+    lab.run(&["vm", "delete", "loud", "--yes"]).succeeded();
 }

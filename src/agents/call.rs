@@ -98,7 +98,7 @@ impl Call {
             Does::Operation(operation) => {
                 let (request_id, key) = (self.request_id.clone(), self.key.clone());
                 match service.ask(Asked { client, operation, request, request_id, key }).await? {
-                    Begun::Look(seen) => Ok(Answer::Done(self.told(seen.as_ref().clone()?))),
+                    Begun::Look(seen) => Ok(Answer::Done(self.told(seen.as_ref().as_ref().map_err(Clone::clone)?))),
                     Begun::Job(job) => Ok(Answer::Job(job)),
                 }
             }
@@ -141,12 +141,12 @@ impl Call {
 
     /// What came of a job that it began, once that has ended.
     pub(crate) fn outcome(&self, job: &Job) -> Option<Result<Report>> {
-        job.outcome().map(|outcome| outcome.map(|report| self.told(report)))
+        job.outcome().map(|outcome| outcome.map(|report| self.told(&report)))
     }
 
     /// A report as a model reads it.
-    fn told(&self, report: Report) -> Report {
-        match report.in_words(in_calls) {
+    fn told(&self, report: &Report) -> Report {
+        match report.in_words(in_calls).into_owned() {
             Report::Json(mut value) => {
                 if let Some(brief) = self.tool.brief {
                     brief.shorten(&mut value);

@@ -120,7 +120,7 @@ impl Agent {
         match answer? {
             Answer::Done(report) => Ok(report),
             Answer::Job(job) => {
-                let _ = noted.job.set(job.view().id);
+                let _ = noted.job.set(job.id);
                 self.wait(&job, context, self.answer_within.saturating_sub(since.elapsed())).await;
                 call.outcome(&job).unwrap_or_else(|| {
                     let pending = serde_json::to_value(call::pending(&job)).map(Report::Json);
@@ -148,7 +148,7 @@ impl Agent {
         let Some(token) = context.meta.get_progress_token() else { return std::future::pending().await };
         for told in 1_u32.. {
             let progress =
-                ProgressNotificationParam::new(token.clone(), f64::from(told)).with_message(progress(&job.view()));
+                ProgressNotificationParam::new(token.clone(), f64::from(told)).with_message(progress(&job.summary()));
             if context.peer.notify_progress(progress).await.is_err() {
                 // Nobody listens any more; the answer is waited for all the same.
                 break;

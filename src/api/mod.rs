@@ -11,7 +11,7 @@ mod rules;
 mod schema;
 mod table;
 
-use std::{fmt, sync::LazyLock};
+use std::{borrow::Cow, fmt, sync::LazyLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -105,17 +105,19 @@ pub enum Report {
 pub type Words = fn(&str) -> String;
 
 impl Report {
-    /// The report with warnings in a face's words.
-    #[must_use]
-    pub fn in_words(mut self, words: Words) -> Self {
-        if let Self::Json(value) = &mut self
-            && let Some(warnings) = value.get_mut("warnings").and_then(Value::as_array_mut)
-        {
-            for warning in warnings {
-                *warning = warning.as_str().map(words).into();
-            }
+    /// Returns the report with warnings in a face's words. One without warnings is not copied.
+    pub fn in_words(&self, words: Words) -> Cow<'_, Self> {
+        let warnings = |value: &Value| value.get("warnings").and_then(Value::as_array).cloned();
+        let Self::Json(value) = self else { return Cow::Borrowed(self) };
+        let Some(mut warnings) = warnings(value).filter(|warnings| !warnings.is_empty()) else {
+            return Cow::Borrowed(self);
+        };
+        for warning in &mut warnings {
+            *warning = warning.as_str().map(words).into();
         }
-        self
+        let mut value = value.clone();
+        value["warnings"] = Value::Array(warnings);
+        Cow::Owned(Self::Json(value))
     }
 }
 

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use crate::{
     api::{self, Operation, Report},
-    error::Result,
+    error::{Error, Result},
     service::job::{Job, View},
 };
 
@@ -37,7 +37,7 @@ pub(super) struct Accepted {
 /// A report.
 pub(super) fn report(operation: &Operation, request: &Value, report: &Report) -> Response<Body> {
     let status = StatusCode::from_u16(operation.status_of(report)).unwrap_or(StatusCode::OK);
-    match report.clone().in_words(api::over_http) {
+    match &*report.in_words(api::over_http) {
         Report::Json(value) => {
             let mut response = (status, Json(value)).into_response();
             if response.status() == StatusCode::CREATED
@@ -47,7 +47,7 @@ pub(super) fn report(operation: &Operation, request: &Value, report: &Report) ->
             }
             response
         }
-        Report::Png(png) => ([(header::CONTENT_TYPE, "image/png")], png).into_response(),
+        Report::Png(png) => ([(header::CONTENT_TYPE, "image/png")], png.clone()).into_response(),
         Report::Text(text) => {
             ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{text}\n")).into_response()
         }
@@ -68,7 +68,7 @@ fn location(operation: &Operation, request: &Value) -> Option<HeaderValue> {
 }
 
 /// What came of a look.
-pub(super) fn seen(operation: &Operation, request: &Value, seen: &Result<Report>) -> Response<Body> {
+pub(super) fn seen(operation: &Operation, request: &Value, seen: Result<&Report, &Error>) -> Response<Body> {
     match seen {
         Ok(found) => report(operation, request, found),
         Err(error) => Problem::from(error.clone()).into_response(),
@@ -78,7 +78,7 @@ pub(super) fn seen(operation: &Operation, request: &Value, seen: &Result<Report>
 /// What came of an operation, or how far it is.
 pub(super) fn job(job: &Job, request: &Value) -> Response<Body> {
     match job.outcome() {
-        Some(outcome) => seen(job.operation, request, &outcome),
+        Some(outcome) => seen(job.operation, request, outcome.as_ref().map(AsRef::as_ref)),
         None => accepted(job),
     }
 }

@@ -53,7 +53,7 @@ pub(super) async fn call(
     let (request_id, request) = (request_id(&head.headers).to_owned(), asked.clone());
     let begun = service.ask(Asked { client, operation, request, request_id, key }).await;
     match begun? {
-        Begun::Look(seen) => Ok(answer::seen(operation, &asked, &seen)),
+        Begun::Look(seen) => Ok(answer::seen(operation, &asked, (*seen).as_ref())),
         Begun::Job(job) => Ok(answered(&job, &asked, prefer::read(&head.headers)).await),
     }
 }
@@ -78,7 +78,7 @@ async fn answered(job: &Job, asked: &Value, Preference { wait, applied }: Prefer
 pub(super) fn say_of_job(response: &mut Response<Body>, job: &Job, applied: Option<String>) {
     let value = |text: String| HeaderValue::from_str(&text).ok();
     let applied = applied.and_then(value).map(|applied| (HeaderName::from_static("preference-applied"), applied));
-    let id = value(job.view().id.to_string()).map(|id| (OPERATION_ID, id));
+    let id = value(job.id.to_string()).map(|id| (OPERATION_ID, id));
     response.headers_mut().extend(applied.into_iter().chain(id));
 }
 

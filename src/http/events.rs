@@ -86,7 +86,7 @@ impl Wanted {
 fn is_for(client: &Client, happening: &Happening) -> bool {
     match happening {
         Happening::Vm(event) => client.may_see_vm(&event.vm),
-        Happening::Operation(view) => client.may_see(view),
+        Happening::Operation(view) => client.may_see(&view.client),
         Happening::Libvirt(_) | Happening::Reset(_) => true,
     }
 }
@@ -293,7 +293,7 @@ mod tests {
             ("somebody", "1"),
             (&service.metrics, &service.feed),
         );
-        let told = Happening::Operation(Box::new(job.view()));
+        let told = Happening::Operation(Box::new(job.summary()));
         let client = |name: &str, scope| Client { name: name.to_owned(), scope, ..Client::anonymous() };
         assert!(is_for(&client("somebody", Scope::Read), &told));
         assert!(is_for(&client("root", Scope::Admin), &told));

@@ -83,7 +83,7 @@ fn told(report: Report) -> Response<Body> {
 }
 
 fn pending(job: &Job) -> Response<Body> {
-    let poll = format!("/api/operations/{}", job.view().id);
+    let poll = format!("/api/operations/{}", job.id);
     let headers = [(header::LOCATION, poll), (header::RETRY_AFTER, super::answer::POLL.to_owned())];
     (StatusCode::ACCEPTED, headers, Json(agents::call::pending(job))).into_response()
 }

@@ -3,7 +3,6 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::job::View;
 use crate::{
     api::{Operation, Resource, Scope},
     error::{Code, Error, Result},
@@ -84,9 +83,9 @@ impl Quota {
 }
 
 impl Client {
-    /// Whether an operation is theirs to see.
-    pub(crate) fn may_see(&self, view: &View) -> bool {
-        self.scope == Scope::Admin || view.client == self.name
+    /// Whether an operation is theirs to see, by the name of the client that asked for it.
+    pub(crate) fn may_see(&self, client: &str) -> bool {
+        self.scope == Scope::Admin || client == self.name
     }
 
     /// Whether a VM is theirs to see, by its name.

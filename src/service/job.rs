@@ -1,5 +1,7 @@
 //! [`Job`]: an operation that may take long, as it is now.
 
+mod view;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -9,16 +11,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
-use utoipa::{
-    ToSchema,
-    openapi::{
-        ObjectBuilder,
-        schema::{SchemaType, Type},
-    },
-};
 use uuid::Uuid;
 
 use super::{
@@ -27,105 +21,12 @@ use super::{
     permit,
 };
 use crate::{
-    api::{Operation, Report, Words},
+    api::{Operation, Report},
     cancel::Cancel,
-    error::{Code, Error, Result},
+    error::{Code, Result},
     ops::progress::Progress,
 };
-
-/// How far an operation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-#[schema(as = OperationState)]
-pub(crate) enum State {
-    /// It waits for its turn.
-    Queued,
-    /// It is at it.
-    Running,
-    /// It has been told to end, and undoes what it has done.
-    Cancelling,
-    /// It has succeeded.
-    Succeeded,
-    /// It has failed, and undone what it had done.
-    Failed,
-    /// It was cancelled, and has undone what it had done.
-    Cancelled,
-}
-
-impl State {
-    /// Its word, on every face.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Cancelling => "cancelling",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    pub(crate) const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
-    }
-}
-
-/// An operation that was asked for, as it is now.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Operation)]
-pub(crate) struct View {
-    /// What it is asked for by, at `/api/operations/{id}`.
-    pub(crate) id: Uuid,
-    /// What it does.
-    pub(crate) operation: &'static str,
-    /// The VM that it is about.
-    pub(crate) vm: Option<String>,
-    /// How far it is.
-    pub(crate) state: State,
-    /// What is being done now.
-    pub(crate) step: Option<String>,
-    /// How many bytes of that are done.
-    pub(crate) bytes_done: Option<u64>,
-    /// Of how many, where that is known.
-    pub(crate) bytes_total: Option<u64>,
-    /// Who asked for it.
-    pub(crate) client: String,
-    /// The request that asked for it.
-    pub(crate) request_id: String,
-    /// When it was asked for (RFC 3339, UTC).
-    pub(crate) created: Timestamp,
-    /// When it was begun.
-    pub(crate) started: Option<Timestamp>,
-    /// When it ended.
-    pub(crate) finished: Option<Timestamp>,
-    /// The HTTP status that it is answered with.
-    pub(crate) status: Option<u16>,
-    /// What came of it: the report, or the text that it is.
-    #[schema(schema_with = result)]
-    pub(crate) result: Option<Value>,
-    /// Why it failed.
-    pub(crate) error: Option<Error>,
-}
-
-fn result() -> utoipa::openapi::Object {
-    let kinds = [Type::Object, Type::String, Type::Null];
-    ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter(kinds))
-        .description(Some("What came of it: the report, or the text that it is."))
-        .build()
-}
-
-impl View {
-    /// The same with the texts in a face's words.
-    pub(crate) fn in_words(self, words: Words) -> Self {
-        let result = self.result.map(|result| match Report::Json(result).in_words(words) {
-            Report::Json(result) => result,
-            Report::Text(_) | Report::Png(_) => Value::Null,
-        });
-        Self { result, error: self.error.map(|error| error.in_words(words)), ..self }
-    }
-}
+pub(crate) use view::{State, View};
 
 /// How many bytes a report has.
 fn weight(report: &Report) -> usize {
@@ -148,10 +49,13 @@ pub(crate) struct Job {
     pub(crate) operation: &'static Operation,
     /// The names of what it is about, for the audit log.
     pub(crate) targets: Vec<String>,
+    pub(crate) id: Uuid,
+    /// The name of the client that asked for it.
+    pub(crate) client: String,
     pub(crate) cancel: Cancel,
     now: Mutex<Now>,
     feed: Arc<Feed>,
-    outcome: Mutex<Option<Result<Report>>>,
+    outcome: Mutex<Option<Result<Arc<Report>>>>,
     weight: AtomicUsize,
     ended: watch::Sender<bool>,
     cancelled: watch::Sender<bool>,
@@ -186,6 +90,8 @@ impl Job {
         Self {
             operation,
             targets: permit::targets(operation, request),
+            id: view.id,
+            client: client.to_owned(),
             cancel: Cancel::default(),
             now: Mutex::new(Now { view, counted, is_further: false }),
             feed: feed.clone(),
@@ -214,16 +120,16 @@ impl Job {
         }
     }
 
-    /// How it is now.
+    /// Returns how it is now, without its result.
+    pub(crate) fn summary(&self) -> View {
+        self.lock().view.clone()
+    }
+
+    /// Returns how it is now, with its result, which is shared and not copied.
     pub(crate) fn view(&self) -> View {
-        let view = self.lock().view.clone();
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = outcome.as_ref().and_then(|outcome| match outcome.as_ref().ok()? {
-            Report::Json(value) => Some(value.clone()),
-            Report::Text(text) => Some(Value::String(text.clone())),
-            Report::Png(_) => None,
-        });
-        View { result, ..view }
+        let now = self.lock();
+        let result = self.outcome().and_then(Result::ok).filter(|report| !matches!(**report, Report::Png(_)));
+        View { result, ..now.view.clone() }
     }
 
     /// How many bytes are kept of what came of it, roughly.
@@ -237,7 +143,7 @@ impl Job {
     }
 
     /// What came of it, once it has ended.
-    pub(crate) fn outcome(&self) -> Option<Result<Report>> {
+    pub(crate) fn outcome(&self) -> Option<Result<Arc<Report>>> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -295,7 +201,7 @@ impl Job {
         note(&now.view);
         self.tell(&mut now);
         // Before anybody can see that it has ended.
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.map(Arc::new));
         drop(now);
         self.ended.send_replace(true);
     }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     Service,
     client::Client,
-    job::{Job, View},
+    job::Job,
     pool,
     quota::Reservation,
     turns::{Turn, Turns},
@@ -110,7 +110,7 @@ impl Jobs {
         let about = (&client.name[..], &request_id[..]);
         let job = Arc::new(Job::new(operation, &request, about, (&service.metrics, &service.feed)));
         let turn = queue.map(|vm| jobs.turns.take(&vm));
-        known.push_front(Known { id: job.view().id, job: job.clone(), key });
+        known.push_front(Known { id: job.id, job: job.clone(), key });
         forget(&mut known);
         drop(known);
         tokio::spawn(tell(job.clone()));
@@ -124,9 +124,9 @@ impl Jobs {
         self.lock().iter().find(|known| known.id == id).map(|known| known.job.clone())
     }
 
-    /// How each of them is, the newest first.
-    pub(crate) fn views(&self) -> Vec<View> {
-        self.lock().iter().map(|known| known.job.view()).collect()
+    /// Returns those that a client may see, the newest first.
+    pub(crate) fn visible_to(&self, client: &Client) -> Vec<Arc<Job>> {
+        self.lock().iter().filter(|known| client.may_see(&known.job.client)).map(|known| known.job.clone()).collect()
     }
 
     fn under_way(&self) -> Vec<Arc<Job>> {
@@ -153,7 +153,7 @@ impl Jobs {
 
 /// Refuses one wait too many.
 fn require_patience(known: &VecDeque<Known>, operation: &Operation, client: &Client) -> Result<()> {
-    let is_theirs = |job: &Job| job.operation.waits() && !job.is_ended() && job.view().client == client.name;
+    let is_theirs = |job: &Job| job.operation.waits() && !job.is_ended() && job.client == client.name;
     if operation.waits() && known.iter().filter(|known| is_theirs(&known.job)).count() >= MOST_WAITS {
         let message = format!("{MOST_WAITS} waits and commands of {} are under way already", client.title());
         return Err(Error::new(Code::Busy, message).hint("Try again when some of them have ended."));
@@ -328,6 +328,23 @@ mod tests {
         };
         assert_eq!(error.code, Code::KeyReused);
         assert!(found(&key("bob", "start web")).is_none(), "it is another client's");
+    }
+
+    #[test]
+    fn a_list_has_no_results_and_every_view_of_an_operation_shares_its_one() {
+        let service = Service::for_test();
+        let operation = crate::api::find("vm_exec").unwrap();
+        let job = Arc::new(Job::new(operation, &json!({"vm": "web"}), ("alice", "request"), (&service.metrics, &service.feed)));
+        job.end(Ok(Report::Text("x".repeat(1 << 20))), |_| ());
+        service.jobs.lock().push_front(Known { id: job.id, job: job.clone(), key: None });
+        let alice = Client { name: "alice".to_owned(), scope: crate::api::Scope::Read, ..Client::anonymous() };
+        let bob = Client { name: "bob".to_owned(), ..alice.clone() };
+        let listed: Vec<_> = service.operations(&alice).collect();
+        assert_eq!((listed.len(), listed[0].id, &listed[0].result), (1, job.id, &None));
+        assert_eq!(service.operations(&bob).count(), 0);
+        let views: Vec<_> = (0..50).map(|_| job.view().in_words(crate::api::over_http)).collect();
+        let outcome = job.outcome().unwrap().unwrap();
+        assert!(views.iter().all(|view| Arc::ptr_eq(view.result.as_ref().unwrap(), &outcome)));
     }
 
     #[test]

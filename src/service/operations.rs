@@ -15,15 +15,16 @@ use crate::{
 };
 
 impl Service {
-    /// What is under way and what has ended not long ago, of a client's; the newest first.
+    /// What is under way and what has ended not long ago, of a client's; the newest first, without results. Those stay where
+    /// they are, because together they are large.
     pub(crate) fn operations(&self, client: &Client) -> impl Iterator<Item = View> {
-        self.jobs.views().into_iter().filter(|view| client.may_see(view))
+        self.jobs.visible_to(client).into_iter().map(|job| job.summary())
     }
 
     /// One of them.
     pub(crate) fn operation(&self, client: &Client, id: &str) -> Result<Arc<Job>> {
         let found = Uuid::parse_str(id).ok().and_then(|id| self.jobs.find(id));
-        found.filter(|job| client.may_see(&job.view())).ok_or_else(|| {
+        found.filter(|job| client.may_see(&job.client)).ok_or_else(|| {
             Error::not_found(format!("there is no operation `{}`", id.escape_debug()))
                 .hint("What has ended is forgotten after a while, and when the service is started again.")
         })
@@ -34,7 +35,7 @@ impl Service {
         client.require(Scope::Operate, "cancel operations")?;
         let job = self.operation(client, id)?;
         if !job.stop() {
-            let View { id, operation, state, .. } = job.view();
+            let View { id, operation, state, .. } = job.summary();
             let message = format!("the operation {id} ({operation}) has ended already: it is {}", state.name());
             return Err(Error::conflict(message).hint("What it has done can only be undone by another."));
         }

@@ -41,6 +41,11 @@ impl<R> Service<R> {
         service
     }
 
+    /// Returns what runs it.
+    pub(crate) fn running(&self) -> &R {
+        &self.running
+    }
+
     /// Tells it to end; its end is to be waited for.
     pub(crate) fn end(self) -> R {
         (self.signal)(&self.running, Signal::TERM);

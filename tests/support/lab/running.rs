@@ -72,6 +72,14 @@ impl Running {
         self.process.signal(signal);
     }
 
+    /// Returns the peak of its resident memory, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.process.id().as_raw_nonzero());
+        let status = std::fs::read_to_string(status).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+        peak.unwrap().trim().parse::<u64>().unwrap() << 10
+    }
+
     /// Waits for its end.
     pub(crate) fn end(self) -> Ran {
         self.end_within(RUN_LIMIT)
