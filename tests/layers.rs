@@ -65,7 +65,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
             "http/listen.rs",
             "http/socket_file.rs",
             "http/tokens.rs",
-            "service/audit.rs",
+            "service/audit/queue.rs",
         ],
         "do input or output",
     ),

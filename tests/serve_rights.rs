@@ -120,6 +120,8 @@ fn listening_to_the_network_takes_tokens_or_a_word() {
     let tokens = site.write_tokens("[[token]]\nname = 'x'\nscope = 'root'\n");
     for (args, said) in [
         (vec!["--listen", "0.0.0.0:0"], "--allow-unauthenticated"),
+        (vec!["--listen", "0.0.0.0:0", "--allow-unauthenticated"], "--allowed-host"),
+        (vec!["--listen", "0.0.0.0:0", "--allow-unauthenticated", "--allowed-host", "a:80"], "invalid host `a:80`"),
         (vec!["--listen", "127.0.0.1:0", "--listen", "[::]:0"], "--tokens FILE"),
         (vec!["--listen", "0.0.0.0:0", "--tokens", &tokens], "cannot be used"),
         (vec!["--listen", "0.0.0.0:0", "--tokens", "/nonexistent"], "/nonexistent"),

@@ -284,10 +284,10 @@ fn results_are_not_in_the_list_of_operations_and_many_who_poll_it_cost_little_me
         for _ in 0..POLLERS {
             scope.spawn(|| {
                 for _ in 0..POLLS {
-                    let list = client.get("/api/operations");
-                    assert_eq!(list.is(200).body.len() / 100_000, 0, "results are in the list");
-                    let list = list.value();
-                    assert!(list["operations"].as_array().unwrap().iter().all(|view| view["result"].is_null()));
+                    let answer = client.get("/api/operations");
+                    assert_eq!(answer.is(200).body.len() / 100_000, 0, "results are in the list");
+                    let listing = answer.value();
+                    assert!(listing["operations"].as_array().unwrap().iter().all(|view| view["result"].is_null()));
                 }
             });
         }

@@ -89,6 +89,7 @@ where
         None => (ending.await, Ok(())),
     };
     service.end_looks();
+    service.audit.flush().await;
     ended.and(served)
 }
 

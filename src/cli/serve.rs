@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    http::{self, Access, Inherited, Listen, Options},
+    http::{self, Access, AllowedHost, Inherited, Listen, Options},
     model::limit::Limit,
 };
 
@@ -44,13 +44,18 @@ pub(super) struct Serve {
     #[arg(long, conflicts_with = "tokens")]
     allow_unauthenticated: bool,
 
+    /// Host that requests from the network may be for, at any port (can be repeated); required with
+    /// --allow-unauthenticated unless only the loopback is listened on
+    #[arg(long, value_name = "HOST", env = "VMPROV_ALLOWED_HOSTS", value_delimiter = ',')]
+    allowed_host: Vec<AllowedHost>,
+
     #[command(flatten)]
     service: Service,
 }
 
 /// Serves until it is told to end.
 pub(super) fn run(args: Serve, resolved: &Resolved, quiet: bool) -> Result<()> {
-    let Serve { mut listen, port, drain, tokens, allow_unauthenticated, service } = args;
+    let Serve { mut listen, port, drain, tokens, allow_unauthenticated, allowed_host, service } = args;
     let inherited = inherited()?;
     if listen.is_empty() && inherited.is_empty() {
         listen.push(Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)));
@@ -59,7 +64,7 @@ pub(super) fn run(args: Serve, resolved: &Resolved, quiet: bool) -> Result<()> {
     if let Some(remark) = &resolved.remark {
         tracing::warn!("{remark}");
     }
-    let access = Access { tokens, allow_unauthenticated };
+    let access = Access { tokens, allow_unauthenticated, allowed_hosts: allowed_host };
     http::serve(Options { service: service.options(resolved)?, listen, inherited, access, drain: drain.0 })
 }
 

@@ -21,21 +21,29 @@ pub(super) struct Service {
     #[arg(long, value_name = "DIR")]
     allow_image_folder: Vec<Utf8PathBuf>,
 
-    /// Where to note who has asked for what, a line of JSON each; opened anew on SIGHUP
+    /// Audit log (JSON lines), reopened on SIGHUP
     #[arg(long, value_name = "FILE")]
     audit_log: Option<Utf8PathBuf>,
+
+    /// Refuse changes while the audit log cannot record them
+    #[arg(long, requires = "audit_log", overrides_with = "audit_best_effort")]
+    audit_required: bool,
+
+    /// Carry out changes that the audit log cannot record, and count lost records (default)
+    #[arg(long, requires = "audit_log", overrides_with = "audit_required")]
+    audit_best_effort: bool,
 }
 
 impl Service {
     /// The service that this describes, with the settings of every command.
     pub(super) fn options(self, resolved: &Resolved) -> Result<Options> {
-        let Self { allow_image_host, allow_image_folder, audit_log } = self;
+        let Self { allow_image_host, allow_image_folder, audit_log, audit_required, audit_best_effort: _ } = self;
         let absolute = |folder: Utf8PathBuf| {
             let found = folder.canonicalize_utf8();
             found.map_err(|error| Error::io(format!("allow images of the folder `{folder}`"), &error))
         };
         let folders = allow_image_folder.into_iter().map(absolute).collect::<Result<_>>()?;
         let images = Limits { hosts: allow_image_host, folders, only: None };
-        Ok(Options { settings: resolved.settings(), images, audit_log })
+        Ok(Options { settings: resolved.settings(), images, audit_log, audit_required })
     }
 }

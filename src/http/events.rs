@@ -200,7 +200,7 @@ mod tests {
         let request = Request::get(path).header("last-event-id", last).body(Body::empty()).unwrap();
         super::super::routes::router(
             service.clone(),
-            Arc::new(super::super::gate::Gate::Open),
+            Arc::new(super::super::gate::Gate::new(super::super::Access::default(), String::new()).unwrap()),
             super::super::mcp::Mcp::new(service.clone()),
         )
         .oneshot(request)

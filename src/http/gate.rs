@@ -9,7 +9,13 @@ use axum::http::{HeaderMap, StatusCode, Uri, header, uri::Authority};
 use camino::Utf8PathBuf;
 use url::Url;
 
-use super::{listen::Peer, problem::Problem, tokens::Tokens};
+use super::{
+    Access,
+    hosts::AllowedHost,
+    listen::{Network, Peer},
+    problem::Problem,
+    tokens::Tokens,
+};
 use crate::{
     error::{Code, Error, Result},
     service::client::Client,
@@ -21,8 +27,17 @@ fn is_open(path: &str) -> bool {
     matches!(path, "/healthz" | "/readyz" | "/openapi.json" | "/docs") || path.starts_with("/docs/")
 }
 
+/// What a request must have to come in.
+pub(super) struct Gate {
+    entrance: Entrance,
+    /// The hosts that a request from the network may be for; any where there are none.
+    hosts: Vec<AllowedHost>,
+    /// Whether everybody on the network may come in.
+    is_public: bool,
+}
+
 /// Whether anybody may come in, or those with a token.
-pub(super) enum Gate {
+enum Entrance {
     /// Everybody may do everything.
     Open,
     /// Those with a token of a file. The pool is the configured one, the default of each token.
@@ -31,15 +46,21 @@ pub(super) enum Gate {
 
 impl Gate {
     /// Reads the tokens, where there is a file of them.
-    pub(super) fn new(file: Option<Utf8PathBuf>, pool: String) -> Result<Self> {
-        let Some(file) = file else { return Ok(Self::Open) };
-        let tokens = RwLock::new(Arc::new(Tokens::read(&file, &pool)?));
-        Ok(Self::Tokens { file, pool, tokens })
+    pub(super) fn new(access: Access, pool: String) -> Result<Self> {
+        let Access { tokens, allow_unauthenticated, allowed_hosts } = access;
+        let entrance = match tokens {
+            None => Entrance::Open,
+            Some(file) => {
+                let tokens = RwLock::new(Arc::new(Tokens::read(&file, &pool)?));
+                Entrance::Tokens { file, pool, tokens }
+            }
+        };
+        Ok(Self { entrance, hosts: allowed_hosts, is_public: allow_unauthenticated })
     }
 
     /// Reads the tokens again. A file that cannot be used changes nothing.
     pub(super) fn reload(&self) {
-        let Self::Tokens { file, pool, tokens } = self else { return };
+        let Entrance::Tokens { file, pool, tokens } = &self.entrance else { return };
         match Tokens::read(file, pool) {
             Ok(new) => {
                 let count = new.len();
@@ -57,17 +78,35 @@ impl Gate {
     /// Who asks, where they may.
     pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Arc<Client>, Problem> {
         let host = asked_for(uri, headers)?;
-        if peer.is_some_and(|peer| peer.loopback) {
-            require_own_host(host.as_ref())?;
+        if let (Some(peer), Some(host)) = (peer, &host) {
+            self.require_host(peer.network, host)?;
         }
         require_own_origin(headers, host.as_ref())?;
-        match self {
-            Self::Open => Ok(Arc::new(Client::anonymous())),
-            Self::Tokens { .. } if is_open(uri.path()) => Ok(Arc::new(Client::passer_by())),
-            Self::Tokens { tokens, .. } => {
+        match &self.entrance {
+            Entrance::Open if self.is_public && is_open(uri.path()) => Ok(Arc::new(Client::passer_by())),
+            Entrance::Open => Ok(Arc::new(Client::anonymous())),
+            Entrance::Tokens { tokens, .. } => {
                 let tokens = tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
-                let token = bearer(headers)?;
-                tokens.find(token).ok_or_else(|| unauthenticated("nobody has this token", "invalid_token"))
+                let known = bearer(headers).and_then(|token| {
+                    tokens.find(token).ok_or_else(|| unauthenticated("nobody has this token", "invalid_token"))
+                });
+                if is_open(uri.path()) { Ok(known.unwrap_or_else(|_| Arc::new(Client::passer_by()))) } else { known }
+            }
+        }
+    }
+
+    /// Refuses a name that somebody else has given to the service's address, as DNS rebinding does. Only browsers are led astray
+    /// so; they always name a host, and cannot reach a socket of the file system.
+    fn require_host(&self, network: Network, host: &Authority) -> Result<(), Problem> {
+        let is_allowed = self.hosts.iter().any(|allowed| allowed.matches(host));
+        match network {
+            Network::None => Ok(()),
+            _ if is_allowed => Ok(()),
+            Network::Loopback => require_own_host(host),
+            Network::Other if self.hosts.is_empty() => Ok(()),
+            Network::Other => {
+                let cause = "from the network, the service answers under the names given with --allowed-host alone";
+                Err(foreign(host, cause, "Name one of these in the URL, or ask the operator to allow this one."))
             }
         }
     }
@@ -115,19 +154,21 @@ fn asked_for(uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, Proble
     }
 }
 
-/// Refuses a name that somebody else has given to the loopback, as DNS rebinding does. Only browsers are led astray so, and
-/// they always name a host.
-fn require_own_host(host: Option<&Authority>) -> Result<(), Problem> {
-    let Some(host) = host else { return Ok(()) };
+/// Refuses a name that somebody else has given to the loopback.
+fn require_own_host(host: &Authority) -> Result<(), Problem> {
     let name = host.host();
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     if name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.to_canonical().is_loopback()) {
         return Ok(());
     }
-    let error = Error::new(Code::Denied, format!("there is no host `{}` here", name.escape_debug()))
-        .because("over the loopback, the service answers as localhost, 127.0.0.1 and [::1] alone")
-        .hint("Name one of these in the URL. A proxy has to send it as the header Host.");
-    Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", error))
+    let cause = "over the loopback, the service answers as localhost, 127.0.0.1 and [::1] alone";
+    Err(foreign(host, cause, "Name one of these in the URL. A proxy has to send it as the header Host."))
+}
+
+/// The refusal of a request for another host.
+fn foreign(host: &Authority, cause: &str, hint: &str) -> Problem {
+    let error = Error::new(Code::Denied, format!("there is no host `{}` here", host.host().escape_debug()));
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", error.because(cause).hint(hint))
 }
 
 /// Refuses what a page of another site has sent: a browser says where that came from.
@@ -155,8 +196,14 @@ mod tests {
 
     fn admitted(uri: &str, headers: &[(header::HeaderName, &str)], loopback: bool) -> u16 {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap()));
-        let peer = Peer { loopback, address: String::new() };
-        let admitted = Gate::Open.admit(&uri.parse().unwrap(), &headers.collect(), Some(&peer));
+        let network = if loopback { Network::Loopback } else { Network::Other };
+        status(&Access::default(), network, uri, &headers.collect())
+    }
+
+    fn status(access: &Access, network: Network, uri: &str, headers: &HeaderMap) -> u16 {
+        let peer = Peer { network, address: String::new() };
+        let gate = Gate::new(access.clone(), String::new()).unwrap();
+        let admitted = gate.admit(&uri.parse().unwrap(), headers, Some(&peer));
         admitted.map_or_else(|problem| problem.status().as_u16(), |_| 200)
     }
 
@@ -176,6 +223,38 @@ mod tests {
         assert_eq!(admitted("/", &[], true), 200);
         // The target's own host counts, whatever the header says.
         assert_eq!(admitted("http://evil.example/", &[(header::HOST, "localhost")], true), 421);
+    }
+
+    #[test]
+    fn from_the_network_only_the_allowed_hosts_are_answered() {
+        let allowed_hosts = ["vm.example", "fd00::5"].map(|host| host.parse().unwrap()).to_vec();
+        let access = Access { allow_unauthenticated: true, allowed_hosts, ..Access::default() };
+        let headers = |host: &str| {
+            let host = (!host.is_empty()).then(|| (header::HOST, host.parse().unwrap()));
+            let forwarded = ("x-forwarded-host".parse().unwrap(), "vm.example".parse().unwrap());
+            host.into_iter().chain([forwarded]).collect::<HeaderMap>()
+        };
+        for (uri, host, other, loopback) in [
+            ("/", "VM.example.:8092", 200, 200),
+            ("/", "[FD00:0::5]:8092", 200, 200),
+            ("/", "evil.example", 421, 421),
+            ("/mcp", "evil.example", 421, 421),
+            ("/healthz", "evil.example", 421, 421),
+            ("/", "localhost", 421, 200),
+            ("/", "10.0.0.5", 421, 421),
+            ("/", "user@evil.example", 421, 421),
+            ("http://evil.example/", "vm.example", 421, 421),
+            ("http://vm.example/", "evil.example", 200, 200),
+            // HTTP/1.0: no browser sends that.
+            ("/", "", 200, 200),
+        ] {
+            let of = |network| status(&access, network, uri, &headers(host));
+            assert_eq!(
+                (of(Network::Other), of(Network::Loopback), of(Network::None)),
+                (other, loopback, 200),
+                "{uri} {host}"
+            );
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -11,7 +11,7 @@ use super::problem::Problem;
 use crate::{
     error::{Code, Error},
     ops::doctor::{self, Checked, DoctorOptions, Status},
-    service::{Service, jobs},
+    service::{Service, client::Client, jobs},
 };
 
 /// The checks without which no VM can be made.
@@ -43,8 +43,9 @@ const BOUND: Duration = Duration::from_secs(5);
 pub(super) struct Ready {
     /// `true`
     ready: bool,
-    /// What was looked at
-    checks: Vec<Checked>,
+    /// What was looked at; only clients that have said who they are see it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks: Option<Vec<Checked>>,
 }
 
 /// It lives: nothing else is looked at.
@@ -53,23 +54,41 @@ pub(super) async fn alive() -> &'static str {
 }
 
 /// It can do its work.
-pub(super) async fn ready(State(service): State<Arc<Service>>) -> Result<Json<Ready>, Problem> {
+pub(super) async fn ready(
+    State(service): State<Arc<Service>>,
+    Extension(client): Extension<Arc<Client>>,
+) -> Result<Json<Ready>, Problem> {
     if service.is_ending() {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "interrupted", jobs::ending()));
     }
     let host = service.host_for_listening().hurried(CALL_LIMIT);
     let options = DoctorOptions { checks: ESSENTIAL.map(str::to_owned).into(), fix: false };
     let found = service.ready.look(KEEP, BOUND, move || doctor::examine(&host, &options)).await;
-    let checks = found.as_ref().as_ref().map_err(|error| not_ready(error.code, error.to_string(), &[]))?.checks.clone();
+    let is_known = client.is_known();
+    let checks = match found.as_ref() {
+        Ok(found) => &found.checks,
+        Err(error) if is_known => return Err(not_ready(error.code, error.to_string(), &[])),
+        Err(error) => return Err(failing(error.code, &[])),
+    };
     let bad: Vec<_> = checks.iter().filter(|checked| is_in_the_way(checked)).cloned().collect();
-    let Some(first) = bad.first() else { return Ok(Json(Ready { ready: true, checks })) };
-    Err(not_ready(first.code.unwrap_or(Code::Timeout), first.saw.clone(), &bad))
+    let Some(first) = bad.first() else {
+        return Ok(Json(Ready { ready: true, checks: is_known.then(|| checks.clone()) }));
+    };
+    let code = first.code.unwrap_or(Code::Timeout);
+    Err(if is_known { not_ready(code, first.saw.clone(), &bad) } else { failing(code, &bad) })
 }
 
 /// Whether the service cannot do its work because of what was found.
 fn is_in_the_way(checked: &Checked) -> bool {
     let is_unseen = checked.status == Status::Skip && SEEN.contains(&checked.id);
     checked.status == Status::Fail || is_unseen
+}
+
+/// The same for a client that has not said who it is: the checks' ids, without paths and versions.
+fn failing(code: Code, checks: &[Checked]) -> Problem {
+    let ids: Vec<_> = checks.iter().map(|checked| json!({ "id": checked.id })).collect();
+    let error = Error::new(code, "the service cannot do its work").hint("Only authenticated clients see the details.");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code.name(), error.details(json!({ "checks": ids })))
 }
 
 /// Whoever asks is a program that asks again: the status is always the same, and what fails stands in the details.

@@ -18,6 +18,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use super::{
+    Access,
     patience::Patient,
     socket_file::{self, SocketFile},
 };
@@ -90,8 +91,12 @@ pub(super) enum Listener {
     Unix(UnixListener, Option<SocketFile>),
 }
 
-/// Refuses to let in everybody from elsewhere. A socket of the file system is guarded by its mode.
-pub(super) fn require_private(places: &[Listen], inherited: &[Inherited]) -> Result<()> {
+/// Refuses to let in everybody from elsewhere, unless that is allowed for requests for named hosts. A socket of the file system
+/// is guarded by its mode.
+pub(super) fn require_private(places: &[Listen], inherited: &[Inherited], access: &Access) -> Result<()> {
+    if access.tokens.is_some() || access.allow_unauthenticated && !access.allowed_hosts.is_empty() {
+        return Ok(());
+    }
     let given = places.iter().filter_map(|place| match place {
         Listen::Tcp(address) => Some(*address),
         Listen::Unix(_) => None,
@@ -102,19 +107,35 @@ pub(super) fn require_private(places: &[Listen], inherited: &[Inherited]) -> Res
     });
     match given.chain(passed).find(|address| !address.ip().to_canonical().is_loopback()) {
         None => Ok(()),
+        Some(address) if access.allow_unauthenticated => {
+            Err(Error::invalid(format!("refusing to listen on {address} without authentication under any name"))
+                .because("a web page could reach the service through a name of its own (DNS rebinding)")
+                .hint("Name the host by which clients address the service with --allowed-host HOST."))
+        }
         Some(address) => {
             Err(Error::invalid(format!("listening at {address}, anybody on the network could do everything"))
                 .because("no tokens are given, and it is no address of the loopback")
-                .hint("Say who may ask with --tokens FILE, or that everybody may with --allow-unauthenticated."))
+                .hint("Say who may ask with --tokens FILE, or that everybody may with --allow-unauthenticated and --allowed-host HOST."))
         }
     }
+}
+
+/// What a connection came over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Network {
+    /// The loopback, so that a browser on this machine may have been led to it.
+    Loopback,
+    /// Another network.
+    Other,
+    /// None: a socket of the file system.
+    None,
 }
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
-    /// Whether it came over the loopback, so that a browser on this machine may have been led to it.
-    pub(super) loopback: bool,
+    /// What it came over.
+    pub(super) network: Network,
     /// Its address, for the logs.
     pub(super) address: String,
 }
@@ -243,12 +264,13 @@ impl Listener {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 let loopback = stream.local_addr()?.ip().to_canonical().is_loopback();
-                Ok((Box::new(stream), Peer { loopback, address: address.to_string() }))
+                let network = if loopback { Network::Loopback } else { Network::Other };
+                Ok((Box::new(stream), Peer { network, address: address.to_string() }))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 let uid = stream.peer_cred().map_or_else(|_| "unknown".to_owned(), |peer| peer.uid().to_string());
-                Ok((Box::new(stream), Peer { loopback: false, address: format!("uid {uid}") }))
+                Ok((Box::new(stream), Peer { network: Network::None, address: format!("uid {uid}") }))
             }
         }
     }

@@ -8,6 +8,7 @@ mod docs;
 mod events;
 mod gate;
 mod health;
+mod hosts;
 mod layers;
 mod life;
 mod listen;
@@ -36,6 +37,7 @@ use crate::{
     service::{self, Service, life::Signals},
 };
 use gate::Gate;
+pub use hosts::AllowedHost;
 pub use listen::{Inherited, Listen};
 use mcp::Mcp;
 pub use openapi::document;
@@ -56,12 +58,14 @@ pub struct Options {
 }
 
 /// Who may ask.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Access {
     /// The file of the tokens; without one, everybody may do everything.
     pub tokens: Option<Utf8PathBuf>,
     /// Whether that may be so where others than this machine's own programs reach the service.
     pub allow_unauthenticated: bool,
+    /// The hosts that requests from the network may be for. Without tokens there must be one.
+    pub allowed_hosts: Vec<AllowedHost>,
 }
 
 /// Serves until SIGTERM or SIGINT, and then until what is under way is finished or undone.
@@ -72,10 +76,8 @@ pub fn serve(options: Options) -> Result<()> {
 async fn run(options: Options) -> Result<()> {
     let Options { service, listen, inherited, access, drain } = options;
     let mut signals = Signals::new()?;
-    if access.tokens.is_none() && !access.allow_unauthenticated {
-        listen::require_private(&listen, &inherited)?;
-    }
-    let gate = Arc::new(Gate::new(access.tokens, service.settings.pool.clone())?);
+    listen::require_private(&listen, &inherited, &access)?;
+    let gate = Arc::new(Gate::new(access, service.settings.pool.clone())?);
     let service = Arc::new(Service::new(service)?);
     let listeners = listen::open(&listen, inherited).await?;
     for listener in &listeners {
@@ -86,5 +88,6 @@ async fn run(options: Options) -> Result<()> {
     life::live(&service, &gate, &mut signals).await;
     let ended = life::end(&service, (serving, &mcp), &mut signals, drain).await;
     service.end_looks();
+    service.audit.flush().await;
     ended
 }

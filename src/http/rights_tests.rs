@@ -11,7 +11,7 @@ use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{gate::Gate, mcp::Mcp, routes};
+use super::{Access, gate::Gate, mcp::Mcp, routes};
 use crate::{
     api::{self, Scope},
     model::{
@@ -97,9 +97,11 @@ impl Site {
             catalogue_files: Vec::new(),
             sources: Sources::Any,
         };
-        let options = Options { settings, images: Limits::default(), audit_log: Some(path("audit.log")) };
+        let options =
+            Options { settings, images: Limits::default(), audit_log: Some(path("audit.log")), audit_required: false };
         let service = Arc::new(Service::new(options).unwrap());
-        let gate = Arc::new(Gate::new(Some(path("tokens.toml")), "p".to_owned()).unwrap());
+        let access = Access { tokens: Some(path("tokens.toml")), ..Access::default() };
+        let gate = Arc::new(Gate::new(access, "p".to_owned()).unwrap());
         Self { routes: routes::router(service.clone(), gate.clone(), Mcp::new(service.clone())), service, gate, folder }
     }
 
@@ -157,6 +159,16 @@ async fn whoever_has_no_token_is_told_how_to_say_who_they_are() {
     for path in ["/healthz", "/readyz", "/openapi.json", "/docs/", "/docs/swagger-ui.css"] {
         assert_eq!(site.get("", path).await.status, 200, "{path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_is_told_to_everybody_and_what_was_looked_at_to_tokens_alone() {
+    let site = Site::new();
+    for who in ["", "stranger"] {
+        assert_eq!(site.get(who, "/readyz").await.json(), json!({"ready": true}), "{who}");
+    }
+    let known = site.get("viewer", "/readyz").await;
+    assert!(known.json()["checks"][0]["saw"].is_string(), "{}", known.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,6 +318,7 @@ async fn private_keys_and_tokens_leave_by_no_route_and_stand_in_no_log() {
             said += &site.get("boss", path).await.text();
         }
     }
+    site.service.audit.flush().await;
     said += &site.file("audit.log");
     assert!(!said.contains("PRIVATE KEY") && said.len() > 4096);
     for line in private.iter().flat_map(|text| text.lines()).filter(|line| line.len() > 40 && !line.contains("PRIVATE"))
@@ -331,6 +344,7 @@ async fn the_audit_log_says_who_asked_for_what_and_what_came_of_it() {
         json!({"name": "x", "userData": "password: hidden", "image": "https://u:hidden@h/x"}),
     )
     .await;
+    site.service.audit.flush().await;
     let log = site.file("audit.log");
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |line: &Value| {

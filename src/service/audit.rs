@@ -1,34 +1,38 @@
-//! [`Audit`]: who has asked for what, and what came of it, a line of JSON each. A line is written before the answer is sent, so
-//! whatever was answered is in it.
+//! [`Audit`]: who has asked for what, and what came of it, a line of JSON each. A line is queued before the answer is sent, and
+//! written by a thread of its own.
+
+mod queue;
 
 use std::{
-    fs::{File, OpenOptions},
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use uuid::Uuid;
 
+use self::queue::Queue;
 use super::job::View;
 use crate::{
-    api::Operation,
-    error::{Error, Result},
+    api::{Effect, Operation},
+    error::{Code, Error, Result},
 };
-
-/// The rights on the file: its owner's alone.
-const MODE: u32 = 0o600;
 
 /// The most that is kept of a path that is no route.
 const MOST_PATH: usize = 256;
 
+/// How long the last records may take to be written when the service ends.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// The log, where there is one.
 #[derive(Debug, Default)]
-pub(crate) struct Audit(Option<(Utf8PathBuf, Mutex<File>)>);
+pub(crate) struct Audit {
+    queue: Option<Arc<Queue>>,
+    is_required: bool,
+}
 
 /// What is found out about a request while it is answered.
 #[derive(Debug, Default)]
@@ -85,19 +89,34 @@ struct Line<'l> {
 }
 
 impl Audit {
-    /// Opens the file, or makes it.
-    pub(crate) fn open(path: Option<Utf8PathBuf>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self(None)) };
-        let file = append_to(&path)?;
-        Ok(Self(Some((path, Mutex::new(file)))))
+    /// Opens the file, or makes it. If the log is required, [`Self::require`] refuses what might not be recorded; `lost` counts
+    /// the records that are lost otherwise.
+    pub(crate) fn open(path: Option<Utf8PathBuf>, is_required: bool, lost: Counter) -> Result<Self> {
+        let queue = path.map(|path| Queue::open(path, lost)).transpose()?;
+        Ok(Self { queue, is_required })
     }
 
-    /// Opens the file anew: it may have been put aside.
+    /// Opens the file again: it may have been renamed.
     pub(crate) fn reopen(&self) {
-        let Some((path, file)) = &self.0 else { return };
-        match append_to(path) {
-            Ok(new) => *file.lock().unwrap_or_else(PoisonError::into_inner) = new,
-            Err(error) => tracing::error!("{error}. The audit log goes on in the file that was open"),
+        if let Some(queue) = &self.queue {
+            queue.reopen();
+        }
+    }
+
+    /// Refuses a change while records might be lost, if the log is required.
+    pub(crate) fn require(&self) -> Result<()> {
+        let obstacle = self.queue.as_ref().filter(|_| self.is_required).and_then(|queue| queue.obstacle());
+        let Some(obstacle) = obstacle else { return Ok(()) };
+        let error = Error::new(Code::Unreachable, "cannot record the request in the audit log").because(obstacle);
+        Err(error.hint("Nothing was changed. Try again once the operator has repaired the audit log."))
+    }
+
+    /// Waits until every record is written, for a limited time.
+    pub(crate) async fn flush(&self) {
+        let Some(queue) = &self.queue else { return };
+        let left = queue.flush(FLUSH).await;
+        if left > 0 {
+            tracing::error!("{left} records could not be written to the audit log");
         }
     }
 
@@ -112,7 +131,7 @@ impl Audit {
         let operation = asked.operation.get();
         let route = operation.filter(|_| !is_tool).map(|operation| operation.path);
         let end = path.char_indices().nth(MOST_PATH).map_or(path.len(), |(end, _)| end);
-        self.write(&Line {
+        let line = Line {
             time: Timestamp::now(),
             event: "request",
             request_id: answered.request_id,
@@ -126,13 +145,14 @@ impl Audit {
             code: answered.code,
             duration_ms: answered.duration.as_millis(),
             operation_id: answered.operation_id,
-        });
+        };
+        self.write(&line, operation.is_some_and(|operation| operation.effect != Effect::Read));
     }
 
     /// Notes the end of an operation, which may come long after the request was answered.
     pub(crate) fn ended(&self, view: &View, targets: &[String]) {
         let end = view.finished.unwrap_or(view.created);
-        self.write(&Line {
+        let line = Line {
             time: end,
             event: "operation",
             request_id: &view.request_id,
@@ -146,31 +166,37 @@ impl Audit {
             code: view.error.as_ref().map(|error| error.code.name()),
             duration_ms: end.duration_since(view.created).unsigned_abs().as_millis(),
             operation_id: Some(&view.id.to_string()),
-        });
+        };
+        self.write(&line, true);
     }
 
-    /// Writes a line. That there is no room for it must not end the service.
-    fn write(&self, line: &Line<'_>) {
-        let Some((path, file)) = &self.0 else { return };
+    /// Queues a line.
+    fn write(&self, line: &Line<'_>, tells_of_change: bool) {
+        let Some(queue) = &self.queue else { return };
         let mut text = serde_json::to_vec(line).unwrap_or_default();
         text.push(b'\n');
-        let written = file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text);
-        if let Err(error) = written {
-            tracing::error!(request_id = line.request_id, "cannot write to the audit log `{path}`: {error}");
-        }
+        queue.push(text, tells_of_change);
     }
 }
 
-fn append_to(path: &Utf8PathBuf) -> Result<File> {
-    let opened = OpenOptions::new().append(true).create(true).mode(MODE).open(path);
-    opened.map_err(|error| Error::io(format!("open the audit log `{path}`"), &error))
+impl Drop for Audit {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.queue {
+            queue.close();
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use super::*;
+    use super::{queue::MODE, *};
+
+    fn open(path: impl Into<Utf8PathBuf>, is_required: bool) -> (Audit, Counter) {
+        let lost = Counter::default();
+        (Audit::open(Some(path.into()), is_required, lost.clone()).unwrap(), lost)
+    }
 
     fn answer(audit: &Audit, path: &str, status: u16) {
         let answered = Answered {
@@ -184,18 +210,20 @@ mod tests {
         audit.answered(&Noted::default(), &answered);
     }
 
-    #[test]
-    fn the_file_is_its_owners_alone_and_is_made_anew_once_it_was_put_aside() {
+    #[tokio::test]
+    async fn the_file_is_its_owners_alone_and_is_made_anew_once_it_was_put_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8PathBuf::from_path_buf(folder.path().join("audit.log")).unwrap();
-        let audit = Audit::open(Some(path.clone())).unwrap();
+        let (audit, _) = open(path.clone(), false);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         answer(&audit, "/api/vms", 200);
         answer(&audit, "/healthz", 200);
         answer(&audit, "/metrics", 401);
+        audit.flush().await;
         std::fs::rename(&path, path.with_extension("1")).unwrap();
         audit.reopen();
         answer(&audit, &format!("/api/{}", "é".repeat(9999)), 404);
+        audit.flush().await;
         let lines = |path: &Utf8PathBuf| -> Vec<serde_json::Value> {
             std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         };
@@ -205,10 +233,65 @@ mod tests {
         assert_eq!(lines(&path)[0]["route"].as_str().unwrap().chars().count(), MOST_PATH);
     }
 
-    #[test]
-    fn a_full_disk_does_not_end_the_service() {
-        let audit = Audit::open(Some("/dev/full".into())).unwrap();
-        answer(&audit, "/api/vms", 200);
-        assert!(Audit::open(Some("/nonexistent/x".into())).is_err());
+    /// Waits until changes are refused.
+    async fn refused(audit: &Audit) -> Error {
+        let refused = async {
+            loop {
+                match audit.require() {
+                    Ok(()) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    Err(error) => break error,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), refused).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_ends_no_service_and_refuses_changes_only_where_the_log_is_required() {
+        for is_required in [true, false] {
+            let (audit, lost) = open("/dev/full", is_required);
+            answer(&audit, "/api/vms", 200);
+            if is_required {
+                let error = refused(&audit).await;
+                assert_eq!((error.code, error.code.http_status()), (Code::Unreachable, 503));
+                assert_eq!(
+                    error.to_string(),
+                    "cannot record the request in the audit log: No space left on device (os error 28)"
+                );
+            }
+            for _ in 0..10_000 {
+                answer(&audit, "/api/vms", 200);
+            }
+            // One may be with the writer.
+            let lost = lost.get();
+            assert!((10_000 - 4096..=10_001 - 4096).contains(&lost), "{lost}");
+            assert_eq!(audit.require().is_err(), is_required);
+        }
+        assert!(Audit::open(Some("/nonexistent/x".into()), false, Counter::default()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_fifo_without_a_reader_is_refused_and_one_that_is_not_read_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("fifo")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path.as_str(), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let unread = Audit::open(Some(path.clone()), true, Counter::default()).unwrap_err();
+        assert!(unread.message.contains("cannot open the audit log"), "{unread}");
+        let reader = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let (audit, lost) = open(path, true);
+        // More than a pipe holds.
+        let count = 2000;
+        for _ in 0..count {
+            answer(&audit, "/api/vms", 200);
+        }
+        assert_eq!(refused(&audit).await.cause.as_deref(), Some("the disk does not answer"));
+        // Once it is read again, every record arrives, and changes are taken again.
+        let reading = std::thread::spawn(move || {
+            let lines = std::io::BufRead::lines(std::io::BufReader::new(&reader));
+            assert_eq!(lines.take(count).count(), count);
+        });
+        audit.flush().await;
+        reading.join().unwrap();
+        assert_eq!((audit.require().is_ok(), lost.get()), (true, 0));
     }
 }

@@ -114,6 +114,11 @@ impl Client {
         Self { scope: Scope::Read, ..Self::anonymous() }
     }
 
+    /// Whether they may see more than that the service lives.
+    pub(crate) fn is_known(&self) -> bool {
+        *self != Self::passer_by()
+    }
+
     /// Them, in an error.
     pub(crate) fn title(&self) -> String {
         match self.standing {

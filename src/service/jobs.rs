@@ -334,7 +334,12 @@ mod tests {
     fn a_list_has_no_results_and_every_view_of_an_operation_shares_its_one() {
         let service = Service::for_test();
         let operation = crate::api::find("vm_exec").unwrap();
-        let job = Arc::new(Job::new(operation, &json!({"vm": "web"}), ("alice", "request"), (&service.metrics, &service.feed)));
+        let job = Arc::new(Job::new(
+            operation,
+            &json!({"vm": "web"}),
+            ("alice", "request"),
+            (&service.metrics, &service.feed),
+        ));
         job.end(Ok(Report::Text("x".repeat(1 << 20))), |_| ());
         service.jobs.lock().push_front(Known { id: job.id, job: job.clone(), key: None });
         let alice = Client { name: "alice".to_owned(), scope: crate::api::Scope::Read, ..Client::anonymous() };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::{
     encoding::text::{encode_eof, encode_registry},
-    metrics::{family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -35,6 +35,7 @@ pub struct Metrics {
     operations: Operations,
     programs: Programs,
     downloads: Downloads,
+    audit_lost: Counter,
 }
 
 impl Metrics {
@@ -45,13 +46,22 @@ impl Metrics {
         let build = Family::<[(&str, &str); 1], Gauge>::default();
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
         registry.register("vmprov_build_info", "Which vmprov this is", build);
+        let audit_lost = Counter::default();
+        let help = "Records that the audit log has lost";
+        registry.register("vmprov_audit_records_lost", help, audit_lost.clone());
         Self {
+            audit_lost,
             requests: Requests::new(&mut registry),
             operations: Operations::new(&mut registry),
             programs: Programs::new(&mut registry),
             downloads: Downloads::new(&mut registry),
             registry,
         }
+    }
+
+    /// Returns the counter of the records that the audit log has lost.
+    pub(super) fn audit_lost(&self) -> Counter {
+        self.audit_lost.clone()
     }
 
     /// A request has been answered. `route` is its template (`/vms/{name}`), and one and the same for what matches none.

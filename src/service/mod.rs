@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    api::{self, Operation, Pace, Report},
+    api::{self, Effect, Operation, Pace, Report},
     cancel::Cancel,
     error::Result,
     model::{
@@ -67,6 +67,8 @@ pub struct Options {
     pub images: Limits,
     /// Where it is noted who has asked for what.
     pub audit_log: Option<Utf8PathBuf>,
+    /// Whether a change is refused while it might not be recorded there.
+    pub audit_required: bool,
 }
 
 /// What all requests share.
@@ -89,15 +91,16 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn new(options: Options) -> Result<Self> {
-        let Options { settings, images, audit_log } = options;
+        let Options { settings, images, audit_log, audit_required } = options;
+        let metrics = Metrics::new();
         Ok(Self {
             settings,
-            audit: Audit::open(audit_log)?,
+            audit: Audit::open(audit_log, audit_required, metrics.audit_lost())?,
             limits: images,
             jobs: Jobs::default(),
             reads: Reads::default(),
             quotas: Quotas::default(),
-            metrics: Arc::new(Metrics::new()),
+            metrics: Arc::new(metrics),
             stats: Glance::default(),
             ready: Glance::default(),
             feed: Arc::new(Feed::new()),
@@ -111,6 +114,9 @@ impl Service {
     pub(crate) async fn ask(self: &Arc<Self>, asked: Asked) -> Result<Begun> {
         let Asked { client, operation, mut request, request_id, key } = asked;
         permit::request(&client, operation, &request, &self.settings.pool)?;
+        if operation.effect != Effect::Read {
+            self.audit.require()?;
+        }
         if operation.pace == Pace::Quick {
             return Ok(Begun::Look(Reads::look(self, &client, operation, request).await));
         }
@@ -217,7 +223,7 @@ impl Service {
             catalogue_files: Vec::new(),
             sources: Sources::Any,
         };
-        let options = Options { settings, images: Limits::default(), audit_log: None };
+        let options = Options { settings, images: Limits::default(), audit_log: None, audit_required: false };
         let service = Self::new(options).expect("without files there is nothing that can fail");
         service.ears.close();
         Arc::new(service)

@@ -33,6 +33,7 @@ impl Service {
     /// Cancels one, and waits until it has undone what it had done, or for as long as an answer may take.
     pub(crate) async fn cancel(&self, client: &Client, id: &str) -> Result<View> {
         client.require(Scope::Operate, "cancel operations")?;
+        self.audit.require()?;
         let job = self.operation(client, id)?;
         if !job.stop() {
             let View { id, operation, state, .. } = job.summary();

@@ -62,7 +62,7 @@ impl Tool {
     /// For what a guest prints, which may be anything.
     pub fn capture(&self, runner: &Runner, most: usize) -> Result<(Finished, bool)> {
         runner.cancel.check()?;
-        tracing::debug!("{}", self.command());
+        tracing::debug!("{}", self.command_without_stdin());
         let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
         let ((out, out_end), (err, err_end)) = (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
         let watch = runner.watch(self.program);

@@ -176,6 +176,15 @@ impl Tool {
         }
     }
 
+    /// The call with the size of its standard input only, which may hold what nobody else should read.
+    fn command_without_stdin(&self) -> String {
+        let command = shell_words::join(std::iter::once(self.program).chain(self.args.iter().map(String::as_str)));
+        match &self.stdin {
+            Some(stdin) => format!("{command} # with {} bytes of standard input", stdin.len()),
+            None => command,
+        }
+    }
+
     /// Runs it to its end. An exit status other than 0 is the caller's to judge; `None` is a dry run's.
     pub fn run(&self, runner: &Runner) -> Result<Option<Finished>> {
         runner.cancel.check()?;
@@ -250,7 +259,7 @@ impl Tool {
             }
             if left.is_zero() {
                 end(handle, kill);
-                let message = format!("`{}` did not end within {} s", self.command(), limit.as_secs());
+                let message = format!("`{}` did not end within {} s", self.command_without_stdin(), limit.as_secs());
                 return Err(Error::new(Code::Timeout, message)
                     .hint("Run the command by hand to see what it waits for; libvirtd may be stuck."));
             }
@@ -348,6 +357,15 @@ mod tests {
         assert_eq!(error.code, Code::Timeout);
         let left = sh(&format!("grep -lz '^{marker}$' /proc/[0-9]*/cmdline 2>/dev/null | grep -v /self/"));
         assert_eq!(left.read(&Runner::default()).unwrap().stdout, b"", "a grandchild is still running");
+    }
+
+    #[test]
+    fn an_error_tells_the_size_of_standard_input_and_not_what_it_holds() {
+        let late = sh("sleep 60").stdin("password: hidden").limit(Duration::from_millis(1));
+        let error = late.read(&Runner::default()).unwrap_err();
+        assert_eq!(error.message, "`sh -c 'sleep 60' # with 16 bytes of standard input` did not end within 0 s");
+        let failed = sh("cat >/dev/null; exit 3").stdin("password: hidden").read(&Runner::default()).unwrap();
+        assert!(!format!("{:?} {failed:?}", failed.failure()).contains("hidden"), "{failed:?}");
     }
 
     #[test]

@@ -1,0 +1,71 @@
+//! [`AllowedHost`]: a name by which clients may address the service.
+
+use std::{net::IpAddr, str::FromStr};
+
+use axum::http::uri::Authority;
+
+use crate::error::{Error, Result};
+
+/// A host name or an address, at any port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedHost(String);
+
+impl FromStr for AllowedHost {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let host = normal(text);
+        let is_name =
+            |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+        if host.parse::<IpAddr>().is_ok() || host.split('.').all(is_name) {
+            return Ok(Self(host));
+        }
+        Err(Error::invalid(format!("invalid host `{}`: give a name or an address without a port", text.escape_debug()))
+            .hint("Give vm.example.org, 10.0.0.5 or fd00::5, for example."))
+    }
+}
+
+impl AllowedHost {
+    /// Returns whether a request is for this host, at whatever port.
+    pub(super) fn matches(&self, host: &Authority) -> bool {
+        self.0 == normal(host.host())
+    }
+}
+
+/// Writes a host in the one form that is compared: without brackets, in lower case, without the dot of the root.
+fn normal(host: &str) -> String {
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().to_string(),
+        Err(_) => host.to_ascii_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_host_has_many_spellings_and_no_other_host_has_one_of_them() {
+        for (allowed, host, is_allowed) in [
+            ("vm.example", "VM.Example:8092", true),
+            ("VM.example.", "vm.example", true),
+            ("vm.example", "vm.example.:80", true),
+            ("vm.example", "vm.example.evil.org", false),
+            ("vm.example", "evil.vm.example", false),
+            ("10.0.0.5", "10.0.0.5:8092", true),
+            ("10.0.0.5", "[::ffff:10.0.0.5]:8092", true),
+            ("[FD00::5]", "[fd00:0::5]:8092", true),
+            ("fd00::5", "[fd00::6]", false),
+            ("10.0.0.5", "10.0.0.5.evil.org", false),
+        ] {
+            let allowed: AllowedHost = allowed.parse().unwrap();
+            assert_eq!(allowed.matches(&host.parse().unwrap()), is_allowed, "{allowed:?} {host}");
+        }
+        for wrong in ["", ".", "*", "*.example", "vm.example:8092", "http://vm.example", "a b", "a..b", "[fd00::5]:80"]
+        {
+            assert!(wrong.parse::<AllowedHost>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A service whose audit log takes no records: what it answers, what it refuses, and what it writes when it ends.
+#![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
+
+#[path = "support/http.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod http;
+#[path = "support/mod.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part")]
+mod support;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    time::Duration,
+};
+
+use http::Client;
+use rustix::{fs::OFlags, process::Signal};
+use serde_json::{Value, json};
+use support::{Running, TestHost, within};
+
+/// Far longer than any of this takes.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// A service whose audit log is a full FIFO, and the FIFO's other end.
+fn stalled<'h>(host: &'h TestHost, more: &[&str]) -> (Running<'h>, Client, File) {
+    let (fifo, socket) = (host.path("audit.fifo"), host.path("api.sock"));
+    host.tool("mkfifo", &["audit.fifo"]);
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut end = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&fifo).unwrap();
+    while end.write(b"\n").is_ok() {}
+    let place = format!("unix:{}", socket.display());
+    let args = ["serve", "--listen", &place, "--drain", "0s", "--audit-log", fifo.to_str().unwrap()];
+    let service = host.start(&[&args, more].concat(), "");
+    let client = Client::at(&socket);
+    assert!(within(LIMIT, || client.is_answered()), "{}", service.said());
+    (service, client, end)
+}
+
+/// Reads records until there is one of an event with a status.
+fn read_until(end: &mut File, event: &str, status: u16) {
+    let (mut text, mut read) = (String::new(), 0);
+    let mut is_there = || {
+        let mut bytes = [0; 4096];
+        while let Ok(count @ 1..) = end.read(&mut bytes) {
+            text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+        }
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let lines = text[read.min(whole)..whole].lines().filter(|line| !line.is_empty());
+        read = whole;
+        let mut records = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        records.any(|record| {
+            let is_key = record["operation"] == "ssh_key_generate";
+            is_key && record["event"] == event && record["status"] == status
+        })
+    };
+    assert!(within(LIMIT, &mut is_there), "no {event} with {status}");
+}
+
+#[test]
+fn a_stalled_log_that_is_required_refuses_changes_and_nothing_else() {
+    let host = TestHost::new();
+    let (service, client, mut end) = stalled(&host, &["--audit-required"]);
+    // The record of this one finds no place.
+    client.get("/api/vms").is(200);
+    let nothing = "/api/operations/6e7b1b8e-0000-4000-8000-000000000000";
+    assert!(within(LIMIT, || client.send("DELETE", nothing, &[], "").status == 503), "{}", service.said());
+    let refused = client.json("POST", "/api/ssh-keys", &json!({"name": "dev", "type": "ed25519"}));
+    let problem = refused.is(503).value();
+    assert_eq!(problem["error"], "cannot record the request in the audit log", "{refused}");
+    assert_eq!((&problem["cause"], &problem["retryable"]), (&json!("the disk does not answer"), &json!(true)));
+    assert!(!host.path(".local/share/vmprov/keys/dev").exists());
+    assert_eq!(client.get("/healthz").text(), "OK");
+    assert_eq!(client.get("/api/ssh-keys").is(200).value()["keys"], json!([]));
+    assert_eq!(client.get("/api/operations").is(200).value(), json!({"operations": []}));
+    // Once somebody reads, every record comes, and changes are carried out.
+    read_until(&mut end, "request", 503);
+    let made = || client.json("POST", "/api/ssh-keys", &json!({"name": "dev", "type": "ed25519"})).status == 201;
+    assert!(within(LIMIT, made), "{}", service.said());
+    service.signal(Signal::TERM);
+    service.end().succeeds();
+    read_until(&mut end, "operation", 201);
+}
+
+#[test]
+fn a_stalled_log_that_is_not_required_holds_up_nothing_and_what_is_lost_at_the_end_is_told() {
+    let host = TestHost::new();
+    let (service, client, _end) = stalled(&host, &[]);
+    for number in 0..3 {
+        let key = json!({"name": format!("key{number}"), "type": "ed25519"});
+        client.json("POST", "/api/ssh-keys", &key).is(201);
+        assert_eq!(client.get("/healthz").text(), "OK");
+    }
+    let metrics = client.get("/metrics").text();
+    assert!(metrics.contains("\nvmprov_audit_records_lost_total 0\n"), "{metrics}");
+    service.signal(Signal::TERM);
+    let ended = service.end().succeeds();
+    assert!(ended.stderr.contains("records could not be written to the audit log"), "{ended:?}");
+    assert!(fs::metadata(host.path(".local/share/vmprov/keys/key2")).is_ok());
+}
