@@ -105,7 +105,10 @@ fn power_says_what_it_did() {
     assert_eq!(host.run("vm start test -o json").succeeds().json(), results);
     host.run("vm wait test --for running -o name").prints("test\n");
     host.run("gc").prints("nothing to clean up\n");
-    assert_eq!(host.run("gc -o json").succeeds().json(), json!({"vms": [], "volumes": [], "skipped": []}));
+    assert_eq!(
+        host.run("gc -o json").succeeds().json(),
+        json!({"vms": [], "volumes": [], "skipped": [], "orphans": []})
+    );
 }
 
 #[test]

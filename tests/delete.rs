@@ -71,3 +71,93 @@ fn a_foreign_vm_goes_with_its_nvram_and_its_disks_stay() {
     lab.settles(&before, "after a foreign VM was deleted");
     lab.virsh(&["vol-delete", "--pool", "default", "--vol", "foreign.qcow2"]);
 }
+
+/// Makes an overlay in the pool by hand, whether or not its backing file is there.
+fn overlay(lab: &Lab, name: &str, backing: &str) {
+    let folder = lab.pool_folder();
+    let path = folder.join(name);
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-u", "-F", "qcow2", "-b"])
+        .args([&format!("/var/lib/libvirt/images/{backing}"), path.to_str().unwrap(), "1G"])
+        .status();
+    assert!(made.unwrap().success());
+    lab.virsh(&["pool-refresh", "default"]);
+}
+
+#[test]
+fn every_layer_of_external_snapshots_goes_with_the_vm() {
+    let (lab, image) = warm();
+    let before = lab.snapshot();
+    let base = base_of(&lab, &image);
+    let content = || std::fs::read(lab.pool_folder().join(&base)).unwrap();
+    let was = content();
+    create(&lab, &image, &[]);
+    let disk = ["--disk-only", "--atomic", "--diskspec", "vda,snapshot=external", "--diskspec", "vdb,snapshot=no"];
+    for name in ["one", "two"] {
+        lab.virsh(&[&["snapshot-create-as", "taken", name][..], &disk].concat());
+    }
+    // It puts an overlay on the seed, too, although the snapshot left that out.
+    lab.virsh(&["snapshot-revert", "taken", "one", "--running"]);
+    lab.virsh(&["destroy", "taken"]);
+    let layers = |lab: &Lab| {
+        let all = std::fs::read_dir(lab.pool_folder()).unwrap().map(|entry| entry.unwrap().file_name());
+        all.filter(|name| name.to_string_lossy().starts_with("taken")).count()
+    };
+    assert!(layers(&lab) > 4, "the snapshots have made no layers, so this proves nothing");
+    // A delete that is killed while it removes volumes has noted all of them before.
+    assert!(lab.spoil("kill-after:9", &["vm", "delete", "taken", "--yes"]).was_killed());
+    lab.run(&["vm", "delete", "taken", "--yes"]).succeeded();
+    assert_eq!(layers(&lab), 0);
+    lab.settles(&before, "after a VM with external snapshots was deleted");
+    assert!(content() == was, "the base image was written to");
+    // Nothing is left that would keep images from being deleted.
+    lab.run(&["image", "prune", "--dry-run"]).succeeded();
+}
+
+/// The base image of an image that is in the pool.
+fn base_of(lab: &Lab, image: &str) -> String {
+    let info = lab.run(&["image", "info", image, "-o", "json"]).succeeded().json();
+    info["volume"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()
+}
+
+#[test]
+fn what_others_build_on_is_not_deleted() {
+    let (lab, image) = warm();
+    let before = lab.snapshot();
+    create(&lab, &image, &["--no-start"]);
+    overlay(&lab, "clone.qcow2", "taken.qcow2");
+    let whole = lab.snapshot();
+    let refused = lab.run(&["vm", "delete", "taken", "--yes"]).failed_with(4);
+    let says = "volume default/clone.qcow2 uses /var/lib/libvirt/images/taken.qcow2";
+    assert!(refused.stderr.contains(says), "{refused}");
+    let xml = "<domain type='qemu'><name>foreign</name><memory unit='MiB'>64</memory><os><type>hvm</type></os>\
+               <devices><disk type='file'><driver name='qemu' type='qcow2'/>\
+               <source file='/var/lib/libvirt/images/clone.qcow2'/><target dev='vda' bus='virtio'/></disk></devices></domain>";
+    lab.virsh_with(&["define", "/dev/stdin"], xml);
+    let refused = lab.run(&["vm", "delete", "taken", "--yes"]).failed_with(4);
+    assert!(refused.stderr.contains("VM foreign uses /var/lib/libvirt/images/taken.qcow2"), "{refused}");
+    lab.virsh(&["undefine", "foreign"]);
+    lab.settles(&whole, "after two deletes that were refused");
+    lab.virsh(&["vol-delete", "--pool", "default", "--vol", "clone.qcow2"]);
+    lab.run(&["vm", "delete", "taken", "--yes"]).succeeded();
+    lab.settles(&before, "after the VM was deleted");
+}
+
+#[test]
+fn an_orphaned_overlay_blocks_nothing_and_goes_when_asked_for() {
+    let (lab, _) = warm();
+    let before = lab.snapshot();
+    overlay(&lab, "lost.one", "gone.qcow2");
+    overlay(&lab, "lost.two", "lost.one");
+    lab.run(&["image", "prune", "--dry-run"]).succeeded();
+    let checked = lab.run(&["doctor", "state.volumes", "-o", "json"]).json();
+    let finding = &checked["checks"][0];
+    assert_eq!((&finding["status"], &finding["fix"]), (&"warn".into(), &"vmprov gc --orphans".into()), "{checked}");
+    assert!(finding["saw"].as_str().unwrap().starts_with("nothing uses lost.two, lost.one of"), "{checked}");
+    let orphans = serde_json::json!(["default/lost.two", "default/lost.one"]);
+    let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
+    assert_eq!((&collected["orphans"], &collected["volumes"]), (&orphans, &serde_json::json!([])), "{collected}");
+    let collected = lab.run(&["gc", "--orphans", "-o", "json"]).succeeded().json();
+    assert_eq!((&collected["orphans"], &collected["volumes"]), (&serde_json::json!([]), &orphans), "{collected}");
+    lab.settles(&before, "after the orphans were removed");
+}

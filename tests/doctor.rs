@@ -19,7 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lab::{Lab, wait_until};
+use lab::Lab;
 use serde_json::{Value, json};
 use support::{TestHost, within};
 
@@ -276,19 +276,17 @@ fn what_killed_commands_left_is_told_and_cleaned_up() {
     let define = 1 + calls.iter().position(|call| call.contains(" define ")).unwrap();
     assert!(lab.spoil(&format!("kill-after:{define}"), &["vm", "create", "web", "--no-start"]).was_killed());
     let locks = check(&lab, 0, "state.locks", &[]);
-    assert!(locks["saw"].as_str().unwrap().starts_with("killed commands left /run/lock/vmprov-"), "{locks}");
+    assert!(locks["saw"].as_str().unwrap().starts_with("killed commands left /run/vmprov-locks/vmprov-"), "{locks}");
     assert_eq!((&locks["status"], &locks["safe"]), (&json!("warn"), &json!(true)));
     let locks = check(&lab, 0, "state.locks", &["--fix"]);
     assert_eq!((&locks["saw"], &locks["fixed"]), (&json!("no lock is left"), &json!(true)));
     let incomplete = mendable("state.incomplete", "warn", "`web` (its create was cut short)", "vmprov gc", true);
     assert_eq!(check(&lab, 0, "state.incomplete", &[]), incomplete);
     // As long as somebody is at it, it is left alone.
-    let digest = vmprov::model::digest::of("the VM `web` at qemu:///system".as_bytes());
-    let lock = format!("/run/lock/vmprov-{}.lock", &digest[..16]);
-    let holder = lab.start_inside("flock", &["--no-fork", &lock, "sleep", "1000"]);
-    let busy = "not whole, and not to be touched: `web` (another vmprov is working on the VM `web` at qemu:///system)";
-    wait_until("the lock", || check(&lab, 0, "state.incomplete", &["--fix"])["saw"] == busy);
-    drop(holder);
+    let lease = lab.lease_elsewhere("the VM `web`");
+    let busy = "not whole, and not to be touched: `web` (another vmprov is working on the VM `web`)";
+    assert_eq!(check(&lab, 0, "state.incomplete", &["--fix"])["saw"], busy);
+    lab.virsh(&["secret-undefine", "--secret", &lease]);
     assert_eq!(check(&lab, 0, "state.incomplete", &[]), incomplete);
 
     let probe = "<metadata><v:vm xmlns:v='urn:vmprov:vm:1' phase='probe' created='' by='' host=''/></metadata>";

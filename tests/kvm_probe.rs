@@ -81,7 +81,11 @@ fn a_guest_that_resets_itself_proves_that_kvm_works_however_the_uri_is_spelled()
         lab.run(&["vm", "delete", "web", "--yes"]).succeeded();
     }
     assert_eq!(probes(&lab), 1, "the verdict is the hypervisor's, not the URI's");
-    lab.settles_without(&before, |line| line.contains("home .cache/vmprov/kvm-") || line.contains("home probes"), "a probe");
+    lab.settles_without(
+        &before,
+        |line| line.contains("home .cache/vmprov/kvm-") || line.contains("home probes"),
+        "a probe",
+    );
 }
 
 #[test]

@@ -301,17 +301,14 @@ fn gc_removes_what_was_cut_short_and_nothing_else() {
     assert_eq!(collected["volumes"].as_array().unwrap().len(), 3, "{collected}");
     lab.settles(&before, "after gc");
 
-    // Of one that was begun on another machine nobody here knows whether it is still at work.
+    // Where it was begun does not matter: a container that is made anew has another name.
     lab.run(&args).succeeded();
     let uri = ["metadata", "--domain", "cut", "--uri", "urn:vmprov:vm:1", "--config"];
     let elsewhere = "<vm phase='creating' created='2026-01-01T00:00:00Z' by='0.1.0' host='elsewhere'>\
                      <volume pool='default' name='cut.qcow2' role='disk'/></vm>";
     lab.virsh(&[&uri[..], &["--key", "vmprov", "--set", elsewhere]].concat());
     let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
-    assert_eq!(collected["skipped"][0]["vm"], "cut", "{collected}");
-    assert!(listed(&lab, "cut").is_some());
-    lab.run(&args).failed_with(CONFLICT);
-    lab.run(&["vm", "delete", "cut", "--yes"]).succeeded();
+    assert_eq!(collected["vms"], serde_json::json!(["cut"]), "{collected}");
     wait_until("the end of the VM", || listed(&lab, "cut").is_none());
 }
 

@@ -15,7 +15,7 @@ use crate::{
     model::{change::Change, key::NewKey, name::Name, vm::NewVm},
     ops::{
         doctor::{self, DoctorOptions},
-        gc,
+        gc::{self, GcOptions},
         image::{self, ImageChange, NewImport, NewPull, PruneOptions, SearchOptions},
         key,
         reap::{self, ReapOptions},
@@ -295,7 +295,7 @@ fn hosts() -> Vec<Operation> {
             .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)
-            .run(|host, _: Nothing| gc::collect(host)),
+            .run(|host, options: GcOptions| gc::collect(host, options)),
         change("reap", "reap", "POST", "/api/reap")
             .about("Delete the VMs that have expired, running or not")
             .takes(NOTHING)

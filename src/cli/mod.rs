@@ -26,6 +26,7 @@ use crate::{
     error::{Code, Error, Result},
     ops::{
         self, Host,
+        gc::GcOptions,
         progress::Progress,
         reap::ReapOptions,
         vm::{NewInjection, SshConfigOptions},
@@ -86,7 +87,7 @@ enum Command {
     SshConfig(SshConfigOptions),
 
     /// Clean up after creates and deletes that were killed
-    Gc,
+    Gc(GcOptions),
 
     /// Delete the VMs that have expired, running or not; for cron
     #[command(
@@ -193,8 +194,8 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             ExitCode::SUCCESS
         }
         Command::SshConfig(options) => vm::guest::ssh_config(&host, &options, output, &terminal)?,
-        Command::Gc => {
-            let report = ops::gc::collect(&host)?;
+        Command::Gc(options) => {
+            let report = ops::gc::collect(&host, options)?;
             terminal.finish();
             output.show(&report)?;
             ExitCode::SUCCESS

@@ -314,6 +314,10 @@ impl Show for Collected {
         let mut lines: Vec<_> = self.vms.iter().map(|vm| format!("removed the VM {vm}")).collect();
         lines.extend(self.volumes.iter().map(|volume| format!("removed the volume {volume}")));
         lines.extend(self.skipped.iter().map(|skipped| format!("left {} alone: {}", skipped.vm, skipped.reason)));
+        let orphan = |volume| {
+            format!("kept the orphaned overlay {volume}: its backing file is gone; delete it: vmprov gc --orphans")
+        };
+        lines.extend(self.orphans.iter().map(orphan));
         if lines.is_empty() {
             lines.push("nothing to clean up".to_owned());
         }

@@ -11,10 +11,7 @@ use super::{Host, undo::undoing, vm};
 use crate::{
     error::{Code, Error, Result},
     model::vm::State,
-    store::{
-        kvm::{self, Key, Verdict},
-        lock::Lock,
-    },
+    store::kvm::{self, Key, Verdict},
     tools::virsh::{Capabilities, Metadata, NewDomain, Phase},
 };
 
@@ -23,9 +20,6 @@ const PROBE_LIMIT: Duration = Duration::from_secs(15);
 
 /// How often KVM is probed where another client ended the probe.
 const MOST_PROBES: usize = 3;
-
-/// The age beyond which no probe is alive: the limits of everything that one does do not add up to this.
-const MOST_PROBE_AGE: Duration = Duration::from_mins(15);
 
 /// What virsh says of a domain whose guest reset itself, where a reset ends the domain. A reset from outside, QEMU's end by a
 /// signal and a power-off by another client have other words.
@@ -149,7 +143,8 @@ fn probe_once(host: &Host, offered: &Capabilities) -> Result<Probed> {
         metadata: &metadata,
     };
     // As for every VM that is not whole: as long as this is held, `gc` leaves it alone.
-    let _owned = Lock::take(&vm::lock_name(host, &name)?, Duration::ZERO, &host.runner.cancel)?;
+    let lease = vm::lock_now(host, &name)?;
+    let host = &lease.host;
     undoing(|undo| {
         let undoer = host.uncancellable();
         let end = move || match undoer.virsh.destroy(uuid) {
@@ -227,11 +222,6 @@ fn qemus_word(cause: &str) -> &str {
     let is_program = |word: &str| word.starts_with("qemu-system-") || word.contains(" qemu-system-");
     let mut parts = cause.split(": ").skip_while(|part| !is_program(part)).skip(1);
     parts.find(|part| *part != "error").unwrap_or(cause)
-}
-
-/// Whether a probe is older than any that is alive.
-pub(super) fn is_abandoned(probe: &Metadata) -> bool {
-    probe.age().is_none_or(|age| age > MOST_PROBE_AGE)
 }
 
 #[cfg(test)]

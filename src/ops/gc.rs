@@ -1,16 +1,28 @@
 //! `gc`: what killed operations left.
 
-use std::time::Duration;
-
-use serde::Serialize;
+use clap::Args;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Host, accelerator, image, vm};
+use super::{
+    Host, image,
+    lease::{self, Lease},
+    orphans, vm,
+};
 use crate::{
     error::{Code, Result},
-    store::lock::{self, Lock},
-    tools::virsh::{Listed, Metadata, Phase},
+    store::lock,
+    tools::virsh::{Listed, Metadata},
 };
+
+/// What is cleaned up beside the leftovers of interrupted operations
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
+#[serde(default, rename_all = "camelCase")]
+pub struct GcOptions {
+    /// Delete overlays whose backing file is gone and that nothing uses; they are only listed otherwise
+    #[arg(long)]
+    pub orphans: bool,
+}
 
 /// What was cleaned up.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, ToSchema)]
@@ -22,6 +34,8 @@ pub struct Collected {
     pub volumes: Vec<String>,
     /// The incomplete VMs that were left alone, and why.
     pub skipped: Vec<Skipped>,
+    /// Overlays, as `pool/volume`, that nothing uses and whose backing file is gone. They are deleted only on request.
+    pub orphans: Vec<String>,
 }
 
 /// An incomplete VM that was left alone.
@@ -34,51 +48,69 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Removes every VM whose create or delete was cut short, and base images whose upload was. What another vmprov is
-/// still at is left alone.
-pub fn collect(host: &Host) -> Result<Collected> {
+/// Removes every VM whose create or delete was cut short, and base images whose upload was. What another vmprov works on
+/// is left alone.
+pub fn collect(host: &Host, options: GcOptions) -> Result<Collected> {
     let mut collected = Collected::default();
-    for found in incomplete(host)? {
-        let (listed, metadata, reason) = found?;
-        if let Some(reason) = reason {
-            collected.skipped.push(Skipped { vm: listed.name, reason });
-            continue;
+    for (listed, _) in incomplete(host)? {
+        match claim(host, &listed)? {
+            Claim::Ours(ours) => {
+                let (lease, metadata) = &*ours;
+                host.step(format!("removing {}", listed.name));
+                match vm::remove(&lease.host, listed.uuid, Some(metadata)) {
+                    Ok(volumes) => {
+                        collected.volumes.extend(volumes.iter().map(ToString::to_string));
+                        collected.vms.push(listed.name);
+                    }
+                    // Something else depends on its volumes.
+                    Err(error) if error.code == Code::Conflict => {
+                        let reason = error.cause.unwrap_or(error.message);
+                        collected.skipped.push(Skipped { vm: listed.name, reason });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Claim::Theirs(reason) => collected.skipped.push(Skipped { vm: listed.name, reason }),
+            Claim::Settled => {}
         }
-        host.step(format!("removing {}", listed.name));
-        let volumes = vm::remove(host, listed.uuid, Some(&metadata))?;
-        collected.volumes.extend(volumes.iter().map(ToString::to_string));
-        collected.vms.push(listed.name);
     }
     collected.volumes.extend(image::remove_unfinished(host)?);
     collected.volumes.extend(vm::remove_copies(host)?);
+    let orphans = orphans::collect(host, options.orphans)?;
+    if options.orphans { &mut collected.volumes } else { &mut collected.orphans }.extend(orphans);
+    lease::remove_stale(host)?;
     lock::remove_stale();
     Ok(collected)
 }
 
-/// A VM whose create or delete was cut short, or is under way, and why it must be left alone, if it must.
-type Incomplete = (Listed, Metadata, Option<String>);
-
-/// Finds them; whether somebody is at one is looked at when its turn comes.
-pub(super) fn incomplete(host: &Host) -> Result<impl Iterator<Item = Result<Incomplete>>> {
-    let known = vm::known(host)?.into_iter().filter(|(_, metadata)| metadata.is_incomplete());
-    Ok(known.map(|(listed, metadata)| {
-        let reason = why_not(host, &listed.name, &metadata)?;
-        Ok((listed, metadata, reason))
-    }))
+/// The VMs whose create or delete was cut short, or is under way.
+pub(super) fn incomplete(host: &Host) -> Result<Vec<(Listed, Metadata)>> {
+    let mut known = vm::known(host)?;
+    known.retain(|(_, metadata)| metadata.is_incomplete());
+    Ok(known)
 }
 
-/// Why an incomplete VM must be left alone: somebody may still be at it.
-fn why_not(host: &Host, name: &str, metadata: &Metadata) -> Result<Option<String>> {
-    if metadata.phase == Phase::Probe && !metadata.is_of_this_host() {
-        let reason = "another host may be probing KVM with it";
-        return Ok((!accelerator::is_abandoned(metadata)).then(|| reason.to_owned()));
-    }
-    if !metadata.is_of_this_host() {
-        return Ok(Some(format!("it was begun on `{}`; if nobody is at it there, delete it by name", metadata.host)));
-    }
-    match Lock::take(&vm::lock_name(host, name)?, Duration::ZERO, &host.runner.cancel) {
-        Ok(_free) => Ok(None),
-        Err(error) if error.code == Code::Busy => Ok(Some(error.message)),
-        Err(error) => Err(error),
-    }
+/// Whose an incomplete VM is.
+pub(super) enum Claim {
+    /// Ours to remove, as long as the lease is held; this is what it is now.
+    Ours(Box<(Lease, Metadata)>),
+    /// Somebody's who works on it, as this says.
+    Theirs(String),
+    /// Nobody's: it has been finished or removed since it was listed.
+    Settled,
+}
+
+/// Claims an incomplete VM. What was read of it before its lease was taken proves nothing: by then it may be whole, or its
+/// name another VM's.
+pub(super) fn claim(host: &Host, listed: &Listed) -> Result<Claim> {
+    let lease = match vm::lock_now(host, &listed.name) {
+        Ok(lease) => lease,
+        Err(error) if error.code == Code::Busy => return Ok(Claim::Theirs(error.message)),
+        Err(error) => return Err(error),
+    };
+    let now = host.virsh.describe(&[(listed.uuid, false)])?.remove(&listed.uuid).and_then(|known| known.metadata);
+    Ok(match now.filter(Metadata::is_incomplete) {
+        Some(metadata) => Claim::Ours(Box::new((lease, metadata))),
+        None => Claim::Settled,
+    })
 }

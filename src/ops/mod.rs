@@ -4,11 +4,14 @@
 mod accelerator;
 mod allowance;
 mod caller;
+mod chains;
 pub mod connection;
 pub mod doctor;
 pub mod gc;
 pub mod image;
 pub mod key;
+mod lease;
+mod orphans;
 pub mod prepare;
 pub mod progress;
 pub mod reap;
@@ -27,7 +30,7 @@ use crate::{
     model::{image::Mirror, proxy::Proxies, sources::Sources},
     observer::Observer,
     store::{http::Http, keys::KeyStore, rsa::Effort},
-    tools::{Runner, virsh::Virsh},
+    tools::{Runner, fence::Fence, virsh::Virsh},
 };
 pub use allowance::Allowance;
 pub use caller::Caller;
@@ -155,6 +158,11 @@ impl Host {
     /// The same host, whose calls nobody can cancel: for undoing what was begun.
     fn uncancellable(&self) -> Self {
         self.like(self.settings.clone(), self.runner.uncancellable())
+    }
+
+    /// The same host, on which nothing is changed any more once the fence is closed.
+    fn fenced_by(&self, fence: Fence) -> Self {
+        self.like(self.settings.clone(), Runner { fence: Some(fence), ..self.runner.clone() })
     }
 
     /// The same host, none of whose calls may take longer than this: for a look that nobody waits long for.

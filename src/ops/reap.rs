@@ -1,7 +1,5 @@
 //! `reap`: deletes the VMs that have expired, and nothing else.
 
-use std::time::Duration;
-
 use clap::Args;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,7 +8,6 @@ use utoipa::ToSchema;
 use super::{Host, vm};
 use crate::{
     error::{Code, Error, Result},
-    store::lock::Lock,
     tools::virsh::{Listed, Metadata},
 };
 
@@ -96,10 +93,11 @@ pub fn reap(host: &Host, options: ReapOptions) -> Result<Reaped> {
 }
 
 fn reap_one(host: &Host, listed: &Listed, now: Timestamp, dry_run: bool) -> Result<Outcome> {
-    let _lock = match Lock::take(&vm::lock_name(host, &listed.name)?, Duration::ZERO, &host.runner.cancel) {
+    let lease = match vm::lock_now(host, &listed.name) {
         Err(error) if error.code == Code::Busy => return Ok(Outcome::Skipped { reason: error.message }),
         result => result?,
     };
+    let host = &lease.host;
     // Before we had the lock somebody may have given it longer, or deleted it and made another of its name.
     let described = host.virsh.describe(&[(listed.uuid, false)])?;
     let metadata = described.get(&listed.uuid).and_then(|known| known.metadata.as_ref());

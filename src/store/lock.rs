@@ -1,11 +1,11 @@
-//! Locks between vmprov processes of one machine.
+//! Locks between the vmprov processes of one user of one machine.
 //!
-//! Correctness does not rest on them (libvirt's names are the atomic reservations); they keep two processes from doing
-//! the same work twice, or half of each other's.
+//! Correctness does not rest on them (libvirt's names are the atomic reservations, and its leases reach other users and
+//! machines); they keep two processes from doing the same work twice, and show which processes live.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use crate::{
     cancel::Cancel,
     error::{Code, Error, Result},
     model::digest,
+    store::system,
 };
 
 /// A lock that is held until it is dropped or the process ends.
@@ -43,7 +44,7 @@ impl Lock {
         cancel: &Cancel,
         try_lock: impl Fn(&File) -> Result<(), TryLockError>,
     ) -> Result<Self> {
-        let path = path_of(what);
+        let path = path_of(what)?;
         let failed = |error: &std::io::Error| Error::io(format!("lock `{}`", path.display()), error);
         let deadline = Instant::now() + limit;
         loop {
@@ -70,8 +71,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // Removed by whoever has it alone: of several that share it, the last. Two who leave at once may each take the
-        // other for one that stays, so there is a second look. Where removing is not permitted (another user's file), it
-        // stays and does no harm.
+        // other for one that stays, so there is a second look.
         for _ in 0..2 {
             if self.file.try_lock().is_ok() && is_at(&self.file, &self.path) {
                 if let Err(error) = std::fs::remove_file(&self.path) {
@@ -95,7 +95,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// Removes the lock files that killed processes left. One that is held stays, and so does another user's.
+/// Removes the lock files that killed processes left. One that is held stays.
 pub fn remove_stale() {
     each_stale(|path, file| drop(Lock { path, file }));
 }
@@ -110,7 +110,9 @@ pub fn stale() -> Vec<PathBuf> {
 
 /// Hands over each lock file that nobody holds, locked.
 fn each_stale(mut take: impl FnMut(PathBuf, File)) {
-    let entries = std::fs::read_dir(folder()).into_iter().flatten().filter_map(Result::ok);
+    let entries =
+        folder().and_then(|folder| std::fs::read_dir(folder).map_err(|error| Error::io("list the locks", &error)));
+    let entries = entries.into_iter().flatten().filter_map(Result::ok);
     let is_lock = |name: &str| name.starts_with(PREFIX) && name.ends_with(SUFFIX);
     for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_lock)) {
         let path = entry.path();
@@ -126,32 +128,61 @@ fn each_stale(mut take: impl FnMut(PathBuf, File)) {
 const PREFIX: &str = "vmprov-";
 const SUFFIX: &str = ".lock";
 
-/// One file for each thing that can be locked, shared by all users of the machine.
-fn path_of(what: &str) -> PathBuf {
-    folder().join(format!("{PREFIX}{}{SUFFIX}", &digest::of(what.as_bytes())[..16]))
+/// One file for each thing that can be locked.
+fn path_of(what: &str) -> Result<PathBuf> {
+    Ok(folder()?.join(format!("{PREFIX}{}{SUFFIX}", &digest::of(what.as_bytes())[..16])))
 }
 
-fn folder() -> PathBuf {
-    let shared = PathBuf::from("/run/lock");
-    if shared.is_dir() { shared } else { PathBuf::from("/tmp") }
+/// Which processes these locks reach: those of one boot of a machine that share the folder. Containers have one each.
+pub fn place() -> Result<String> {
+    let folder = folder()?;
+    let metadata = std::fs::metadata(&folder);
+    let metadata = metadata.map_err(|error| Error::io(format!("look at `{}`", folder.display()), &error))?;
+    let boot = system::fact("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Ok(format!("{boot} {}:{}", metadata.dev(), metadata.ino()))
 }
 
-/// Opens without creating first: in a sticky folder the kernel refuses `O_CREAT` on another user's file
-/// (`fs.protected_regular`), but not a plain open.
-fn open(path: &PathBuf) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-    match options.open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            // flock needs no right to write, and the umask must not keep other users from reading.
-            let file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
-            match file {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => options.open(path),
-                result => result,
-            }
-        }
-        result => result,
+/// The folder of this user's locks. It is nobody else's, because whoever can open a lock can hold it.
+fn folder() -> Result<PathBuf> {
+    let uid = rustix::process::geteuid();
+    let run = PathBuf::from(format!("/run/user/{}", uid.as_raw()));
+    // A container may have a /run that cannot be written to, and a service no /run/user.
+    let own = if uid.is_root() {
+        Some(PathBuf::from("/run/vmprov-locks"))
+    } else {
+        is_private(&run).then(|| run.join("vmprov"))
+    };
+    if let Some(folder) = own.filter(|folder| make_private(folder).is_ok()) {
+        return Ok(folder);
     }
+    let folder = PathBuf::from(format!("/tmp/vmprov-{}", uid.as_raw()));
+    make_private(&folder).map_err(|error| {
+        Error::io(format!("use the folder `{}` for locks", folder.display()), &error)
+            .hint("It must belong to this user alone (mode 0700). Check whose it is, and remove it.")
+    })?;
+    Ok(folder)
+}
+
+/// Makes a folder that nobody else can enter, unless it is there.
+fn make_private(folder: &Path) -> std::io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ if is_private(folder) => Ok(()),
+        _ => Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "others can enter it, or it is theirs")),
+    }
+}
+
+/// Whether a path is a folder of this user that nobody else can enter.
+fn is_private(folder: &Path) -> bool {
+    std::fs::symlink_metadata(folder).is_ok_and(|metadata| {
+        metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o777 == 0o700
+    })
+}
+
+/// Opens a lock's file, and makes it where it is missing.
+fn open(path: &Path) -> std::io::Result<File> {
+    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(no_link).open(path)
 }
 
 #[cfg(test)]
@@ -167,7 +198,7 @@ mod tests {
         assert_eq!(error.code, Code::Busy);
         drop(held);
         drop(Lock::take(&what, Duration::ZERO, &cancel).unwrap());
-        assert!(!path_of(&what).exists(), "the lock file was left behind");
+        assert!(!path_of(&what).unwrap().exists(), "the lock file was left behind");
     }
 
     #[test]
@@ -182,6 +213,6 @@ mod tests {
         let held = Lock::take(&what, Duration::ZERO, &cancel).unwrap();
         assert_eq!(Lock::share(&what, Duration::ZERO, &cancel).unwrap_err().code, Code::Busy);
         drop(held);
-        assert!(!path_of(&what).exists(), "the lock file was left behind");
+        assert!(!path_of(&what).unwrap().exists(), "the lock file was left behind");
     }
 }

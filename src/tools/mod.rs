@@ -3,6 +3,8 @@
 //! [`Tool`] is one call: arguments without a shell, a fixed locale, a time limit, a process group of its own that is
 //! ended at the limit or on interrupt, standard error kept for the error.
 
+mod conversation;
+pub mod fence;
 pub mod genisoimage;
 pub mod guestfs;
 pub mod iptables;
@@ -30,6 +32,7 @@ use crate::{
     error::{Code, Error, Result},
     observer::Observer,
 };
+use fence::Fence;
 
 /// How long a call may take when nobody says: far more than any needs, and finite. libvirt has been seen to take
 /// 100 s for one `define` while it probed QEMU again.
@@ -50,6 +53,8 @@ pub struct Runner {
     pub plan: Option<Arc<Mutex<Vec<String>>>>,
     /// Where nobody wants to wait as long as a call may take: how long it may take at most.
     pub limit: Option<Duration>,
+    /// Until when something may be changed, where that takes a lease.
+    pub fence: Option<Fence>,
     /// Who counts the calls.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -191,6 +196,9 @@ impl Tool {
         if self.changes && runner.plan(|| self.command()) {
             return Ok(None);
         }
+        if let Some(fence) = runner.fence.as_ref().filter(|_| self.changes) {
+            fence.check()?;
+        }
         let watch = runner.watch(self.program);
         let output = self.start().and_then(|handle| self.wait(&handle, runner, kill_process_group));
         let took = watch.ended(output.as_ref().is_ok_and(|output| output.status.success()));
@@ -224,6 +232,14 @@ impl Tool {
 
     /// The call, but for where its output and its complaints go.
     fn expression(&self) -> duct::Expression {
+        match &self.stdin {
+            Some(stdin) => self.without_input().stdin_bytes(stdin.as_slice()),
+            None => self.without_input().stdin_null(),
+        }
+    }
+
+    /// The same, but for where its input comes from, too.
+    fn without_input(&self) -> duct::Expression {
         let mut expression = duct::cmd(self.program, &self.args)
             .env("LC_ALL", "C")
             .env_remove("LANGUAGE")
@@ -233,10 +249,6 @@ impl Tool {
                 std::os::unix::process::CommandExt::process_group(command, 0);
                 Ok(())
             });
-        expression = match &self.stdin {
-            Some(stdin) => expression.stdin_bytes(stdin.as_slice()),
-            None => expression.stdin_null(),
-        };
         for (name, value) in &self.env {
             expression = expression.env(name, value);
         }

@@ -203,8 +203,8 @@ impl Lab {
         self.entrance().iter().chain(&program).chain(args).map(|&word| word.to_owned()).collect()
     }
 
-    fn command(&self, fault: &str, dir: &Path, args: &[&str]) -> Command {
-        let mut command = self.inside(env!("CARGO_BIN_EXE_vmprov"));
+    fn command(&self, program: &str, fault: &str, dir: &Path, args: &[&str]) -> Command {
+        let mut command = self.inside(program);
         command
             .args(args)
             .env("PATH", format!("{}:{PATH}", self.shim.path().join("bin").display()))
@@ -238,6 +238,25 @@ impl Lab {
         self.begin_with(fault, args, |_| ())
     }
 
+    /// Starts vmprov in a container of its own: with another name, and a folder of locks that nobody shares.
+    pub(crate) fn begin_in_container(&self, name: &str, args: &[&str]) -> Running {
+        let enter = format!("mount -t tmpfs -o mode=0700 locks /run/vmprov-locks && hostname {name} && exec \"$@\"");
+        let unshare = ["-m", "-u", "/bin/sh", "-c", &enter, "sh", env!("CARGO_BIN_EXE_vmprov")];
+        self.begin_program("/usr/bin/unshare", "", &[&unshare[..], args].concat(), |_| ())
+    }
+
+    /// Has a machine that cannot be seen hold a lease; returns its secret's UUID.
+    pub(crate) fn lease_elsewhere(&self, what: &str) -> String {
+        let uuid = "6695eb01-f6a4-4304-89aa-97f2502e193f";
+        let holder = r#"{"place":"elsewhere","host":"other","process":1,"expires":"2100-01-01T00:00:00Z"}"#;
+        let xml = format!(
+            "<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid><description>{holder}</description>\
+             <usage type='ceph'><name>vmprov lease on {what}</name></usage></secret>"
+        );
+        self.virsh_with(&["secret-define", "--file", "/dev/stdin"], &xml);
+        uuid.to_owned()
+    }
+
     /// Starts the service, which listens at [`Self::socket`] and at port 8092 of the lab's loopback, and lets images come from
     /// a mirror there.
     pub(crate) fn serve(&self, more: &[&str]) -> Running {
@@ -256,11 +275,15 @@ impl Lab {
     }
 
     fn begin_with(&self, fault: &str, args: &[&str], more: impl FnOnce(&mut Command)) -> Running {
+        self.begin_program(env!("CARGO_BIN_EXE_vmprov"), fault, args, more)
+    }
+
+    fn begin_program(&self, program: &str, fault: &str, args: &[&str], more: impl FnOnce(&mut Command)) -> Running {
         let dir = tempfile::tempdir_in(self.shim.path()).unwrap();
         // Files, not pipes: a killed vmprov's children would keep those open.
         let out = File::create(dir.path().join("out")).unwrap();
         let err = File::create(dir.path().join("err")).unwrap();
-        let mut command = self.command(fault, dir.path(), args);
+        let mut command = self.command(program, fault, dir.path(), args);
         more(&mut command);
         Running { process: Process::spawn(command.stdout(out).stderr(err)), dir }
     }
@@ -360,8 +383,14 @@ pub(crate) fn each_call(modes: &str, work: impl Fn(&str, usize) -> Ran, mut judg
 
 /// Looks again and again, within bounds.
 #[track_caller]
-pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SETTLE_LIMIT;
+pub(crate) fn wait_until(what: &str, done: impl FnMut() -> bool) {
+    wait_for(what, SETTLE_LIMIT, done);
+}
+
+/// The same, within a bound of its own.
+#[track_caller]
+pub(crate) fn wait_for(what: &str, limit: Duration, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(POLL);

@@ -9,9 +9,10 @@ use crate::{
     error::{Error, Result},
     model::size::human,
     ops::{
-        Host, gc,
+        Host,
+        gc::{self, Claim, GcOptions},
         image::{self, downloads},
-        vm,
+        orphans, vm,
     },
     store::{lock, part},
     tools::virsh::{Phase, StoredVolume},
@@ -25,16 +26,16 @@ const OLD: Duration = Duration::from_hours(7 * 24);
 
 pub(super) fn incomplete(look: &Look) -> Result<Finding> {
     let (mut left, mut busy) = (Vec::new(), Vec::new());
-    for found in gc::incomplete(&look.host)? {
-        let (listed, metadata, reason) = found?;
+    for (listed, metadata) in gc::incomplete(&look.host)? {
         let what = match metadata.phase {
             Phase::Creating => "its create",
             Phase::Deleting => "its delete",
             Phase::Probe | Phase::Ready => "a test of KVM",
         };
-        match reason {
-            Some(reason) => busy.push(format!("`{}` ({reason})", listed.name)),
-            None => left.push(format!("`{}` ({what} was cut short)", listed.name)),
+        match gc::claim(&look.host, &listed)? {
+            Claim::Theirs(reason) => busy.push(format!("`{}` ({reason})", listed.name)),
+            Claim::Ours(..) => left.push(format!("`{}` ({what} was cut short)", listed.name)),
+            Claim::Settled => {}
         }
     }
     Ok(match (&left[..], &busy[..]) {
@@ -55,7 +56,7 @@ pub(super) fn unfinished(look: &Look) -> Result<Finding> {
 
 /// Cleans up, and says what was removed.
 fn collect(host: &Host) -> Result<String> {
-    let collected = gc::collect(host)?;
+    let collected = gc::collect(host, GcOptions::default())?;
     let removed: Vec<_> = collected.vms.into_iter().chain(collected.volumes).collect();
     removed_or_kept(&removed)
 }
@@ -87,6 +88,14 @@ pub(super) fn volumes(look: &Look) -> Result<Finding> {
             && !used.contains(&name)
             && !backing.contains(volume.path.as_str())
     };
+    let lost = orphans::find(&look.host, &storage);
+    if let [first, ..] = &lost[..] {
+        let names: Vec<_> = lost.iter().map(|volume| volume.name.as_str()).collect();
+        let backing = first.backing.as_deref().unwrap_or_default();
+        let saw =
+            format!("nothing uses {} of the pool `{pool}`, and the backing file is gone ({backing})", names.join(", "));
+        return Ok(Finding::warn(saw).mend("vmprov gc --orphans"));
+    }
     let orphans: Vec<_> = storage.volumes.iter().filter(is_orphan).collect();
     Ok(match &orphans[..] {
         [] => Finding::ok(format!("each disk, seed and log in the pool `{pool}` is a VM's")),

@@ -3,14 +3,11 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{
-    Base, ImageSource, unknown_image,
-    usage::{Usage, User},
-};
+use super::{Base, ImageSource, unknown_image, usage::Usage};
 use crate::{
     error::{Error, Result},
     model::image::{Arch, Checksum, Origin, Verification, Visibility},
-    ops::{Caller, Host},
+    ops::{Caller, Host, chains::Dependent},
     tools::{scratch::Scratch, virsh::Pool},
 };
 
@@ -179,7 +176,7 @@ fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage, calle
     let (mut vms, mut others) = (Vec::new(), Vec::new());
     for user in usage.of(&base.volume) {
         match user {
-            User::Vm(name) => vms.push(name.clone()),
+            Dependent::Vm(name) => vms.push(name.clone()),
             other => others.push(other.to_string()),
         }
     }

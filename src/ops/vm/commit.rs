@@ -12,6 +12,7 @@ use super::{
     super::{
         Host, accelerator,
         image::{self, Image},
+        lease::Lease,
         prepare,
         undo::undoing,
     },
@@ -22,7 +23,6 @@ use crate::{
     model::image::ImageName,
     store::{
         kvm::Verdict,
-        lock::Lock,
         part::{self, Temporary},
         room,
         sums::Sums,
@@ -61,7 +61,8 @@ pub struct NewCommit {
 /// Makes a base image of a VM's disk. The VM stays as it is.
 pub fn commit(host: &Host, new: &NewCommit) -> Result<Image> {
     let (listed, domain) = look_up(host, &new.vm)?;
-    let _lock = super::lock(host, &listed.name)?;
+    let lease = super::lock(host, &listed.name)?;
+    let host = &lease.host;
     require_whole(&domain)?;
     let name = shell_words::quote(&listed.name);
     if listed.state.is_active() {
@@ -130,7 +131,7 @@ fn disk(host: &Host, domain: &Domain) -> Result<(String, String)> {
 fn copy(host: &Host, image: &ImageName, pool: &str, volume: &str) -> Result<Temporary> {
     let unique = Uuid::new_v4().simple().to_string();
     let clone = format!("{COPY}{unique}.qcow2");
-    let _ours = Lock::take(&lock_name(host, pool, &clone)?, Duration::ZERO, &host.runner.cancel)?;
+    let _ours = Lease::take(host, &lease_name(pool, &clone), Duration::ZERO)?;
     let file = Temporary::new(&image::downloads(host), &format!("{FILE}{unique}"))?;
     let delete = {
         let (host, pool, clone) = (host.uncancellable(), pool.to_owned(), clone.clone());
@@ -176,8 +177,8 @@ fn keep(host: &Host, new: &NewCommit, domain: &Domain, file: &Temporary) -> Resu
     image::keep_made(host, &pool, &new.image, made)
 }
 
-fn lock_name(host: &Host, pool: &str, clone: &str) -> Result<String> {
-    Ok(format!("the volume `{clone}` of pool `{pool}` at {}", host.hypervisor()?))
+fn lease_name(pool: &str, clone: &str) -> String {
+    format!("the volume `{clone}` of pool `{pool}`")
 }
 
 /// Removes what killed commits left: copies in the pools, as `pool/volume`, and files of this machine.
@@ -194,15 +195,15 @@ pub(in crate::ops) fn remove_copies(host: &Host) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// The copies in the pools that nobody of this machine is at, each with its pool.
+/// The copies in the pools that nobody is making, each with its pool.
 pub(in crate::ops) fn copies(host: &Host) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for pool in host.virsh.active_pools()? {
         for copy in host.virsh.volumes_like(&pool, COPY)? {
-            match Lock::take(&lock_name(host, &pool, &copy)?, Duration::ZERO, &host.runner.cancel) {
+            match Lease::take(host, &lease_name(&pool, &copy), Duration::ZERO) {
                 Err(error) if error.code == Code::Busy => {}
-                lock => {
-                    drop(lock?);
+                lease => {
+                    drop(lease?);
                     found.push((pool.clone(), copy));
                 }
             }

@@ -71,14 +71,8 @@ pub enum Status {
 pub fn create(host: &Host, new: &NewVm) -> Result<Created> {
     let mut warnings = Vec::new();
     let request = Request::check(host, new, &mut warnings)?;
-    let lock = lock(host, new.name.as_str())?;
-    let mut created = match existing::look(host, new, &request.specification(new))? {
-        Existing::Nothing => make(host, new, &request, None, warnings)?,
-        Existing::Old(old) => make(host, new, &request, Some(&old), warnings)?,
-        Existing::Same(listed) => existing::kept(host, new, &listed, warnings)?,
-    };
-    // Who waits for a guest keeps nobody from stopping it.
-    drop(lock);
+    // Who waits for a guest keeps nobody from stopping it: the lease ends here.
+    let mut created = create_alone(&lock(host, new.name.as_str())?.host, new, &request, warnings)?;
     if let Some(goal) = new.wait.filter(|_| !host.is_dry_run()) {
         let kept = |error: Error| match error.code {
             Code::Interrupted => {
@@ -93,6 +87,15 @@ pub fn create(host: &Host, new: &NewVm) -> Result<Created> {
         }
     }
     Ok(created)
+}
+
+/// Creates a VM whose lease is held, and returns once it is there.
+fn create_alone(host: &Host, new: &NewVm, request: &Request, warnings: Vec<String>) -> Result<Created> {
+    match existing::look(host, new, &request.specification(new))? {
+        Existing::Nothing => make(host, new, request, None, warnings),
+        Existing::Old(old) => make(host, new, request, Some(&old), warnings),
+        Existing::Same(listed) => existing::kept(host, new, &listed, warnings),
+    }
 }
 
 /// Makes the VM, in the place of the `old` one where there is one. That is deleted last of all that comes before, when

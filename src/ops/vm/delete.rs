@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{super::Host, expiry::require_unprotected, find, lock};
+use super::{super::Host, expiry::require_unprotected, find, lock, removal};
 use crate::{
     error::{Code, Error, Result},
-    tools::virsh::{Domain, Metadata, OwnedVolume, Phase, Role},
+    tools::virsh::{Domain, Metadata, OwnedVolume, Phase},
 };
 
 /// What else may be deleted
@@ -46,7 +46,8 @@ pub fn delete(host: &Host, reference: &str, options: DeleteOptions) -> Result<De
         }
         result => result?,
     };
-    let _lock = lock(host, &listed.name)?;
+    let lease = lock(host, &listed.name)?;
+    let host = &lease.host;
     // As it will be at its next start: a running VM may still have a disk that its configuration has lost.
     let domain = host.virsh.persistent_domain(listed.uuid)?;
     if domain.metadata.is_none() && !options.unmanaged {
@@ -65,30 +66,27 @@ pub fn delete(host: &Host, reference: &str, options: DeleteOptions) -> Result<De
     })
 }
 
-/// Removes a domain, running or not, and the volumes that it owns; returns those that were there. The domain goes
-/// last, so that it still says what to remove when this is cut short; what is gone already is no failure.
+/// Removes a domain, running or not, and the volumes that go with it; returns those that were there. Its lease is held.
+/// What others depend on is refused before anything is changed. The domain goes last, so that it still says what to remove
+/// when this is cut short; what is gone already is no failure.
 pub(in crate::ops) fn remove(host: &Host, uuid: Uuid, metadata: Option<&Metadata>) -> Result<Vec<OwnedVolume>> {
+    let metadata = metadata.filter(|metadata| !metadata.volumes.is_empty());
+    let volumes = metadata.map(|metadata| removal::volumes_of(host, uuid, metadata)).transpose()?.unwrap_or_default();
     let gone = |result: Result<()>| match result {
         Err(error) if matches!(error.code, Code::NotFound | Code::Conflict) => Ok(()),
         result => result,
     };
     gone(host.virsh.destroy(uuid))?;
     let mut deleted = Vec::new();
-    if let Some(metadata) = metadata.filter(|metadata| !metadata.volumes.is_empty()) {
-        let deleting = Metadata { phase: Phase::Deleting, ..metadata.clone() };
+    if let Some(metadata) = metadata {
+        let deleting = Metadata { phase: Phase::Deleting, volumes: volumes.clone(), ..metadata.clone() };
         match host.virsh.set_metadata(uuid, &deleting, false) {
-            Err(error) if error.code == Code::NotFound => {} // somebody undefined it while it ran
+            Err(error) if error.code == Code::NotFound => {} // it was undefined while it ran
             result => result?,
         }
-        for volume in metadata.volumes.iter().rev() {
-            if delete_volume(host, volume)? {
-                deleted.push(volume.clone());
-            }
-        }
-        for log in metadata.volumes.iter().filter(|volume| volume.role == Role::Console) {
-            // What was written too full was put aside under a name of its own.
-            for name in host.virsh.rotated_logs(&log.pool, &log.name)? {
-                host.virsh.delete_volume(&log.pool, &name)?;
+        for volume in volumes {
+            if delete_volume(host, &volume)? {
+                deleted.push(volume);
             }
         }
     }

@@ -76,7 +76,8 @@ pub fn protect(host: &Host, reference: &str, protected: bool) -> Result<Protecti
 
 /// Changes what is noted of a VM; returns its name, and false when that was noted already.
 fn note(host: &Host, reference: &str, change: impl FnOnce(&mut Metadata)) -> Result<(String, bool)> {
-    let _lock = lock(host, &find(host, reference)?.name)?;
+    let lease = lock(host, &find(host, reference)?.name)?;
+    let host = &lease.host;
     // What another vmprov did to it before we had the lock counts.
     let (listed, domain) = look_up(host, reference)?;
     require_whole(&domain)?;

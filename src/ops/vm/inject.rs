@@ -124,7 +124,9 @@ pub struct Injected {
 pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
     let NewInjection { vm, key: key_name, user, method, restart, timeout: Limit(limit) } = request;
     let key = key::get(host, key_name)?;
-    let lock = lock(host, &find(host, vm)?.name)?;
+    let lease = lock(host, &find(host, vm)?.name)?;
+    let unlocked = host;
+    let host = &lease.host;
     // What another vmprov did to it before we had the lock counts.
     let (listed, domain) = look_up(host, vm)?;
     require_whole(&domain)?;
@@ -171,7 +173,8 @@ pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
             );
         }
     }
-    drop(lock);
+    drop(lease);
+    let host = unlocked;
     report.restart_needed = report.method == Method::CloudInit && listed.state.is_active();
     if *restart && report.method == Method::CloudInit {
         power::restart_listed(host, &listed, StopOptions { force: false, timeout: Some(request.timeout) })?;

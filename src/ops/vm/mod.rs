@@ -15,6 +15,7 @@ mod list;
 mod login;
 mod owned;
 mod power;
+mod removal;
 mod screen;
 mod seed;
 mod set;
@@ -26,11 +27,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Host, unknown};
+use super::{Host, lease::Lease, unknown};
 use crate::{
     error::{Code, Error, Result},
     model::vm::State,
-    store::lock::Lock,
     tools::virsh::{Domain, Listed},
 };
 
@@ -95,14 +95,19 @@ fn look_up(host: &Host, reference: &str) -> Result<(Listed, Domain)> {
     Ok((listed, domain))
 }
 
-/// Keeps other vmprov processes of this machine from working on a VM.
-fn lock(host: &Host, name: &str) -> Result<Lock> {
-    Lock::take(&lock_name(host, name)?, LOCK_WAIT, &host.runner.cancel)
+/// Keeps others from working on a VM; its `host` is the one to work on it with.
+fn lock(host: &Host, name: &str) -> Result<Lease> {
+    Lease::take(host, &lease_name(name), LOCK_WAIT)
 }
 
-/// What the lock on a VM is called.
-pub(super) fn lock_name(host: &Host, name: &str) -> Result<String> {
-    Ok(format!("the VM `{name}` at {}", host.hypervisor()?))
+/// What the lease on a VM is called.
+fn lease_name(name: &str) -> String {
+    format!("the VM `{name}`")
+}
+
+/// The lease on a VM, where nobody has it; an error of [`Code::Busy`] says who has.
+pub(super) fn lock_now(host: &Host, name: &str) -> Result<Lease> {
+    Lease::take(host, &lease_name(name), Duration::ZERO)
 }
 
 /// The error for a VM whose create or delete was killed, where a whole one is needed.

@@ -64,7 +64,8 @@ pub fn start(host: &Host, reference: &str) -> Result<Changed> {
 
 fn start_listed(host: &Host, listed: &Listed) -> Result<Changed> {
     let uuid = listed.uuid;
-    let _lock = lock(host, &listed.name)?;
+    let lease = lock(host, &listed.name)?;
+    let host = &lease.host;
     let domain = host.virsh.domain(uuid)?;
     require_whole(&domain)?;
     let state = host.virsh.state(uuid)?;

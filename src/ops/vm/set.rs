@@ -86,7 +86,8 @@ impl Before {
 /// Changes a VM.
 pub fn set(host: &Host, change: &Change) -> Result<Edited> {
     change.check()?;
-    let _lock = lock(host, &find(host, &change.vm)?.name)?;
+    let lease = lock(host, &find(host, &change.vm)?.name)?;
+    let host = &lease.host;
     // What another vmprov did to it before we had the lock counts.
     let before = Before::look(host, &change.vm)?;
     let mut warnings = Vec::new();

@@ -15,11 +15,15 @@ pub struct Storage {
     pub domains: Vec<User>,
     /// Every volume of every active pool.
     pub volumes: Vec<StoredVolume>,
+    /// The folders of the active pools that hold files.
+    pub folders: Vec<Utf8PathBuf>,
 }
 
 /// A domain and the files that it uses.
 #[derive(Debug)]
 pub struct User {
+    /// Its UUID.
+    pub uuid: Uuid,
     /// Its name.
     pub name: String,
     /// What vmprov knows of it.
@@ -28,6 +32,8 @@ pub struct User {
     pub files: Vec<NamedFile>,
     /// The files that its snapshots' XML names, by the snapshots' names.
     pub snapshots: Vec<(String, Vec<NamedFile>)>,
+    /// The files that its external snapshots made: overlays on its disks, and saved memory.
+    pub made_by_snapshots: Vec<String>,
 }
 
 /// A file that XML names.
@@ -105,22 +111,32 @@ impl Virsh {
         let (of_domains, of_pools) = sections.split_at(domains.len() * 3);
         let mut users = Vec::new();
         let mut snapshots = Vec::new();
-        for ((uuid, name), sections) in domains.iter().zip(of_domains.chunks(3)) {
+        for ((uuid, name), sections) in domains.into_iter().zip(of_domains.chunks(3)) {
             let mut files = named_files(&sections[0])?;
             files.extend(named_files(&sections[1])?);
             let names = sections[2].lines().map(str::trim_end).filter(|name| !name.is_empty());
             snapshots.extend(names.map(|snapshot| (users.len(), uuid.clone(), snapshot.to_owned())));
             let metadata = Metadata::from_domain_xml(&sections[0])?;
-            users.push(User { name: name.clone(), metadata, files, snapshots: Vec::new() });
+            users.push(User {
+                uuid: uuid.parse().unwrap_or_default(),
+                name,
+                metadata,
+                files,
+                snapshots: Vec::new(),
+                made_by_snapshots: Vec::new(),
+            });
         }
-        let mut volumes = Vec::new();
+        let (mut volumes, mut folders) = (Vec::new(), Vec::new());
         for (pool, sections) in pools.iter().zip(of_pools.chunks(3)) {
             if !sections[1].trim().is_empty() {
-                let target = Pool::from_xml(&sections[1], true)?.path;
-                volumes.extend(volume_names(&sections[2], &target).map(|name| ((*pool).to_owned(), name)));
+                let described = Pool::from_xml(&sections[1], true)?;
+                let names = volume_names(&sections[2], &described.path);
+                volumes.extend(names.map(|name| ((*pool).to_owned(), name)));
+                folders.extend(described.holds_files().then_some(described.path));
             }
         }
-        self.fill(WHAT, users, &snapshots, &volumes)
+        let storage = self.fill(WHAT, users, &snapshots, &volumes)?;
+        Ok(Storage { folders, ..storage })
     }
 
     /// Reads each snapshot's and each volume's XML.
@@ -142,6 +158,7 @@ impl Virsh {
         let sections = self.batch_tolerating(what, &commands, &[Code::NotFound])?;
         for ((user, _, name), section) in snapshots.iter().zip(&sections) {
             users[*user].snapshots.push((name.clone(), named_files(section)?));
+            users[*user].made_by_snapshots.extend(made_by_snapshot(section)?);
         }
         let mut stored = Vec::new();
         for ((pool, name), section) in volumes.iter().zip(&sections[snapshots.len()..]) {
@@ -157,7 +174,7 @@ impl Virsh {
                 backing: raw.backing.and_then(|backing| backing.path),
             });
         }
-        Ok(Storage { domains: users, volumes: stored })
+        Ok(Storage { domains: users, volumes: stored, folders: Vec::new() })
     }
 
     /// The pool and the name of the volume at a path of the host; none where libvirt knows of none.
@@ -263,6 +280,45 @@ fn named_files(xml: &str) -> Result<Vec<NamedFile>> {
     }
 }
 
+/// The files that an external snapshot made. The `<domain>` in its XML names everything else that the VM had, too, so only
+/// the snapshot's own elements are read.
+fn made_by_snapshot(xml: &str) -> Result<Vec<String>> {
+    #[derive(Deserialize, Default)]
+    struct Snapshot {
+        memory: Option<Memory>,
+        #[serde(default)]
+        disks: Disks,
+    }
+    #[derive(Deserialize)]
+    struct Memory {
+        #[serde(rename = "@file")]
+        file: Option<String>,
+    }
+    #[derive(Deserialize, Default)]
+    struct Disks {
+        #[serde(rename = "disk", default)]
+        disks: Vec<Disk>,
+    }
+    #[derive(Deserialize)]
+    struct Disk {
+        #[serde(rename = "@snapshot")]
+        snapshot: Option<String>,
+        source: Option<Source>,
+    }
+    #[derive(Deserialize)]
+    struct Source {
+        #[serde(rename = "@file")]
+        file: Option<String>,
+    }
+    if xml.trim().is_empty() {
+        return Ok(Vec::new()); // it has gone since it was listed
+    }
+    let snapshot: Snapshot = from_xml("snapshot", xml.trim())?;
+    let external = |disk: &Disk| disk.snapshot.as_deref() == Some("external");
+    let overlays = snapshot.disks.disks.into_iter().filter(external).filter_map(|disk| disk.source?.file);
+    Ok(overlays.chain(snapshot.memory.and_then(|memory| memory.file)).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,6 +342,16 @@ mod tests {
                 file("/dev/vg/lv", None),
             ]
         );
+    }
+
+    #[test]
+    fn what_a_snapshot_made_is_told_from_what_the_vm_had() {
+        let xml = "<domainsnapshot><name>e1</name><memory snapshot='external' file='/p/e1.mem'/><disks>\
+                   <disk name='vda' snapshot='external' type='file'><driver type='qcow2'/><source file='/p/web.e1'/></disk>\
+                   <disk name='vdb' snapshot='no'/></disks><domain><memory unit='KiB'>1</memory><devices>\
+                   <disk type='file'><source file='/p/data.qcow2'/></disk></devices></domain></domainsnapshot>";
+        assert_eq!(made_by_snapshot(xml).unwrap(), ["/p/web.e1", "/p/e1.mem"]);
+        assert_eq!(made_by_snapshot("").unwrap(), Vec::<String>::new());
     }
 
     #[test]

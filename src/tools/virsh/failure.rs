@@ -28,6 +28,8 @@ const KNOWN: &[(&str, Code)] = &[
     ("failed to get vol", Code::NotFound),
     ("Storage volume not found", Code::NotFound),
     ("no storage vol with matching", Code::NotFound),
+    ("failed to get secret", Code::NotFound),
+    ("Secret not found", Code::NotFound),
     ("Cannot access storage file", Code::NotFound),
     ("failed to lookup user", Code::NotFound),
     ("cannot contain '/'", Code::InvalidInput),

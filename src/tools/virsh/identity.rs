@@ -40,7 +40,7 @@ impl Virsh {
     }
 }
 
-/// The identity of the libvirt at `uri`, used by the user `uid` of this machine.
+/// The identity of the libvirt at `uri`, used by the user of this machine with the id `user`.
 fn identity(uri: &str, host_uuid: Option<&str>, user: u32) -> String {
     let Some(uuid) = host_uuid else { return uri.to_owned() };
     let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));

@@ -2,7 +2,7 @@
 //!
 //! No secret is written here: whoever may read a domain's XML may read this.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr};
 
 use jiff::Timestamp;
 use quick_xml::{
@@ -38,7 +38,7 @@ pub struct Metadata {
     /// The version of vmprov that created it.
     #[serde(rename = "@by")]
     pub by: String,
-    /// The machine or container on which vmprov ran: only there do locks tell whether it is still at it.
+    /// The name of the machine or container that created it, for people.
     #[serde(rename = "@host", default)]
     pub host: String,
     /// When `reap` may delete it; none for a VM that does not expire.
@@ -202,12 +202,6 @@ impl Metadata {
         }
     }
 
-    /// How long ago it was begun; none where that cannot be told. The clock of another host may be ahead.
-    pub fn age(&self) -> Option<Duration> {
-        let created: Timestamp = self.created.parse().ok()?;
-        Some(Timestamp::now().duration_since(created).try_into().unwrap_or_default())
-    }
-
     /// vmprov's element as libvirt wants it inside `<metadata>`.
     pub(super) fn to_domain_xml(&self) -> Result<String> {
         let xml = self.to_xml("vmprov:vm")?;
@@ -232,11 +226,6 @@ impl Metadata {
     /// Whether a create or delete of it is unfinished.
     pub fn is_incomplete(&self) -> bool {
         self.phase != Phase::Ready
-    }
-
-    /// Whether vmprov last worked on it on this machine, so that a lock that is free proves that nobody does now.
-    pub fn is_of_this_host(&self) -> bool {
-        self.host == this_host()
     }
 
     /// Whether it has a seed.

@@ -275,16 +275,6 @@ impl Virsh {
         Ok(first_words(&text).filter(|name| name.starts_with(prefix)).map(str::to_owned).collect())
     }
 
-    /// The volumes that virtlogd has made of a log that grew too long: `LOG.0` and so on (`virtlogd.conf`, 11.3.0). libvirt
-    /// has not been told of them, so it looks first; a pool that is just busy keeps them.
-    pub fn rotated_logs(&self, pool: &str, log: &str) -> Result<Vec<String>> {
-        let commands = [vec!["pool-refresh", "--pool", pool], vec!["vol-list", "--pool", pool]];
-        let tolerated = [Code::NotFound, Code::Conflict, Code::Busy];
-        let sections = self.batch_tolerating("look for old logs of the console", &commands, &tolerated)?;
-        let is_one = |name: &&str| name.strip_prefix(log).is_some_and(|rest| rest.starts_with('.'));
-        Ok(first_words(&sections[1]).filter(is_one).map(str::to_owned).collect())
-    }
-
     /// What was written to a log from a byte on, and how many bytes it has now.
     pub fn log_from(&self, pool: &str, log: &str, offset: u64) -> Result<(Vec<u8>, u64)> {
         const WHAT: &str = "read the console's log";

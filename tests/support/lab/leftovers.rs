@@ -55,9 +55,18 @@ impl Lab {
             let entries = std::fs::read_dir(folder).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
             entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("vmprov")).collect::<Vec<_>>()
         };
-        seen.extend(ours("/tmp").iter().map(|path| format!("temporary file {}", path.display())));
+        // The folders of other users' locks stay, as /run/vmprov-locks does.
+        let is_of_locks = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            name.strip_prefix("vmprov-").is_some_and(|uid| uid.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let (locks, temporary): (Vec<_>, Vec<_>) = ours("/tmp").into_iter().partition(is_of_locks);
+        seen.extend(temporary.iter().map(|path| format!("temporary file {}", path.display())));
+        for folder in locks {
+            seen.extend(stale(&ours(folder.to_str().unwrap())).map(|path| format!("lock {}", path.display())));
+        }
         seen.extend(
-            stale(&ours(&format!("/proc/{}/root/run/lock", self.holder)))
+            stale(&ours(&format!("/proc/{}/root/run/vmprov-locks", self.holder)))
                 .map(|path| format!("lock {}", path.display())),
         );
         seen.extend(self.processes().into_iter().map(|(pid, name)| format!("process {name} ({pid})")));

@@ -171,7 +171,7 @@ fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, survey: &Survey) -> R
     if let Some((uuid, name)) = others.find(|(_, name)| name == new.name.as_str()) {
         let described = host.virsh.describe(&[(*uuid, false)])?;
         match described.get(uuid).and_then(|known| known.metadata.as_ref()) {
-            // We hold the lock, so whoever began it on this machine is not at it any more.
+            // We hold the lease, so nobody works on it any more.
             Some(metadata) if is_leftover(new, metadata) => {
                 host.progress.note(&format!("removed what was left of `{name}`, which was cut short"));
                 remove(host, *uuid, Some(metadata))?;
@@ -200,7 +200,7 @@ fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, survey: &Survey) -> R
 /// Whether a VM of the name is but what a killed create left; for who wants the VM there in any case, or a killed delete.
 fn is_leftover(new: &NewVm, metadata: &Metadata) -> bool {
     let deleting = metadata.phase == Phase::Deleting && new.if_exists != IfExists::Fail;
-    (metadata.phase == Phase::Creating || deleting) && metadata.is_of_this_host()
+    metadata.phase == Phase::Creating || deleting
 }
 
 fn plan_seed(new: &NewVm, user: String, mac: &str, request: &Request) -> Result<Seed> {

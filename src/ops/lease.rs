@@ -1,0 +1,251 @@
+//! [`Lease`]: one operation at a time on a VM, across processes, containers and machines.
+//!
+//! Who works on what is told by libvirt itself (`tools/virsh/lease.rs`). A holder that dies cannot give its lease back, so
+//! a lease has a term and is renewed; and whoever shares the folder of locks with its holder sees at once that it has died.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Host;
+use crate::{
+    error::{Code, Error, Result},
+    store::{
+        lock::{self, Lock},
+        system,
+    },
+    tools::{
+        fence::{self, Fence},
+        virsh::{LeaseSession, StoredLease, Taken},
+    },
+};
+
+/// After how long a lease that was not renewed may be taken from a holder that cannot be seen.
+const TERM: Duration = Duration::from_mins(1);
+
+/// For how long after a renewal its holder works on. The rest of the term is for clocks that differ.
+const SAFE_TERM: Duration = Duration::from_secs(40);
+
+/// How often it is renewed.
+const RENEWAL: Duration = Duration::from_secs(15);
+
+/// How often a lease that somebody has is tried again, which costs next to nothing.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How often is looked whether its holder has died, which costs a process.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a holder says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    /// The boot and the folder of locks of its machine or container.
+    place: String,
+    /// Its machine's or container's name, for people.
+    host: String,
+    /// Its process there, for people.
+    process: u32,
+    /// When its lease ends, unless it is renewed.
+    expires: Timestamp,
+}
+
+/// The right to change something, until it is dropped.
+pub(super) struct Lease {
+    /// The host to change it on: its calls are refused once the lease is lost.
+    pub(super) host: Host,
+    /// What it rests on; dropped with it.
+    _kind: Kind,
+}
+
+/// What a lease rests on.
+enum Kind {
+    /// Nothing: a dry run changes nothing.
+    None,
+    /// A lock of this machine alone, where libvirt's driver has no secrets.
+    Local { _lock: Lock },
+    /// A secret of libvirt's.
+    Shared { _secret: Shared },
+}
+
+struct Shared {
+    session: Arc<Mutex<LeaseSession>>,
+    uuid: Uuid,
+    stop: Option<Sender<()>>,
+    renewer: Option<JoinHandle<()>>,
+    /// Shows those who share the folder of locks that this process lives.
+    _alive: Lock,
+}
+
+/// How a lock is called that shows that the holder of a lease lives.
+fn sign_of_life(lease: Uuid) -> String {
+    format!("the lease {lease}")
+}
+
+impl Lease {
+    /// Takes the lease on `what`, waiting for another holder at most `limit`.
+    pub(super) fn take(host: &Host, what: &str, limit: Duration) -> Result<Self> {
+        if host.is_dry_run() {
+            return Ok(Self { host: host.clone(), _kind: Kind::None });
+        }
+        let (uuid, deadline) = (Uuid::new_v4(), Instant::now() + limit);
+        let alive = Lock::take(&sign_of_life(uuid), Duration::ZERO, &host.runner.cancel)?;
+        let mut session = host.virsh.lease_session()?;
+        let mut looked: Option<(Uuid, Instant)> = None;
+        loop {
+            let start = fence::now();
+            match session.take(what, uuid, &Holder::this()?)? {
+                Taken::Ours => {
+                    let fence = Fence::new(what, SAFE_TERM);
+                    fence.extend(start, SAFE_TERM);
+                    let shared = Shared::new(session, what, uuid, alive, &fence);
+                    return Ok(Self { host: host.fenced_by(fence), _kind: Kind::Shared { _secret: shared } });
+                }
+                Taken::Unsupported => {
+                    drop(session);
+                    let name = format!("{what} at {}", host.hypervisor()?);
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let lock = Lock::take(&name, left, &host.runner.cancel);
+                    let lock = lock.map_err(|error| as_to(error, what))?;
+                    return Ok(Self { host: host.clone(), _kind: Kind::Local { _lock: lock } });
+                }
+                Taken::Theirs(other) => {
+                    let just_seen = looked.is_some_and(|(uuid, when)| uuid == other && when.elapsed() < LOOK);
+                    if just_seen && Instant::now() < deadline {
+                        host.runner.cancel.check()?;
+                        std::thread::sleep(POLL);
+                        continue;
+                    }
+                    looked = Some((other, Instant::now()));
+                    let Some(stored) = host.virsh.operation_lease(other)? else { continue };
+                    match Holder::of(&stored) {
+                        Some(holder) if !holder.has_died(other, host)? => {
+                            if Instant::now() >= deadline {
+                                return Err(holder.is_busy(what));
+                            }
+                        }
+                        // By its UUID: it cannot be somebody else's lease that goes.
+                        _ => session.give_back(other)?,
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The error of a lock, where people know it as a lease on `what`.
+fn as_to(error: Error, what: &str) -> Error {
+    match error.code {
+        Code::Busy => Error { message: format!("another vmprov is working on {what}"), ..error },
+        _ => error,
+    }
+}
+
+impl Shared {
+    fn new(session: LeaseSession, what: &str, uuid: Uuid, alive: Lock, fence: &Fence) -> Self {
+        let (stop, stopped) = channel();
+        let session = Arc::new(Mutex::new(session));
+        let renewer = std::thread::spawn({
+            let (session, what, fence) = (session.clone(), what.to_owned(), fence.clone());
+            move || {
+                while stopped.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
+                    renew(&session, &what, uuid, &fence);
+                }
+            }
+        });
+        Self { session, uuid, stop: Some(stop), renewer: Some(renewer), _alive: alive }
+    }
+}
+
+/// Renews a lease. A failure is tried again; the fence closes by itself when none succeeds in time.
+fn renew(session: &Mutex<LeaseSession>, what: &str, uuid: Uuid, fence: &Fence) {
+    let start = fence::now();
+    // One that was lost long ago may have been somebody else's meanwhile, even if it is nobody's now.
+    if fence.check().is_err() {
+        return fence.close();
+    }
+    let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+    match Holder::this().and_then(|holder| session.take(what, uuid, &holder)) {
+        Ok(Taken::Ours) => fence.extend(start, SAFE_TERM),
+        Ok(_) => fence.close(),
+        Err(error) => tracing::warn!("cannot renew the lease on {what}: {error}"),
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(renewer) = self.renewer.take()
+            && renewer.join().is_err()
+        {
+            tracing::debug!("the thread that renews a lease has panicked");
+        }
+        // What cannot be given back ends with its term.
+        if let Err(error) = self.session.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.uuid) {
+            tracing::debug!("cannot give back a lease: {error}");
+        }
+    }
+}
+
+impl Holder {
+    /// This process, as it describes itself.
+    fn this() -> Result<String> {
+        let failed = |error: &dyn std::fmt::Display| Error::internal("cannot describe a lease").because(error);
+        let term = jiff::SignedDuration::try_from(TERM).map_err(|error| failed(&error))?;
+        let holder = Self {
+            place: lock::place()?,
+            host: system::host_name(),
+            process: std::process::id(),
+            expires: Timestamp::now().checked_add(term).map_err(|error| failed(&error))?,
+        };
+        serde_json::to_string(&holder).map_err(|error| failed(&error))
+    }
+
+    /// The holder of a lease; none when it does not say what only a vmprov would.
+    fn of(lease: &StoredLease) -> Option<Self> {
+        serde_json::from_str(&lease.description).ok()
+    }
+
+    /// Whether it is certain that nobody works under this lease any more.
+    fn has_died(&self, lease: Uuid, host: &Host) -> Result<bool> {
+        if self.place == lock::place()? {
+            return match Lock::take(&sign_of_life(lease), Duration::ZERO, &host.runner.cancel) {
+                Ok(_it_had_left) => Ok(true),
+                Err(error) if error.code == Code::Busy => Ok(false),
+                Err(error) => Err(error),
+            };
+        }
+        Ok(self.expires <= Timestamp::now())
+    }
+
+    fn is_busy(&self, what: &str) -> Error {
+        let Self { host, process, expires, .. } = self;
+        let message = format!("another vmprov is working on {what}");
+        Error::new(Code::Busy, message)
+            .because(format!("process {process} on `{host}` has a lease on it until {expires:.0}, which it renews"))
+            .hint("Try again when it is done. If that process has died, its lease ends at that time.")
+    }
+}
+
+/// Ends the leases whose holders have died.
+pub(super) fn remove_stale(host: &Host) -> Result<()> {
+    let mut session = None;
+    for lease in host.virsh.operation_leases()? {
+        let has_died = Holder::of(&lease).map_or(Ok(true), |holder| holder.has_died(lease.uuid, host))?;
+        if has_died && !host.is_dry_run() {
+            let session = match &mut session {
+                Some(session) => session,
+                none => none.insert(host.virsh.lease_session()?),
+            };
+            session.give_back(lease.uuid)?;
+        }
+    }
+    Ok(())
+}
