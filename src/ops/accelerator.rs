@@ -56,22 +56,24 @@ fn key(host: &Host) -> Result<Key> {
     Ok(Key { hypervisor: host.hypervisor()?, is_local: host.virsh.is_local() })
 }
 
-/// What to ask libvirt's capabilities for: its own preference, unless that is known to fail.
-pub(super) const fn virttype(verdict: Option<&Verdict>) -> Option<&'static str> {
-    match verdict {
-        Some(Verdict::Fails(_)) => Some("qemu"),
-        _ => None,
-    }
+/// What to ask libvirt's capabilities for before it is known which hypervisor it is: its own preference, unless KVM has been
+/// seen to fail. [`accelerator`] asks again where that was wrong.
+pub(super) fn virttype(host: &Host) -> Option<&'static str> {
+    kvm::has_failed(&host.settings.cache_dir).then_some("qemu")
 }
 
 /// Chooses what guests are run with: KVM where it works, else emulation with a warning. Where a probe proves nothing,
-/// libvirt's choice stands: emulation would stay for as long as the VM exists.
+/// libvirt's choice stands: emulation would stay for as long as the VM exists. `offered` is what libvirt said when it was
+/// asked for the `virttype`.
 pub(super) fn accelerator(
     host: &Host,
-    verdict: Option<Verdict>,
+    virttype: Option<&str>,
     offered: Capabilities,
     warnings: &mut Vec<String>,
 ) -> Result<Capabilities> {
+    let verdict = verdict(host);
+    let is_wrong = virttype.is_some() && !matches!(verdict, Some(Verdict::Fails(_)));
+    let offered = if is_wrong { host.virsh.offered()? } else { offered };
     let slow = "VMs are emulated, which is many times slower";
     let outcome = match verdict {
         None if offered.is_kvm() && !host.is_dry_run() => Some(probe(host, &offered)?),

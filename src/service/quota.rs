@@ -207,21 +207,21 @@ async fn look(service: &Service, client: &Client, limited: Vec<Resource>) -> Res
 /// Looks at what somebody has of the resources that are limited.
 fn owned(host: &Host, owner: &str, limited: &[Resource]) -> Result<Owned> {
     let is_limited = |resources: &[Resource]| resources.iter().any(|resource| limited.contains(resource));
-    let mut owned = Owned::default();
+    let mut found = Owned::default();
     if is_limited(&[Resource::Vms, Resource::Vcpus, Resource::Memory, Resource::Disk]) {
-        owned.vms = vm::owned(host, owner)?;
-        owned.shares.extend(owned.vms.iter().map(of_vm));
+        found.vms = vm::owned(host, owner)?;
+        found.shares.extend(found.vms.iter().map(of_vm));
     }
     if is_limited(&[Resource::Images, Resource::Disk]) {
         let share = |bytes| Share::from([(Resource::Images, 1), (Resource::Disk, bytes)]);
         let images = image::owned(host, owner)?.into_iter();
-        owned.shares.extend(images.map(|image| ((IMAGES, image.companion), share(image.bytes))));
+        found.shares.extend(images.map(|image| ((IMAGES, image.companion), share(image.bytes))));
     }
     if is_limited(&[Resource::Keys]) {
         let keys = key::list(host)?.keys.into_iter();
-        owned.shares.extend(keys.map(|key| ((KEYS, key.name.to_string()), Share::from([(Resource::Keys, 1)]))));
+        found.shares.extend(keys.map(|key| ((KEYS, key.name.to_string()), Share::from([(Resource::Keys, 1)]))));
     }
-    Ok(owned)
+    Ok(found)
 }
 
 fn of_vm(vm: &vm::Owned) -> (Thing, Share) {

@@ -52,6 +52,16 @@ pub fn read(folder: &Utf8Path, key: &Key) -> Option<Verdict> {
     (holds && entry.hypervisor == key.hypervisor).then_some(entry.verdict)
 }
 
+/// Whether KVM has failed on any hypervisor that is remembered. It says what to expect of one whose identity is not known yet.
+pub fn has_failed(folder: &Utf8Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let mut verdicts = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("kvm-"));
+    verdicts.any(|entry| {
+        let entry = std::fs::read(entry.path()).ok().and_then(|json| serde_json::from_slice::<Entry>(&json).ok());
+        entry.is_some_and(|entry| matches!(entry.verdict, Verdict::Fails(_)))
+    })
+}
+
 /// Remembers what was found out.
 pub fn write(folder: &Utf8Path, key: &Key, verdict: &Verdict) {
     let boot = if key.is_local { boot_id() } else { None };
@@ -102,6 +112,7 @@ mod tests {
         let folder = Utf8Path::from_path(folder.path()).unwrap();
         let verdict = Verdict::Fails("boom".to_owned());
         write(folder, &key(true), &verdict);
+        assert!(!has_failed(&folder.join("elsewhere")) && has_failed(folder));
         assert_eq!(read(folder, &key(true)), Some(verdict));
         assert_eq!(read(folder, &Key { hypervisor: "qemu U session of user 1".to_owned(), is_local: true }), None);
         assert_eq!(read(folder, &key(false)), None);

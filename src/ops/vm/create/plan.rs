@@ -70,12 +70,11 @@ pub(super) fn plan(
     };
     let (disk, iso) = (owned(".qcow2", Role::Disk), owned("-installer.iso", Role::Installer));
     let console = OwnedVolume { name: log_name(new.name.as_str()), ..owned("", Role::Console) };
-    let verdict = accelerator::verdict(host);
     let names = request.image.as_ref().map(|source| source.companions(&host.caller)).unwrap_or_default();
     let mut companions = names.iter().map(|_| Scratch::memory(b"")).collect::<Result<Vec<_>>>()?;
     let paths = companions.iter().map(|file| file.path().to_string()).collect::<Vec<_>>();
     let downloads: Vec<_> = names.into_iter().zip(paths).collect();
-    let virttype = accelerator::virttype(verdict.as_ref());
+    let virttype = accelerator::virttype(host);
     let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
     check_name(host, new, old, &survey)?;
     let limits = Limits { vcpus: survey.capabilities.max_vcpus, memory_mib: survey.memory_mib };
@@ -107,7 +106,7 @@ pub(super) fn plan(
     };
     let pool = prepare::pool(host, survey.pool.as_ref())?;
     let attachment = Attachment::choose(host, new, &survey, &survey.capabilities)?;
-    let capabilities = accelerator::accelerator(host, verdict, survey.capabilities, warnings)?;
+    let capabilities = accelerator::accelerator(host, virttype, survey.capabilities, warnings)?;
     let base = match (found, &request.image) {
         (Some(found), Some(source)) => Some(image::store(host, &pool, source, found, user.as_deref())?),
         _ => None,
