@@ -274,7 +274,7 @@ fn a_create_that_was_cut_short_is_made_anew() {
         assert_eq!((&created["status"], &created["incomplete"]), (&json!("created"), &json!(false)), "{created}");
 
         // A delete that was killed between its mark and its end.
-        assert!(lab.spoil("kill-before:5", &["vm", "delete", VM, "--yes"]).was_killed());
+        assert!(lab.spoil("kill-before:8", &["vm", "delete", VM, "--yes"]).was_killed());
         assert_eq!(info(&lab)["incomplete"], true);
         lab.run(&args).failed_with(CONFLICT);
         lab.run(&[&args[..], &["--if-exists", what]].concat()).succeeded();

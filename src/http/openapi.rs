@@ -107,8 +107,12 @@ fn describe(operation: &Operation) -> Value {
         "responses": responses(operation),
     });
     if !in_query(operation)
-        && let Some(body) = body(operation)
+        && let Some(mut body) = body(operation)
     {
+        if body["required"] == false {
+            // What may be left out may be null, as every member may.
+            body["content"]["application/json"]["schema"]["type"] = json!(["object", "null"]);
+        }
         description["requestBody"] = body;
     }
     description

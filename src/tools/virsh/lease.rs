@@ -60,7 +60,8 @@ struct RawSecret {
 impl Virsh {
     /// Starts a session for leases.
     pub fn lease_session(&self) -> Result<LeaseSession> {
-        let conversation = self.tool(&[]).converse(&self.runner)?;
+        // A virsh that reads its commands writes them down in the user's cache folder when it ends.
+        let conversation = self.tool(&[]).env("XDG_CACHE_HOME", "/dev/null").converse(&self.runner)?;
         Ok(LeaseSession { virsh: self.clone(), conversation, mark: Uuid::new_v4().to_string() })
     }
 

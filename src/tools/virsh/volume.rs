@@ -1,16 +1,22 @@
 //! Storage pools and their volumes. libvirtd does the writing, so that it works without a right to the files.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use quick_xml::escape::escape;
 use serde::Deserialize;
 
 use super::{super::scratch::Scratch, Virsh, failure, from_xml};
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 
 /// How long an upload may take: an image of tens of GiB over a slow line.
 const UPLOAD_LIMIT: Duration = Duration::from_hours(2);
+
+/// How long libvirt may take to finish a volume that is to be deleted.
+const ALLOCATION_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often is looked whether it has.
+const ALLOCATION_POLL: Duration = Duration::from_millis(100);
 
 /// A storage pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +101,11 @@ pub enum NewVolume<'a> {
 
 fn first_words(table: &str) -> impl Iterator<Item = &str> {
     table.lines().filter_map(|line| line.split_whitespace().next())
+}
+
+/// Whether libvirt has not finished making a volume (11.3.0).
+fn is_being_made(error: &Error) -> bool {
+    error.cause.as_ref().is_some_and(|cause| cause.contains("is still being allocated"))
 }
 
 fn making(pool: &str) -> String {
@@ -258,13 +269,18 @@ impl Virsh {
 
     /// Deletes a volume; true when it was there.
     pub fn delete_volume(&self, pool: &str, name: &str) -> Result<bool> {
-        match self.change(
-            &format!("delete the volume `{name}` of pool `{pool}`"),
-            &["vol-delete", "--pool", pool, "--vol", name],
-        ) {
-            Ok(()) => Ok(true),
-            Err(error) if error.code == Code::NotFound => Ok(false),
-            Err(error) => Err(error),
+        let deadline = Instant::now() + ALLOCATION_LIMIT;
+        loop {
+            match self.change(
+                &format!("delete the volume `{name}` of pool `{pool}`"),
+                &["vol-delete", "--pool", pool, "--vol", name],
+            ) {
+                Ok(()) => return Ok(true),
+                Err(error) if error.code == Code::NotFound => return Ok(false),
+                // libvirt goes on making a volume whose virsh was interrupted.
+                Err(error) if is_being_made(&error) && Instant::now() < deadline => std::thread::sleep(ALLOCATION_POLL),
+                Err(error) => return Err(error),
+            }
         }
     }
 
