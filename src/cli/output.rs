@@ -156,7 +156,7 @@ pub(super) fn line(text: &str) -> Result<()> {
     print(&plain(text)).map(drop)
 }
 
-/// Prints to standard output, unless nobody reads it any more. The text is [`plain`] already.
+/// Prints to standard output, unless its reader has gone. The text is [`plain`] already.
 fn print(text: &str) -> Result<ControlFlow<()>> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {

@@ -95,7 +95,7 @@ impl Gate {
         }
     }
 
-    /// Refuses a name that somebody else has given to the service's address, as DNS rebinding does. Only browsers are led astray
+    /// Refuses a host name that another party has pointed at the service's address, as DNS rebinding does. Only browsers are led astray
     /// so; they always name a host, and cannot reach a socket of the file system.
     fn require_host(&self, network: Network, host: &Authority) -> Result<(), Problem> {
         let is_allowed = self.hosts.iter().any(|allowed| allowed.matches(host));
@@ -154,7 +154,7 @@ fn asked_for(uri: &Uri, headers: &HeaderMap) -> Result<Option<Authority>, Proble
     }
 }
 
-/// Refuses a name that somebody else has given to the loopback.
+/// Refuses a host name that another party has pointed at the loopback.
 fn require_own_host(host: &Authority) -> Result<(), Problem> {
     let name = host.host();
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

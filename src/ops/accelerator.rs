@@ -28,7 +28,7 @@ const RESET_BY_GUEST: &str = "Shutdown Finished after guest request";
 /// What QEMU and libvirt name when KVM is what they complain of.
 const KVM_WORDS: &[&str] = &["kvm", "msr"];
 
-/// What is short or busy for the moment, whoever complains of it.
+/// Messages about a temporary shortage, which prove nothing about KVM.
 const PASSING: &[&str] = &[
     "Cannot allocate memory",
     "No space left on device",
@@ -176,7 +176,7 @@ fn not_started(error: Error, name: &str) -> Result<Probed> {
     Ok(if is_proof { Probed::Proven(Verdict::Fails(reason)) } else { Probed::NotStarted(reason) })
 }
 
-/// Lets the probe's CPU run, and waits for what comes of it.
+/// Lets the probe's CPU run, and waits for the outcome.
 fn watch(host: &Host, uuid: Uuid) -> Result<Probed> {
     let (mut resumed, mut end) = (Ok(()), None);
     let resume = || resumed = host.virsh.resume(uuid, State::Paused);
