@@ -92,6 +92,13 @@ fn a_process_ends_with_its_test_also_when_that_is_killed() {
     assert!(ended, "the service of a killed test goes on");
 }
 
+/// A host that takes no program of another test, which runs beside this one, for its own.
+fn alone() -> TestHost {
+    let host = TestHost::new();
+    let nothing = host.path("target").to_str().unwrap().to_owned();
+    host.with_env("CARGO_TARGET_DIR", &nothing)
+}
+
 /// Runs a script by `tests/leave-nothing`.
 fn supervised(host: &TestHost, script: &str) -> support::Ran {
     let supervise = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/leave-nothing");
@@ -100,14 +107,14 @@ fn supervised(host: &TestHost, script: &str) -> support::Ran {
 
 #[test]
 fn a_run_of_the_tests_that_leaves_nothing_ends_as_its_command_does() {
-    let host = TestHost::new();
+    let host = alone();
     supervised(&host, "sleep 0; echo done").prints("done\n");
     supervised(&host, "setsid sleep 0.2 & exit 7").fails(7, "");
 }
 
 #[test]
 fn a_run_of_the_tests_fails_where_a_process_is_left_and_says_which() {
-    let host = TestHost::new();
+    let host = alone();
     let left = "setsid sleep 601 >/dev/null 2>&1 & echo $!";
     let ran = supervised(&host, left);
     let pid: i32 = ran.stdout.trim().parse().unwrap();

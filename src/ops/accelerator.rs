@@ -173,7 +173,13 @@ fn not_started(error: Error, name: &str) -> Result<Probed> {
     let cause = error.cause.unwrap_or(error.message);
     let reason = qemus_word(&cause).to_owned();
     let is_proof = code == Code::ToolFailed && is_about_kvm(&cause.replace(name, ""));
-    Ok(if is_proof { Probed::Proven(Verdict::Fails(reason)) } else { Probed::NotStarted(reason) })
+    // libvirt may notice QEMU's end before it has read QEMU's last words, and the next probe has them.
+    let is_wordless = cause.contains("unexpectedly closed the monitor") && reason == cause;
+    Ok(match (is_proof, is_wordless) {
+        (true, _) => Probed::Proven(Verdict::Fails(reason)),
+        (false, true) => Probed::Ended(reason),
+        (false, false) => Probed::NotStarted(reason),
+    })
 }
 
 /// Lets the probe's CPU run, and waits for the outcome.

@@ -93,9 +93,15 @@ impl<'s> Found<'s> {
             })
         };
         let mut layers: Vec<_> = storage.volumes.iter().filter_map(|volume| Some((volume, role_of(volume)?))).collect();
-        // The longer its chain, the more a volume builds on.
-        layers.sort_by_key(|(volume, _)| std::cmp::Reverse(chains.reach(&file_of(volume)).len()));
-        let paths = layers.iter().map(|(volume, _)| chains.real(&volume.path)).collect();
+        let paths: HashSet<_> = layers.iter().map(|(volume, _)| chains.real(&volume.path)).collect();
+        // The more of the others a volume builds on, the earlier it goes; else the last that was made goes first.
+        let made_at: HashMap<_, _> =
+            metadata.volumes.iter().zip(0..).map(|(volume, at)| ((&*volume.pool, &*volume.name), at)).collect();
+        layers.sort_by_cached_key(|(volume, _)| {
+            let links = chains.reach(&file_of(volume)).iter().filter(|link| paths.contains(*link)).count();
+            let made = made_at.get(&(&*volume.pool, &*volume.name)).copied().unwrap_or(usize::MAX);
+            std::cmp::Reverse((links, made))
+        });
         Self { layers, paths }
     }
 

@@ -60,8 +60,13 @@ struct RawSecret {
 impl Virsh {
     /// Starts a session for leases.
     pub fn lease_session(&self) -> Result<LeaseSession> {
-        // A virsh that reads its commands writes them down in the user's cache folder when it ends.
-        let conversation = self.tool(&[]).env("XDG_CACHE_HOME", "/dev/null").converse(&self.runner)?;
+        let mut virsh = self.tool(&[]);
+        // A virsh that reads its commands writes them down in the user's cache folder when it ends. In a session that folder
+        // is also the one of the libvirtd that virsh may start, so there it must be the real one.
+        if !self.is_session() {
+            virsh = virsh.env("XDG_CACHE_HOME", "/dev/null");
+        }
+        let conversation = virsh.converse(&self.runner)?;
         Ok(LeaseSession { virsh: self.clone(), conversation, mark: Uuid::new_v4().to_string() })
     }
 
