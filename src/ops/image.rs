@@ -143,7 +143,7 @@ pub(super) fn find(
         return Ok(Found::Base(Box::new(base)));
     }
     let fetched = fetch::fetch(host, source, demands, pool, warnings)?;
-    let info = inspect::inspect(host, fetched.path(), source.given());
+    let info = inspect::inspect(host, &fetched.path(), source.given());
     // What is no image for good is removed; a signal or a program that is missing is not its fault.
     let info = info.inspect_err(|error| {
         if error.code == Code::InvalidInput {
@@ -243,11 +243,11 @@ impl Examined {
 
     /// Puts it into the pool; what was downloaded is removed then.
     fn keep(&self, host: &Host, pool: &Pool, base: &Base, companion: &str) -> Result<()> {
-        let file = self.fetched.path();
+        let file = if host.is_dry_run() { self.fetched.shown_path() } else { self.fetched.path() };
         let unchanged = || self.fetched.check_unchanged();
         base::keep(host, pool, base, companion, &unchanged, || {
             if self.info.format == Format::Qcow2 {
-                return Ok(Content::Named(file.to_owned()));
+                return Ok(Content::Named(file.clone()));
             }
             let format = self.info.format.as_str();
             let words = ["qemu-img", "convert", "-f", format, "-O", "qcow2", file.as_str(), &base.volume];
@@ -257,7 +257,7 @@ impl Examined {
             host.step("converting the image to qcow2");
             room::require(&host.settings.cache_dir, self.fetched.allocated()?)?;
             let converted = Scratch::on_disk(&host.settings.cache_dir)?;
-            qemu_img::convert(&host.runner, self.info.format, file, converted.path())?;
+            qemu_img::convert(&host.runner, self.info.format, &file, converted.path())?;
             Ok(Content::Scratch(converted))
         })
         .inspect_err(|error| {

@@ -1,13 +1,13 @@
 //! What a request names as an image or as an installer is held against what it may name, before anything is looked at.
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use url::Url;
 
 use super::Host;
 use crate::{
     error::{Code, Error, Result},
     model::sources::Sources,
-    store::beneath,
+    store::local_file::LocalFile,
 };
 
 /// Refuses a URL that may not be named, also where the image that it leads to is in the pool already.
@@ -18,19 +18,15 @@ pub(super) fn check_url(host: &Host, url: &Url) -> Result<()> {
     if super::image::is_mirrored(host, url)? { Ok(()) } else { host.http.admit(url) }
 }
 
-/// Where a file is, without symbolic links. `failed` makes an error of what the system says of it; of a file that may not
-/// be named it is not asked, so that nobody learns whether there is one.
-pub(super) fn real_path(
-    host: &Host,
-    given: &Utf8Path,
-    failed: impl Fn(std::io::Error) -> Error,
-) -> Result<Utf8PathBuf> {
-    let Sources::Limited(limits) = &host.settings.sources else { return given.canonicalize_utf8().map_err(failed) };
+/// Opens a file. `failed` makes an error of what the system says of it; of a file that may not be named it is not asked, so that
+/// nobody learns whether there is one.
+pub(super) fn open(host: &Host, given: &Utf8Path, failed: impl Fn(std::io::Error) -> Error) -> Result<LocalFile> {
+    let Sources::Limited(limits) = &host.settings.sources else { return LocalFile::open(given).map_err(failed) };
     for folder in &limits.folders {
         if let Ok(rest) = given.strip_prefix(folder)
-            && let Some(path) = beneath::resolve(folder, rest).map_err(&failed)?
+            && let Some(file) = LocalFile::open_beneath(folder, rest).map_err(&failed)?
         {
-            return Ok(path);
+            return Ok(file);
         }
     }
     Err(Error::new(Code::Forbidden, format!("the file `{}` may not be named", given.as_str().escape_debug()))

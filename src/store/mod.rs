@@ -2,7 +2,6 @@
 //! files tell of it.
 
 pub mod accounts;
-pub mod beneath;
 pub mod download;
 pub mod host_keys;
 pub mod http;
@@ -10,6 +9,7 @@ mod key_file;
 pub mod keys;
 pub mod known_hosts;
 pub mod kvm;
+pub mod local_file;
 pub mod lock;
 pub mod loopback;
 pub mod part;

@@ -18,6 +18,7 @@ use crate::{
     store::{
         download::{Downloaded, Facts, download},
         http::{Conditions, Giver, Listener},
+        local_file::LocalFile,
         sums::Sums,
         unpack::Packing,
     },
@@ -57,28 +58,35 @@ pub(super) struct Fetched {
 /// Where the image lies.
 enum Lies {
     /// Where the operator has it, and what it was when it was first looked at.
-    There(Utf8PathBuf, FileIdentity),
+    There(LocalFile, FileIdentity),
     /// Among the downloads.
     Downloaded(Box<Downloaded>),
 }
 
 impl Fetched {
-    /// The image, unpacked.
-    pub(super) fn path(&self) -> &Utf8Path {
+    /// The path by which the image is read, unpacked.
+    pub(super) fn path(&self) -> Utf8PathBuf {
         match (&self.unpacked, &self.file) {
-            (Some(unpacked), _) => unpacked.path(),
-            (None, Lies::There(path, _)) => path,
-            (None, Lies::Downloaded(downloaded)) => &downloaded.path,
+            (Some(unpacked), _) => unpacked.path().to_owned(),
+            (None, Lies::There(file, _)) => file.access(),
+            (None, Lies::Downloaded(downloaded)) => downloaded.path.clone(),
+        }
+    }
+
+    /// The path by which a person would read it.
+    pub(super) fn shown_path(&self) -> Utf8PathBuf {
+        match (&self.unpacked, &self.file) {
+            (None, Lies::There(file, _)) => file.path().to_owned(),
+            _ => self.path(),
         }
     }
 
     /// Refuses a file of the operator's that was changed since it was first looked at: what was proven and inspected is
     /// not what was used.
     pub(super) fn check_unchanged(&self) -> Result<()> {
-        let Lies::There(path, identity) = &self.file else { return Ok(()) };
-        let now = FileIdentity::of(path).map_err(|error| Error::io(format!("read the image `{path}`"), &error))?;
-        if now != *identity {
-            return Err(Error::conflict(format!("the image `{path}` was changed while it was read"))
+        let Lies::There(file, identity) = &self.file else { return Ok(()) };
+        if identity_of(file)? != *identity {
+            return Err(Error::conflict(format!("the image `{}` was changed while it was read", file.path()))
                 .hint("Wait until it is whole, and try again."));
         }
         Ok(())
@@ -126,14 +134,11 @@ pub(super) fn fetch(
 ) -> Result<Fetched> {
     let given = source.given();
     let fetched = match source {
-        ImageSource::File { path, .. } => {
-            let expected = if demands.checksum.is_some() {
-                Expected::default()
-            } else {
-                Expected::beside(host, path.as_str(), true)?
-            };
+        ImageSource::File { file, .. } => {
+            let expected =
+                if demands.checksum.is_some() { Expected::default() } else { Expected::beside(host, given, true)? };
             let expected = with(host, source, expected, demands, false, warnings)?;
-            in_place(host, source, path, expected)?
+            in_place(host, source, file.clone(), expected)?
         }
         ImageSource::Url(url) => {
             let place = Place::of(host, url, Giver::Request)?;
@@ -226,7 +231,7 @@ fn from(
     warnings: &mut Vec<String>,
 ) -> Result<Fetched> {
     match place {
-        Place::File(path) => in_place(host, source, path, expected),
+        Place::File(path, giver) => in_place(host, source, Place::open(host, path, *giver)?, expected),
         Place::Web(url, giver) => {
             let downloaded = get(host, source, (url, *giver), &expected, pool)?;
             let proof = prove(host, source, url, &downloaded, expected, demands, warnings);
@@ -302,18 +307,16 @@ pub(in crate::ops) fn downloads(host: &Host) -> Utf8PathBuf {
 }
 
 /// A file of this machine, whose checksum is computed where it lies.
-fn in_place(host: &Host, source: &ImageSource, path: &Utf8Path, expected: Expected) -> Result<Fetched> {
+fn in_place(host: &Host, source: &ImageSource, file: LocalFile, expected: Expected) -> Result<Fetched> {
     host.step("computing the image's checksum");
-    let identity = FileIdentity::of(path).map_err(|error| Error::io(format!("read the image `{path}`"), &error))?;
-    let sums = Sums::of(path, &expected.algorithms(), &host.runner.cancel)?;
-    let proof = expected.check(source.given(), &sums, path, &host.runner.cancel)?;
-    Ok(Fetched {
-        file: Lies::There(path.to_owned(), identity),
-        unpacked: None,
-        sha256: sums.sha256(),
-        proof,
-        facts: None,
-    })
+    let (identity, path) = (identity_of(&file)?, file.access());
+    let sums = Sums::of(&path, &expected.algorithms(), &host.runner.cancel)?;
+    let proof = expected.check(source.given(), &sums, &path, &host.runner.cancel)?;
+    Ok(Fetched { file: Lies::There(file, identity), unpacked: None, sha256: sums.sha256(), proof, facts: None })
+}
+
+fn identity_of(file: &LocalFile) -> Result<FileIdentity> {
+    FileIdentity::of(file).map_err(|error| Error::io(format!("read the image `{}`", file.path()), &error))
 }
 
 /// Unpacks an image that is compressed.
@@ -326,8 +329,8 @@ fn unpacked(host: &Host, given: &str, mut fetched: Fetched) -> Result<Fetched> {
             .unpack(from, given, into.file(), folder, &host.runner.cancel, |done| host.progress.bytes(done, None))?;
         Ok(into)
     };
-    if let Some(packing) = inspect::packing(fetched.path())? {
-        let into = unpack(packing, fetched.path());
+    if let Some(packing) = inspect::packing(&fetched.path())? {
+        let into = unpack(packing, &fetched.path());
         // What is damaged is damaged for good; a disk that is full or a signal is not the file's fault.
         let into = into.inspect_err(|error: &Error| {
             if error.code == Code::InvalidInput {

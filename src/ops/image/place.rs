@@ -7,8 +7,11 @@ use super::source::file_path;
 use crate::{
     error::{Error, Result},
     model::image::Mirror,
-    ops::Host,
-    store::http::{Giver, Listener, Text},
+    ops::{Host, sources},
+    store::{
+        http::{Giver, Listener, Text},
+        local_file::LocalFile,
+    },
 };
 
 /// The most that a text may have.
@@ -17,8 +20,8 @@ const MOST_TEXT: u64 = 4 << 20;
 /// Where a file is had from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A file of this machine.
-    File(Utf8PathBuf),
+    /// A file of this machine, and who gave it.
+    File(Utf8PathBuf, Giver),
     /// An `http` or `https` URL, and who gave it.
     Web(String, Giver),
 }
@@ -42,9 +45,18 @@ impl Place {
         match parsed.scheme() {
             "file" => {
                 let path = file_path(&parsed).ok_or_else(|| Error::invalid(format!("`{mapped}` names no file")))?;
-                Ok(Self::File(path))
+                Ok(Self::File(path, Giver::Operator))
             }
             _ => Ok(Self::Web(mapped, if is_mirrored { Giver::Operator } else { giver })),
+        }
+    }
+
+    /// Opens a file of this machine. Where a request gave it, it is held against what a request may name.
+    pub(super) fn open(host: &Host, path: &Utf8Path, giver: Giver) -> Result<LocalFile> {
+        let failed = |error: std::io::Error| Error::io(format!("read `{path}`"), &error);
+        match giver {
+            Giver::Request => sources::open(host, path, failed),
+            Giver::Operator => LocalFile::open(path).map_err(failed),
         }
     }
 
@@ -52,7 +64,7 @@ impl Place {
     pub(super) fn text_once(&self, host: &Host) -> Result<Option<Text>> {
         match self {
             Self::Web(url, giver) => host.http.given_by(*giver).text_once(url).map_err(|failure| failure.error),
-            Self::File(path) => read(path),
+            Self::File(path, giver) => read(host, path, *giver),
         }
     }
 
@@ -60,7 +72,7 @@ impl Place {
     pub(super) fn text(&self, host: &Host, listener: &dyn Listener) -> Result<Option<Text>> {
         match self {
             Self::Web(url, giver) => host.http.given_by(*giver).text(url, listener),
-            Self::File(path) => read(path),
+            Self::File(path, giver) => read(host, path, *giver),
         }
     }
 }
@@ -68,19 +80,19 @@ impl Place {
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File(path) => f.write_str(path.as_str()),
+            Self::File(path, _) => f.write_str(path.as_str()),
             Self::Web(url, _) => f.write_str(url),
         }
     }
 }
 
 /// What lies on this machine's own disk did not come without TLS: nobody was on the way.
-fn read(path: &Utf8Path) -> Result<Option<Text>> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.is_file() && metadata.len() <= MOST_TEXT => {}
-        _ => return Ok(None),
+fn read(host: &Host, path: &Utf8Path, giver: Giver) -> Result<Option<Text>> {
+    let Ok(file) = Place::open(host, path, giver) else { return Ok(None) };
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MOST_TEXT) {
+        return Ok(None);
     }
-    let bytes = std::fs::read(path).map_err(|error| Error::io(format!("read `{path}`"), &error))?;
+    let bytes = std::fs::read(file.access()).map_err(|error| Error::io(format!("read `{path}`"), &error))?;
     Ok(Some(Text { bytes, tls: true }))
 }
 

@@ -122,7 +122,7 @@ impl Expected {
             let place = if folder.contains("://") {
                 Place::of(host, &beside, Giver::Request)?
             } else {
-                Place::File(beside.into())
+                Place::File(beside.into(), Giver::Request)
             };
             let text = match place.text_once(host) {
                 Ok(Some(text)) => text,

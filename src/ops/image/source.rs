@@ -15,16 +15,17 @@ use crate::{
         image::{Arch, ImageName},
     },
     ops::{Caller, Host, Sources, sources},
+    store::local_file::LocalFile,
 };
 
 /// What was given as an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(in crate::ops) enum ImageSource {
     /// A file of this machine.
     File {
-        /// Its absolute path, without symbolic links.
-        path: Utf8PathBuf,
-        /// What it is now.
+        /// The file itself.
+        file: LocalFile,
+        /// What it was when it was opened.
         identity: FileIdentity,
     },
     /// An `http` or `https` URL.
@@ -48,9 +49,9 @@ pub(in crate::ops) struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// What the file at a path is now.
-    pub(super) fn of(path: &Utf8Path) -> std::io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
+    /// What a file is now.
+    pub(super) fn of(file: &LocalFile) -> std::io::Result<Self> {
+        let metadata = file.metadata()?;
         let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         Ok(Self {
             device: metadata.dev(),
@@ -114,20 +115,18 @@ impl ImageSource {
             let error = Error::io(format!("read the image `{}`", given.as_str().escape_debug()), error);
             if given.as_str().contains(['/', '.']) { error } else { error.hint("Give a name, a path or a URL.") }
         };
-        let path = sources::real_path(host, given, |error| failed(&error))?;
-        let metadata = std::fs::metadata(&path).map_err(|error| failed(&error))?;
-        if !metadata.is_file() {
-            return Err(Error::invalid(format!("the image `{path}` is no regular file")));
+        let file = sources::open(host, given, |error| failed(&error))?;
+        if !file.metadata().map_err(|error| failed(&error))?.is_file() {
+            return Err(Error::invalid(format!("the image `{}` is no regular file", file.path())));
         }
-        std::fs::File::open(&path).map_err(|error| failed(&error))?;
-        let identity = FileIdentity::of(&path).map_err(|error| failed(&error))?;
-        Ok(Self::File { path, identity })
+        let identity = FileIdentity::of(&file).map_err(|error| failed(&error))?;
+        Ok(Self::File { file, identity })
     }
 
     /// What it is called: the catalogue's name, the absolute path, or the URL.
     pub(in crate::ops) fn given(&self) -> &str {
         match self {
-            Self::File { path, .. } => path.as_str(),
+            Self::File { file, .. } => file.path().as_str(),
             Self::Url(url) => url,
             Self::Published(entry, _) => entry.name.as_str(),
             Self::Stored(name) => name.as_str(),

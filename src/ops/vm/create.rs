@@ -278,11 +278,12 @@ fn make_volumes(host: &Host, new: &NewVm, plan: &Plan, iso: Option<&Scratch>, un
     side_by_side(host, || make_disk(&disk), make_others)?;
     if let Some((file, Some(volume))) = &plan.installer {
         host.step("uploading the installer");
-        let metadata = std::fs::metadata(file);
-        let size = metadata.map_err(|error| Error::io(format!("read the installer `{file}`"), &error))?.len();
+        let metadata = file.metadata();
+        let size = metadata.map_err(|error| Error::io(format!("read the installer `{}`", file.path()), &error))?.len();
         host.allowance.take_volume(&volume.name, size)?;
         seed::volume_maker(host, volume, undo)(&NewVolume::Content(size))?;
-        host.virsh.upload(&volume.pool, &volume.name, file)?;
+        let path = if host.is_dry_run() { file.path().to_owned() } else { file.access() };
+        host.virsh.upload(&volume.pool, &volume.name, &path)?;
     }
     Ok(())
 }

@@ -1,11 +1,10 @@
 //! What is to be built, after a look at the host; what must be there first is made.
 
-use camino::Utf8PathBuf;
 use uuid::Uuid;
 
 use super::{
     super::{
-        super::{Host, accelerator, image, prepare},
+        super::{Host, Sources, accelerator, image, prepare},
         console::log_name,
         figures::check_figures,
         incomplete, remove, seed,
@@ -25,7 +24,7 @@ use crate::{
         user::check_user,
         vm::NewVm,
     },
-    store::{host_keys, lock::Lock},
+    store::{host_keys, local_file::LocalFile, lock::Lock},
     tools::{
         scratch::Scratch,
         virsh::{
@@ -49,8 +48,8 @@ pub(super) struct Plan {
     /// Where libvirt logs the serial console.
     pub(super) console: OwnedVolume,
     pub(super) seed: Option<(OwnedVolume, Seed)>,
-    /// The installer's file and, where it is uploaded, the volume for it.
-    pub(super) installer: Option<(Utf8PathBuf, Option<OwnedVolume>)>,
+    /// The installer and, where it is uploaded, the volume for it.
+    pub(super) installer: Option<(LocalFile, Option<OwnedVolume>)>,
     pub(super) metadata: Metadata,
 }
 
@@ -99,8 +98,15 @@ pub(super) fn plan(
     let found = request.image.as_ref().map(find).transpose()?;
     check_disk_size(new, found.as_ref().map(image::Found::virtual_size))?;
     let installer = match &request.installer {
-        // One that libvirt knows as a volume is used where it is; another is uploaded for this VM.
-        Some(file) if host.virsh.is_local() && host.virsh.volume_at(file.as_str())? => Some((file.clone(), None)),
+        // One that libvirt knows as a volume is used where it is; another is uploaded for this VM. Where a request's files are
+        // limited all are: libvirt opens a volume by its path each time that the VM starts, and where that leads may change.
+        Some(file)
+            if host.settings.sources == Sources::Any
+                && host.virsh.is_local()
+                && host.virsh.volume_at(file.path().as_str())? =>
+        {
+            Some((file.clone(), None))
+        }
         Some(file) => Some((file.clone(), Some(iso))),
         None => None,
     };
@@ -255,11 +261,9 @@ impl Plan {
         let path = |volume: &OwnedVolume| self.pool.path_of(&volume.name);
         let mut disks = vec![DiskDevice::Disk(path(&self.disk))];
         disks.extend(self.seed.iter().map(|(volume, _)| DiskDevice::Seed(path(volume))));
-        disks.extend(
-            self.installer
-                .iter()
-                .map(|(file, volume)| DiskDevice::Installer(volume.as_ref().map_or_else(|| file.to_string(), path))),
-        );
+        disks.extend(self.installer.iter().map(|(file, volume)| {
+            DiskDevice::Installer(volume.as_ref().map_or_else(|| file.path().to_string(), path))
+        }));
         NewDomain {
             name: new.name.as_str(),
             uuid: self.uuid,

@@ -1,19 +1,19 @@
 //! A request that makes sense by itself: what can be refused without looking at the host.
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 
 use super::super::super::{Host, image::ImageSource, key, sources};
 use crate::{
     cloud_init::UserData,
     error::{Error, Result},
     model::{digest, key::Key, specification::Specification, vm::NewVm},
+    store::local_file::LocalFile,
 };
 
 /// What was asked for, with what it names read and found usable.
 pub(super) struct Request {
     pub(super) image: Option<ImageSource>,
-    /// The installer's file.
-    pub(super) installer: Option<Utf8PathBuf>,
+    pub(super) installer: Option<LocalFile>,
     pub(super) keys: Vec<Key>,
     pub(super) user_data: Option<UserData>,
     /// Whether there is something in the guest to tell of keys and users.
@@ -51,7 +51,7 @@ impl Request {
         Specification {
             image: self.image.as_ref().map(|image| image.given().to_owned()),
             checksum: new.checksum.as_ref().map(ToString::to_string),
-            iso: self.installer.as_ref().map(ToString::to_string),
+            iso: self.installer.as_ref().map(|file| file.path().to_string()),
             memory_mib: new.memory.mib(),
             vcpus: new.vcpus,
             disk_bytes: new.disk_size.bytes(),
@@ -64,13 +64,12 @@ impl Request {
     }
 }
 
-fn installer(host: &Host, given: &str) -> Result<Utf8PathBuf> {
+fn installer(host: &Host, given: &str) -> Result<LocalFile> {
     let failed = |error: std::io::Error| Error::io(format!("read the installer `{}`", given.escape_debug()), &error);
-    let path = sources::real_path(host, Utf8Path::new(given), failed)?;
-    let metadata = std::fs::metadata(&path).map_err(failed)?;
+    let file = sources::open(host, Utf8Path::new(given), failed)?;
+    let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() || metadata.len() == 0 {
-        return Err(Error::invalid(format!("the installer `{path}` is empty or no regular file")));
+        return Err(Error::invalid(format!("the installer `{}` is empty or no regular file", file.path())));
     }
-    std::fs::File::open(&path).map_err(failed)?;
-    Ok(path)
+    Ok(file)
 }
