@@ -40,7 +40,8 @@ fn requests_that_are_made_up_are_answered_as_described() {
             &format!("{place}/openapi.json"),
             "--seed=1",
             "--workers=2",
-            "--request-timeout=30",
+            // The service answers what takes long after 45 s, with where to look for the result.
+            "--request-timeout=60",
             "--no-color",
         ])
         // A stream has no end to wait for; serve_life.rs and the service's own tests read it.
