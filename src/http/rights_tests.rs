@@ -172,6 +172,21 @@ async fn readiness_is_told_to_everybody_and_what_was_looked_at_to_tokens_alone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_ready_is_told_to_everybody_and_why_to_tokens_alone() {
+    let site = Site::new();
+    fs::write(site.folder.path().join("node.xml"), "<node").unwrap();
+    let path = site.folder.path().to_str().unwrap();
+    let unknown = site.get("", "/readyz").await;
+    assert_eq!(unknown.status, 503, "{}", unknown.text());
+    let checks = &unknown.json()["details"]["checks"];
+    assert!(checks.as_array().unwrap().contains(&json!({"id": "daemon.reachable"})), "{checks}");
+    assert!(checks.as_array().unwrap().iter().all(|check| check.as_object().unwrap().len() == 1), "{checks}");
+    assert!(!unknown.text().contains(path), "{}", unknown.text());
+    let known = site.get("viewer", "/readyz").await;
+    assert!(known.status == 503 && known.text().contains(path), "{}", known.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operation_needs_its_scope_and_says_which() {
     let site = Site::new();
     for operation in api::operations().iter().filter(|operation| operation.scope > Scope::Read) {
