@@ -322,7 +322,9 @@ fn a_port_that_is_taken_before_the_start_is_replaced() {
     // The first start waits until its port is taken.
     let script = format!(
         r#"PATH={{path}}
-case "$*" in
+commands=$*
+[ $# -ne 3 ] || [ -p /dev/stdin ] || commands=$(cat /proc/self/fd/0)
+case $commands in
 *"start --domain"*)
     if [ ! -e {asked} ]; then
         virsh -q -c qemu:///system dumpxml web >{asked}.new

@@ -102,6 +102,7 @@ fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
         let guest = scope.spawn(|| {
             host.create("guest", &image, &["--wait=cloud-init", "--timeout", LIMIT]).succeeded();
             commands(&host);
+            input_is_private(&host);
             files(&host);
             plain_ssh(&host);
             screen_and_events(&host);
@@ -166,9 +167,41 @@ fn commands(host: &Host) {
     running.signal(Signal::INT);
     running.end().failed_with(130);
     lab::wait_until("the end of what was interrupted", || {
-        host.root("guest", "pgrep -x sleep || true; ls /run | grep -v \"$(basename \"$(readlink /proc/$$/fd/1)\" .out)\" | grep vmprov || true").is_empty()
+        host.root("guest", "pgrep -x sleep || true; ls /run | grep -v \"$(basename \"$(dirname \"$(readlink /proc/$$/fd/1)\")\")\" | grep vmprov || true").is_empty()
     });
     host.run(&["vm", "exec", "guest", "--user", "nobody-there", "--via", "agent", "--", "true"]).failed_with(1);
+}
+
+/// Another user of the guest sees that a command is run through the agent, and can neither read nor change its input.
+fn input_is_private(host: &Host) {
+    // A shell's own words, so that nothing but reading takes time.
+    let poll = "n=0
+        until [ -e /tmp/enough ]; do
+            for folder in /run/vmprov-exec-*; do
+                [ -e \"$folder\" ] || continue
+                n=$((n + 1))
+                for file in \"$folder\" \"$folder\"/*; do
+                    { read -r line && echo \"read $file: $line\"; } <\"$file\"
+                    { echo 'echo changed' && echo \"wrote $file\"; } >>\"$file\"
+                done
+            done
+        done 2>/dev/null
+        [ $n -eq 0 ] || echo has looked";
+    let exec = ["vm", "exec", "guest", "--via", "agent", "--user"];
+    let poller =
+        host.lab.begin("", &[&exec[..], &["nobody", "--", "sh", "-c", &format!("echo begins; {poll}")]].concat());
+    lab::wait_until("the other user", || poller.has_printed("begins"));
+    let sh = [&exec[..], &["root", "--", "sh"]].concat();
+    for number in 0..49 {
+        let ran = host.lab.with_stdin(&sh, format!("echo {number}\n").as_bytes());
+        assert_eq!(ran.succeeded().stdout, format!("{number}\n"));
+    }
+    // One that is too large to be handed over with the command.
+    let large = format!("echo 49\n{}", "#\n".repeat(200_000));
+    assert_eq!(host.lab.with_stdin(&sh, large.as_bytes()).succeeded().stdout, "49\n");
+    host.root("guest", "touch /tmp/enough");
+    assert_eq!(poller.end().succeeded().stdout, "begins\nhas looked\n");
+    host.root("guest", "rm /tmp/enough");
 }
 
 /// Folders and files with odd names, both ways.

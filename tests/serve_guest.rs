@@ -2,6 +2,8 @@
 //! long the work behind it takes.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
+#[path = "support/arguments.rs"]
+mod arguments;
 #[path = "support/http.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod http;
@@ -14,6 +16,7 @@ mod mirror;
 
 use std::{process::Command, thread, time::Duration};
 
+use arguments::Watched;
 use http::{Answer, Service};
 use lab::{Lab, Running, wait_until};
 use mirror::{Fault, Mirror};
@@ -24,6 +27,9 @@ const LIMIT: Duration = Duration::from_mins(12);
 
 /// The image's file, whose name tells the user.
 const FILE: &str = "debian-12.qcow2";
+
+/// Stands in whatever a request says, and nowhere else on this machine.
+const CONTENT: &str = "content-of-a-request";
 
 const JSON: &str = "Content-Type: application/json";
 
@@ -71,6 +77,16 @@ impl Site {
     fn get(&self, path: &str) -> Answer {
         self.send("GET", path, "wait=1", &Value::Null)
     }
+
+    /// Asks as [`Self::ok`] does, while somebody reads the arguments of all processes.
+    #[track_caller]
+    fn unseen(&self, method: &str, path: &str, body: &Value) -> Value {
+        let body = serde_json::from_str(&body.to_string().replace("CONTENT", CONTENT)).unwrap();
+        let watched = Watched::new("virsh", &[CONTENT]);
+        let done = self.ok(method, path, &body);
+        assert_eq!(watched.seen(), ["virsh"], "{method} {path}");
+        done
+    }
 }
 
 #[test]
@@ -110,8 +126,10 @@ fn created(site: &Site, half: usize) {
         site.ok("POST", "/api/ssh-keys", &json!({"name": key, "type": "ed25519"}));
     }
     site.mirror.spoil(FILE, [Fault::Hold(half)]);
-    let new =
-        json!({"name": "web", "imageUrl": site.mirror.url(FILE), "memory": 640, "vcpus": 1, "sshKeys": ["first"]});
+    let data = format!("#cloud-config\nbootcmd:\n- echo {CONTENT}\n");
+    let new = json!({"name": "web", "imageUrl": site.mirror.url(FILE), "memory": 640, "vcpus": 1, "sshKeys": ["first"],
+        "userData": data});
+    let watched = Watched::new("virsh", &[CONTENT]);
     let accepted = site.send("POST", "/api/vms", "wait=5", &new);
     let poll = accepted.is(202).header("location").unwrap().to_owned();
     assert_eq!(accepted.header("preference-applied"), Some("wait=5"));
@@ -124,6 +142,7 @@ fn created(site: &Site, half: usize) {
     site.mirror.open_gate();
     let client = &site.service.as_ref().unwrap().client;
     let done = client.finished(&accepted, LIMIT, |_| ());
+    assert_eq!(watched.seen(), ["virsh"]);
     assert_eq!((&done["state"], &done["status"]), (&json!("succeeded"), &json!(201)), "{done}");
     assert_eq!((&done["result"]["state"], &done["result"]["user"]), (&json!("running"), &json!("debian")), "{done}");
     let listed = site.get("/api/vms").is(200).value();
@@ -144,6 +163,10 @@ fn reached(site: &Site) {
         let ran = site.exec(&json!({"command": ["sh", "-c", "cat; echo no >&2; exit 7"], "stdin": "a\nü", "via": via}));
         assert_eq!((&ran["exitStatus"], &ran["stdout"]), (&json!(7), &json!("a\nü")), "{ran}");
         assert!(ran["stderr"].as_str().unwrap().contains("no"), "{ran}");
+        let script = "# CONTENT %h 'é'\n\tcat; printf '%s|' \"$@\"";
+        let request = json!({"command": ["sh", "-c", script, "x", "", " a\t\"b\" ", "CONTENT ü\n"], "stdin": "CONTENT\n", "via": via});
+        let ran = site.unseen("POST", "/api/vms/web/exec", &request);
+        assert_eq!(ran["stdout"], format!("{CONTENT}\n| a\t\"b\" |{CONTENT} ü\n|"), "{ran}");
     }
     let logs = site.get("/api/vms/web/logs?lines=500").is(200).value();
     assert!(
@@ -159,20 +182,25 @@ fn reached(site: &Site) {
 
 /// Given another key, a time to live and a description; stopped and started.
 fn changed(site: &Site) {
+    let second = site.get("/api/ssh-keys/second").is(200).value()["publicKey"].as_str().unwrap().to_owned();
+    let watched = Watched::new("virsh", &[second.split(' ').nth(1).unwrap()]);
     let injected = site.ok("POST", "/api/vms/web/ssh-keys/second", &Value::Null);
+    assert_eq!(watched.seen(), ["virsh"]);
     assert_eq!((&injected["status"], &injected["key"]), (&json!("injected"), &json!("second")), "{injected}");
     assert_eq!((&injected["method"], &injected["restartNeeded"]), (&json!("agent"), &json!(false)), "{injected}");
     let keys = site.exec(&json!({"command": ["grep", "-c", ".", ".ssh/authorized_keys"]}));
     assert_eq!(keys["stdout"], "2\n", "{keys}");
     let expiry = site.ok("PUT", "/api/vms/web/ttl", &json!({"ttl": "2h"}));
     assert!(expiry["expires"].is_string(), "{expiry}");
-    let edited = site.ok("PATCH", "/api/vms/web", &json!({"description": "for the web", "autostart": true}));
+    let text = format!("for the web: {CONTENT}\n é");
+    let new = json!({"description": text.replace(CONTENT, "CONTENT"), "autostart": true});
+    let edited = site.unseen("PATCH", "/api/vms/web", &new);
     assert_eq!(edited["changed"], true, "{edited}");
     let stopped = site.ok("POST", "/api/vms/web/stop", &json!({"timeout": "12m"}));
     assert_eq!((&stopped["status"], &stopped["forced"]), (&json!("stopped"), &json!(false)), "{stopped}");
     let shown = site.get("/api/vms/web").is(200).value();
     assert_eq!((&shown["state"], &shown["autostart"]), (&json!("shut off"), &json!(true)), "{shown}");
-    assert_eq!((&shown["description"], &shown["expires"]), (&json!("for the web"), &expiry["expires"]), "{shown}");
+    assert_eq!((&shown["description"], &shown["expires"]), (&json!(text), &expiry["expires"]), "{shown}");
     let started = site.ok("POST", "/api/vms/web/start", &Value::Null);
     assert_eq!((&started["status"], &started["state"]), (&json!("started"), &json!("running")), "{started}");
 }

@@ -26,7 +26,7 @@ impl Tool {
     /// Starts the program and keeps it. What it prints is dropped; its complaints are the answers.
     pub(super) fn converse(&self, runner: &Runner) -> Result<Conversation> {
         runner.cancel.check()?;
-        tracing::debug!("{}", self.command());
+        tracing::debug!("{}", self.summary());
         let failed = |error: std::io::Error| Error::io(format!("make a pipe for `{}`", self.program), &error);
         let ((input, commands), (output, complaints)) =
             (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);

@@ -34,7 +34,7 @@ impl Tool {
     /// Hands the terminal to the program and waits for its end: for `ssh` and `virsh console`. The caller's signals
     /// reach it as they would from a shell.
     pub fn attach(&self, runner: &Runner) -> Result<ExitStatus> {
-        tracing::info!("{}", self.command());
+        tracing::info!("{}", self.summary());
         let watch = runner.watch(self.program);
         let output = duct::cmd(self.program, &self.args).unchecked().run();
         watch.heard(output.as_ref().is_ok_and(|output| output.status.success()));
@@ -45,7 +45,7 @@ impl Tool {
     /// to [`Self::attach`] it is ended at its limit and on interrupt.
     pub fn pass_through(&self, runner: &Runner, capture_stderr: bool) -> Result<(ExitStatus, String)> {
         runner.cancel.check()?;
-        tracing::info!("{}", self.command());
+        tracing::info!("{}", self.summary());
         let mut expression = duct::cmd(self.program, &self.args).unchecked();
         if capture_stderr {
             expression = expression.stderr_capture();
@@ -62,11 +62,11 @@ impl Tool {
     /// For what a guest prints, which may be anything.
     pub fn capture(&self, runner: &Runner, most: usize) -> Result<(Finished, bool)> {
         runner.cancel.check()?;
-        tracing::debug!("{}", self.command_without_stdin());
+        tracing::debug!("{}", self.summary());
         let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
         let ((out, out_end), (err, err_end)) = (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
         let watch = runner.watch(self.program);
-        let started = self.expression().stdout_file(out_end).stderr_file(err_end).start();
+        let started = self.expression()?.stdout_file(out_end).stderr_file(err_end).start();
         let [out, err] = [out, err].map(|pipe| std::thread::spawn(move || first(pipe, most)));
         let ended = started.map_err(|error| self.not_started(&error)).and_then(|handle| {
             let output = self.wait(&handle, runner, kill_process_group)?;
@@ -84,7 +84,7 @@ impl Tool {
     /// reached is no failure here: it is how long one listens.
     pub fn lines(&self, runner: &Runner, mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
         runner.cancel.check()?;
-        tracing::debug!("{}", self.command());
+        tracing::debug!("{}", self.summary());
         let watch = runner.watch(self.program);
         let heard = self.hear(runner, &mut on_line);
         // One without an exit status was ended from here, when enough had been heard.
@@ -95,8 +95,12 @@ impl Tool {
     fn hear(&self, runner: &Runner, on_line: &mut dyn FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
         let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
         let (reader, writer) = std::io::pipe().map_err(failed)?;
-        let handle =
-            self.expression().stderr_capture().stdout_file(writer).start().map_err(|error| self.not_started(&error))?;
+        let handle = self
+            .expression()?
+            .stderr_capture()
+            .stdout_file(writer)
+            .start()
+            .map_err(|error| self.not_started(&error))?;
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
             let lines = BufReader::new(reader).lines().map_while(std::result::Result::ok);

@@ -33,6 +33,7 @@ use crate::{
     observer::Observer,
 };
 use fence::Fence;
+use scratch::Scratch;
 
 /// How long a call may take when nobody says: far more than any needs, and finite. libvirt has been seen to take
 /// 100 s for one `define` while it probed QEMU again.
@@ -86,7 +87,9 @@ pub struct Tool {
     program: &'static str,
     args: Vec<String>,
     stdin: Option<Vec<u8>>,
-    env: Vec<(&'static str, &'static str)>,
+    /// What is on standard input, in a few words that anybody may read.
+    about: String,
+    env: Vec<(&'static str, String)>,
     limit: Duration,
     changes: bool,
 }
@@ -126,7 +129,8 @@ impl Finished {
 impl Tool {
     /// A call that only reads.
     pub fn new(program: &'static str) -> Self {
-        Self { program, args: Vec::new(), stdin: None, env: Vec::new(), limit: LIMIT, changes: false }
+        let (args, stdin, about, env) = (Vec::new(), None, String::new(), Vec::new());
+        Self { program, args, stdin, about, env, limit: LIMIT, changes: false }
     }
 
     /// Adds arguments.
@@ -136,17 +140,24 @@ impl Tool {
         self
     }
 
-    /// Gives it standard input, which is never logged whole.
+    /// Gives it standard input, of which only a dry run shows more than the size.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(stdin.into());
         self
     }
 
+    /// Says what is on standard input, for logs and errors.
+    #[must_use]
+    pub fn about(mut self, about: impl Into<String>) -> Self {
+        self.about = about.into();
+        self
+    }
+
     /// Sets a variable of its environment.
     #[must_use]
-    pub fn env(mut self, name: &'static str, value: &'static str) -> Self {
-        self.env.push((name, value));
+    pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((name, value.into()));
         self
     }
 
@@ -166,26 +177,26 @@ impl Tool {
 
     /// The call as it can be pasted into a shell.
     pub fn command(&self) -> String {
-        self.command_with_remark("")
-    }
-
-    /// The same with a remark at the end of its first line, where a shell takes it for one even when lines of standard
-    /// input follow.
-    fn command_with_remark(&self, remark: &str) -> String {
-        let words = std::iter::once(self.program).chain(self.args.iter().map(String::as_str));
-        let env = self.env.iter().map(|(name, value)| format!("{name}={value} "));
-        let command = env.collect::<Vec<_>>().concat() + &shell_words::join(words);
         match &self.stdin {
-            Some(stdin) => here_document(&command, remark, &String::from_utf8_lossy(stdin)),
-            None => format!("{command}{remark}"),
+            Some(stdin) => here_document(&self.command_line(), &String::from_utf8_lossy(stdin)),
+            None => self.command_line(),
         }
     }
 
-    /// The call with the size of its standard input only, which may hold what nobody else should read.
-    fn command_without_stdin(&self) -> String {
+    /// The call without its standard input.
+    fn command_line(&self) -> String {
+        let words = std::iter::once(self.program).chain(self.args.iter().map(String::as_str));
+        let env = self.env.iter().map(|(name, value)| format!("{name}={} ", shell_words::quote(value)));
+        env.collect::<String>() + &shell_words::join(words)
+    }
+
+    /// The call as logs and errors have it: of its standard input, which may hold what nobody else should read, the size
+    /// only.
+    fn summary(&self) -> String {
         let command = shell_words::join(std::iter::once(self.program).chain(self.args.iter().map(String::as_str)));
         match &self.stdin {
-            Some(stdin) => format!("{command} # with {} bytes of standard input", stdin.len()),
+            Some(stdin) if self.about.is_empty() => format!("{command} # with {} bytes of standard input", stdin.len()),
+            Some(stdin) => format!("{command} # {} on standard input, {} bytes", self.about, stdin.len()),
             None => command,
         }
     }
@@ -202,11 +213,11 @@ impl Tool {
         let watch = runner.watch(self.program);
         let output = self.start().and_then(|handle| self.wait(&handle, runner, kill_process_group));
         let took = watch.ended(output.as_ref().is_ok_and(|output| output.status.success()));
-        let (output, took) = (output?, format!(" # {} ms", took.as_millis()));
+        let (output, took) = (output?, took.as_millis());
         if self.changes {
-            tracing::info!("{}", self.command_with_remark(&took));
+            tracing::info!("{} # {took} ms", self.summary());
         } else {
-            tracing::debug!("{}", self.command_with_remark(&took));
+            tracing::debug!("{} # {took} ms", self.summary());
         }
         Ok(Some(self.finished(&output)))
     }
@@ -227,15 +238,15 @@ impl Tool {
     }
 
     fn start(&self) -> Result<Handle> {
-        self.expression().stdout_capture().stderr_capture().start().map_err(|error| self.not_started(&error))
+        self.expression()?.stdout_capture().stderr_capture().start().map_err(|error| self.not_started(&error))
     }
 
     /// The call, but for where its output and its complaints go.
-    fn expression(&self) -> duct::Expression {
-        match &self.stdin {
-            Some(stdin) => self.without_input().stdin_bytes(stdin.as_slice()),
+    fn expression(&self) -> Result<duct::Expression> {
+        Ok(match &self.stdin {
+            Some(stdin) => self.without_input().stdin_file(Scratch::memory(stdin)?.reopened()?),
             None => self.without_input().stdin_null(),
-        }
+        })
     }
 
     /// The same, but for where its input comes from, too.
@@ -271,7 +282,7 @@ impl Tool {
             }
             if left.is_zero() {
                 end(handle, kill);
-                let message = format!("`{}` did not end within {} s", self.command_without_stdin(), limit.as_secs());
+                let message = format!("`{}` did not end within {} s", self.summary(), limit.as_secs());
                 return Err(Error::new(Code::Timeout, message)
                     .hint("Run the command by hand to see what it waits for; libvirtd may be stuck."));
             }
@@ -298,14 +309,14 @@ impl Tool {
     }
 }
 
-/// A shell's command with the text that is its standard input, for pasting; `remark` ends its first line.
-pub fn here_document(command: &str, remark: &str, text: &str) -> String {
+/// A shell's command with the text that is its standard input, for pasting.
+pub fn here_document(command: &str, text: &str) -> String {
     // Text that has such a line itself would end there, and its rest would be run.
     let mut end = "EOF".to_owned();
     while text.lines().any(|line| line == end) {
         end.push('_');
     }
-    format!("{command} <<'{end}'{remark}\n{}\n{end}", text.trim_end())
+    format!("{command} <<'{end}'\n{}\n{end}", text.trim_end())
 }
 
 /// A program's exit status as a shell has it: 128 and the signal where one ended it.
@@ -376,6 +387,8 @@ mod tests {
         let late = sh("sleep 60").stdin("password: hidden").limit(Duration::from_millis(1));
         let error = late.read(&Runner::default()).unwrap_err();
         assert_eq!(error.message, "`sh -c 'sleep 60' # with 16 bytes of standard input` did not end within 0 s");
+        let known = late.about("a password").read(&Runner::default()).unwrap_err();
+        assert_eq!(known.message, "`sh -c 'sleep 60' # a password on standard input, 16 bytes` did not end within 0 s");
         let failed = sh("cat >/dev/null; exit 3").stdin("password: hidden").read(&Runner::default()).unwrap();
         assert!(!format!("{:?} {failed:?}", failed.failure()).contains("hidden"), "{failed:?}");
     }
@@ -416,10 +429,10 @@ mod tests {
     #[test]
     fn what_is_shown_of_a_call_can_be_pasted() {
         let cat = Tool::new("cat").stdin("a\nEOF\necho ran\n");
-        assert_eq!(cat.command_with_remark(" # 3 ms"), "cat <<'EOF_' # 3 ms\na\nEOF\necho ran\nEOF_");
-        let pasted = sh(&cat.command_with_remark(" # 3 ms")).read(&Runner::default()).unwrap();
+        assert_eq!(cat.command(), "cat <<'EOF_'\na\nEOF\necho ran\nEOF_");
+        let pasted = sh(&cat.command()).read(&Runner::default()).unwrap();
         assert_eq!(pasted.text().unwrap(), "a\nEOF\necho ran\n");
-        assert_eq!(sh("exit 1").command_with_remark(" # 3 ms"), "sh -c 'exit 1' # 3 ms");
+        assert_eq!(sh("exit 1").env("A", "b c").command(), "A='b c' sh -c 'exit 1'");
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl Scratch {
         &mut self.file
     }
 
+    /// The file, opened anew at its beginning: for a program's standard input.
+    pub fn reopened(&self) -> Result<File> {
+        File::open(&self.path).map_err(|error| Error::io("open a temporary file", &error))
+    }
+
     /// Its size in bytes.
     pub fn size(&self) -> Result<u64> {
         self.file

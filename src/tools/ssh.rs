@@ -167,21 +167,18 @@ impl Target {
         Ok(let_in(log)?.map(|()| captured))
     }
 
-    fn logged(&self, more: &[&str], command: &str, limit: Option<Duration>) -> Result<(Tool, Scratch, Scratch)> {
+    /// The call, its log, and files that it reads. The command stands in a configuration of ssh's and not among its arguments,
+    /// which every user of this machine may read.
+    fn logged(&self, more: &[&str], command: &str, limit: Option<Duration>) -> Result<(Tool, Scratch, [Scratch; 2])> {
         let (known_hosts, log) = (self.known_hosts()?, Scratch::memory(b"")?);
-        let options = [
-            "-T",
-            "-E",
-            log.path().as_str(),
-            "-o",
-            "LogLevel=VERBOSE",
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "ConnectTimeout=15",
-        ];
-        let tool = self.tool(&known_hosts, &[&options, more].concat(), &[command.to_owned()]);
-        Ok((tool.limit(limit.unwrap_or(Duration::MAX)), log, known_hosts))
+        // The first value of an option counts, and ssh does not read its own two where it is given one.
+        let command = format!("RemoteCommand {}\n", in_one_line(command).replace('%', "%%"));
+        let configuration = Scratch::memory((command + "Include ~/.ssh/config /etc/ssh/ssh_config\n").as_bytes())?;
+        let (file, log_file) = (configuration.path().as_str(), log.path().as_str());
+        let strict = ["-o", "LogLevel=VERBOSE", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"];
+        let options = [&["-F", file, "-T", "-E", log_file], &strict[..], more].concat();
+        let tool = self.tool(&known_hosts, &options, &[]);
+        Ok((tool.limit(limit.unwrap_or(Duration::MAX)), log, [known_hosts, configuration]))
     }
 
     /// Copies files into or out of the guest, folders with all that is in them. A path in the guest begins with `:`. Its
@@ -205,6 +202,14 @@ impl Target {
         let known_hosts = self.known_hosts()?;
         self.tool(&known_hosts, &["-o", "ConnectTimeout=15"], command).attach(runner)
     }
+}
+
+/// A shell's script as a command in one line that has nothing but what every login shell leaves as it is: the rest is written in
+/// octal, for `printf` to write it back.
+fn in_one_line(script: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" _./:=,@+-".contains(&byte);
+    let coded = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("\\0{byte:03o}") };
+    format!("sh -c 'eval \"$(printf %b \"{}\")\"'", script.bytes().map(coded).collect::<Vec<_>>().concat())
 }
 
 /// Whether ssh's log, at its level VERBOSE, says that somebody was let in (OpenSSH 9.2 and older).
@@ -231,6 +236,19 @@ mod tests {
         ] {
             assert_eq!(Refusal::new(words).kind, kind, "{words}");
         }
+    }
+
+    #[test]
+    fn a_script_is_the_same_in_one_line() {
+        let script = "printf '%s|' \"a b\" 'it'\\''s' \\\\ '\n#é\t' -- \"$0\"; exit 7";
+        let [plain, coded] = [format!("sh -c {}", shell_words::quote(script)), in_one_line(script)].map(|command| {
+            let finished = Tool::new("sh").args(["-c", &command]).read(&Runner::default()).unwrap();
+            (finished.stdout, finished.stderr, finished.status.code())
+        });
+        assert_eq!(plain, coded);
+        assert_eq!(plain.2, Some(7));
+        let line = in_one_line(script);
+        assert!(!line.contains(['\n', '#']) && line.is_ascii(), "{line}");
     }
 
     #[test]

@@ -352,7 +352,7 @@ pub(super) fn write_companion(host: &Host, pool: &Pool, name: &str, base: &Base)
         if volume(host, pool, name)?.is_some() {
             host.virsh.delete_volume(&pool.name, name)?;
         }
-        host.runner.plan(|| here_document(&format!("cat > {name}"), "", &json));
+        host.runner.plan(|| here_document(&format!("cat > {name}"), &json));
         return undoing(|undo| put(host, pool, name, json.len() as u64, Utf8Path::new(name), undo));
     }
     host.virsh.delete_volume(&pool.name, name)?;

@@ -214,7 +214,6 @@ fn through_ssh(host: &Host, domain: &Domain, new: &NewExec, streams: Streams) ->
     };
     // ssh does not tell a signal that ended a command; a shell does, whatever the user's own is.
     let command = format!("{}; exit $?", shell_words::join(limited(new).iter().chain(&new.command)));
-    let command = shell_words::join(["sh", "-c", &command]);
     let limit = new.timeout.map(|limit| limit.0 + GRACE);
     let mut executed = Executed {
         vm: domain.name.clone(),

@@ -48,7 +48,7 @@ pub(super) fn make(host: &Host, seed: &Seed) -> Result<Scratch> {
     let files = without_secrets(seed).files();
     for (name, content) in &files {
         let text = String::from_utf8_lossy(content);
-        host.runner.plan(|| here_document(&format!("cat > {name}"), "", &text));
+        host.runner.plan(|| here_document(&format!("cat > {name}"), &text));
     }
     let command = format!(
         "genisoimage -quiet -joliet -rational-rock -volid cidata -output {SHOWN} meta-data user-data network-config {WHOLE}"

@@ -4,14 +4,13 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Virsh, failure};
+use super::{Virsh, failure, script::Script};
 use crate::error::{Code, Error, Result};
 
 /// How long the agent may take to answer, in seconds.
 const PATIENCE: &str = "10";
 
-/// The most bytes that are read or written in one call: encoded they are part of an argument, of which Linux takes
-/// 128 KiB (`MAX_ARG_STRLEN`).
+/// The most bytes that are read or written in one call: virsh reads its standard input byte by byte.
 const MOST: usize = 48 << 10;
 
 /// Files in the guest that the agent has opened for reading.
@@ -50,9 +49,10 @@ impl Virsh {
     fn agent_all(&self, uuid: Uuid, commands: &[Value]) -> Result<Vec<Value>> {
         const WHAT: &str = "ask the guest agent";
         let uuid = uuid.to_string();
-        let texts: Vec<_> = commands.iter().map(Value::to_string).collect();
-        let call = |text| vec!["qemu-agent-command", "--domain", &uuid, "--timeout", PATIENCE, "--cmd", text];
-        let batch = self.batch(WHAT, &texts.iter().map(|text| call(text)).collect::<Vec<_>>())?;
+        let texts: Vec<_> = commands.iter().map(in_ascii).collect();
+        let call = |text| ["qemu-agent-command", "--domain", &uuid, "--timeout", PATIENCE, "--cmd", text];
+        let calls: Vec<_> = texts.iter().map(|text| call(text)).collect();
+        let batch = self.run_script(WHAT, &Script::new(&calls)?, false)?;
         if let Some(complaint) = batch.complaints.first() {
             return Err(failure::explain(WHAT, &self.uri, complaint));
         }
@@ -64,11 +64,21 @@ impl Virsh {
         batch.sections.iter().map(answer).collect()
     }
 
-    /// Starts a program in the guest, as the user that the agent runs as; returns its process id there.
-    pub fn guest_exec(&self, uuid: Uuid, path: &str, args: &[String]) -> Result<i64> {
-        let command = json!({ "execute": "guest-exec", "arguments": { "path": path, "arg": args } });
-        let answer = self.agent(uuid, &command)?;
+    /// Starts a program in the guest, as the user that the agent runs as, with this standard input; returns its process id
+    /// there.
+    pub fn guest_exec(&self, uuid: Uuid, path: &str, args: &[String], stdin: &[u8]) -> Result<i64> {
+        let mut arguments = json!({ "path": path, "arg": args });
+        if !stdin.is_empty() {
+            arguments["input-data"] = STANDARD.encode(stdin).into();
+        }
+        let answer = self.agent(uuid, &json!({ "execute": "guest-exec", "arguments": arguments }))?;
         answer["pid"].as_i64().ok_or_else(|| Error::new(Code::ToolFailed, "the guest agent names no process"))
+    }
+
+    /// Whether a program in the guest has ended, with which exit status. The agent tells the end of a program once only.
+    pub fn guest_exit_status(&self, uuid: Uuid, pid: i64) -> Result<Option<i32>> {
+        let answer = self.agent(uuid, &json!({ "execute": "guest-exec-status", "arguments": { "pid": pid } }))?;
+        Ok((answer["exited"] == true).then(|| exit_status(&answer)))
     }
 
     /// Opens the files that a program in the guest writes to, once they are there.
@@ -115,8 +125,30 @@ impl Virsh {
     }
 }
 
+/// JSON with all that is not printable ASCII escaped.
+fn in_ascii(command: &Value) -> String {
+    let escaped = |unit: u16| match u8::try_from(unit) {
+        Ok(byte @ b' '..=b'~') => char::from(byte).to_string(),
+        _ => format!("\\u{unit:04x}"),
+    };
+    command.to_string().encode_utf16().map(escaped).collect::<Vec<_>>().concat()
+}
+
 /// An ended program's exit status, as a shell would have it.
 fn exit_status(status: &Value) -> i32 {
     let number = |key: &str| status[key].as_i64().and_then(|number| i32::try_from(number).ok());
     number("exitcode").or_else(|| Some(128 + number("signal")?)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_the_same_in_ascii() {
+        let command = json!({ "arg": ["a\n\t\u{7f}", "é", "\u{1f980}", "it's \\ \"so\""] });
+        let text = in_ascii(&command);
+        assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), command);
+    }
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Capabilities, Domain, Virsh, Volume, from_xml, host};
+use super::{super::scratch::Scratch, Capabilities, Domain, Virsh, Volume, from_xml, host};
 use crate::error::{Code, Error, Result};
 
 /// What this host can give a VM, where libvirt tells.
@@ -67,14 +67,20 @@ impl Virsh {
 
     /// Sets a domain's description; an empty one removes it.
     pub fn set_description(&self, uuid: Uuid, text: &str, live: bool) -> Result<()> {
+        const WHAT: &str = "change the VM's description";
         let uuid = uuid.to_string();
-        let mut args = vec!["desc", "--domain", &uuid, "--config"];
-        if live {
-            args.push("--live");
-        }
-        // It takes all that follows, so it is the last.
-        args.extend(["--new-desc", text]);
-        self.change("change the VM's description", &args)
+        let file = Scratch::memory(text.as_bytes())?;
+        let set = |which| {
+            let command = ["desc", "--domain", &uuid, which];
+            if self.runner.plan.is_some() {
+                return self.change(WHAT, &[&command[..], &["--new-desc", text]].concat());
+            }
+            // The text may have several lines, which virsh takes as an argument, which anybody may read, or from an editor.
+            let virsh = self.tool(&[&command[..], &["--edit"]].concat());
+            self.change_with(WHAT, virsh.env("VISUAL", format!("cp {}", file.path())))
+        };
+        set("--config")?;
+        if live { set("--live") } else { Ok(()) }
     }
 
     /// The bytes of the disk that a running domain's guest calls `target`.

@@ -208,9 +208,14 @@ impl Metadata {
         Ok(xml.replacen("<vmprov:vm", &format!("<vmprov:vm xmlns:vmprov=\"{NAMESPACE}\""), 1))
     }
 
+    /// All beyond printable ASCII is in character references, so that virsh can read it from its standard input.
     fn to_xml(&self, root: &str) -> Result<String> {
-        quick_xml::se::to_string_with_root(root, self)
-            .map_err(|error| Error::internal("cannot write a VM's metadata").because(error))
+        let xml = quick_xml::se::to_string_with_root(root, self)
+            .map_err(|error| Error::internal("cannot write a VM's metadata").because(error))?;
+        Ok(xml.chars().fold(String::new(), |xml, character| match character {
+            ' '..='~' => xml + character.encode_utf8(&mut [0; 4]),
+            _ => xml + &format!("&#{};", u32::from(character)),
+        }))
     }
 
     /// Reads the element as `virsh metadata` prints it: without a namespace.
@@ -275,7 +280,7 @@ impl Virsh {
         if live {
             args.push("--live");
         }
-        self.change("note in the VM's metadata how far it has come", &args)
+        self.change_all("note in the VM's metadata how far it has come", &[&args])
     }
 
     /// Starts a domain and replaces vmprov's element of it, in one process. A failure of either is one of both, and is

@@ -18,6 +18,7 @@ mod lease;
 mod metadata;
 mod network;
 mod screen;
+mod script;
 mod stats;
 mod volume;
 
@@ -43,6 +44,7 @@ pub use host::{Capabilities, Survey};
 pub use lease::{LeaseSession, StoredLease, Taken};
 pub use metadata::{Forward, InjectedKey, Metadata, NotedSpecification, OwnedVolume, Phase, Provenance, Role};
 pub use network::Vitals;
+use script::Script;
 pub use volume::{NewVolume, Pool, Volume};
 
 /// The most commands in one call: they are one argument, of which Linux takes 128 KiB (`MAX_ARG_STRLEN`), and a name
@@ -139,19 +141,11 @@ impl Virsh {
     /// Runs several commands that change something in one process. virsh goes on after one that failed, so this is
     /// for what is undone as a whole; the first failure is the one that is told, not what followed from it.
     fn change_all(&self, what: &str, commands: &[&[&str]]) -> Result<()> {
-        /// What stands between the commands' complaints; virsh says it as it says an error (11.3.0).
-        const MARK: &str = "then";
-        let commands: Vec<_> = commands.iter().map(|command| shell_words::join(*command)).collect();
-        let script = commands.join(&format!("; echo --err {MARK}; "));
-        let Some(finished) = self.tool(&[&script]).changes().run(&self.runner)? else { return Ok(()) };
-        let lines: Vec<_> = finished.stderr.lines().collect();
-        let mut complaints =
-            lines.split(|line| line.trim_start_matches("error: ") == MARK).map(|lines| lines.join("\n"));
-        match complaints.find(|text| !self::complaints(text).is_empty()) {
-            Some(first) => Err(failure::explain(what, &self.uri, &first)),
-            None if finished.status.success() => Ok(()),
-            None => Err(failure::explain(what, &self.uri, &finished.stderr)),
+        if self.runner.plan.is_some() {
+            return commands.iter().try_for_each(|command| self.change(what, command));
         }
+        let batch = self.run_script(what, &Script::new(commands)?, true)?;
+        batch.complaints.first().map_or(Ok(()), |first| Err(failure::explain(what, &self.uri, first)))
     }
 
     /// Runs several commands that only read in one process, or in a few where they are very many.

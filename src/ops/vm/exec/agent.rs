@@ -10,24 +10,29 @@ use uuid::Uuid;
 use super::{super::super::Host, Executed, Live, MOST_CAPTURED, NewExec, Streams, Via, out_of_time, within_limit};
 use crate::{
     error::{Code, Error, Result},
-    tools::virsh::{Domain, GuestFiles},
+    tools::virsh::{Domain, GuestFiles, Virsh},
 };
 
-/// Runs `"$@"` as the user `$4`, as if that had logged in, in a process group of its own and with output to files that only
-/// root can read.
-const SCRIPT: &str = r#"o=$1 e=$2 i=$3 w=$4 t=$5; shift 5
-u=$(umask); umask 077; : >"$o" && : >"$e" || exit 125; umask "$u"
+/// Runs `"$@"` as the user `$2`, as if that had logged in, in a process group of its own, for up to `$3` seconds where that is
+/// not empty. Its output goes to files in the folder `$1`, which only root can enter; its input comes from one there where
+/// there is one, or else from the agent.
+const SCRIPT: &str = r#"d=$1 w=$2 t=$3; shift 3
+[ -d "$d" ] || mkdir -m 700 "$d" || exit 125
+u=$(umask); umask 077; : >"$d/out" && : >"$d/err" || exit 125; umask "$u"
+[ ! -e "$d/in" ] || exec <"$d/in"
 HOME=$(getent passwd "$w" | cut -d : -f 6) USER=$w LOGNAME=$w; export HOME USER LOGNAME
+exec >>"$d/out" 2>>"$d/err"
 cd "$HOME" 2>/dev/null || cd /
-exec setsid ${t:+timeout -k 5 "$t"} setpriv --reuid "$w" --regid "$(id -g "$w")" --init-groups -- "$@" <"$i" >>"$o" 2>>"$e""#;
+exec setsid ${t:+timeout -k 5 "$t"} setpriv --reuid "$w" --regid "$(id -g "$w")" --init-groups -- "$@""#;
 
-/// Ends the process group `$1`, where one is named, by force what has not ended within five seconds, and removes the files.
-const CLEAN_UP: &str = r#"p=$1; shift
+/// Ends the process group `$2`, where one is named, by force what has not ended within five seconds, and removes the folder
+/// `$1`.
+const CLEAN_UP: &str = r#"p=$2
 if [ -n "$p" ] && kill -- "-$p"; then
     n=0; while [ $n -lt 50 ] && kill -0 -- "-$p"; do n=$((n + 1)); sleep 0.1; done
     kill -9 -- "-$p"
 fi
-exec rm -f -- "$@""#;
+exec rm -rf -- "$1""#;
 
 /// How long the guest may take to begin.
 const BEGIN: Duration = Duration::from_secs(20);
@@ -41,13 +46,17 @@ const MOST_COMMAND: usize = 64 << 10;
 /// The most bytes of standard input, which are handed over before the command begins.
 const MOST_STDIN: usize = 16 << 20;
 
-/// A command that runs in a guest.
+/// The most bytes of it that are handed over with the command itself, in one message to the agent. More goes to a file.
+const MOST_INLINE: usize = 48 << 10;
+
+/// A command that runs in a guest, or is about to.
 struct Running<'a> {
     host: &'a Host,
     uuid: Uuid,
-    pid: i64,
-    /// Its output, its complaints, its input.
-    names: [String; 3],
+    /// None before it runs.
+    pid: Option<i64>,
+    /// Its folder in the guest: its output, its complaints, and its input where that is large.
+    folder: String,
 }
 
 pub(super) fn run(host: &Host, domain: &Domain, new: &NewExec, streams: Streams) -> Result<Executed> {
@@ -128,27 +137,47 @@ fn watched(host: &Host, domain: &Domain, new: &NewExec, user: &str, live: &mut d
         return Err(Error::invalid(format!("the guest agent takes up to {MOST_STDIN} bytes of standard input"))
             .hint("Use --via ssh, or copy a file: vmprov vm cp."));
     }
-    let running = Running::begin(host, domain, new, user, &stdin)?;
-    let status = running.watch(new, &domain.name, live);
+    let unique = Uuid::new_v4().simple().to_string();
+    let folder = format!("/run/vmprov-exec-{}", &unique[..16]);
+    let mut running = Running { host, uuid: domain.uuid, pid: None, folder };
+    let status = running.begin(new, user, stdin).and_then(|()| running.watch(new, &domain.name, live));
     let ended = running.clean_up(status.is_err());
     // The first failure is the one that is told.
     status.and_then(|status| ended.map(|()| status))
 }
 
-impl<'a> Running<'a> {
-    fn begin(host: &'a Host, domain: &Domain, new: &NewExec, user: &str, stdin: &[u8]) -> Result<Self> {
-        let unique = Uuid::new_v4().simple().to_string();
-        let name = |suffix: &str| format!("/run/vmprov-exec-{}.{suffix}", &unique[..16]);
-        let names = [name("out"), name("err"), name("in")];
-        let input = if stdin.is_empty() { "/dev/null" } else { &names[2] };
-        if !stdin.is_empty() {
-            host.virsh.guest_write(domain.uuid, input, stdin)?;
-        }
+impl Running<'_> {
+    fn begin(&mut self, new: &NewExec, user: &str, stdin: Vec<u8>) -> Result<()> {
+        let inline = if stdin.len() > MOST_INLINE { self.put_stdin(&stdin).map(|()| Vec::new())? } else { stdin };
         let limit = new.timeout.map(|limit| limit.0.as_secs().max(1).to_string()).unwrap_or_default();
-        let ours = ["-c", SCRIPT, "sh", &names[0], &names[1], input, user, &limit];
-        let args: Vec<_> = ours.into_iter().map(str::to_owned).chain(new.command.iter().cloned()).collect();
-        let pid = host.virsh.guest_exec(domain.uuid, "/bin/sh", &args)?;
-        Ok(Self { host, uuid: domain.uuid, pid, names })
+        let ours = [SCRIPT, "sh", &self.folder, user, &limit];
+        let args: Vec<_> = ours.into_iter().chain(new.command.iter().map(String::as_str)).collect();
+        self.pid = Some(self.shell(&self.host.virsh, &args, &inline)?);
+        Ok(())
+    }
+
+    /// Runs a shell's script with its arguments in the guest, as root; its process id.
+    fn shell(&self, virsh: &Virsh, args: &[&str], stdin: &[u8]) -> Result<i64> {
+        let args: Vec<_> = std::iter::once(&"-c").chain(args).map(|&arg| arg.to_owned()).collect();
+        virsh.guest_exec(self.uuid, "/bin/sh", &args, stdin)
+    }
+
+    /// Writes large input to a file in the folder. The agent makes files that everybody may read, so the folder comes first.
+    fn put_stdin(&self, stdin: &[u8]) -> Result<()> {
+        let virsh = &self.host.virsh;
+        let maker = self.shell(virsh, &[r#"exec mkdir -m 700 "$1""#, "sh", &self.folder], &[])?;
+        let deadline = Instant::now() + BEGIN;
+        let status = loop {
+            match virsh.guest_exit_status(self.uuid, maker)? {
+                None if Instant::now() < deadline => std::thread::sleep(POLL.0),
+                status => break status,
+            }
+        };
+        if status != Some(0) {
+            return Err(Error::new(Code::ToolFailed, format!("the guest made no folder `{}`", self.folder))
+                .hint("The input needs one: see whether the guest's /run is full."));
+        }
+        virsh.guest_write(self.uuid, &format!("{}/in", self.folder), stdin)
     }
 
     fn watch(&self, new: &NewExec, vm: &str, live: &mut dyn Live) -> Result<i32> {
@@ -162,10 +191,10 @@ impl<'a> Running<'a> {
 
     /// Opens its output, which the guest has to make first.
     fn open(&self) -> Result<GuestFiles> {
-        let [out, err, _] = &self.names;
+        let [out, err] = ["out", "err"].map(|name| format!("{}/{name}", self.folder));
         let deadline = Instant::now() + BEGIN;
         loop {
-            match self.host.virsh.guest_open(self.uuid, out, err) {
+            match self.host.virsh.guest_open(self.uuid, &out, &err) {
                 Err(error) if error.code == Code::ToolFailed && Instant::now() < deadline => {
                     std::thread::sleep(POLL.0);
                 }
@@ -178,7 +207,7 @@ impl<'a> Running<'a> {
     fn follow(&self, files: GuestFiles, deadline: Option<Instant>, live: &mut dyn Live) -> Result<Option<i32>> {
         let (mut status, mut pause) = (None, POLL.0);
         loop {
-            let pid = status.is_none().then_some(self.pid);
+            let pid = self.pid.filter(|_| status.is_none());
             let progress = self.host.virsh.guest_progress(self.uuid, pid, files)?;
             live.stdout(&progress.stdout)?;
             live.stderr(&progress.stderr)?;
@@ -198,11 +227,9 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Removes its files, and ends it with its whole group first where it may still run.
+    /// Removes its folder, and ends it with its whole group first where it may still run.
     fn clean_up(&self, end: bool) -> Result<()> {
-        let virsh = self.host.uncancellable().virsh;
-        let end = if end { self.pid.to_string() } else { String::new() };
-        let args = [&["-c", CLEAN_UP, "sh", &end][..], &self.names.each_ref().map(String::as_str)].concat();
-        virsh.guest_exec(self.uuid, "/bin/sh", &args.into_iter().map(str::to_owned).collect::<Vec<_>>()).map(drop)
+        let pid = self.pid.filter(|_| end).map(|pid| pid.to_string()).unwrap_or_default();
+        self.shell(&self.host.uncancellable().virsh, &[CLEAN_UP, "sh", &self.folder, &pid], &[]).map(drop)
     }
 }
