@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{
     Host, image,
     lease::{self, Lease},
-    orphans, vm,
+    orphans, side_by_side, vm,
 };
 use crate::{
     error::{Code, Result},
@@ -51,6 +51,18 @@ pub struct Skipped {
 /// Removes every VM whose create or delete was cut short, and base images whose upload was. What another vmprov works on
 /// is left alone.
 pub fn collect(host: &Host, options: GcOptions) -> Result<Collected> {
+    if options.orphans {
+        let mut collected = remove_unfinished(host)?;
+        collected.volumes.extend(orphans::collect(host, true)?);
+        return Ok(collected);
+    }
+    // What is only listed is looked for meanwhile.
+    let (orphans, collected) = side_by_side(host, || orphans::collect(host, false), || remove_unfinished(host))?;
+    Ok(Collected { orphans, ..collected })
+}
+
+/// Removes what is without any doubt a leftover.
+fn remove_unfinished(host: &Host) -> Result<Collected> {
     let mut collected = Collected::default();
     for (listed, _) in incomplete(host)? {
         match claim(host, &listed)? {
@@ -76,8 +88,6 @@ pub fn collect(host: &Host, options: GcOptions) -> Result<Collected> {
     }
     collected.volumes.extend(image::remove_unfinished(host)?);
     collected.volumes.extend(vm::remove_copies(host)?);
-    let orphans = orphans::collect(host, options.orphans)?;
-    if options.orphans { &mut collected.volumes } else { &mut collected.orphans }.extend(orphans);
     lease::remove_stale(host)?;
     lock::remove_stale();
     Ok(collected)

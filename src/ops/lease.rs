@@ -89,15 +89,30 @@ fn sign_of_life(lease: Uuid) -> String {
     format!("the lease {lease}")
 }
 
+/// A session for a lease, which connects to libvirt while its owner does something else; none in a dry run.
+pub(super) struct Session(Option<LeaseSession>);
+
+impl Session {
+    /// Starts one.
+    pub(super) fn start(host: &Host) -> Result<Self> {
+        let session = (!host.is_dry_run()).then(|| host.virsh.lease_session());
+        session.transpose().map(Self)
+    }
+}
+
 impl Lease {
     /// Takes the lease on `what`, waiting for another holder at most `limit`.
     pub(super) fn take(host: &Host, what: &str, limit: Duration) -> Result<Self> {
-        if host.is_dry_run() {
+        Self::take_in(Session::start(host)?, host, what, limit)
+    }
+
+    /// The same in a session that has been started.
+    pub(super) fn take_in(session: Session, host: &Host, what: &str, limit: Duration) -> Result<Self> {
+        let Session(Some(mut session)) = session else {
             return Ok(Self { host: host.clone(), _kind: Kind::None });
-        }
+        };
         let (uuid, deadline) = (Uuid::new_v4(), Instant::now() + limit);
         let alive = Lock::take(&sign_of_life(uuid), Duration::ZERO, &host.runner.cancel)?;
-        let mut session = host.virsh.lease_session()?;
         let mut looked: Option<(Uuid, Instant)> = None;
         loop {
             let start = fence::now();

@@ -214,3 +214,20 @@ fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>,
     };
     error.hint(list)
 }
+
+/// Does two things at once; in a dry run one after the other, so that its commands have an order.
+fn side_by_side<A: Send, B>(
+    host: &Host,
+    beside: impl FnOnce() -> Result<A> + Send,
+    here: impl FnOnce() -> Result<B>,
+) -> Result<(A, B)> {
+    if host.is_dry_run() {
+        return Ok((beside()?, here()?));
+    }
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(beside);
+        let here = here();
+        let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        Ok((beside?, here?))
+    })
+}

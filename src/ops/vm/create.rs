@@ -9,15 +9,13 @@ mod link;
 mod plan;
 mod request;
 
-use std::thread;
-
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
     super::{
-        Host, image,
+        Host, image, side_by_side,
         undo::{Undo, undoing},
     },
     expiry::expiry,
@@ -231,23 +229,6 @@ fn absent_is_fine(result: Result<()>) -> Result<()> {
         Err(error) if matches!(error.code, Code::NotFound | Code::Conflict) => Ok(()),
         result => result,
     }
-}
-
-/// Does two things at once; in a dry run one after the other, so that its commands have an order.
-fn side_by_side<A: Send, B>(
-    host: &Host,
-    beside: impl FnOnce() -> Result<A> + Send,
-    here: impl FnOnce() -> Result<B>,
-) -> Result<(A, B)> {
-    if host.is_dry_run() {
-        return Ok((beside()?, here()?));
-    }
-    thread::scope(|scope| {
-        let beside = scope.spawn(beside);
-        let here = here();
-        let beside = beside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((beside?, here?))
-    })
 }
 
 fn taken_meanwhile(error: Error, new: &NewVm) -> Error {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{super::Host, find, lock, look_up, require_whole};
+use super::{super::Host, lock_found, look_up, require_whole};
 use crate::{
     error::{Error, Result},
     model::ttl::{Lifetime, Ttl},
@@ -76,7 +76,7 @@ pub fn protect(host: &Host, reference: &str, protected: bool) -> Result<Protecti
 
 /// Changes what is noted of a VM; returns its name, and false when that was noted already.
 fn note(host: &Host, reference: &str, change: impl FnOnce(&mut Metadata)) -> Result<(String, bool)> {
-    let lease = lock(host, &find(host, reference)?.name)?;
+    let lease = lock_found(host, reference)?;
     let host = &lease.host;
     // What another vmprov did to it before we had the lock counts.
     let (listed, domain) = look_up(host, reference)?;

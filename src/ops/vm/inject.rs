@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::{
     super::{Host, key},
-    find, lock, look_up,
+    lock_found, look_up,
     power::{self, StopOptions},
     require_whole,
     wait::Watch,
@@ -124,7 +124,7 @@ pub struct Injected {
 pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
     let NewInjection { vm, key: key_name, user, method, restart, timeout: Limit(limit) } = request;
     let key = key::get(host, key_name)?;
-    let lease = lock(host, &find(host, vm)?.name)?;
+    let lease = lock_found(host, vm)?;
     let unlocked = host;
     let host = &lease.host;
     // What another vmprov did to it before we had the lock counts.

@@ -27,7 +27,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{Host, lease::Lease, unknown};
+use super::{
+    Host,
+    lease::{Lease, Session},
+    unknown,
+};
 use crate::{
     error::{Code, Error, Result},
     model::vm::State,
@@ -98,6 +102,13 @@ fn look_up(host: &Host, reference: &str) -> Result<(Listed, Domain)> {
 /// Keeps others from working on a VM; its `host` is the one to work on it with.
 fn lock(host: &Host, name: &str) -> Result<Lease> {
     Lease::take(host, &lease_name(name), LOCK_WAIT)
+}
+
+/// The same for a VM that is yet to be found.
+fn lock_found(host: &Host, reference: &str) -> Result<Lease> {
+    let session = Session::start(host)?;
+    let listed = find(host, reference)?;
+    Lease::take_in(session, host, &lease_name(&listed.name), LOCK_WAIT)
 }
 
 /// What the lease on a VM is called.

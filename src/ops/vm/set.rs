@@ -10,7 +10,7 @@ mod step;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{super::Host, find, lock, look_up, require_whole};
+use super::{super::Host, lock_found, look_up, require_whole};
 use crate::{
     error::Result,
     model::{change::Change, specification::Difference, vm::Disk},
@@ -86,7 +86,7 @@ impl Before {
 /// Changes a VM.
 pub fn set(host: &Host, change: &Change) -> Result<Edited> {
     change.check()?;
-    let lease = lock(host, &find(host, &change.vm)?.name)?;
+    let lease = lock_found(host, &change.vm)?;
     let host = &lease.host;
     // What another vmprov did to it before we had the lock counts.
     let before = Before::look(host, &change.vm)?;

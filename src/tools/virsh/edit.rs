@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{super::scratch::Scratch, Capabilities, Domain, Virsh, Volume, from_xml, host};
+use super::{Capabilities, Domain, Virsh, Volume, failure, from_xml, host, script::Script};
 use crate::error::{Code, Error, Result};
 
 /// What this host can give a VM, where libvirt tells.
@@ -69,18 +69,14 @@ impl Virsh {
     pub fn set_description(&self, uuid: Uuid, text: &str, live: bool) -> Result<()> {
         const WHAT: &str = "change the VM's description";
         let uuid = uuid.to_string();
-        let file = Scratch::memory(text.as_bytes())?;
-        let set = |which| {
-            let command = ["desc", "--domain", &uuid, which];
-            if self.runner.plan.is_some() {
-                return self.change(WHAT, &[&command[..], &["--new-desc", text]].concat());
-            }
-            // The text may have several lines, which virsh takes as an argument, which anybody may read, or from an editor.
-            let virsh = self.tool(&[&command[..], &["--edit"]].concat());
-            self.change_with(WHAT, virsh.env("VISUAL", format!("cp {}", file.path())))
-        };
-        set("--config")?;
-        if live { set("--live") } else { Ok(()) }
+        let which = if live { &["--config", "--live"][..] } else { &["--config"] };
+        if self.runner.plan.is_some() {
+            return self.change(WHAT, &[&["desc", "--domain", &uuid], which, &["--new-desc", text]].concat());
+        }
+        // virsh edits one of the two at a time.
+        let edits: Vec<_> = which.iter().map(|which| ["desc", "--domain", &uuid, which, "--edit"]).collect();
+        let batch = self.run_script(WHAT, &Script::new(&edits)?.editing(text)?, true)?;
+        batch.complaints.first().map_or(Ok(()), |first| Err(failure::explain(WHAT, &self.uri, first)))
     }
 
     /// The bytes of the disk that a running domain's guest calls `target`.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Batch, Virsh, complaints, failure};
 use crate::{
     error::{Error, Result},
-    tools::Tool,
+    tools::{Tool, scratch::Scratch},
 };
 
 /// Commands that are run by one virsh, which reads them from its standard input.
@@ -19,6 +19,8 @@ pub(super) struct Script {
     commands: usize,
     /// The commands' verbs, for logs and errors.
     verbs: String,
+    /// What commands with `--edit` have edited.
+    content: Option<Scratch>,
 }
 
 impl Script {
@@ -34,14 +36,23 @@ impl Script {
         let joined = commands.iter().map(|command| shell_words::join(command.as_ref()));
         let line = joined.fold(separator[2..].to_owned(), |line, command| format!("{line}; {command}{separator}"));
         let verbs: Vec<_> = commands.iter().filter_map(|command| command.as_ref().first().copied()).collect();
-        Ok(Self { line, commands: commands.len(), verbs: verbs.join(", "), mark })
+        Ok(Self { line, commands: commands.len(), verbs: verbs.join(", "), mark, content: None })
+    }
+
+    /// Gives commands with `--edit` their text, which may have any lines and characters.
+    pub(super) fn editing(self, text: &str) -> Result<Self> {
+        Ok(Self { content: Some(Scratch::memory(text.as_bytes())?), ..self })
     }
 
     /// Makes `virsh`, which has no command yet, read these.
     fn given_to(&self, virsh: Tool) -> Tool {
         // What asked libvirt before has started it where it starts by itself, so none inherits this cache folder.
         let virsh = virsh.env("XDG_CACHE_HOME", "/dev/null").env("INPUTRC", "/dev/null");
-        virsh.stdin(format!("{}\n", self.line)).about(self.verbs.as_str())
+        let virsh = virsh.stdin(format!("{}\n", self.line)).about(self.verbs.as_str());
+        match &self.content {
+            Some(content) => virsh.env("VISUAL", format!("cp {}", content.path())),
+            None => virsh,
+        }
     }
 
     /// What each command printed and complained of; none where virsh ended before the last one did.
