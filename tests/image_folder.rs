@@ -25,8 +25,8 @@ use serde_json::{Value, json};
 /// How many VMs are asked for, with an image and an installer of their own each.
 const ROUNDS: usize = 20;
 
-/// In what nobody may have.
-const SECRET: &str = "nobody may have this";
+/// The content of the files outside the allowed folder.
+const SECRET: &str = "content outside the folder";
 
 /// A raw disk with this in it: a boot record without partitions.
 fn disk(content: &str) -> Vec<u8> {

@@ -78,7 +78,7 @@ impl Site {
         self.send("GET", path, "wait=1", &Value::Null)
     }
 
-    /// Asks as [`Self::ok`] does, while somebody reads the arguments of all processes.
+    /// Sends a request as [`Self::ok`] does, and checks that no process has its content in the arguments.
     #[track_caller]
     fn unseen(&self, method: &str, path: &str, body: &Value) -> Value {
         let body = serde_json::from_str(&body.to_string().replace("CONTENT", CONTENT)).unwrap();

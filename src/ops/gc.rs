@@ -56,12 +56,12 @@ pub fn collect(host: &Host, options: GcOptions) -> Result<Collected> {
         collected.volumes.extend(orphans::collect(host, true)?);
         return Ok(collected);
     }
-    // What is only listed is looked for meanwhile.
+    // Listing orphans changes nothing, so it runs in parallel.
     let (orphans, collected) = side_by_side(host, || orphans::collect(host, false), || remove_unfinished(host))?;
     Ok(Collected { orphans, ..collected })
 }
 
-/// Removes what is without any doubt a leftover.
+/// Removes leftovers of interrupted operations.
 fn remove_unfinished(host: &Host) -> Result<Collected> {
     let mut collected = Collected::default();
     for (listed, _) in incomplete(host)? {

@@ -89,11 +89,11 @@ fn sign_of_life(lease: Uuid) -> String {
     format!("the lease {lease}")
 }
 
-/// A session for a lease, which connects to libvirt while its owner does something else; none in a dry run.
+/// A lease session that connects to libvirt in the background; none in a dry run.
 pub(super) struct Session(Option<LeaseSession>);
 
 impl Session {
-    /// Starts one.
+    /// Starts a session without waiting for the connection.
     pub(super) fn start(host: &Host) -> Result<Self> {
         let session = (!host.is_dry_run()).then(|| host.virsh.lease_session());
         session.transpose().map(Self)
@@ -106,7 +106,7 @@ impl Lease {
         Self::take_in(Session::start(host)?, host, what, limit)
     }
 
-    /// The same in a session that has been started.
+    /// Takes the lease in a session that was started earlier.
     pub(super) fn take_in(session: Session, host: &Host, what: &str, limit: Duration) -> Result<Self> {
         let Session(Some(mut session)) = session else {
             return Ok(Self { host: host.clone(), _kind: Kind::None });

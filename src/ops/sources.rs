@@ -18,8 +18,8 @@ pub(super) fn check_url(host: &Host, url: &Url) -> Result<()> {
     if super::image::is_mirrored(host, url)? { Ok(()) } else { host.http.admit(url) }
 }
 
-/// Opens a file. `failed` makes an error of what the system says of it; of a file that may not be named it is not asked, so that
-/// nobody learns whether there is one.
+/// Opens a file. A file outside the allowed folders is refused before the system is asked about it, so a client cannot learn
+/// whether it exists. `failed` converts the system's error.
 pub(super) fn open(host: &Host, given: &Utf8Path, failed: impl Fn(std::io::Error) -> Error) -> Result<LocalFile> {
     let Sources::Limited(limits) = &host.settings.sources else { return LocalFile::open(given).map_err(failed) };
     for folder in &limits.folders {

@@ -1,5 +1,5 @@
-//! [`LocalFile`]: a file of this machine that is opened once. What is checked is what is used, whatever its path leads to by
-//! then.
+//! [`LocalFile`]: a local file that is opened once and read through that open file. A path that is swapped after the check
+//! has no effect.
 
 use std::{
     fs::{File, Metadata},
@@ -21,11 +21,11 @@ pub struct LocalFile {
     path: Utf8PathBuf,
 }
 
-/// How a file is opened before it is known what it is: nothing is done to it, be it a device.
+/// Flags for opening a file whose type is not known yet. `O_PATH` has no side effects, not even on a device.
 const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 impl LocalFile {
-    /// Opens a file wherever its path leads.
+    /// Opens a file, following symbolic links.
     pub fn open(path: &Utf8Path) -> io::Result<Self> {
         Self::of(open(path.as_std_path(), LOOK, Mode::empty())?)
     }
@@ -51,7 +51,7 @@ impl LocalFile {
         }
     }
 
-    /// Opens for reading what has been found, if it is a regular file; else [`Self::metadata`] tells that it is none.
+    /// Reopens a regular file for reading. For other types, [`Self::metadata`] shows that it is not a regular file.
     fn of(found: OwnedFd) -> io::Result<Self> {
         let by_number = format!("/proc/self/fd/{}", found.as_raw_fd());
         let path = Utf8PathBuf::from_path_buf(std::fs::read_link(&by_number)?)

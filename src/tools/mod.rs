@@ -87,7 +87,7 @@ pub struct Tool {
     program: &'static str,
     args: Vec<String>,
     stdin: Option<Vec<u8>>,
-    /// What is on standard input, in a few words that anybody may read.
+    /// A description of standard input without confidential content, for logs and errors.
     about: String,
     env: Vec<(&'static str, String)>,
     limit: Duration,
@@ -140,14 +140,14 @@ impl Tool {
         self
     }
 
-    /// Gives it standard input, of which only a dry run shows more than the size.
+    /// Sets its standard input. Logs and errors show only the size; a dry run prints it all.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(stdin.into());
         self
     }
 
-    /// Says what is on standard input, for logs and errors.
+    /// Describes its standard input in logs and errors.
     #[must_use]
     pub fn about(mut self, about: impl Into<String>) -> Self {
         self.about = about.into();
@@ -190,8 +190,7 @@ impl Tool {
         env.collect::<String>() + &shell_words::join(words)
     }
 
-    /// The call as logs and errors have it: of its standard input, which may hold what nobody else should read, the size
-    /// only.
+    /// Returns the call for logs and errors. Its standard input may be confidential, so only the size is shown.
     fn summary(&self) -> String {
         let command = shell_words::join(std::iter::once(self.program).chain(self.args.iter().map(String::as_str)));
         match &self.stdin {

@@ -104,7 +104,7 @@ fn lock(host: &Host, name: &str) -> Result<Lease> {
     Lease::take(host, &lease_name(name), LOCK_WAIT)
 }
 
-/// The same for a VM that is yet to be found.
+/// Finds a VM and takes its lease. The lease's session connects to libvirt during the search.
 fn lock_found(host: &Host, reference: &str) -> Result<Lease> {
     let session = Session::start(host)?;
     let listed = find(host, reference)?;
