@@ -36,6 +36,15 @@ fn disk(content: &str) -> Vec<u8> {
     disk
 }
 
+/// Ends a thread's loop when it is dropped, also when the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Whether a file below the folder has a text in it.
 fn holds(folder: &Path, text: &str) -> bool {
     let has = |path: &Path| fs::read(path).unwrap().windows(text.len()).any(|part| part == text.as_bytes());
@@ -79,6 +88,7 @@ fn a_path_that_is_swapped_while_it_is_used_leads_to_nothing_outside() {
     let (sub, link) = (allowed.join("sub"), allowed.join("link"));
     let mut made = 0;
     thread::scope(|scope| {
+        let _swapping = Ends(&ended);
         scope.spawn(|| {
             while !ended.load(Ordering::SeqCst) {
                 // In one step, so that there is always one of the two.
@@ -99,7 +109,6 @@ fn a_path_that_is_swapped_while_it_is_used_leads_to_nothing_outside() {
                 send("DELETE", &format!("/api/vms/{name}"), &Value::Null).is(200);
             }
         }
-        ended.store(true, Ordering::SeqCst);
     });
     assert_ne!(made, 0, "each was refused");
     let mut space = [std::mem::MaybeUninit::uninit(); 4096];
