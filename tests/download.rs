@@ -19,10 +19,10 @@ use vmprov::{
     error::{Code, Error, Result},
     model::{image::Algorithm, proxy::Proxies},
     store::{
+        checksum_file::Sums,
         download::{Downloaded, download},
         http::{Http, Listener},
-        part,
-        sums::Sums,
+        partial_file,
     },
 };
 
@@ -111,7 +111,7 @@ impl Place {
             let (raise, folder) = (cancel.clone(), &folder);
             scope.spawn(move || {
                 let deadline = Instant::now() + Duration::from_mins(1);
-                let there = || part::list(folder).first().is_some_and(|(_, size)| *size >= at as u64);
+                let there = || partial_file::list(folder).first().is_some_and(|(_, size)| *size >= at as u64);
                 while !there() && Instant::now() < deadline {
                     thread::sleep(Duration::from_millis(5));
                 }

@@ -53,7 +53,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
         &["cli/settings.rs"],
         "read the environment",
     ),
-    (&["env::args"], &["cli/refusal.rs"], "read the command line"),
+    (&["env::args"], &["cli/usage_error.rs"], "read the command line"),
     (&["println!", "print!(", "io::stdout", "io::stdin", "anstream"], &["cli"], "talk to the terminal"),
     (
         &["std::fs", "fs::", "File::", "std::net", "ureq::"],

@@ -49,7 +49,7 @@ impl Site {
             require_verified: false,
             stall_limit: Duration::from_secs(2),
             catalogue_files: Vec::new(),
-            sources: vmprov::model::sources::Sources::Any,
+            sources: vmprov::model::source_policy::SourcePolicy::Any,
         };
         Host::new(settings, Cancel::default(), Arc::new(())).observed_by(self.metrics.clone())
     }

@@ -87,7 +87,7 @@ impl Host {
         self.mirror.spoil(PUBLISHED, [Fault::Hold(usize::try_from(half).unwrap())]);
         let running = self.lab.begin("", create);
         let downloads = camino::Utf8PathBuf::from_path_buf(self.lab.file(".cache/vmprov/downloads")).unwrap();
-        let there = || vmprov::store::part::list(&downloads).iter().any(|(_, size)| *size == half);
+        let there = || vmprov::store::partial_file::list(&downloads).iter().any(|(_, size)| *size == half);
         lab::wait_until("half of the image", there);
         running.signal(rustix::process::Signal::KILL);
         assert!(running.end().was_killed());

@@ -22,11 +22,11 @@ use vmprov::{
     error::{Code, Error},
     model::{
         proxy::Proxies,
-        sources::{Limits, Sources},
+        source_policy::{Limits, SourcePolicy},
         vm::NewVm,
     },
     ops::{Host, Settings, image, vm},
-    store::http::{Giver, Http},
+    store::http::{Http, UrlTrust},
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ fn limits(hosts: &[&str]) -> Limits {
 }
 
 fn http(limits: Limits, proxies: &Proxies) -> Http {
-    Http::new(PATIENCE, proxies, Cancel::default()).limited_to(&Sources::Limited(limits))
+    Http::new(PATIENCE, proxies, Cancel::default()).limited_to(&SourcePolicy::Limited(limits))
 }
 
 /// `127.0.0.1:PORT` of a server.
@@ -112,7 +112,7 @@ fn what_the_operator_gave_is_asked_and_may_redirect_to_itself_or_what_is_public(
     mirror.put("sums", "text");
     let http = http(Limits::default(), &Proxies::default());
     refused(&http, &mirror.url("sums"));
-    let http = http.given_by(Giver::Operator);
+    let http = http.given_by(UrlTrust::Operator);
     mirror.spoil("moved", [Fault::Redirect("/sums".to_owned())]);
     assert_eq!(http.text_once(&mirror.url("moved")).unwrap().unwrap().bytes, b"text");
     for to in [private.url("http", "127.0.0.1"), private.url("https", "localhost")] {
@@ -192,13 +192,13 @@ impl Site {
             require_verified: false,
             stall_limit: PATIENCE,
             catalogue_files: vec![images],
-            sources: Sources::Any,
+            sources: SourcePolicy::Any,
         };
         Host::new(settings, Cancel::default(), Arc::new(()))
     }
 
     fn limited(&self, limits: Limits) -> Host {
-        self.host(&[], "").limited_to(Sources::Limited(limits))
+        self.host(&[], "").limited_to(SourcePolicy::Limited(limits))
     }
 
     /// It was fetched, and looked at.
@@ -284,7 +284,7 @@ fn names_and_mirrors_lead_where_the_operator_says() {
     let mirrors =
         [format!("images.example={}/m", site.mirror.url), format!("files.example=file://{}/m", site.folder())];
     let host = site.host(&mirrors.each_ref().map(String::as_str), &catalogue);
-    let host = host.limited_to(Sources::Limited(Limits::default()));
+    let host = host.limited_to(SourcePolicy::Limited(Limits::default()));
     site.is_fetched(&host, "here", "/x.img");
     site.mirror.put("m/x.img", "<html>");
     site.is_fetched(&host, "https://images.example/x.img", "/m/x.img");

@@ -17,11 +17,10 @@ use crate::{
     api::{self, Operation, Report, Scope},
     error::{Error, Result},
     service::{
-        Asked, Begun, Service,
+        Begun, Service, Submission, authorization,
         client::Client,
         job::{Job, View},
         jobs::IdempotencyKey,
-        permit,
     },
 };
 
@@ -88,7 +87,7 @@ impl Call {
 
     /// The names of what a request is about.
     pub(crate) fn targets(&self, request: &Value) -> Vec<String> {
-        self.operation().map(|operation| permit::targets(operation, request)).unwrap_or_default()
+        self.operation().map(|operation| authorization::targets(operation, request)).unwrap_or_default()
     }
 
     /// Begins what is asked for by what [`Self::request`] has returned.
@@ -97,7 +96,7 @@ impl Call {
         match self.tool.does {
             Does::Operation(operation) => {
                 let (request_id, key) = (self.request_id.clone(), self.key.clone());
-                match service.ask(Asked { client, operation, request, request_id, key }).await? {
+                match service.ask(Submission { client, operation, request, request_id, key }).await? {
                     Begun::Look(seen) => Ok(Answer::Done(self.told(seen.as_ref().as_ref().map_err(Clone::clone)?))),
                     Begun::Job(job) => Ok(Answer::Job(job)),
                 }

@@ -34,7 +34,7 @@ use crate::{
     error::{Code, Error},
     service::{
         ANSWER_WITHIN, Service,
-        audit::{Answered, Noted, Whence},
+        audit::{Answered, AuditOrigin, RequestInfo},
         client::Client,
         job::{Job, View},
     },
@@ -98,7 +98,12 @@ impl Agent {
     }
 
     /// Answers a call, whatever comes of it.
-    async fn answer(&self, call: &Call, context: &RequestContext<RoleServer>, noted: &Noted) -> Result<Report, Error> {
+    async fn answer(
+        &self,
+        call: &Call,
+        context: &RequestContext<RoleServer>,
+        noted: &RequestInfo,
+    ) -> Result<Report, Error> {
         let _place = CALLS.try_acquire().map_err(|_| {
             Error::new(Code::Busy, "as many calls are answered as may be at a time")
                 .hint("Try again when some of them have been answered.")
@@ -159,11 +164,11 @@ impl Agent {
     }
 
     /// Notes a call and what came of it.
-    fn note(&self, call: &Call, noted: &Noted, outcome: Result<(), Code>, began: Instant) {
+    fn note(&self, call: &Call, noted: &RequestInfo, outcome: Result<(), Code>, began: Instant) {
         let client = &call.client.name;
         let (path, job) = (format!("mcp {}", call.tool.name), noted.job.get().map(ToString::to_string));
         let answered = Answered {
-            whence: Whence { client: Some(client), peer: None, method: "CALL", path: &path },
+            whence: AuditOrigin { client: Some(client), peer: None, method: "CALL", path: &path },
             request_id: &call.request_id,
             status: outcome.map_or_else(Code::http_status, |()| 200),
             code: outcome.err().map(Code::name),
@@ -264,7 +269,7 @@ impl ServerHandler for Agent {
         })?;
         let arguments = request.arguments.map_or_else(|| json!({}), Value::Object);
         let call = Call::new(tool, arguments, &*self.client(&context)?, request_id(&context));
-        let noted = Noted::default();
+        let noted = RequestInfo::default();
         if let Some(operation) = call.operation() {
             let _ = noted.operation.set(operation);
         }

@@ -3,14 +3,14 @@
 //! Protocol offers them over a pipe (`vmprov mcp`) and over HTTP (`/mcp`).
 
 pub(crate) mod call;
+mod definitions;
 pub(crate) mod failure;
 mod format;
 pub(crate) mod mcp;
-mod pipe;
 mod prompts;
 mod resources;
 mod schema;
-mod table;
+mod stdio;
 mod tool;
 mod words;
 
@@ -21,13 +21,13 @@ use crate::{
     error::{Error, Result},
 };
 pub use format::{Format, definitions};
-pub use pipe::{Options, serve};
+pub use stdio::{Options, serve};
 pub use tool::{Hints, Tool};
 pub use words::in_calls;
 
 /// Every tool, in the order of the documentation.
 pub fn tools() -> &'static [Tool] {
-    static ALL: LazyLock<Vec<Tool>> = LazyLock::new(table::tools);
+    static ALL: LazyLock<Vec<Tool>> = LazyLock::new(definitions::tools);
     &ALL
 }
 

@@ -17,10 +17,10 @@ use crate::{
     api::{self, Report},
     error::{Code, Error, Result},
     service::{
-        Asked, Begun, Service,
-        audit::{Answered, Noted, Whence},
+        Begun, Service, Submission,
+        audit::{Answered, AuditOrigin, RequestInfo},
+        authorization,
         client::Client,
-        permit,
     },
 };
 
@@ -147,22 +147,22 @@ async fn names(
 async fn look(service: &Arc<Service>, client: &Arc<Client>, name: &str, request: Value) -> Result<Report, ErrorData> {
     let request_id = Uuid::new_v4().to_string();
     let is_short = |name: &String| name.len() <= LONGEST_NAME;
-    let targets = api::find(name).map(|operation| permit::targets(operation, &request)).unwrap_or_default();
+    let targets = api::find(name).map(|operation| authorization::targets(operation, &request)).unwrap_or_default();
     let targets = targets.into_iter().filter(is_short).collect();
     let seen = async {
         let operation = api::find(name).ok_or_else(|| Error::internal("an operation is missing"))?;
         client.require(operation.scope, "read that")?;
         let (client, request, request_id) = (client.clone(), operation.read(request)?, request_id.clone());
-        match service.ask(Asked { client, operation, request, request_id, key: None }).await? {
+        match service.ask(Submission { client, operation, request, request_id, key: None }).await? {
             Begun::Look(seen) => seen.as_ref().clone(),
             Begun::Job(_) => Err(Error::internal("a resource takes long")),
         }
     };
     let began = Instant::now();
     let seen = seen.await;
-    let noted = Noted::default();
+    let noted = RequestInfo::default();
     let answered = Answered {
-        whence: Whence { client: Some(&client.name), peer: None, method: "READ", path: &format!("mcp {name}") },
+        whence: AuditOrigin { client: Some(&client.name), peer: None, method: "READ", path: &format!("mcp {name}") },
         request_id: &request_id,
         status: seen.as_ref().map_or_else(|error| error.code.http_status(), |_| 200),
         code: seen.as_ref().err().map(|error| error.code.name()),

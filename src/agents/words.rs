@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::table;
+use super::definitions;
 use crate::api;
 
 /// A call of a tool.
@@ -45,7 +45,7 @@ pub fn in_calls(text: &str) -> String {
 pub(super) fn read(text: &str) -> (String, Option<Next>) {
     let mut first = None;
     let text = api::in_words_of(text, &mut |operation, request, line| {
-        let row = match table::tool_of(operation) {
+        let row = match definitions::tool_of(operation) {
             Some(row) if request.keys().all(|member| !row.lacks(member)) => row,
             _ => return format!("the operator's `{}`", line.command),
         };

@@ -3,11 +3,11 @@
 //!
 //! The command line has the same structs by clap; `tests/faces.rs` holds that all faces offer the same.
 
+mod builder;
+mod constraints;
 mod next;
 mod reference;
 mod request;
-mod row;
-mod rules;
 mod schema;
 mod table;
 
@@ -77,7 +77,7 @@ impl Scope {
 
 /// How long an operation takes, and what else it must not run beside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
+pub enum ExecutionMode {
     /// It is answered at once, and one answer serves all who ask the same at the same time.
     Quick,
     /// It may take long: it has an id, its progress can be asked for, and it can be cancelled.
@@ -140,7 +140,7 @@ pub struct Operation {
     /// What a caller must be allowed to do.
     pub scope: Scope,
     /// How long it takes.
-    pub pace: Pace,
+    pub pace: ExecutionMode,
     /// The members of the request that name resources.
     pub references: Vec<Reference>,
     /// The resources of which it may create more; none where the row does not declare them.
@@ -207,17 +207,17 @@ impl Operation {
     /// Whether a request waits for those about the same VM that came before it. What powers a VM off does not: it may be the
     /// way out of what is under way.
     pub fn is_ordered(&self, request: &Value) -> bool {
-        self.pace == Pace::Ordered && request["force"] != Value::Bool(true)
+        self.pace == ExecutionMode::Ordered && request["force"] != Value::Bool(true)
     }
 
     /// Whether it waits for a guest, which keeps nothing busy.
     pub fn waits(&self) -> bool {
-        self.pace == Pace::Guest
+        self.pace == ExecutionMode::Guest
     }
 
     /// Whether a request keeps processors busy. An ed25519 key takes no time.
     pub fn computes(&self, request: &Value) -> bool {
-        self.pace == Pace::Compute && request["type"] != "ed25519"
+        self.pace == ExecutionMode::Compute && request["type"] != "ed25519"
     }
 
     /// The VM that a request is about, where it is about one.

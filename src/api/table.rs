@@ -5,11 +5,11 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    Effect, Kind, Operation, Pace, Report,
+    Effect, ExecutionMode, Kind, Operation, Report,
     Resource::{self, Disk, Images, Keys, Memory, Vcpus, Vms},
     Scope,
-    row::{change, change_vm, read},
-    rules,
+    builder::{change, change_vm, read},
+    constraints,
 };
 use crate::{
     model::{change::Change, key::NewKey, name::Name, vm::NewVm},
@@ -71,7 +71,7 @@ fn vms() -> Vec<Operation> {
             .takes(&[Vms, Vcpus, Memory, Disk, Images])
             .creates()
             .example(json!({"name": "web"}))
-            .rules(&rules::create(), NewVm::check)
+            .rules(&constraints::create(), NewVm::check)
             .names_new(Kind::Vm, "name")
             .names(Kind::Image, "image")
             .names(Kind::Network, "network")
@@ -85,7 +85,7 @@ fn vms() -> Vec<Operation> {
             .about("Change a VM's memory, virtual CPUs, disk size, autostart or description, at once where that is possible")
             .takes(&[Vcpus, Memory, Disk])
             .example(json!({"vm": "web", "vcpus": 4}))
-            .rules(&rules::set(), Change::check)
+            .rules(&constraints::set(), Change::check)
             .names(Kind::Vm, "vm")
             .run(|host, change: Change| vm::set(host, &change)),
         change_vm("vm_start", "vm start", "POST", "/api/vms/{vm}/start")
@@ -159,7 +159,7 @@ fn guests() -> Vec<Operation> {
         change("vm_wait", "vm wait", "POST", "/api/vms/{vm}/wait")
             .about("Wait until a VM is so far")
             .takes(NOTHING)
-            .pace(Pace::Guest)
+            .pace(ExecutionMode::Guest)
             .effect(Effect::Read)
             .scope(Scope::Read)
             .example(web())
@@ -167,7 +167,7 @@ fn guests() -> Vec<Operation> {
         change("vm_exec", "vm exec", "POST", "/api/vms/{vm}/exec")
             .about("Run one command in a VM, by ssh or through its guest agent")
             .takes(NOTHING)
-            .pace(Pace::Guest)
+            .pace(ExecutionMode::Guest)
             .effect(Effect::Destroy)
             .example(json!({"vm": "web", "command": ["uname", "-a"]}))
             .names(Kind::Vm, "vm")
@@ -253,10 +253,10 @@ fn keys() -> Vec<Operation> {
         change("ssh_key_generate", "key generate", "POST", "/api/ssh-keys")
             .about("Make a key pair; its private half stays with the service")
             .takes(&[Keys])
-            .pace(Pace::Compute)
+            .pace(ExecutionMode::Compute)
             .creates()
             .example(dev())
-            .rules(&rules::key(), NewKey::check)
+            .rules(&constraints::key(), NewKey::check)
             .names_new(Kind::Key, "name")
             .run(|host, new: NewKey| key::generate(host, &new)),
         read("ssh_key_info", "key show", "/api/ssh-keys/{name}")
@@ -283,7 +283,7 @@ fn hosts() -> Vec<Operation> {
     vec![
         read("doctor", "doctor", "/api/doctor")
             .about("Look for what is wrong with the host")
-            .pace(Pace::Long)
+            .pace(ExecutionMode::Long)
             .run(|host, Checks { checks }: Checks| doctor::examine(host, &DoctorOptions { checks, fix: false })),
         change("doctor_fix", "doctor", "POST", "/api/doctor")
             .about("Look for what is wrong with the host, and mend what can be mended without a risk")

@@ -2,10 +2,10 @@
 //!
 //! Pure: text in, facts out. What is fetched is fetched elsewhere.
 
+pub mod checksum_list;
 mod entry;
 mod keys;
 pub mod signature;
-pub mod sums;
 
 use std::collections::BTreeMap;
 

@@ -9,11 +9,11 @@ mod key;
 mod manual;
 mod output;
 mod progress;
-mod refusal;
 mod reports;
 mod serve;
 mod service;
 mod settings;
+mod usage_error;
 mod vm;
 
 use std::{process::ExitCode, sync::Arc};
@@ -147,7 +147,7 @@ pub fn main() -> ExitCode {
     CompleteEnv::with_factory(command).complete();
     let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => return refusal::refuse(&error),
+        Err(error) => return usage_error::refuse(&error),
     };
     let output = Output::new(cli.output.clone());
     match run(cli, &output) {

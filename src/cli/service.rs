@@ -6,7 +6,7 @@ use clap::Args;
 use super::settings::Resolved;
 use crate::{
     error::{Error, Result},
-    model::sources::{HostPattern, Limits},
+    model::source_policy::{HostPattern, Limits},
     service::Options,
 };
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    model::{image::Mirror, limit::Limit, proxy::Proxies, sources::Sources},
+    model::{image::Mirror, limit::Limit, proxy::Proxies, source_policy::SourcePolicy},
     ops::{
         Settings,
         connection::{self, Connection},
@@ -124,7 +124,7 @@ impl Resolved {
             require_verified,
             stall_limit: stall_limit.0,
             catalogue_files: self.catalogue_files.clone(),
-            sources: Sources::Any,
+            sources: SourcePolicy::Any,
         }
     }
 }

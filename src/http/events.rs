@@ -22,8 +22,8 @@ use crate::{
     service::{
         Service,
         client::Client,
-        feed::{Event, Happening, Next, Reset},
-        hearing,
+        event_listener,
+        event_log::{Event, Next, Reset, ServiceEvent},
     },
 };
 
@@ -70,24 +70,26 @@ impl Wanted {
         Ok(wanted)
     }
 
-    fn wants(&self, happening: &Happening) -> bool {
+    fn wants(&self, happening: &ServiceEvent) -> bool {
         let is_about = |vm: &str| self.vm.as_deref().is_none_or(|wanted| wanted == vm);
         let is_of_kind = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == happening.kind());
         match happening {
-            Happening::Reset(_) => true,
-            Happening::Libvirt(_) => is_of_kind,
-            Happening::Vm(event) => is_of_kind && is_about(&event.vm),
-            Happening::Operation(view) => is_of_kind && (self.vm.is_none() || view.vm.as_deref().is_some_and(is_about)),
+            ServiceEvent::Reset(_) => true,
+            ServiceEvent::Libvirt(_) => is_of_kind,
+            ServiceEvent::Vm(event) => is_of_kind && is_about(&event.vm),
+            ServiceEvent::Operation(view) => {
+                is_of_kind && (self.vm.is_none() || view.vm.as_deref().is_some_and(is_about))
+            }
         }
     }
 }
 
 /// Whether an event is a client's to see.
-fn is_for(client: &Client, happening: &Happening) -> bool {
+fn is_for(client: &Client, happening: &ServiceEvent) -> bool {
     match happening {
-        Happening::Vm(event) => client.may_see_vm(&event.vm),
-        Happening::Operation(view) => client.may_see(&view.client),
-        Happening::Libvirt(_) | Happening::Reset(_) => true,
+        ServiceEvent::Vm(event) => client.may_see_vm(&event.vm),
+        ServiceEvent::Operation(view) => client.may_see(&view.client),
+        ServiceEvent::Libvirt(_) | ServiceEvent::Reset(_) => true,
     }
 }
 
@@ -111,7 +113,7 @@ pub(super) async fn stream(
 ) -> Result<([(HeaderName, &'static str); 1], Sse<impl Stream<Item = Result<Message, Infallible>> + use<>>), Problem> {
     let wanted = Wanted::from_query(uri.query().unwrap_or_default())?;
     let place = service.feed.places.clone().try_acquire_owned().map_err(|_| full())?;
-    hearing::begin(&service);
+    event_listener::begin(&service);
     let changes = service.feed.changes();
     let (hearing, last) = service.feed.present();
     let given = headers.get("last-event-id").filter(|id| !id.is_empty());
@@ -120,10 +122,10 @@ pub(super) async fn stream(
     let read = known.unwrap_or(last);
     let opening = Message::default().retry(RETRY).id(service.feed.id(read));
     if given.is_some() && known.is_none() {
-        let reset = Happening::Reset(Reset::because("the event that was read last is not known any more"));
+        let reset = ServiceEvent::Reset(Reset::because("the event that was read last is not known any more"));
         first.extend(message(opening, &reset));
     } else {
-        let now = Happening::Libvirt(hearing);
+        let now = ServiceEvent::Libvirt(hearing);
         // Even where it is not wanted its id tells the client where to go on.
         first.push(if wanted.wants(&now) { message(opening.clone(), &now).unwrap_or(opening) } else { opening });
     }
@@ -148,9 +150,9 @@ impl Reader {
                         return Some((message, self));
                     }
                 }
-                Next::Missed(last) => {
+                Next::Lagged(last) => {
                     self.read = last;
-                    let reset = Happening::Reset(Reset::because("events came faster than they were read"));
+                    let reset = ServiceEvent::Reset(Reset::because("events came faster than they were read"));
                     let message = message(self.opening(), &reset)?;
                     return Some((message, self));
                 }
@@ -165,7 +167,7 @@ impl Reader {
     }
 }
 
-fn message(opening: Message, happening: &Happening) -> Option<Message> {
+fn message(opening: Message, happening: &ServiceEvent) -> Option<Message> {
     opening.event(happening.kind()).json_data(happening).ok()
 }
 
@@ -182,9 +184,9 @@ mod tests {
     use super::*;
     use crate::{api::Scope, ops::vm, service::job::Job};
 
-    fn happened(vm: &str, kind: &str) -> Happening {
+    fn happened(vm: &str, kind: &str) -> ServiceEvent {
         let (vm, kind, detail) = (vm.to_owned(), kind.to_owned(), "Started Booted".to_owned());
-        Happening::Vm(vm::Event { time: jiff::Timestamp::UNIX_EPOCH, vm, kind, detail })
+        ServiceEvent::Vm(vm::Event { time: jiff::Timestamp::UNIX_EPOCH, vm, kind, detail })
     }
 
     /// Three events: of `web`, of `web` again and of `db`.
@@ -200,8 +202,11 @@ mod tests {
         let request = Request::get(path).header("last-event-id", last).body(Body::empty()).unwrap();
         super::super::routes::router(
             service.clone(),
-            Arc::new(super::super::gate::Gate::new(super::super::Access::default(), String::new()).unwrap()),
-            super::super::mcp::Mcp::new(service.clone()),
+            Arc::new(
+                super::super::authentication::Authenticator::new(super::super::Access::default(), String::new())
+                    .unwrap(),
+            ),
+            super::super::mcp_transport::Mcp::new(service.clone()),
         )
         .oneshot(request)
         .await
@@ -241,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_chooses_by_vm_and_kind_and_is_told_of_a_reset_whatever_it_chose() {
         let service = service();
-        service.feed.tell(Happening::Reset(Reset::because("a test")));
+        service.feed.tell(ServiceEvent::Reset(Reset::because("a test")));
         let all = service.feed.id(0);
         let of = async |query: &str| read(&service, &format!("/api/events?{query}"), &all).await;
         assert_eq!(of("vm=db").await, ["0 libvirt", "3 lifecycle", "4 reset"]);
@@ -293,7 +298,7 @@ mod tests {
             ("somebody", "1"),
             (&service.metrics, &service.feed),
         );
-        let told = Happening::Operation(Box::new(job.summary()));
+        let told = ServiceEvent::Operation(Box::new(job.summary()));
         let client = |name: &str, scope| Client { name: name.to_owned(), scope, ..Client::anonymous() };
         assert!(is_for(&client("somebody", Scope::Read), &told));
         assert!(is_for(&client("root", Scope::Admin), &told));

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use crate::{
     error::{Code, Error},
-    ops::doctor::{self, Checked, DoctorOptions, Status},
+    ops::doctor::{self, CheckStatus, Checked, DoctorOptions},
     service::{Service, client::Client, jobs},
 };
 
@@ -61,7 +61,7 @@ pub(super) async fn ready(
     if service.is_ending() {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "interrupted", jobs::ending()));
     }
-    let host = service.host_for_listening().hurried(CALL_LIMIT);
+    let host = service.host_for_listening().with_time_limit(CALL_LIMIT);
     let options = DoctorOptions { checks: ESSENTIAL.map(str::to_owned).into(), fix: false };
     let found = service.ready.look(KEEP, BOUND, move || doctor::examine(&host, &options)).await;
     let is_known = client.is_known();
@@ -80,8 +80,8 @@ pub(super) async fn ready(
 
 /// Whether the service cannot do its work because of what was found.
 fn is_in_the_way(checked: &Checked) -> bool {
-    let is_unseen = checked.status == Status::Skip && SEEN.contains(&checked.id);
-    checked.status == Status::Fail || is_unseen
+    let is_unseen = checked.status == CheckStatus::Skip && SEEN.contains(&checked.id);
+    checked.status == CheckStatus::Fail || is_unseen
 }
 
 /// The same for a client that has not said who it is: the checks' ids, without paths and versions.

@@ -19,7 +19,7 @@ use tower::ServiceExt;
 
 use super::{
     Access,
-    patience::Patient,
+    idle_timeout::IdleTimeout,
     socket_file::{self, SocketFile},
 };
 use crate::error::{Code, Error, Result};
@@ -293,7 +293,7 @@ fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(MOST_HEAD)
-        .serve_connection(TokioIo::new(Patient::new(stream, READ_LIMIT)), service);
+        .serve_connection(TokioIo::new(IdleTimeout::new(stream, READ_LIMIT)), service);
     let served = graceful.watch(served);
     tokio::spawn(async move {
         // A client that hangs up is no failure of the service's.

@@ -1,27 +1,27 @@
 //! The operations over HTTP: `vmprov serve`. It reads requests, runs operations off the async threads, and writes answers; it
 //! decides nothing that another face would have to decide again.
 
-mod answer;
+mod allowed_hosts;
+mod authentication;
 mod body;
-mod call;
 mod docs;
 mod events;
-mod gate;
 mod health;
-mod hosts;
-mod layers;
-mod life;
+mod idle_timeout;
+mod lifecycle;
 mod listen;
-mod mcp;
-mod near;
+mod mcp_transport;
+mod middleware;
 mod openapi;
 mod operations;
-mod patience;
 mod prefer;
 mod problem;
+mod response;
 mod routes;
 mod scrape;
 mod socket_file;
+mod submit;
+mod suggest;
 mod tokens;
 mod tools;
 
@@ -34,12 +34,12 @@ use camino::Utf8PathBuf;
 
 use crate::{
     error::Result,
-    service::{self, Service, life::Signals},
+    service::{self, Service, shutdown::Signals},
 };
-use gate::Gate;
-pub use hosts::AllowedHost;
+pub use allowed_hosts::AllowedHost;
+use authentication::Authenticator;
 pub use listen::{Inherited, Listen};
-use mcp::Mcp;
+use mcp_transport::Mcp;
 pub use openapi::document;
 
 /// What decides how the service runs; the command line fills it.
@@ -70,14 +70,14 @@ pub struct Access {
 
 /// Serves until SIGTERM or SIGINT, and then until what is under way is finished or undone.
 pub fn serve(options: Options) -> Result<()> {
-    service::life::run(run(options))
+    service::shutdown::run(run(options))
 }
 
 async fn run(options: Options) -> Result<()> {
     let Options { service, listen, inherited, access, drain } = options;
     let mut signals = Signals::new()?;
     listen::require_private(&listen, &inherited, &access)?;
-    let gate = Arc::new(Gate::new(access, service.settings.pool.clone())?);
+    let gate = Arc::new(Authenticator::new(access, service.settings.pool.clone())?);
     let service = Arc::new(Service::new(service)?);
     let listeners = listen::open(&listen, inherited).await?;
     for listener in &listeners {
@@ -85,8 +85,8 @@ async fn run(options: Options) -> Result<()> {
     }
     let mcp = Mcp::new(service.clone());
     let serving = listen::serve(listeners, &routes::router(service.clone(), gate.clone(), mcp.clone()));
-    life::live(&service, &gate, &mut signals).await;
-    let ended = life::end(&service, (serving, &mcp), &mut signals, drain).await;
+    lifecycle::live(&service, &gate, &mut signals).await;
+    let ended = lifecycle::end(&service, (serving, &mcp), &mut signals, drain).await;
     service.end_looks();
     service.audit.flush().await;
     ended

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{call, problem::Problem};
+use super::{problem::Problem, submit};
 use crate::{
     api,
     service::{Service, client::Client, job::View},
@@ -36,9 +36,9 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: call::Route,
+    route: submit::Route,
 ) -> Result<Json<View>, Problem> {
-    let job = service.operation(&client, id(&call::names(route)?))?;
+    let job = service.operation(&client, id(&submit::names(route)?))?;
     Ok(Json(job.view().in_words(api::over_http)))
 }
 
@@ -46,9 +46,9 @@ pub(super) async fn show(
 pub(super) async fn cancel(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: call::Route,
+    route: submit::Route,
 ) -> Result<Json<View>, Problem> {
-    let view = service.cancel(&client, id(&call::names(route)?)).await?;
+    let view = service.cancel(&client, id(&submit::names(route)?)).await?;
     Ok(Json(view.in_words(api::over_http)))
 }
 

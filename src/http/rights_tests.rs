@@ -11,13 +11,13 @@ use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::{Access, gate::Gate, mcp::Mcp, routes};
+use super::{Access, authentication::Authenticator, mcp_transport::Mcp, routes};
 use crate::{
     api::{self, Scope},
     model::{
         digest,
         proxy::Proxies,
-        sources::{Limits, Sources},
+        source_policy::{Limits, SourcePolicy},
     },
     ops::Settings,
     service::{Options, Service},
@@ -34,7 +34,7 @@ const NODE: &str = "<node><pool type='dir'><name>p</name><target><path>/p</path>
 struct Site {
     folder: tempfile::TempDir,
     service: Arc<Service>,
-    gate: Arc<Gate>,
+    gate: Arc<Authenticator>,
     routes: Router,
 }
 
@@ -95,13 +95,13 @@ impl Site {
             require_verified: false,
             stall_limit: Duration::from_secs(2),
             catalogue_files: Vec::new(),
-            sources: Sources::Any,
+            sources: SourcePolicy::Any,
         };
         let options =
             Options { settings, images: Limits::default(), audit_log: Some(path("audit.log")), audit_required: false };
         let service = Arc::new(Service::new(options).unwrap());
         let access = Access { tokens: Some(path("tokens.toml")), ..Access::default() };
-        let gate = Arc::new(Gate::new(access, "p".to_owned()).unwrap());
+        let gate = Arc::new(Authenticator::new(access, "p".to_owned()).unwrap());
         Self { routes: routes::router(service.clone(), gate.clone(), Mcp::new(service.clone())), service, gate, folder }
     }
 

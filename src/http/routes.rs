@@ -9,7 +9,10 @@ use axum::{
     routing::{MethodFilter, MethodRouter, any, delete, get, on, post},
 };
 
-use super::{call, docs, events, gate::Gate, health, layers, mcp::Mcp, operations, scrape, tools};
+use super::{
+    authentication::Authenticator, docs, events, health, mcp_transport::Mcp, middleware, operations, scrape, submit,
+    tools,
+};
 use crate::{
     api::{self, Operation},
     service::Service,
@@ -22,7 +25,7 @@ type Own = (&'static str, &'static str, MethodRouter<Arc<Service>>);
 const MCP: &str = "/mcp";
 
 /// Every route.
-pub(super) fn router(service: Arc<Service>, gate: Arc<Gate>, mcp: Mcp) -> Router {
+pub(super) fn router(service: Arc<Service>, gate: Arc<Authenticator>, mcp: Mcp) -> Router {
     let mut paths: BTreeMap<&str, (Vec<&str>, MethodRouter<Arc<Service>>)> = BTreeMap::new();
     let operations = api::operations().iter().map(|operation| (operation.path, operation.method, handler(operation)));
     for (path, method, handler) in operations.chain(own()) {
@@ -35,18 +38,18 @@ pub(super) fn router(service: Arc<Service>, gate: Arc<Gate>, mcp: Mcp) -> Router
     }
     let mut router = Router::new();
     for (path, (methods, handlers)) in paths {
-        let refuse = move |method: Method| async move { call::no_method(&methods, &method) };
+        let refuse = move |method: Method| async move { submit::no_method(&methods, &method) };
         router = router.route(path, handlers.fallback(refuse));
     }
     router = router.route(MCP, any(move |request| mcp.clone().answer(request)));
-    layers::around(router.fallback(call::no_route).with_state(service.clone()), service, gate)
+    middleware::around(router.fallback(submit::no_route).with_state(service.clone()), service, gate)
 }
 
 fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
     let method = Method::from_bytes(operation.method.as_bytes()).unwrap_or_default();
     let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
-    on(filter, move |State(service): State<Arc<Service>>, route: call::Route, request: Request| async move {
-        call::call(service, operation, route, request).await
+    on(filter, move |State(service): State<Arc<Service>>, route: submit::Route, request: Request| async move {
+        submit::call(service, operation, route, request).await
     })
 }
 

@@ -12,11 +12,11 @@ use crate::{
     model::{
         digest,
         name::{self, Name},
-        sources::HostPattern,
+        source_policy::HostPattern,
         ttl::Ttl,
         vm::DEFAULT_NETWORK,
     },
-    service::client::{Client, Quota, Standing},
+    service::client::{Client, Identity, Quota},
 };
 
 /// The fewest characters of a token that stands in the file itself: fewer can be guessed.
@@ -151,7 +151,7 @@ impl Entry {
                 return Err("has a prefix and the scope admin, which is not held to names".to_owned());
             }
         }
-        let (name, standing) = (name.to_string(), Standing::Token);
+        let (name, standing) = (name.to_string(), Identity::Token);
         let networks = Some(networks.unwrap_or_else(|| vec![DEFAULT_NETWORK.to_owned()]));
         let pools = Some(pools.unwrap_or_else(|| vec![pool.to_owned()]));
         let is_limited = scope < Scope::Admin;

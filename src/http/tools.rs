@@ -12,7 +12,7 @@ use axum::{
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::{body, call, prefer, problem::Problem};
+use super::{body, prefer, problem::Problem, submit};
 use crate::{
     agents::{
         self, Format,
@@ -45,21 +45,21 @@ pub(super) async fn list(uri: Uri) -> Result<Json<Value>, Problem> {
 pub(super) async fn call(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
-    route: call::Route,
+    route: submit::Route,
     request: Request,
 ) -> Result<Response<Body>, Problem> {
-    let route = call::names(route)?;
+    let route = submit::names(route)?;
     let tool = agents::find(route.iter().next().map(|(_, name)| name).unwrap_or_default())?;
     let (head, body) = request.into_parts();
     let arguments = Value::Object(body::json(&head.headers, body).await?);
-    let request_id = call::request_id(&head.headers).to_owned();
+    let request_id = submit::request_id(&head.headers).to_owned();
     let mut call = Call::new(tool, arguments, &client, request_id);
     if let Some(operation) = call.operation() {
-        call::note(&head, |noted| noted.operation.set(operation).is_ok());
+        submit::note(&head, |noted| noted.operation.set(operation).is_ok());
     }
     let asked = call.request().map_err(|error| refused(call.failure(error)))?;
-    call::note(&head, |noted| noted.targets.set(call.targets(&asked)).is_ok());
-    call.key = call::idempotency_key(&client, tool.name, &head.headers, &asked)?;
+    submit::note(&head, |noted| noted.targets.set(call.targets(&asked)).is_ok());
+    call.key = submit::idempotency_key(&client, tool.name, &head.headers, &asked)?;
     let failed = |error: Error| refused(call.failure(error));
     let began = Instant::now();
     match call.begin(&service, asked).await.map_err(failed)? {
@@ -72,7 +72,7 @@ pub(super) async fn call(
                 Some(Err(error)) => failed(error).into_response(),
                 None => pending(&job),
             };
-            call::say_of_job(&mut response, &job, preference.applied);
+            submit::say_of_job(&mut response, &job, preference.applied);
             Ok(response)
         }
     }
@@ -84,7 +84,7 @@ fn told(report: Report) -> Response<Body> {
 
 fn pending(job: &Job) -> Response<Body> {
     let poll = format!("/api/operations/{}", job.id);
-    let headers = [(header::LOCATION, poll), (header::RETRY_AFTER, super::answer::POLL.to_owned())];
+    let headers = [(header::LOCATION, poll), (header::RETRY_AFTER, super::response::POLL.to_owned())];
     (StatusCode::ACCEPTED, headers, Json(agents::call::pending(job))).into_response()
 }
 

@@ -10,9 +10,12 @@ use uuid::Uuid;
 use super::{Host, undo::undoing, vm};
 use crate::{
     error::{Code, Error, Result},
-    model::vm::State,
-    store::kvm::{self, Key, Verdict},
-    tools::virsh::{Capabilities, Metadata, NewDomain, Phase},
+    model::{
+        record::{Phase, VmRecord},
+        vm::State,
+    },
+    store::kvm_verdict::{self, Key, Verdict},
+    tools::virsh::{Capabilities, NewDomain},
 };
 
 /// How long firmware may take to show that it runs. With KVM that works it takes about a second.
@@ -49,7 +52,7 @@ pub(super) enum Outcome {
 
 /// What is known of KVM on this hypervisor without a probe.
 pub(super) fn verdict(host: &Host) -> Option<Verdict> {
-    kvm::read(&host.settings.cache_dir, &key(host).ok()?)
+    kvm_verdict::read(&host.settings.cache_dir, &key(host).ok()?)
 }
 
 fn key(host: &Host) -> Result<Key> {
@@ -59,7 +62,7 @@ fn key(host: &Host) -> Result<Key> {
 /// What to ask libvirt's capabilities for before it is known which hypervisor it is: its own preference, unless KVM has been
 /// seen to fail. [`accelerator`] asks again where that was wrong.
 pub(super) fn virttype(host: &Host) -> Option<&'static str> {
-    kvm::has_failed(&host.settings.cache_dir).then_some("qemu")
+    kvm_verdict::has_failed(&host.settings.cache_dir).then_some("qemu")
 }
 
 /// Chooses what guests are run with: KVM where it works, else emulation with a warning. Where a probe proves nothing,
@@ -109,7 +112,7 @@ pub(super) fn probe(host: &Host, offered: &Capabilities) -> Result<Outcome> {
     }
     Ok(match outcome {
         Probed::Proven(verdict) => {
-            kvm::write(&host.settings.cache_dir, &key(host)?, &verdict);
+            kvm_verdict::write(&host.settings.cache_dir, &key(host)?, &verdict);
             Outcome::Proven(verdict)
         }
         Probed::Ended(reason) | Probed::NotStarted(reason) => Outcome::Unknown(reason),
@@ -129,7 +132,7 @@ enum Probed {
 /// reset it: the guest, which proves that its CPU executes.
 fn probe_once(host: &Host, offered: &Capabilities) -> Result<Probed> {
     let uuid = Uuid::new_v4();
-    let metadata = Metadata { phase: Phase::Probe, ..Metadata::begun() };
+    let metadata = VmRecord { phase: Phase::Probe, ..VmRecord::new(crate::store::system::host_name()) };
     let name = format!("vmprov-kvm-test-{}", uuid.simple());
     let domain = NewDomain {
         name: &name,

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     error::{Code, Result},
+    model::record::VmRecord,
     store::lock,
-    tools::virsh::{Listed, Metadata},
+    tools::virsh::DomainSummary,
 };
 
 /// What is cleaned up beside the leftovers of interrupted operations
@@ -94,7 +95,7 @@ fn remove_unfinished(host: &Host) -> Result<Collected> {
 }
 
 /// The VMs whose create or delete was cut short, or is under way.
-pub(super) fn incomplete(host: &Host) -> Result<Vec<(Listed, Metadata)>> {
+pub(super) fn incomplete(host: &Host) -> Result<Vec<(DomainSummary, VmRecord)>> {
     let mut known = vm::known(host)?;
     known.retain(|(_, metadata)| metadata.is_incomplete());
     Ok(known)
@@ -103,7 +104,7 @@ pub(super) fn incomplete(host: &Host) -> Result<Vec<(Listed, Metadata)>> {
 /// Whose an incomplete VM is.
 pub(super) enum Claim {
     /// Ours to remove, as long as the lease is held; this is what it is now.
-    Ours(Box<(Lease, Metadata)>),
+    Ours(Box<(Lease, VmRecord)>),
     /// Somebody's who works on it, as this says.
     Theirs(String),
     /// Nobody's: it has been finished or removed since it was listed.
@@ -112,14 +113,14 @@ pub(super) enum Claim {
 
 /// Claims an incomplete VM. What was read of it before its lease was taken proves nothing: by then it may be whole, or its
 /// name another VM's.
-pub(super) fn claim(host: &Host, listed: &Listed) -> Result<Claim> {
+pub(super) fn claim(host: &Host, listed: &DomainSummary) -> Result<Claim> {
     let lease = match vm::lock_now(host, &listed.name) {
         Ok(lease) => lease,
         Err(error) if error.code == Code::Busy => return Ok(Claim::Theirs(error.message)),
         Err(error) => return Err(error),
     };
     let now = host.virsh.describe(&[(listed.uuid, false)])?.remove(&listed.uuid).and_then(|known| known.metadata);
-    Ok(match now.filter(Metadata::is_incomplete) {
+    Ok(match now.filter(VmRecord::is_incomplete) {
         Some(metadata) => Claim::Ours(Box::new((lease, metadata))),
         None => Claim::Settled,
     })

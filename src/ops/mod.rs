@@ -15,7 +15,7 @@ mod orphans;
 pub mod prepare;
 pub mod progress;
 pub mod reap;
-mod sources;
+mod source_policy;
 pub mod stats;
 pub mod undo;
 pub mod vm;
@@ -27,7 +27,7 @@ use camino::Utf8PathBuf;
 use crate::{
     cancel::Cancel,
     error::{Error, Result},
-    model::{image::Mirror, proxy::Proxies, sources::Sources},
+    model::{image::Mirror, proxy::Proxies, source_policy::SourcePolicy},
     observer::Observer,
     store::{http::Http, keys::KeyStore, rsa::Effort},
     tools::{Runner, fence::Fence, virsh::Virsh},
@@ -62,7 +62,7 @@ pub struct Settings {
     /// The site's own files of the image catalogue; a later one wins.
     pub catalogue_files: Vec<Utf8PathBuf>,
     /// What may be named as an image or as an installer.
-    pub sources: Sources,
+    pub sources: SourcePolicy,
 }
 
 /// Everything that an operation may touch.
@@ -101,7 +101,7 @@ impl Host {
 
     /// The same host for a request that may name these images and installers only.
     #[must_use]
-    pub fn limited_to(&self, sources: Sources) -> Self {
+    pub fn limited_to(&self, sources: SourcePolicy) -> Self {
         let settings = Settings { sources, ..self.settings.clone() };
         self.like(settings, self.runner.clone())
     }
@@ -167,7 +167,7 @@ impl Host {
 
     /// The same host, none of whose calls may take longer than this: for a look that nobody waits long for.
     #[must_use]
-    pub fn hurried(&self, limit: Duration) -> Self {
+    pub fn with_time_limit(&self, limit: Duration) -> Self {
         let limit = self.runner.limit.map_or(limit, |present| present.min(limit));
         let runner = Runner { limit: Some(limit), ..self.runner.clone() };
         self.like(self.settings.clone(), runner)

@@ -7,7 +7,7 @@ use crate::{
     error::{Code, Error, Result},
     model::vm::{DEFAULT_NETWORK, USER_NETWORK},
     store::lock::Lock,
-    tools::virsh::{Pool, Survey},
+    tools::virsh::{HostInventory, Pool},
 };
 
 /// The third octets that a new `default` network is tried with: libvirt's own first.
@@ -81,13 +81,13 @@ fn note(host: &Host, done: &str, what: &str, because: &str) {
 }
 
 /// Whether the network of the user who runs libvirt is meant: by its name, or because a session has no other.
-pub(super) fn is_user_network(host: &Host, name: &str, survey: &Survey) -> bool {
+pub(super) fn is_user_network(host: &Host, name: &str, survey: &HostInventory) -> bool {
     let is_meant = name == USER_NETWORK || name == DEFAULT_NETWORK && host.virsh.is_session();
     is_meant && !survey.networks.iter().any(|known| known == name)
 }
 
 /// Refuses a network that is neither there nor made by [`network`].
-pub(super) fn check_network(host: &Host, name: &str, survey: &Survey) -> Result<()> {
+pub(super) fn check_network(host: &Host, name: &str, survey: &HostInventory) -> Result<()> {
     if is_user_network(host, name, survey) {
         if host.virsh.is_local() {
             return Ok(());
@@ -104,7 +104,7 @@ pub(super) fn check_network(host: &Host, name: &str, survey: &Survey) -> Result<
 
 /// Makes or starts the network where that is needed. Only `default` is made: what another should look like is the
 /// operator's to say.
-pub(super) fn network(host: &Host, name: &str, survey: &Survey) -> Result<()> {
+pub(super) fn network(host: &Host, name: &str, survey: &HostInventory) -> Result<()> {
     if survey.active_networks.iter().any(|active| active == name) {
         return Ok(());
     }

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 use super::{Host, vm};
 use crate::{
     error::{Code, Error, Result},
-    tools::virsh::{Listed, Metadata},
+    model::record::VmRecord,
+    tools::virsh::DomainSummary,
 };
 
 /// Whether expired VMs are deleted
@@ -92,7 +93,7 @@ pub fn reap(host: &Host, options: ReapOptions) -> Result<Reaped> {
     Ok(reaped)
 }
 
-fn reap_one(host: &Host, listed: &Listed, now: Timestamp, dry_run: bool) -> Result<Outcome> {
+fn reap_one(host: &Host, listed: &DomainSummary, now: Timestamp, dry_run: bool) -> Result<Outcome> {
     let lease = match vm::lock_now(host, &listed.name) {
         Err(error) if error.code == Code::Busy => return Ok(Outcome::Skipped { reason: error.message }),
         result => result?,
@@ -116,7 +117,7 @@ fn reap_one(host: &Host, listed: &Listed, now: Timestamp, dry_run: bool) -> Resu
 }
 
 /// Why a VM must be left alone.
-fn why_not(metadata: &Metadata, now: Timestamp) -> Option<&'static str> {
+fn why_not(metadata: &VmRecord, now: Timestamp) -> Option<&'static str> {
     if metadata.is_incomplete() {
         return Some("creating or deleting it was cut short; `vmprov gc` removes what is left");
     }

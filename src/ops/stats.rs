@@ -17,12 +17,12 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// [`Timeout`](crate::error::Code::Timeout), at the latest when a `virsh` that does not heed SIGTERM has been killed.
 pub fn look(host: &Host) -> Result<Stats> {
     let started = Instant::now();
-    let mut stats = host.hurried(LIMIT).virsh.stats(&host.settings.pool)?;
+    let mut stats = host.with_time_limit(LIMIT).virsh.stats(&host.settings.pool)?;
     let unmeasured = |pool: &PoolStats| pool.active && pool.space.is_none();
     let names: Vec<_> = stats.pools.iter().filter(|pool| unmeasured(pool)).map(|pool| pool.name.clone()).collect();
     if !names.is_empty() {
         let left = LIMIT.saturating_sub(started.elapsed());
-        let spaces = host.hurried(left).virsh.pool_spaces(&names)?;
+        let spaces = host.with_time_limit(left).virsh.pool_spaces(&names)?;
         for pool in stats.pools.iter_mut().filter(|pool| unmeasured(pool)) {
             pool.space = spaces.get(&pool.name).copied();
         }

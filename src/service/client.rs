@@ -8,7 +8,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{
         size::{DiskSize, Memory},
-        sources::HostPattern,
+        source_policy::HostPattern,
         ttl::Ttl,
     },
     ops::Caller,
@@ -36,12 +36,12 @@ pub(crate) struct Client {
     /// Whether their images are private to them, and those of others hidden: all but the operator's own clients.
     pub(crate) is_limited: bool,
     /// How they are known.
-    pub(crate) standing: Standing,
+    pub(crate) standing: Identity,
 }
 
 /// How somebody is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Identity {
     /// Not at all: nobody has to say who they are.
     Anonymous,
     /// By a token.
@@ -105,32 +105,32 @@ impl Client {
             pools: None,
             ttl_default: None,
             is_limited: false,
-            standing: Standing::Anonymous,
+            standing: Identity::Anonymous,
         }
     }
 
     /// Somebody who asks only whether the service lives, and is told no more than that.
-    pub(crate) fn passer_by() -> Self {
+    pub(crate) fn unauthenticated() -> Self {
         Self { scope: Scope::Read, ..Self::anonymous() }
     }
 
     /// Whether they may see more than that the service lives.
     pub(crate) fn is_known(&self) -> bool {
-        *self != Self::passer_by()
+        *self != Self::unauthenticated()
     }
 
     /// Them, in an error.
     pub(crate) fn title(&self) -> String {
         match self.standing {
-            Standing::Anonymous => "whoever has no token".to_owned(),
-            Standing::Token => format!("the token `{}`", self.name),
-            Standing::Agent => format!("the agent `{}`", self.name),
+            Identity::Anonymous => "whoever has no token".to_owned(),
+            Identity::Token => format!("the token `{}`", self.name),
+            Identity::Agent => format!("the agent `{}`", self.name),
         }
     }
 
     /// On whose behalf an operation works.
     pub(crate) fn caller(&self) -> Caller {
-        let is_known = self.standing != Standing::Anonymous;
+        let is_known = self.standing != Identity::Anonymous;
         let owner = is_known.then(|| self.name.clone());
         Caller { owner, prefix: self.prefix.clone(), is_limited: self.is_limited }
     }

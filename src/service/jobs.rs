@@ -11,12 +11,11 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
-    Service,
+    Service, blocking,
     client::Client,
     job::Job,
-    pool,
     quota::Reservation,
-    turns::{Turn, Turns},
+    vm_queue::{Ticket, VmQueues},
 };
 use crate::{
     api::Operation,
@@ -52,7 +51,7 @@ const TELLING: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Jobs {
     known: Mutex<VecDeque<Known>>,
-    turns: Turns,
+    turns: VmQueues,
 }
 
 struct Known {
@@ -200,7 +199,7 @@ async fn tell(job: Arc<Job>) {
 struct Work {
     client: Arc<Client>,
     request: Value,
-    turn: Option<Turn>,
+    turn: Option<Ticket>,
     reservation: Option<Arc<Reservation>>,
 }
 
@@ -216,7 +215,7 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
         if let Some(turn) = &mut turn {
             turn.comes().await;
         }
-        pool::place(room).await
+        blocking::place(room).await
     };
     let place = tokio::select! {
         () = job.is_cancelled() => Err(cancelled()),
@@ -237,7 +236,7 @@ async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
                 }
                 at_work.operation.run(&host, request).map_err(|error| doctor::explain(&host, error))
             };
-            pool::run_at(place, work).await
+            blocking::run_at(place, work).await
         }
     };
     service.reads.outdate();

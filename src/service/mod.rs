@@ -4,20 +4,20 @@
 //! into its own.
 
 pub(crate) mod audit;
+pub(crate) mod authorization;
+mod blocking;
+pub(crate) mod cached_probe;
 pub(crate) mod client;
-pub(crate) mod feed;
-pub(crate) mod glance;
-pub(crate) mod hearing;
+pub(crate) mod event_listener;
+pub(crate) mod event_log;
 pub(crate) mod job;
 pub(crate) mod jobs;
-pub(crate) mod life;
 pub mod metrics;
 mod operations;
-pub(crate) mod permit;
-mod pool;
 pub(crate) mod quota;
-pub(crate) mod reads;
-mod turns;
+pub(crate) mod shutdown;
+pub(crate) mod single_flight;
+mod vm_queue;
 
 use std::{
     sync::{
@@ -32,25 +32,25 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    api::{self, Effect, Operation, Pace, Report},
+    api::{self, Effect, ExecutionMode, Operation, Report},
     cancel::Cancel,
     error::Result,
     model::{
-        sources::{Limits, Sources},
+        source_policy::{Limits, SourcePolicy},
         stats::Stats,
     },
     ops::{Host, Settings, doctor::Diagnosis, progress::Progress},
 };
 use audit::Audit;
+use cached_probe::CachedProbe;
 use client::Client;
-use feed::Feed;
-use glance::Glance;
-use hearing::Ears;
+use event_listener::EventListener;
+use event_log::Feed;
 use job::Job;
 use jobs::{IdempotencyKey, Jobs, Order};
 use metrics::Metrics;
 use quota::Quotas;
-use reads::{Reads, Seen};
+use single_flight::{SharedReport, SingleFlight};
 
 /// How long an answer may take where nobody says: many clients give up after 60 s.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(45);
@@ -75,12 +75,12 @@ pub struct Options {
 pub(crate) struct Service {
     settings: Settings,
     pub(crate) jobs: Jobs,
-    pub(crate) reads: Reads,
+    pub(crate) reads: SingleFlight,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) stats: Glance<Stats>,
-    pub(crate) ready: Glance<Diagnosis>,
+    pub(crate) stats: CachedProbe<Stats>,
+    pub(crate) ready: CachedProbe<Diagnosis>,
     pub(crate) feed: Arc<Feed>,
-    pub(crate) ears: Ears,
+    pub(crate) ears: EventListener,
     /// Ends whatever only looks or listens.
     looks: Cancel,
     pub(crate) quotas: Quotas,
@@ -98,27 +98,27 @@ impl Service {
             audit: Audit::open(audit_log, audit_required, metrics.audit_lost())?,
             limits: images,
             jobs: Jobs::default(),
-            reads: Reads::default(),
+            reads: SingleFlight::default(),
             quotas: Quotas::default(),
             metrics: Arc::new(metrics),
-            stats: Glance::default(),
-            ready: Glance::default(),
+            stats: CachedProbe::default(),
+            ready: CachedProbe::default(),
             feed: Arc::new(Feed::new()),
-            ears: Ears::default(),
+            ears: EventListener::default(),
             looks: Cancel::default(),
             is_ending: AtomicBool::new(false),
         })
     }
 
     /// Begins what a client asks for, where they may: what is [`Operation::read`].
-    pub(crate) async fn ask(self: &Arc<Self>, asked: Asked) -> Result<Begun> {
-        let Asked { client, operation, mut request, request_id, key } = asked;
-        permit::request(&client, operation, &request, &self.settings.pool)?;
+    pub(crate) async fn ask(self: &Arc<Self>, asked: Submission) -> Result<Begun> {
+        let Submission { client, operation, mut request, request_id, key } = asked;
+        authorization::request(&client, operation, &request, &self.settings.pool)?;
         if operation.effect != Effect::Read {
             self.audit.require()?;
         }
-        if operation.pace == Pace::Quick {
-            return Ok(Begun::Look(Reads::look(self, &client, operation, request).await));
+        if operation.pace == ExecutionMode::Quick {
+            return Ok(Begun::Look(SingleFlight::look(self, &client, operation, request).await));
         }
         client.bound(operation, &mut request);
         let reservation = Quotas::reserve(self, &client, operation, &request).await?;
@@ -131,7 +131,7 @@ impl Service {
         let vm = operation.vm(request).filter(|_| operation.is_ordered(request))?;
         let info = api::find("vm_info").filter(|_| Uuid::parse_str(vm).is_ok());
         if let Some(info) = info
-            && let Ok(Report::Json(found)) = &*Reads::look(self, client, info, json!({"vm": vm})).await
+            && let Ok(Report::Json(found)) = &*SingleFlight::look(self, client, info, json!({"vm": vm})).await
             && let Some(name) = found["name"].as_str()
         {
             return Some(name.to_owned());
@@ -143,13 +143,13 @@ impl Service {
     /// The host, for an operation that a client may cancel.
     pub(crate) fn host(&self, client: &Client, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
         let limits = Limits { only: client.image_hosts.clone(), ..self.limits.clone() };
-        let host = self.own_host(cancel, progress).limited_to(Sources::Limited(limits));
+        let host = self.own_host(cancel, progress).limited_to(SourcePolicy::Limited(limits));
         host.on_behalf_of(client.caller())
     }
 
     /// The host, for a client's look.
     pub(crate) fn host_for_look(&self, client: &Client) -> Host {
-        self.host(client, self.looks.clone(), Arc::new(())).hurried(LOOK_LIMIT)
+        self.host(client, self.looks.clone(), Arc::new(())).with_time_limit(LOOK_LIMIT)
     }
 
     /// The host, for whatever listens as long as the service lives.
@@ -188,7 +188,7 @@ impl Service {
 }
 
 /// What a client asks for.
-pub(crate) struct Asked {
+pub(crate) struct Submission {
     pub(crate) client: Arc<Client>,
     pub(crate) operation: &'static Operation,
     pub(crate) request: Value,
@@ -200,7 +200,7 @@ pub(crate) struct Asked {
 /// What was begun.
 pub(crate) enum Begun {
     /// A look, and what it has seen.
-    Look(Seen),
+    Look(SharedReport),
     /// Something that may take long.
     Job(Arc<Job>),
 }
@@ -221,7 +221,7 @@ impl Service {
             require_verified: false,
             stall_limit: Duration::from_secs(2),
             catalogue_files: Vec::new(),
-            sources: Sources::Any,
+            sources: SourcePolicy::Any,
         };
         let options = Options { settings, images: Limits::default(), audit_log: None, audit_required: false };
         let service = Self::new(options).expect("without files there is nothing that can fail");

@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
-use super::{Service, client::Client, pool};
+use super::{Service, blocking, client::Client};
 use crate::{
     api::{self, Operation, Resource},
     error::{Code, Error, Result},
@@ -151,7 +151,7 @@ impl Quotas {
 }
 
 /// Returns what a request is known to take. What an operation learns only on its way, it asks its [`Allowance`] for.
-fn wanted(operation: &Operation, request: &Value, owned: &[vm::Owned], shares: &Shares) -> Result<Shares> {
+fn wanted(operation: &Operation, request: &Value, owned: &[vm::OwnedVm], shares: &Shares) -> Result<Shares> {
     let request = || request.clone();
     let one = |kind, name: String, share: Share| Shares::from([((kind, name), share)]);
     Ok(match operation.name {
@@ -165,7 +165,7 @@ fn wanted(operation: &Operation, request: &Value, owned: &[vm::Owned], shares: &
         }
         "vm_set" => {
             let change: Change = api::again(request())?;
-            let is_meant = |vm: &&vm::Owned| vm.name == change.vm || vm.uuid.to_string() == change.vm;
+            let is_meant = |vm: &&vm::OwnedVm| vm.name == change.vm || vm.uuid.to_string() == change.vm;
             let name = owned.iter().find(is_meant).map_or(&change.vm, |vm| &vm.name);
             // One that is not the client's own does not count.
             let Some(mut share) = shares.get(&(VMS, name.clone())).cloned() else { return Ok(Shares::new()) };
@@ -194,20 +194,20 @@ fn share(vms: u64, vcpus: u32, memory_mib: u64, disk_bytes: u64) -> Share {
 
 /// What a client has.
 #[derive(Default)]
-struct Owned {
-    vms: Vec<vm::Owned>,
+struct Counted {
+    vms: Vec<vm::OwnedVm>,
     shares: Shares,
 }
 
-async fn look(service: &Service, client: &Client, limited: Vec<Resource>) -> Result<Owned> {
+async fn look(service: &Service, client: &Client, limited: Vec<Resource>) -> Result<Counted> {
     let (host, owner) = (service.host_for_look(client), client.name.clone());
-    pool::run(&ROOM, move || owned(&host, &owner, &limited).map_err(|error| doctor::explain(&host, error))).await
+    blocking::run(&ROOM, move || owned(&host, &owner, &limited).map_err(|error| doctor::explain(&host, error))).await
 }
 
 /// Looks at what somebody has of the resources that are limited.
-fn owned(host: &Host, owner: &str, limited: &[Resource]) -> Result<Owned> {
+fn owned(host: &Host, owner: &str, limited: &[Resource]) -> Result<Counted> {
     let is_limited = |resources: &[Resource]| resources.iter().any(|resource| limited.contains(resource));
-    let mut found = Owned::default();
+    let mut found = Counted::default();
     if is_limited(&[Resource::Vms, Resource::Vcpus, Resource::Memory, Resource::Disk]) {
         found.vms = vm::owned(host, owner)?;
         found.shares.extend(found.vms.iter().map(of_vm));
@@ -224,7 +224,7 @@ fn owned(host: &Host, owner: &str, limited: &[Resource]) -> Result<Owned> {
     Ok(found)
 }
 
-fn of_vm(vm: &vm::Owned) -> (Thing, Share) {
+fn of_vm(vm: &vm::OwnedVm) -> (Thing, Share) {
     ((VMS, vm.name.clone()), share(1, vm.vcpus, vm.memory_mib, vm.disk_bytes))
 }
 

@@ -6,8 +6,8 @@ fn client(quota: &str) -> Arc<Client> {
     Arc::new(Client { quota: toml::from_str(quota).unwrap(), name: "a".to_owned(), ..Client::anonymous() })
 }
 
-fn owned(name: &str, vcpus: u32) -> vm::Owned {
-    vm::Owned { name: name.to_owned(), uuid: uuid::Uuid::nil(), vcpus, memory_mib: 1024, disk_bytes: 10 << 30 }
+fn owned(name: &str, vcpus: u32) -> vm::OwnedVm {
+    vm::OwnedVm { name: name.to_owned(), uuid: uuid::Uuid::nil(), vcpus, memory_mib: 1024, disk_bytes: 10 << 30 }
 }
 
 fn resource_of(error: &Error) -> String {
@@ -16,7 +16,7 @@ fn resource_of(error: &Error) -> String {
 }
 
 /// What is refused of a request, by the resource that does not suffice.
-fn refused(quota: &str, owned: &[vm::Owned], under_way: &[Reserved], name: &str, request: Value) -> Option<String> {
+fn refused(quota: &str, owned: &[vm::OwnedVm], under_way: &[Reserved], name: &str, request: Value) -> Option<String> {
     let operation = api::find(name).unwrap();
     let request = operation.read(request).unwrap();
     let mut shares = merged(&owned.iter().map(of_vm).collect(), under_way, "a");

@@ -11,10 +11,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    checksum_file::Sums,
+    disk_space,
     http::{Answer, Conditions, Failure, Http, Listener, broken},
     lock::Lock,
-    part, room,
-    sums::Sums,
+    partial_file,
 };
 use crate::{
     cancel::Cancel,
@@ -47,7 +48,7 @@ pub struct Downloaded {
 impl Downloaded {
     /// Removes it.
     pub fn discard(&self) {
-        part::discard(&self.path);
+        partial_file::discard(&self.path);
     }
 }
 
@@ -110,7 +111,7 @@ pub fn download(
     // One that cannot be gone on with is only in the way.
     let lasting = fetched.as_ref().is_err_and(|error| !error.code.is_retryable());
     if lasting || fetched.is_err() && (part.have == 0 || part.facts.validator().is_none()) {
-        part::discard(&part.path);
+        partial_file::discard(&part.path);
     }
     fetched?;
     Ok(Downloaded { path: part.path, sums: part.sums, facts: part.facts, _alone: part.alone })
@@ -138,12 +139,13 @@ impl Part {
         let path = part_of(url, folder);
         let failed = |error: &std::io::Error| Error::io(format!("write `{path}`"), error);
         // Another vmprov may fetch the same for another pool; each of this pool waits before it comes here.
-        let alone = part::lock(&path, TURN, cancel)?;
+        let alone = partial_file::lock(&path, TURN, cancel)?;
         let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow);
         let file = options.open(&path).map_err(|error| failed(&error))?;
-        let known = fs::read(part::facts_of(&path)).ok().and_then(|json| serde_json::from_slice::<Facts>(&json).ok());
+        let known =
+            fs::read(partial_file::facts_of(&path)).ok().and_then(|json| serde_json::from_slice::<Facts>(&json).ok());
         let facts = known.filter(|facts| facts.url == url && facts.validator().is_some());
         let (sums, nothing) = (Sums::new(algorithms), Facts::default());
         let mut part = Self { path: path.clone(), file, have: 0, sums, facts: nothing, reached: 0, alone };
@@ -223,7 +225,7 @@ impl Part {
         }
         if let Some(length) = self.facts.length {
             admit(length)?;
-            room::require(self.path.parent().unwrap_or(&self.path), length.saturating_sub(self.have))?;
+            disk_space::require(self.path.parent().unwrap_or(&self.path), length.saturating_sub(self.have))?;
         }
         self.note().map_err(|error| failed(&error))?;
         self.receive(url, &mut answer, admit, listener)
@@ -250,7 +252,7 @@ impl Part {
             // A body without a length may have no end.
             if length.is_none() && self.have / LOOK != (self.have - chunk.len() as u64) / LOOK {
                 admit(self.have)?;
-                room::require(self.path.parent().unwrap_or(&self.path), LOOK)?;
+                disk_space::require(self.path.parent().unwrap_or(&self.path), LOOK)?;
             }
             listener.received(chunk.len() as u64);
             listener.bytes(self.have, length);
@@ -277,7 +279,7 @@ impl Part {
     /// Notes what a later call needs to go on. Before the body: a kill can come at any byte of it.
     fn note(&self) -> std::io::Result<()> {
         let json = serde_json::to_vec(&self.facts).map_err(std::io::Error::other)?;
-        let path = part::facts_of(&self.path);
+        let path = partial_file::facts_of(&self.path);
         let fresh = path.with_extension("json.new");
         fs::write(&fresh, json)?;
         fs::rename(fresh, path)

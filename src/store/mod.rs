@@ -2,21 +2,21 @@
 //! files tell of it.
 
 pub mod accounts;
+pub mod checksum_file;
+pub mod disk_space;
 pub mod download;
 pub mod host_keys;
 pub mod http;
 mod key_file;
 pub mod keys;
 pub mod known_hosts;
-pub mod kvm;
+pub mod kvm_verdict;
 pub mod local_file;
 pub mod lock;
 pub mod loopback;
-pub mod part;
-pub mod room;
+pub mod partial_file;
+pub mod path_access;
 pub mod rsa;
 mod secret_file;
-pub mod sums;
 pub mod system;
 pub mod unpack;
-pub mod way;

@@ -8,7 +8,7 @@ use std::{
 use camino::Utf8Path;
 use liblzma::stream::{CONCATENATED, Stream};
 
-use super::room;
+use super::disk_space;
 use crate::{
     cancel::Cancel,
     error::{Code, Error, Result},
@@ -87,7 +87,7 @@ impl Packing {
         let mut size = 0;
         for count in 0_u64.. {
             cancel.check()?;
-            if count.is_multiple_of(LOOK) && room::left(folder)? < LOOK * BLOCK as u64 {
+            if count.is_multiple_of(LOOK) && disk_space::left(folder)? < LOOK * BLOCK as u64 {
                 return Err(Error::new(
                     Code::Conflict,
                     format!("`{given}` unpacks to more than `{folder}` has room for"),

@@ -3,20 +3,20 @@
 //! [`Tool`] is one call: arguments without a shell, a fixed locale, a time limit, a process group of its own that is
 //! ended at the limit or on interrupt, standard error kept for the error.
 
-mod conversation;
 pub mod fence;
 pub mod genisoimage;
 pub mod guestfs;
 pub mod iptables;
-mod live;
 pub mod nft;
+mod observed;
 pub mod qemu_img;
 pub mod scratch;
+mod session;
 pub mod ssh;
+mod stream;
 pub mod timedatectl;
 pub mod version;
 pub mod virsh;
-mod watch;
 
 use std::{
     process::{ExitStatus, Output},

@@ -3,7 +3,7 @@
 use super::table;
 use crate::{
     cli::{doctor::Checks, output::Show, output::plain},
-    ops::doctor::{Checked, Diagnosis, Status, Summary},
+    ops::doctor::{CheckStatus, Checked, Diagnosis, Summary},
 };
 
 impl Show for Diagnosis {
@@ -25,10 +25,10 @@ impl Show for Diagnosis {
 fn lines(checked: &Checked, width: usize) -> Vec<String> {
     const INDENT: &str = "      ";
     let status = match checked.status {
-        Status::Ok => "ok",
-        Status::Warn => "warn",
-        Status::Fail => "fail",
-        Status::Skip => "skip",
+        CheckStatus::Ok => "ok",
+        CheckStatus::Warn => "warn",
+        CheckStatus::Fail => "fail",
+        CheckStatus::Skip => "skip",
     };
     let one_line = |text: &str| plain(text).replace('\n', " ");
     let mut lines = vec![format!("{status:4}  {:width$}  {}", checked.id, one_line(&checked.saw))];

@@ -8,7 +8,7 @@ use super::{add, reference};
 use crate::{
     agents::{self, Format, call::Pending},
     http::{health::Ready, operations::Listing},
-    service::feed::Happening,
+    service::event_log::ServiceEvent,
 };
 
 /// The routes of HTTP's own.
@@ -125,7 +125,7 @@ fn text(kind: &str, about: &str) -> Value {
 pub(super) fn schemas(schemas: &mut BTreeMap<String, Value>) {
     add::<Listing>(schemas);
     add::<Ready>(schemas);
-    add::<Happening>(schemas);
+    add::<ServiceEvent>(schemas);
     add::<Format>(schemas);
     add::<Pending>(schemas);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{finding::Finding, look::Look};
+use super::{context::Context, finding::Finding};
 use crate::{
     error::{Code, Result},
     store::system,
@@ -35,7 +35,7 @@ fn judge(now: SystemTime, installed: SystemTime) -> Finding {
     Finding::ok(format!("it is {}", shown(now)))
 }
 
-pub(super) fn synchronised(look: &Look) -> Result<Finding> {
+pub(super) fn synchronised(look: &Context) -> Result<Finding> {
     Ok(if timedatectl::is_synchronised(&look.host.runner)? {
         Finding::ok("the clock follows a time server")
     } else {
@@ -45,16 +45,16 @@ pub(super) fn synchronised(look: &Look) -> Result<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Status, *};
+    use super::{super::CheckStatus, *};
 
     #[test]
     fn a_clock_that_is_behind_the_program_is_wrong() {
         let installed = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 50);
         for (now, status) in [
-            (installed + TOLERANCE, Status::Ok),
-            (installed - TOLERANCE, Status::Ok),
-            (installed - 2 * TOLERANCE, Status::Fail),
-            (SystemTime::UNIX_EPOCH, Status::Fail),
+            (installed + TOLERANCE, CheckStatus::Ok),
+            (installed - TOLERANCE, CheckStatus::Ok),
+            (installed - 2 * TOLERANCE, CheckStatus::Fail),
+            (SystemTime::UNIX_EPOCH, CheckStatus::Fail),
         ] {
             assert_eq!(judge(now, installed).status, status);
         }

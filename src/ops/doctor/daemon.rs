@@ -2,7 +2,7 @@
 
 use camino::Utf8Path;
 
-use super::{finding::Finding, look::Look};
+use super::{context::Context, finding::Finding};
 use crate::{
     error::{Code, Error, Result},
     store::{
@@ -14,7 +14,7 @@ use crate::{
 /// The folder of systemd's that is there where it runs (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
 
-pub(super) fn reachable(look: &Look) -> Finding {
+pub(super) fn reachable(look: &Context) -> Finding {
     match look.versions() {
         Ok(versions) => {
             let daemon = versions.daemon.as_deref().unwrap_or("of an unknown version");
@@ -27,7 +27,7 @@ pub(super) fn reachable(look: &Look) -> Finding {
     }
 }
 
-pub(super) fn permission(look: &Look) -> Finding {
+pub(super) fn permission(look: &Context) -> Finding {
     match look.versions() {
         Ok(_) => Finding::ok(format!("`{}` may manage VMs", Account::own().name)),
         Err(error) if error.code == Code::Denied => reason(look, error).unwrap_or_else(|| as_told(look, error)),
@@ -36,13 +36,13 @@ pub(super) fn permission(look: &Look) -> Finding {
 }
 
 /// A connection that failed, in libvirt's own words where this machine shows nothing more of it.
-fn as_told(look: &Look, error: &Error) -> Finding {
+fn as_told(look: &Context, error: &Error) -> Finding {
     let told = error.cause.as_deref().unwrap_or(&error.message).replace('\n', " ");
     Finding::fail(error.code, told).mend(look.virsh(&["version"]))
 }
 
 /// What this machine shows of a connection that failed; none where that is nothing.
-pub(super) fn reason(look: &Look, error: &Error) -> Option<Finding> {
+pub(super) fn reason(look: &Context, error: &Error) -> Option<Finding> {
     if !look.host.virsh.is_local() {
         return None;
     }
@@ -117,7 +117,7 @@ fn socket_in(cause: &str) -> Option<&str> {
     rest.split_once('\'').map(|(path, _)| path)
 }
 
-pub(super) fn qemu(look: &Look) -> Result<Finding> {
+pub(super) fn qemu(look: &Context) -> Result<Finding> {
     let versions = look.versions().map_err(Clone::clone)?;
     let Some(hypervisor) = &versions.hypervisor else {
         let complaint = versions.complaint.as_deref().unwrap_or("it names no hypervisor");
@@ -154,7 +154,7 @@ pub(super) fn log() -> Finding {
     }
 }
 
-pub(super) fn agent(look: &Look) -> Result<Finding> {
+pub(super) fn agent(look: &Context) -> Result<Finding> {
     Ok(match look.host.virsh.offer()?.channels {
         None => Finding::skip("libvirt does not tell which channels it has"),
         Some(kinds) if kinds.iter().any(|kind| kind == "unix") => {

@@ -2,14 +2,14 @@
 
 use camino::Utf8Path;
 
-use super::{daemon, finding::Finding, kvm, look::Look, network, pool};
+use super::{context::Context, daemon, finding::Finding, kvm, network, pool};
 use crate::{
     error::{Error, Result},
     ops::{Host, undo::LEFT_BEHIND},
 };
 
 /// What looks for the reason of an error that says something.
-type Search = fn(&Look, &Error, &str) -> Result<Finding>;
+type Search = fn(&Context, &Error, &str) -> Result<Finding>;
 
 /// What an error's cause may say, and what looks for the reason. The first that fits looks.
 const SIGNS: &[(&[&str], Search)] = &[
@@ -36,7 +36,7 @@ pub fn explain(host: &Host, error: Error) -> Error {
     let says = |words: &[&str]| words.iter().all(|word| cause.contains(word));
     let Some((_, search)) = SIGNS.iter().find(|(words, _)| says(words)) else { return error };
     // Whoever interrupted gets an answer all the same.
-    let look = Look::new(&host.uncancellable());
+    let look = Context::new(&host.uncancellable());
     match search(&look, &error, &cause).map(|finding| finding.as_hint()) {
         Ok(Some(hint)) => with_hint(error, hint),
         _ => error,
@@ -54,7 +54,7 @@ fn with_hint(error: Error, found: String) -> Error {
 }
 
 /// Whether QEMU gets to the file that stands in quotes behind `before`.
-fn way_to(look: &Look, cause: &str, before: &str) -> Result<Finding> {
+fn way_to(look: &Context, cause: &str, before: &str) -> Result<Finding> {
     match quoted(cause, before) {
         Some(path) if look.sees_files() => pool::way_to(look, Utf8Path::new(path)),
         _ => Ok(Finding::skip("the file is not on this machine")),

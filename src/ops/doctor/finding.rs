@@ -1,6 +1,6 @@
 //! What a check found, and what mends it.
 
-use super::{Checked, Status};
+use super::{CheckStatus, Checked};
 use crate::{
     error::{Code, Error, Result},
     ops::Host,
@@ -11,7 +11,7 @@ type Act = Box<dyn Fn(&Host) -> Result<String>>;
 
 /// What a check found.
 pub(super) struct Finding {
-    pub(super) status: Status,
+    pub(super) status: CheckStatus,
     pub(super) saw: String,
     code: Option<Code>,
     fix: Option<String>,
@@ -19,28 +19,28 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn new(status: Status, saw: impl Into<String>) -> Self {
+    fn new(status: CheckStatus, saw: impl Into<String>) -> Self {
         Self { status, saw: saw.into(), code: None, fix: None, act: None }
     }
 
     /// All is well.
     pub(super) fn ok(saw: impl Into<String>) -> Self {
-        Self::new(Status::Ok, saw)
+        Self::new(CheckStatus::Ok, saw)
     }
 
     /// Something is not as it should be.
     pub(super) fn warn(saw: impl Into<String>) -> Self {
-        Self::new(Status::Warn, saw)
+        Self::new(CheckStatus::Warn, saw)
     }
 
     /// Something will not work.
     pub(super) fn fail(code: Code, saw: impl Into<String>) -> Self {
-        Self { code: Some(code), ..Self::new(Status::Fail, saw) }
+        Self { code: Some(code), ..Self::new(CheckStatus::Fail, saw) }
     }
 
     /// Nothing was looked at, or nothing could be seen.
     pub(super) fn skip(saw: impl Into<String>) -> Self {
-        Self::new(Status::Skip, saw)
+        Self::new(CheckStatus::Skip, saw)
     }
 
     /// A look that did not succeed shows neither that all is well nor that it is not.
@@ -84,7 +84,7 @@ impl Finding {
 
     /// What an error can say of it: what is wrong, and the command. Nothing where nothing was found to be wrong.
     pub(super) fn as_hint(&self) -> Option<String> {
-        if !matches!(self.status, Status::Warn | Status::Fail) {
+        if !matches!(self.status, CheckStatus::Warn | CheckStatus::Fail) {
             return None;
         }
         // A sentence of its own, unless it begins with a name.

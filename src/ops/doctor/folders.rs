@@ -1,16 +1,16 @@
 //! vmprov's own folders on this machine.
 
 use super::{
+    context::Context,
     finding::Finding,
-    look::Look,
     pool::{existing, room_for},
 };
 use crate::{
     error::{Code, Result},
-    store::room,
+    store::disk_space,
 };
 
-pub(super) fn keys(look: &Look) -> Finding {
+pub(super) fn keys(look: &Context) -> Finding {
     let folder = &look.host.settings.key_dir;
     if matches!(folder.try_exists(), Ok(false)) {
         return Finding::ok(format!("{folder} is not there yet: the first key makes it"));
@@ -35,7 +35,7 @@ pub(super) fn keys(look: &Look) -> Finding {
     }
 }
 
-pub(super) fn cache(look: &Look) -> Result<Finding> {
+pub(super) fn cache(look: &Context) -> Result<Finding> {
     let folder = existing(&look.host.settings.cache_dir);
-    Ok(room_for(room::left(&folder)?, &format!("the disk of {folder}")))
+    Ok(room_for(disk_space::left(&folder)?, &format!("the disk of {folder}")))
 }

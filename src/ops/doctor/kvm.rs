@@ -2,16 +2,16 @@
 
 use std::io::ErrorKind;
 
-use super::{finding::Finding, look::Look};
+use super::{context::Context, finding::Finding};
 use crate::{
     error::Result,
     ops::accelerator::{self, Outcome},
-    store::{kvm::Verdict, system},
+    store::{kvm_verdict::Verdict, system},
 };
 
 const DEVICE: &str = "/dev/kvm";
 
-pub(super) fn device(look: &Look) -> Finding {
+pub(super) fn device(look: &Context) -> Finding {
     let flags = system::cpu_flags(&["vmx", "svm", "hypervisor"]);
     let error = match system::open_device(DEVICE) {
         Ok(()) => return Finding::ok(opened(&flags)),
@@ -60,7 +60,7 @@ fn opened(flags: &[&str]) -> String {
     format!("/dev/kvm opens; {how}{nested}")
 }
 
-pub(super) fn works(look: &Look) -> Result<Finding> {
+pub(super) fn works(look: &Context) -> Result<Finding> {
     let offered = look.host.virsh.offered()?;
     if offered.kind == "qemu" {
         return Ok(Finding::warn("libvirt offers no KVM: guests are emulated, which is many times slower"));

@@ -1,6 +1,6 @@
 //! The network `default`: started, alone with its addresses, and let through.
 
-use super::{finding::Finding, look::Look, tools};
+use super::{context::Context, finding::Finding, tools};
 use crate::{
     error::{Code, Error, Result},
     model::{
@@ -11,7 +11,7 @@ use crate::{
     tools::{iptables, nft, virsh::Network},
 };
 
-pub(super) fn active(look: &Look) -> Result<Finding> {
+pub(super) fn active(look: &Context) -> Result<Finding> {
     let Some(network) = look.host.virsh.network(DEFAULT_NETWORK)? else {
         let saw = "there is no network `default` yet: the first `vm create` makes it";
         return Ok(Finding::ok(saw));
@@ -34,7 +34,7 @@ pub(super) fn active(look: &Look) -> Result<Finding> {
 }
 
 /// That a network is not started.
-pub(super) fn inactive(look: &Look, name: &str) -> Finding {
+pub(super) fn inactive(look: &Context, name: &str) -> Finding {
     let command = look.virsh(&["net-start", "--network", name]);
     let name = name.to_owned();
     Finding::warn(format!("the network `{name}` is not started")).mend_by(command, move |host| {
@@ -43,12 +43,12 @@ pub(super) fn inactive(look: &Look, name: &str) -> Finding {
     })
 }
 
-pub(super) fn dnsmasq(look: &Look) -> Result<Finding> {
+pub(super) fn dnsmasq(look: &Context) -> Result<Finding> {
     tools::program(look, "dnsmasq", None)
 }
 
 /// The network, where it is started and has a bridge.
-fn running(look: &Look) -> Result<Result<(Network, String), Finding>> {
+fn running(look: &Context) -> Result<Result<(Network, String), Finding>> {
     let Some(network) = look.host.virsh.network(DEFAULT_NETWORK)? else {
         return Ok(Err(Finding::skip("there is no network `default` yet")));
     };
@@ -59,7 +59,7 @@ fn running(look: &Look) -> Result<Result<(Network, String), Finding>> {
     })
 }
 
-pub(super) fn subnet(look: &Look) -> Result<Finding> {
+pub(super) fn subnet(look: &Context) -> Result<Finding> {
     let Some(network) = look.host.virsh.network(DEFAULT_NETWORK)? else {
         return Ok(Finding::skip("there is no network `default` yet: `vm create` takes addresses that are free"));
     };
@@ -84,7 +84,7 @@ pub(super) fn subnet(look: &Look) -> Result<Finding> {
     }))
 }
 
-pub(super) fn forwarding(look: &Look) -> Result<Finding> {
+pub(super) fn forwarding(look: &Context) -> Result<Finding> {
     const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
     let network = match running(look)? {
         Ok((network, _)) => network,
@@ -103,7 +103,7 @@ pub(super) fn forwarding(look: &Look) -> Result<Finding> {
     })
 }
 
-pub(super) fn firewall(look: &Look) -> Result<Finding> {
+pub(super) fn firewall(look: &Context) -> Result<Finding> {
     let bridge = match running(look)? {
         Ok((_, bridge)) => bridge,
         Err(finding) => return Ok(finding),

@@ -2,12 +2,12 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::{finding::Finding, look::Look};
+use super::{context::Context, finding::Finding};
 use crate::{
     error::{Code, Result},
     model::size::human,
     ops::{image, prepare},
-    store::{accounts::Account, room, system, way},
+    store::{accounts::Account, disk_space, path_access, system},
     tools::virsh::Pool,
 };
 
@@ -17,7 +17,7 @@ const LEAST_ROOM: u64 = 1 << 30;
 /// Below it a few guests' disks soon fill it.
 const ENOUGH_ROOM: u64 = 10 << 30;
 
-pub(super) fn active(look: &Look) -> Result<Finding> {
+pub(super) fn active(look: &Context) -> Result<Finding> {
     let settings = &look.host.settings;
     let name = settings.pool.clone();
     let Some(pool) = look.host.virsh.pool(&name)? else {
@@ -47,7 +47,7 @@ pub(super) fn active(look: &Look) -> Result<Finding> {
     Ok(Finding::ok(format!("`{name}` ({kind}) in {path}")))
 }
 
-pub(super) fn reachable(look: &Look) -> Result<Finding> {
+pub(super) fn reachable(look: &Context) -> Result<Finding> {
     let name = look.host.settings.pool.clone();
     let pool = look.host.virsh.pool(&name)?;
     let path = pool.as_ref().map_or(&look.host.settings.pool_path, |pool| &pool.path);
@@ -58,7 +58,7 @@ pub(super) fn reachable(look: &Look) -> Result<Finding> {
 }
 
 /// That an active pool's folder is gone. libvirt makes it for one that is not started only.
-fn without_folder(look: &Look, pool: &Pool) -> Finding {
+fn without_folder(look: &Context, pool: &Pool) -> Finding {
     let (name, pool) = (shell_words::quote(&pool.name).into_owned(), pool.clone());
     let command = ["pool-destroy", "pool-build", "pool-start"].map(|verb| format!("{verb} {name}")).join("; ");
     let saw = format!("the folder {} of the pool `{}` is gone", pool.path, pool.name);
@@ -70,19 +70,19 @@ fn without_folder(look: &Look, pool: &Pool) -> Finding {
 }
 
 /// Whether QEMU's user may enter every folder on the way to a file or a folder.
-pub(super) fn way_to(look: &Look, path: &Utf8Path) -> Result<Finding> {
+pub(super) fn way_to(look: &Context, path: &Utf8Path) -> Result<Finding> {
     let account = match look.confinement()?.user {
         _ if look.is_session() => Account::own(),
         Some((uid, gid)) => Account::of(uid, gid),
         None => return Ok(Finding::skip("libvirt does not tell which user QEMU runs as")),
     };
     let who = &account.name;
-    let barrier = match way::barrier(path, &account) {
+    let barrier = match path_access::barrier(path, &account) {
         Ok(None) => return Ok(Finding::ok(format!("`{who}`, whom QEMU runs as, gets to {path}"))),
         Ok(Some(barrier)) => barrier,
         Err(error) => return Ok(Finding::skip(format!("the way to {path} cannot be looked at: {error}"))),
     };
-    let way::Barrier { folder, mode, owner } = barrier;
+    let path_access::Barrier { folder, mode, owner } = barrier;
     let saw = format!("`{who}`, whom QEMU runs as, may not enter {folder} ({mode:04o} {owner}) on the way to {path}");
     // To let somebody into a folder is its owner's to decide.
     let install = if system::has_program("setfacl") { "" } else { "sudo apt-get install acl && " };
@@ -90,7 +90,7 @@ pub(super) fn way_to(look: &Look, path: &Utf8Path) -> Result<Finding> {
     Ok(Finding::fail(Code::Denied, saw).mend(command))
 }
 
-pub(super) fn space(look: &Look) -> Result<Finding> {
+pub(super) fn space(look: &Context) -> Result<Finding> {
     let settings = &look.host.settings;
     let (left, place) = match look.host.virsh.pool(&settings.pool)? {
         Some(pool) if !pool.active => return Ok(Finding::skip(format!("the pool `{}` is not started", pool.name))),
@@ -98,7 +98,7 @@ pub(super) fn space(look: &Look) -> Result<Finding> {
         None if !look.sees_files() => return Ok(Finding::skip(format!("there is no pool `{}` yet", settings.pool))),
         None => {
             let folder = existing(&settings.pool_path);
-            (room::left(&folder)?, format!("the disk of {folder}, where the pool will be,"))
+            (disk_space::left(&folder)?, format!("the disk of {folder}, where the pool will be,"))
         }
     };
     Ok(room_for(left, &place))
@@ -123,11 +123,12 @@ pub(super) fn existing(path: &Utf8Path) -> Utf8PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Status, *};
+    use super::{super::CheckStatus, *};
 
     #[test]
     fn little_room_is_a_warning_and_none_a_failure() {
-        for (left, status) in [(0, Status::Fail), (LEAST_ROOM, Status::Warn), (ENOUGH_ROOM, Status::Ok)] {
+        for (left, status) in [(0, CheckStatus::Fail), (LEAST_ROOM, CheckStatus::Warn), (ENOUGH_ROOM, CheckStatus::Ok)]
+        {
             assert_eq!(room_for(left, "it").status, status);
         }
         assert_eq!(

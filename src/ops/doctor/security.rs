@@ -1,19 +1,19 @@
 //! AppArmor and SELinux: whether they confine guests, and whether they were in a guest's way.
 
-use super::{finding::Finding, look::Look};
+use super::{context::Context, finding::Finding};
 use crate::{
     error::{Error, Result},
     store::system,
 };
 
-pub(super) fn apparmor(look: &Look) -> Result<Finding> {
+pub(super) fn apparmor(look: &Context) -> Result<Finding> {
     match system::fact("/sys/module/apparmor/parameters/enabled").as_deref() {
         Some("Y") => confined(look, "apparmor", "AppArmor"),
         _ => Ok(Finding::skip("AppArmor is not on in this kernel")),
     }
 }
 
-pub(super) fn selinux(look: &Look) -> Result<Finding> {
+pub(super) fn selinux(look: &Context) -> Result<Finding> {
     match system::fact("/sys/fs/selinux/enforce").as_deref() {
         Some("1") => confined(look, "selinux", "SELinux"),
         Some(_) => Ok(Finding::skip("SELinux only notes what it would refuse (permissive)")),
@@ -22,7 +22,7 @@ pub(super) fn selinux(look: &Look) -> Result<Finding> {
 }
 
 /// Whether libvirt has the kernel confine guests.
-fn confined(look: &Look, model: &str, name: &str) -> Result<Finding> {
+fn confined(look: &Context, model: &str, name: &str) -> Result<Finding> {
     let models = &look.confinement()?.models;
     if models.iter().any(|known| known == model) {
         return Ok(Finding::ok(format!("{name} confines guests")));
@@ -31,7 +31,7 @@ fn confined(look: &Look, model: &str, name: &str) -> Result<Finding> {
     Ok(Finding::warn(saw).mend("sudo grep -n security_driver /etc/libvirt/qemu.conf"))
 }
 
-pub(super) fn denials(_: &Look) -> Result<Finding> {
+pub(super) fn denials(_: &Context) -> Result<Finding> {
     let denials = system::denials().map_err(|error| Error::io("read the kernel's log", &error))?;
     Ok(match &denials[..] {
         [] => Finding::ok("the kernel's log has no refusal"),

@@ -4,18 +4,18 @@ use std::{collections::BTreeSet, time::Duration};
 
 use camino::Utf8PathBuf;
 
-use super::{finding::Finding, look::Look};
+use super::{context::Context, finding::Finding};
 use crate::{
     error::{Error, Result},
-    model::size::human,
+    model::{record::Phase, size::human},
     ops::{
         Host,
         gc::{self, Claim, GcOptions},
         image::{self, downloads},
         orphans, vm,
     },
-    store::{lock, part},
-    tools::virsh::{Phase, StoredVolume},
+    store::{lock, partial_file},
+    tools::virsh::StoredVolume,
 };
 
 /// What cleans up.
@@ -24,7 +24,7 @@ const GC: &str = "vmprov gc";
 /// After how long nobody comes back to a download.
 const OLD: Duration = Duration::from_hours(7 * 24);
 
-pub(super) fn incomplete(look: &Look) -> Result<Finding> {
+pub(super) fn incomplete(look: &Context) -> Result<Finding> {
     let (mut left, mut busy) = (Vec::new(), Vec::new());
     for (listed, metadata) in gc::incomplete(&look.host)? {
         let what = match metadata.phase {
@@ -45,7 +45,7 @@ pub(super) fn incomplete(look: &Look) -> Result<Finding> {
     })
 }
 
-pub(super) fn unfinished(look: &Look) -> Result<Finding> {
+pub(super) fn unfinished(look: &Context) -> Result<Finding> {
     let mut left = image::find_unfinished(&look.host)?;
     left.extend(vm::copies(&look.host)?.into_iter().map(|(pool, copy)| format!("{pool}/{copy}")));
     Ok(match &left[..] {
@@ -69,7 +69,7 @@ fn removed_or_kept(removed: &[String]) -> Result<String> {
     }
 }
 
-pub(super) fn volumes(look: &Look) -> Result<Finding> {
+pub(super) fn volumes(look: &Context) -> Result<Finding> {
     let storage = look.host.virsh.storage(false)?;
     let attached = storage.domains.iter().flat_map(|domain| {
         let snapshots = domain.snapshots.iter().flat_map(|(_, files)| files);
@@ -129,8 +129,8 @@ pub(super) fn locks() -> Finding {
     })
 }
 
-pub(super) fn downloads_left(look: &Look) -> Finding {
-    let parts = part::abandoned(&downloads(&look.host), OLD);
+pub(super) fn downloads_left(look: &Context) -> Finding {
+    let parts = partial_file::abandoned(&downloads(&look.host), OLD);
     if parts.is_empty() {
         return Finding::ok("no download was left alone");
     }
@@ -140,7 +140,7 @@ pub(super) fn downloads_left(look: &Look) -> Finding {
     let command = format!("rm {}", shell_words::join(&names));
     let saw = format!("{size} of downloads that nobody went on with for a week: {}", names.join(", "));
     Finding::warn(saw).mend_by(command, move |_| {
-        let gone = files.iter().filter(|file| part::remove(file)).map(ToString::to_string);
+        let gone = files.iter().filter(|file| partial_file::remove(file)).map(ToString::to_string);
         removed_or_kept(&gone.collect::<Vec<_>>())
     })
 }

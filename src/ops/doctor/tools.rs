@@ -1,6 +1,6 @@
 //! The programs that vmprov calls.
 
-use super::{finding::Finding, look::Look};
+use super::{context::Context, finding::Finding};
 use crate::{
     error::{Code, Error, Result},
     tools::version,
@@ -9,7 +9,7 @@ use crate::{
 /// The oldest virsh that has every command that vmprov calls: `set-user-sshkeys` came last.
 const LEAST_VIRSH: [u32; 2] = [6, 10];
 
-pub(super) fn virsh(look: &Look) -> Result<Finding> {
+pub(super) fn virsh(look: &Context) -> Result<Finding> {
     let version = match version::of(&look.host.runner, "virsh") {
         Ok(version) => version,
         Err(error) => return missing(&error, None),
@@ -22,33 +22,33 @@ pub(super) fn virsh(look: &Look) -> Result<Finding> {
     Ok(Finding::ok(named("virsh", &version)))
 }
 
-pub(super) fn qemu_img(look: &Look) -> Result<Finding> {
+pub(super) fn qemu_img(look: &Context) -> Result<Finding> {
     program(look, "qemu-img", None)
 }
 
-pub(super) fn genisoimage(look: &Look) -> Result<Finding> {
+pub(super) fn genisoimage(look: &Context) -> Result<Finding> {
     program(look, "genisoimage", None)
 }
 
-pub(super) fn isoinfo(look: &Look) -> Result<Finding> {
+pub(super) fn isoinfo(look: &Context) -> Result<Finding> {
     program(look, "isoinfo", None)
 }
 
-pub(super) fn ssh(look: &Look) -> Result<Finding> {
+pub(super) fn ssh(look: &Context) -> Result<Finding> {
     program(look, "ssh", None)
 }
 
-pub(super) fn sysprep(look: &Look) -> Result<Finding> {
+pub(super) fn sysprep(look: &Context) -> Result<Finding> {
     program(look, "virt-sysprep", Some("only `vm commit` needs it"))
 }
 
-pub(super) fn passt(look: &Look) -> Result<Finding> {
+pub(super) fn passt(look: &Context) -> Result<Finding> {
     let for_nobody = (!look.is_session()).then_some("only guests of a session (qemu:///session) need it");
     program(look, "passt", for_nobody)
 }
 
 /// Whether a program is installed; `else_fine` says why it is no harm when it is not.
-pub(super) fn program(look: &Look, name: &'static str, else_fine: Option<&str>) -> Result<Finding> {
+pub(super) fn program(look: &Context, name: &'static str, else_fine: Option<&str>) -> Result<Finding> {
     match version::of(&look.host.runner, name) {
         Ok(version) => Ok(Finding::ok(named(name, &version))),
         Err(error) => missing(&error, else_fine),

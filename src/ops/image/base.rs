@@ -21,7 +21,7 @@ use crate::{
         Caller, Host,
         undo::{Undo, undoing},
     },
-    store::{lock::Lock, room},
+    store::{disk_space, lock::Lock},
     tools::{
         here_document,
         scratch::Scratch,
@@ -277,7 +277,7 @@ pub(super) fn is_growing(host: &Host, pool: &Pool, name: &str) -> Result<bool> {
 /// this machine's.
 pub(in crate::ops) fn room_in(host: &Host, pool: &Pool) -> u64 {
     let local = host.virsh.is_local() && pool.holds_files();
-    let left = local.then(|| room::left(&pool.path).ok()).flatten().unwrap_or(u64::MAX);
+    let left = local.then(|| disk_space::left(&pool.path).ok()).flatten().unwrap_or(u64::MAX);
     left.min(pool.available)
 }
 

@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     model::image::Origin,
     ops::Host,
-    store::{lock::Lock, part},
+    store::{lock::Lock, partial_file},
     tools::virsh::Pool,
 };
 
@@ -181,8 +181,8 @@ pub fn prune(host: &Host, options: PruneOptions) -> Result<Pruned> {
             pruned.volumes.extend(remove_unfinished(host)?);
         }
     }
-    for (file, size) in part::list(&fetch::downloads(host)) {
-        if dry_run || part::remove(&file) {
+    for (file, size) in partial_file::list(&fetch::downloads(host)) {
+        if dry_run || partial_file::remove(&file) {
             pruned.freed += size;
             pruned.downloads.push(file.into_string());
         }

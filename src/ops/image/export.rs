@@ -7,7 +7,7 @@ use super::{list, usage::Usage};
 use crate::{
     error::{Code, Error, Result},
     ops::Host,
-    store::{room, sums::Sums},
+    store::{checksum_file::Sums, disk_space},
 };
 
 /// An image that was written into a file.
@@ -36,7 +36,7 @@ pub fn export(host: &Host, reference: &str, file: &Utf8Path) -> Result<Exported>
     let Some(pool) = list::active_pool(host)? else { return Err(super::unknown_image(host, reference)?) };
     let usage = Usage::look(host, &pool, false)?;
     let image = list::find(host, &list::read(host, &pool, &usage)?, reference)?;
-    room::require(folder, image.size)?;
+    disk_space::require(folder, image.size)?;
     let part = tempfile::Builder::new().prefix(".vmprov-").suffix(".part").tempfile_in(folder);
     let part = part.map_err(|error| failed(&error))?;
     let path = Utf8Path::from_path(part.path()).ok_or_else(|| Error::invalid(format!("`{file}` is no UTF-8")))?;

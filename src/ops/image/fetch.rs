@@ -6,7 +6,7 @@ use url::Url;
 use super::{
     base::{self, Base},
     catalogue, inspect,
-    place::Place,
+    location::Location,
     proof::{self, Expected, Proof},
     source::{FileIdentity, ImageSource},
 };
@@ -16,10 +16,10 @@ use crate::{
     model::image::{Checksum, Verification},
     ops::Host,
     store::{
+        checksum_file::Sums,
         download::{Downloaded, Facts, download},
-        http::{Conditions, Giver, Listener},
+        http::{Conditions, Listener, UrlTrust},
         local_file::LocalFile,
-        sums::Sums,
         unpack::Packing,
     },
     tools::{scratch::Scratch, virsh::Pool},
@@ -27,7 +27,7 @@ use crate::{
 
 /// What is asked of an image beside what it is.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::ops) struct Demands<'a> {
+pub(in crate::ops) struct ImagePolicy<'a> {
     /// The checksum that it must have.
     pub(in crate::ops) checksum: Option<&'a Checksum>,
     /// Whether one that nothing speaks for is refused.
@@ -36,7 +36,7 @@ pub(in crate::ops) struct Demands<'a> {
     pub(in crate::ops) pull: bool,
 }
 
-impl Demands<'_> {
+impl ImagePolicy<'_> {
     /// Whether what is known of a base meets them. A checksum that cannot be compared is not met: the image is looked
     /// at anew.
     pub(super) fn are_met_by(&self, base: &Base) -> bool {
@@ -128,7 +128,7 @@ impl Listener for Host {
 pub(super) fn fetch(
     host: &Host,
     source: &ImageSource,
-    demands: Demands,
+    demands: ImagePolicy,
     pool: Option<&Pool>,
     warnings: &mut Vec<String>,
 ) -> Result<Fetched> {
@@ -141,7 +141,7 @@ pub(super) fn fetch(
             in_place(host, source, file.clone(), expected)?
         }
         ImageSource::Url(url) => {
-            let place = Place::of(host, url, Giver::Request)?;
+            let place = Location::of(host, url, UrlTrust::Request)?;
             let expected =
                 if demands.checksum.is_some() { Expected::default() } else { Expected::beside(host, url, false)? };
             let tls = url_is_tls(&place);
@@ -154,8 +154,8 @@ pub(super) fn fetch(
     unpacked(host, given, fetched)
 }
 
-fn url_is_tls(place: &Place) -> bool {
-    matches!(place, Place::Web(url, _) if url.to_ascii_lowercase().starts_with("https://"))
+fn url_is_tls(place: &Location) -> bool {
+    matches!(place, Location::Web(url, _) if url.to_ascii_lowercase().starts_with("https://"))
 }
 
 /// Adds what the operator demands, and refuses what will not be verified before anything is fetched. `tls`: whether TLS
@@ -164,7 +164,7 @@ fn with(
     host: &Host,
     source: &ImageSource,
     mut expected: Expected,
-    demands: Demands,
+    demands: ImagePolicy,
     tls: bool,
     warnings: &mut Vec<String>,
 ) -> Result<Expected> {
@@ -185,13 +185,13 @@ fn with(
 fn published(
     host: &Host,
     source: &ImageSource,
-    demands: Demands,
+    demands: ImagePolicy,
     pool: Option<&Pool>,
     warnings: &mut Vec<String>,
 ) -> Result<Fetched> {
     let catalogue = catalogue(host)?;
     at_either(source, |image| {
-        let place = Place::of(host, &image.url, Giver::Operator)?;
+        let place = Location::of(host, &image.url, UrlTrust::Operator)?;
         let expected = Expected::published(host, &catalogue, image)?;
         let expected = with(host, source, expected, demands, url_is_tls(&place), warnings)?;
         from(host, source, &place, expected, pool, demands, warnings)
@@ -224,15 +224,15 @@ fn images(source: &ImageSource) -> Result<(Published<'_>, Option<Published<'_>>)
 fn from(
     host: &Host,
     source: &ImageSource,
-    place: &Place,
+    place: &Location,
     expected: Expected,
     pool: Option<&Pool>,
-    demands: Demands,
+    demands: ImagePolicy,
     warnings: &mut Vec<String>,
 ) -> Result<Fetched> {
     match place {
-        Place::File(path, giver) => in_place(host, source, Place::open(host, path, *giver)?, expected),
-        Place::Web(url, giver) => {
+        Location::File(path, giver) => in_place(host, source, Location::open(host, path, *giver)?, expected),
+        Location::Web(url, giver) => {
             let downloaded = get(host, source, (url, *giver), &expected, pool)?;
             let proof = prove(host, source, url, &downloaded, expected, demands, warnings);
             let proof = proof.inspect_err(|error| {
@@ -253,7 +253,7 @@ fn prove(
     url: &str,
     downloaded: &Downloaded,
     mut expected: Expected,
-    demands: Demands,
+    demands: ImagePolicy,
     warnings: &mut Vec<String>,
 ) -> Result<Proof> {
     let (tls, mut judged) = (downloaded.facts.tls, true);
@@ -277,7 +277,7 @@ fn prove(
 fn get(
     host: &Host,
     source: &ImageSource,
-    (url, by): (&str, Giver),
+    (url, by): (&str, UrlTrust),
     expected: &Expected,
     pool: Option<&Pool>,
 ) -> Result<Downloaded> {
@@ -359,10 +359,10 @@ pub(super) fn is_fresh(host: &Host, source: &ImageSource, base: &Base) -> Result
         return Ok(base.has(checksum));
     }
     let (address, giver) = match source {
-        ImageSource::Published(..) => (images(source)?.0.url, Giver::Operator),
-        _ => (source.given().to_owned(), Giver::Request),
+        ImageSource::Published(..) => (images(source)?.0.url, UrlTrust::Operator),
+        _ => (source.given().to_owned(), UrlTrust::Request),
     };
-    let Place::Web(url, giver) = Place::of(host, &address, giver)? else { return Ok(false) };
+    let Location::Web(url, giver) = Location::of(host, &address, giver)? else { return Ok(false) };
     let comparable = base.etag.is_some() || base.last_modified.is_some();
     // What it was fetched from elsewhere says nothing of what is here.
     if base.url.as_ref() != Some(&url) || !comparable {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Base, Demands, Examined, Found, ImageSource, base, catalogue, find,
+    Base, Examined, Found, ImagePolicy, ImageSource, base, catalogue, find,
     list::{self, Companions, Image},
     usage::Usage,
 };
@@ -61,7 +61,7 @@ pub fn import(host: &Host, new: &NewImport) -> Result<Image> {
             .hint(format!("`./{name}` is a file of this folder.")));
     }
     let verified = new.require_verified || host.settings.require_verified;
-    let demands = Demands { checksum: new.checksum.as_ref(), verified, pull: false };
+    let demands = ImagePolicy { checksum: new.checksum.as_ref(), verified, pull: false };
     let survey = host.virsh.pool(&host.settings.pool)?;
     let known = base::known_whole(host, &source)?;
     let mut warnings = Vec::new();

@@ -6,16 +6,16 @@ use std::io::Read;
 
 use camino::Utf8Path;
 
-use super::{place::Place, source::ImageSource};
+use super::{location::Location, source::ImageSource};
 use crate::{
     cancel::Cancel,
-    catalogue::{Catalogue, Form, Published, SignatureFile, Signs, signature, sums},
+    catalogue::{Catalogue, Form, Published, SignatureFile, Signs, checksum_list, signature},
     error::{Code, Error, Result},
     model::image::{Algorithm, Checksum, Verification},
     ops::Host,
     store::{
-        http::{Giver, Text},
-        sums::Sums,
+        checksum_file::Sums,
+        http::{Text, UrlTrust},
     },
 };
 
@@ -82,7 +82,7 @@ impl Expected {
             Error::not_found(format!("the {what} `{url}` is not there"))
                 .hint("Its publisher may have moved it, or the mirror may lack it. With --checksum SUM and the image's URL it can be fetched without.")
         };
-        let place = Place::of(host, url, Giver::Operator)?;
+        let place = Location::of(host, url, UrlTrust::Operator)?;
         host.step("fetching the list of checksums");
         let text = place.text(host, host)?.ok_or_else(|| missing(&place.to_string(), "file of checksums"))?;
         let mut content = String::from_utf8_lossy(&text.bytes).into_owned();
@@ -96,7 +96,7 @@ impl Expected {
         }
         let name = image.url.rsplit('/').next().unwrap_or_default();
         let alone = url.rsplit('/').next().is_some_and(|file| file.starts_with(name));
-        let sum = sums::find(&content, *form, name, alone).ok_or_else(|| {
+        let sum = checksum_list::find(&content, *form, name, alone).ok_or_else(|| {
             Error::invalid(format!("`{place}` has no checksum of `{name}`")).hint(
                 "The publisher may be in the middle of a release, or a login page may be in the way. Try again later.",
             )
@@ -120,9 +120,9 @@ impl Expected {
         for (name, form) in BESIDE {
             let beside = format!("{folder}/{}", name.replace("{file}", file));
             let place = if folder.contains("://") {
-                Place::of(host, &beside, Giver::Request)?
+                Location::of(host, &beside, UrlTrust::Request)?
             } else {
-                Place::File(beside.into(), Giver::Request)
+                Location::File(beside.into(), UrlTrust::Request)
             };
             let text = match place.text_once(host) {
                 Ok(Some(text)) => text,
@@ -140,7 +140,7 @@ impl Expected {
                 }
             };
             if let Some(sum) =
-                sums::find(&String::from_utf8_lossy(&text.bytes), *form, file, name.starts_with("{file}"))
+                checksum_list::find(&String::from_utf8_lossy(&text.bytes), *form, file, name.starts_with("{file}"))
             {
                 expected.require(sum, place.to_string());
                 if !text.tls {
@@ -152,7 +152,7 @@ impl Expected {
         Ok(expected)
     }
 
-    fn warn_of_plain_checksums(&mut self, place: &Place) {
+    fn warn_of_plain_checksums(&mut self, place: &Location) {
         self.warnings.push(format!(
             "`{place}` came without TLS or a signature: it proves that the image came whole, not who made it"
         ));
@@ -237,7 +237,7 @@ fn signed(
 }
 
 fn signature_file(host: &Host, url: &str, file: &SignatureFile) -> Result<Option<Text>> {
-    let place = Place::of(host, url, Giver::Operator)?;
+    let place = Location::of(host, url, UrlTrust::Operator)?;
     let found = place.text(host, host)?;
     if found.is_none() && file.optional {
         host.progress.note(&format!("the signature `{place}` is not there: the checksum alone is compared"));

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Base, Demands, Found, ImageSource, base, find,
+    Base, Found, ImagePolicy, ImageSource, base, find,
     list::{self, Image},
     store,
     usage::Usage,
@@ -59,7 +59,7 @@ pub struct Pulled {
 pub fn pull(host: &Host, new: &NewPull) -> Result<Pulled> {
     let source = ImageSource::parse(host, &new.image, new.arch)?;
     let verified = new.require_verified || host.settings.require_verified;
-    let demands = Demands { checksum: new.checksum.as_ref(), verified, pull: true };
+    let demands = ImagePolicy { checksum: new.checksum.as_ref(), verified, pull: true };
     let survey = host.virsh.pool(&host.settings.pool)?;
     let before = base::known_whole(host, &source)?;
     if let (ImageSource::Stored(name), Some(_)) = (&source, &before) {

@@ -6,7 +6,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{catalogue, user::default_user};
+use super::{catalogue, login_user::default_user};
 use crate::{
     catalogue::Entry,
     error::{Error, Result},
@@ -14,7 +14,7 @@ use crate::{
         digest,
         image::{Arch, ImageName},
     },
-    ops::{Caller, Host, Sources, sources},
+    ops::{Caller, Host, SourcePolicy, source_policy},
     store::local_file::LocalFile,
 };
 
@@ -72,7 +72,7 @@ impl ImageSource {
         }
         let Ok(name) = given.parse::<ImageName>() else {
             // Whoever may not name every file means an image, as in ubuntu-22.04, where no folder is named.
-            if host.settings.sources != Sources::Any && !given.contains('/') {
+            if host.settings.sources != SourcePolicy::Any && !given.contains('/') {
                 return Err(super::unknown_image(host, given)?);
             }
             return Self::file(host, Utf8Path::new(given));
@@ -102,7 +102,7 @@ impl ImageSource {
                 Err(refuse("a login in it would be shown to everybody who may list VMs".to_owned()))
             }
             "http" | "https" if url.host_str().is_none_or(str::is_empty) => Err(refuse("it names no host".to_owned())),
-            "http" | "https" => sources::check_url(host, &url).map(|()| Self::Url(given.to_owned())),
+            "http" | "https" => source_policy::check_url(host, &url).map(|()| Self::Url(given.to_owned())),
             "file" => {
                 Self::file(host, &file_path(&url).ok_or_else(|| refuse("it names no file of this machine".to_owned()))?)
             }
@@ -115,7 +115,7 @@ impl ImageSource {
             let error = Error::io(format!("read the image `{}`", given.as_str().escape_debug()), error);
             if given.as_str().contains(['/', '.']) { error } else { error.hint("Give a name, a path or a URL.") }
         };
-        let file = sources::open(host, given, |error| failed(&error))?;
+        let file = source_policy::open(host, given, |error| failed(&error))?;
         if !file.metadata().map_err(|error| failed(&error))?.is_file() {
             return Err(Error::invalid(format!("the image `{}` is no regular file", file.path())));
         }

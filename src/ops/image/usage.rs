@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     error::Result,
+    model::record::{Phase, VmRecord},
     ops::{
         Host,
         chains::{Chains, Dependent},
     },
-    tools::virsh::{Metadata, NamedFile, Phase, Pool, StoredVolume},
+    tools::virsh::{NamedFile, Pool, StoredVolume},
 };
 
 /// Who stands on each base image of a pool.
@@ -38,7 +39,7 @@ impl Usage {
         let mut reached = Vec::new();
         for domain in &storage.domains {
             // Of one that is being made or removed not every file is there.
-            let whole = !domain.metadata.as_ref().is_some_and(Metadata::is_incomplete);
+            let whole = !domain.metadata.as_ref().is_some_and(VmRecord::is_incomplete);
             let there = |file: &&NamedFile| whole || chains.is_there(file);
             let files: Vec<_> = domain.files.iter().filter(there).cloned().collect();
             usage.follow(&chains, &bases, &files, &Dependent::Vm(domain.name.clone()), &mut reached);
@@ -48,7 +49,7 @@ impl Usage {
             }
             // One that is being created may not have its disk yet, and one may have lost it; what it notes is all there is.
             let is_lost = || domain.files.iter().any(|file| chains.lost_file(file).is_some());
-            let noted = |metadata: &&Metadata| metadata.phase == Phase::Creating || is_lost();
+            let noted = |metadata: &&VmRecord| metadata.phase == Phase::Creating || is_lost();
             if let Some(image) = domain.metadata.as_ref().filter(noted).and_then(|metadata| metadata.image.as_ref()) {
                 usage.add(&image.base, Dependent::Vm(domain.name.clone()));
             }

@@ -1,26 +1,8 @@
 //! What can be done with VMs, one file a verb or a pair of them.
 
-mod address;
-mod commit;
-mod console;
-mod copy;
-mod create;
-mod delete;
-mod event;
-mod exec;
-mod expiry;
-mod figures;
-mod inject;
-mod list;
-mod login;
-mod owned;
-mod power;
-mod removal;
-mod screen;
-mod seed;
-mod set;
-mod ssh_command;
-mod ssh_config;
+mod access;
+mod inspect;
+mod lifecycle;
 mod wait;
 
 use std::time::Duration;
@@ -35,46 +17,56 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     model::vm::State,
-    tools::virsh::{Domain, Listed},
+    tools::virsh::{Domain, DomainSummary},
 };
 
-pub use address::{AddressOptions, Addresses, addresses};
-pub use commit::{NewCommit, commit};
-pub(super) use commit::{copies, remove_copies};
-pub use console::{Log, LogOptions, console, follow, logs};
-pub(super) use console::{is_log, whole_log};
-pub use copy::{Copied, NewCopy, copy};
-pub use create::{Created, Status, create};
-pub(super) use delete::remove;
-pub use delete::{DeleteOptions, Deleted, delete};
-pub use event::{EVENT_KINDS, Event, EventFilter, events, listen};
-pub use exec::{Executed, Live, NewExec, Streams, Via, exec};
-pub use expiry::{Expiry, NewTtl, Protection, protect, set_ttl};
-pub use inject::{Injected, Method, NewInjection, inject};
-pub(super) use list::known;
-pub use list::{ListOptions, info, list};
-pub use login::ssh;
-pub use owned::{BESIDE_DISK, Owned, owned};
-pub use power::{Changed, STOP_LIMIT, StopOptions, restart, start, stop};
-pub use screen::{Picture, Screenshot, picture, screenshot};
-pub(super) use seed::is_seed;
-pub use set::{Edited, Effect, Item, set};
-pub use ssh_command::{SshCommand, ssh_command};
-pub use ssh_config::{LeftOut, SshConfig, SshConfigOptions, SshHost, ssh_config};
+pub use access::{
+    address::{AddressOptions, Addresses, addresses},
+    copy::{Copied, NewCopy, copy},
+    exec::{Executed, Live, NewExec, Streams, Via, exec},
+    inject::{Injected, Method, NewInjection, inject},
+    login::ssh,
+    ssh_command::{SshCommand, ssh_command},
+    ssh_config::{LeftOut, SshConfig, SshConfigOptions, SshHost, ssh_config},
+};
+pub use inspect::{
+    console::{Log, LogOptions, console, follow, logs},
+    event::{EVENT_KINDS, Event, EventFilter, events, listen},
+    list::{ListOptions, info, list},
+    screenshot::{Picture, Screenshot, picture, screenshot},
+};
+pub(super) use inspect::{
+    console::{is_log, whole_log},
+    list::known,
+};
+pub use lifecycle::{
+    commit::{NewCommit, commit},
+    create::{Created, Status, create},
+    delete::{DeleteOptions, Deleted, delete},
+    expiry::{Expiry, NewTtl, Protection, protect, set_ttl},
+    power::{Changed, STOP_LIMIT, StopOptions, restart, start, stop},
+    set::{Edited, Effect, Item, set},
+    usage_by_owner::{BESIDE_DISK, OwnedVm, owned},
+};
+pub(super) use lifecycle::{
+    commit::{copies, remove_copies},
+    delete::remove,
+    seed::is_seed,
+};
 pub use wait::{Reached, WaitOptions, wait};
 
 /// How long a VM that another vmprov works on is waited for.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Every VM that there is for the caller.
-fn visible(host: &Host) -> Result<Vec<Listed>> {
+fn visible(host: &Host) -> Result<Vec<DomainSummary>> {
     let mut domains = host.virsh.domains()?;
     domains.retain(|domain| host.caller.sees(&domain.name));
     Ok(domains)
 }
 
 /// Finds a VM by its name or, where none is called so, its UUID.
-fn find(host: &Host, reference: &str) -> Result<Listed> {
+fn find(host: &Host, reference: &str) -> Result<DomainSummary> {
     let domains = visible(host)?;
     let uuid = Uuid::parse_str(reference).ok();
     let position = domains
@@ -93,7 +85,7 @@ fn find(host: &Host, reference: &str) -> Result<Listed> {
 }
 
 /// Finds a VM and reads what libvirt and vmprov know of it.
-fn look_up(host: &Host, reference: &str) -> Result<(Listed, Domain)> {
+fn look_up(host: &Host, reference: &str) -> Result<(DomainSummary, Domain)> {
     let listed = find(host, reference)?;
     let domain = host.virsh.domain(listed.uuid)?;
     Ok((listed, domain))

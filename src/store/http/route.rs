@@ -12,12 +12,12 @@ use url::Url;
 
 use super::{
     CONNECT_LIMIT,
-    guard::{Giver, PublicOnly},
+    public_only::{PublicOnly, UrlTrust},
 };
 use crate::model::{
     address::may_be_public,
     proxy::Proxies,
-    sources::{Limits, not_public, without_tls},
+    source_policy::{Limits, not_public, without_tls},
 };
 
 /// The most redirects that are followed.
@@ -66,13 +66,13 @@ impl Routes {
     }
 
     /// Asks, and follows redirects, each by its own way. TLS is never left for anything but plain HTTP, and that is told.
-    pub(super) fn get(&self, url: &str, by: Giver, headers: &[(HeaderName, String)]) -> Result<Arrival, Error> {
+    pub(super) fn get(&self, url: &str, by: UrlTrust, headers: &[(HeaderName, String)]) -> Result<Arrival, Error> {
         let given = Url::parse(url).map_err(|error| Error::BadUri(error.to_string()))?;
         let mut url = given.clone();
         let mut tls = true;
         for _ in 0..=MOST_HOPS {
             tls &= url.scheme() == "https";
-            let operators = (by == Giver::Operator).then_some(&given);
+            let operators = (by == UrlTrust::Operator).then_some(&given);
             let request = self.agent(&url, operators)?.get(url.as_str());
             let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
             let response = request.call()?;

@@ -5,8 +5,11 @@ use quick_xml::{Reader, events::Event};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Metadata, Pool, Virsh, domain, from_xml};
-use crate::error::{Code, Error, Result};
+use super::{Pool, Virsh, domain, from_xml};
+use crate::{
+    error::{Code, Error, Result},
+    model::record::VmRecord,
+};
 
 /// All that can use a volume of the active pools.
 #[derive(Debug, Default)]
@@ -27,7 +30,7 @@ pub struct User {
     /// Its name.
     pub name: String,
     /// What vmprov knows of it.
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<VmRecord>,
     /// The files that its XML names, running or not.
     pub files: Vec<NamedFile>,
     /// The files that its snapshots' XML names, by the snapshots' names.
@@ -116,7 +119,7 @@ impl Virsh {
             files.extend(named_files(&sections[1])?);
             let names = sections[2].lines().map(str::trim_end).filter(|name| !name.is_empty());
             snapshots.extend(names.map(|snapshot| (users.len(), uuid.clone(), snapshot.to_owned())));
-            let metadata = Metadata::from_domain_xml(&sections[0])?;
+            let metadata = VmRecord::from_domain_xml(&sections[0])?;
             users.push(User {
                 uuid: uuid.parse().unwrap_or_default(),
                 name,

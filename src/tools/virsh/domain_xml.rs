@@ -8,8 +8,11 @@ use std::io;
 use quick_xml::{Writer, events::BytesText};
 use uuid::Uuid;
 
-use super::{Capabilities, Metadata};
-use crate::error::{Error, Result};
+use super::Capabilities;
+use crate::{
+    error::{Error, Result},
+    model::record::VmRecord,
+};
 
 /// A domain to be defined.
 #[derive(Debug)]
@@ -35,7 +38,7 @@ pub struct NewDomain<'a> {
     /// Whether it boots with UEFI alone.
     pub uefi: bool,
     /// What vmprov notes of it.
-    pub metadata: &'a Metadata,
+    pub metadata: &'a VmRecord,
 }
 
 /// A network interface to be attached.

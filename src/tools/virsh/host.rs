@@ -130,7 +130,7 @@ struct CpuMode {
 
 /// What is there before a VM is created: one process's answer.
 #[derive(Debug)]
-pub struct Survey {
+pub struct HostInventory {
     /// Every domain.
     pub domains: Vec<(Uuid, String)>,
     /// The storage pool, if it is there.
@@ -156,7 +156,7 @@ impl Virsh {
         volumes: &[&str],
         downloads: &[(String, String)],
         virttype: Option<&str>,
-    ) -> Result<Survey> {
+    ) -> Result<HostInventory> {
         let mut commands = vec![
             vec!["list", "--all", "--uuid", "--name"],
             vec!["pool-dumpxml", "--pool", pool],
@@ -186,7 +186,7 @@ impl Virsh {
             |text: &str| text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect();
         let active_pools: Vec<String> = lines(active_pools);
         let is_there = |(volume, path): (&&str, &String)| (!path.trim().is_empty()).then(|| (*volume).to_owned());
-        Ok(Survey {
+        Ok(HostInventory {
             domains: domain::names(domains)?,
             pool: match pool_xml.trim() {
                 "" => None,

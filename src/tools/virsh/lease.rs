@@ -12,7 +12,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    super::{Runner, conversation::Conversation, scratch::Scratch},
+    super::{Runner, scratch::Scratch, session::Conversation},
     Virsh, failure, from_xml,
 };
 use crate::error::{Code, Result};

@@ -60,7 +60,7 @@ impl Virsh {
 
     /// A domain's state and everything that is said of its addresses, by leases, its guest agent and the host's neighbour
     /// table: one process.
-    pub fn vitals(&self, domain: &Domain) -> Result<Vitals> {
+    pub fn vitals(&self, domain: &Domain) -> Result<GuestStatus> {
         let uuid = domain.uuid.to_string();
         let figures = vec!["domstats", "--raw", "--nowait", "--state", "--interface", &uuid];
         let of = |source| vec!["domifaddr", "--domain", &uuid, "--full", "--source", source];
@@ -80,7 +80,7 @@ impl Virsh {
         };
         let sources = [(Source::Agent, agent), (Source::Arp, arp)].into_iter();
         let sources = sources.chain(leases.iter().map(|text| (Source::Lease, text)));
-        Ok(Vitals {
+        Ok(GuestStatus {
             state: domain::state(state),
             reason: figure("state.reason").and_then(|number| number.parse().ok()).unwrap_or_default(),
             sent: figure("net.0.tx.pkts").and_then(|number| number.parse().ok()),
@@ -91,7 +91,7 @@ impl Virsh {
 
 /// How a domain is.
 #[derive(Debug, Clone)]
-pub struct Vitals {
+pub struct GuestStatus {
     /// Its state.
     pub state: State,
     /// Why it is in that state, as libvirt counts reasons (`virDomainShutoffReason` and its like).

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Watch, console::Console, look::Shortfall};
+use super::{Watch, boot_failure::Console, probe::NotReady};
 use crate::{
     error::{Code, Error},
     model::stage::Stage,
@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// What is told of a guest that did not come so far.
-pub(super) fn error(domain: &Domain, watch: &Watch, short: &Shortfall, console: &Console) -> Error {
+pub(super) fn error(domain: &Domain, watch: &Watch, short: &NotReady, console: &Console) -> Error {
     let Watch { goal, limit, .. } = watch;
     let (name, saw) = (&domain.name, &short.saw);
-    let (code, message) = if short.hopeless {
+    let (code, message) = if short.fatal {
         (Code::GuestFailed, format!("the VM `{name}` will not become ready (waiting for {goal}): {saw}"))
     } else {
         let seconds = limit.as_secs();

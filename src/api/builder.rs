@@ -1,0 +1,213 @@
+//! A row of the table of operations, until it is complete.
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::{Effect, ExecutionMode, Kind, Operation, Reference, Report, Resource, Schemas, Scope, VM, request, schema};
+use crate::{
+    error::{Error, Result},
+    ops::Host,
+};
+
+fn reported(report: &impl Serialize) -> Result<Report> {
+    let report = serde_json::to_value(report).map(Report::Json);
+    report.map_err(|error| Error::internal("cannot write the report").because(error))
+}
+
+/// An operation that is not complete yet: what the table says of it.
+pub(super) struct OperationBuilder {
+    operation: Operation,
+    check: Box<Check>,
+}
+
+/// Refuses a request as a whole.
+type Check = dyn Fn(&Value) -> Result<()> + Send + Sync;
+
+fn row(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> OperationBuilder {
+    OperationBuilder {
+        check: Box::new(|_| Ok(())),
+        operation: Operation {
+            name,
+            command,
+            summary: "",
+            method,
+            path,
+            status: 200,
+            effect: Effect::Change,
+            scope: Scope::Operate,
+            pace: ExecutionMode::Long,
+            references: Vec::new(),
+            takes: None,
+            example: Value::Object(Map::new()),
+            request: Value::Null,
+            complete: Value::Null,
+            report: None,
+            schemas: Schemas::default(),
+            read: Box::new(|_| Err(Error::internal("an operation without a request was asked for"))),
+            run: Box::new(|_, _| Err(Error::internal("an operation that does nothing was run"))),
+        },
+    }
+}
+
+/// One that looks.
+pub(super) fn read(name: &'static str, command: &'static str, path: &'static str) -> OperationBuilder {
+    row(name, command, "GET", path).pace(ExecutionMode::Quick).effect(Effect::Read).scope(Scope::Read).takes(&[])
+}
+
+/// One that changes something.
+pub(super) fn change(
+    name: &'static str,
+    command: &'static str,
+    method: &'static str,
+    path: &'static str,
+) -> OperationBuilder {
+    row(name, command, method, path)
+}
+
+/// One that changes a VM.
+pub(super) fn change_vm(
+    name: &'static str,
+    command: &'static str,
+    method: &'static str,
+    path: &'static str,
+) -> OperationBuilder {
+    row(name, command, method, path).pace(ExecutionMode::Ordered)
+}
+
+impl OperationBuilder {
+    pub(super) fn about(mut self, summary: &'static str) -> Self {
+        self.operation.summary = summary;
+        self
+    }
+
+    pub(super) fn pace(mut self, pace: ExecutionMode) -> Self {
+        self.operation.pace = pace;
+        self
+    }
+
+    pub(super) fn effect(mut self, effect: Effect) -> Self {
+        self.operation.effect = effect;
+        self
+    }
+
+    pub(super) fn scope(mut self, scope: Scope) -> Self {
+        self.operation.scope = scope;
+        self
+    }
+
+    /// It makes something that was not there.
+    pub(super) fn creates(mut self) -> Self {
+        self.operation.status = 201;
+        self
+    }
+
+    /// Declares the resources of which it may create more.
+    pub(super) fn takes(mut self, takes: &'static [Resource]) -> Self {
+        self.operation.takes = Some(takes);
+        self
+    }
+
+    /// A member names resources that exist.
+    pub(super) fn names(mut self, kind: Kind, member: &'static str) -> Self {
+        self.operation.references.push(Reference { member, kind, is_new: false });
+        self
+    }
+
+    /// A member names the resource that is created.
+    pub(super) fn names_new(mut self, kind: Kind, member: &'static str) -> Self {
+        self.operation.references.push(Reference { member, kind, is_new: true });
+        self
+    }
+
+    /// A request that names what must be named.
+    pub(super) fn example(mut self, example: Value) -> Self {
+        self.operation.example = example;
+        self
+    }
+
+    /// What the members must be together: as schemas, and as the operation itself checks it.
+    pub(super) fn rules<T: DeserializeOwned + 'static>(mut self, rules: &Value, check: fn(&T) -> Result<()>) -> Self {
+        self.operation.request = json!({"allOf": rules});
+        self.check = Box::new(move |request| check(&request::again(request.clone())?));
+        self
+    }
+
+    /// Runs on a request of a type, and reports.
+    pub(super) fn run<T, R>(self, run: impl Fn(&Host, T) -> Result<R> + Send + Sync + 'static) -> Operation
+    where
+        T: Serialize + DeserializeOwned + ToSchema + 'static,
+        R: Serialize + ToSchema,
+    {
+        let mut operation = self.answer(move |host, request| reported(&run(host, request)?));
+        operation.report = Some(operation.schemas.of::<R>());
+        operation
+    }
+
+    /// Runs on a VM and the rest of a request, which is of a type, and reports.
+    pub(super) fn on_vm<T, R>(self, run: impl Fn(&Host, &str, T) -> Result<R> + Send + Sync + 'static) -> Operation
+    where
+        T: Serialize + DeserializeOwned + ToSchema + 'static,
+        R: Serialize + ToSchema,
+    {
+        let mut operation = self.answer_on_vm(move |host, vm, options| reported(&run(host, vm, options)?));
+        operation.report = Some(operation.schemas.of::<R>());
+        operation
+    }
+
+    /// The same with another answer than a struct.
+    pub(super) fn answer_on_vm<T>(
+        self,
+        run: impl Fn(&Host, &str, T) -> Result<Report> + Send + Sync + 'static,
+    ) -> Operation
+    where
+        T: Serialize + DeserializeOwned + ToSchema + 'static,
+    {
+        let mut example = self.operation.example.clone();
+        let vm = example.as_object_mut().and_then(|example| example.shift_remove(VM));
+        let mut operation =
+            self.names(Kind::Vm, VM).example(example).answer(|_, _: T| Err(Error::internal("no VM was named")));
+        schema::put_first(&mut operation.request, VM, "VM, by name or UUID", vm.unwrap_or_default());
+        operation.example = operation.request["examples"][0].clone();
+        operation.complete = operation.schemas.complete(&operation.request);
+        let (read, members) = (operation.read, operation.complete.clone());
+        operation.read = Box::new(move |mut request| {
+            let vm = request.shift_remove(VM).unwrap_or_default();
+            let Value::String(vm) = vm else {
+                return Err(Error::invalid(format!("the member `{VM}` is no text")));
+            };
+            let mut whole = Map::from_iter([(VM.to_owned(), Value::String(vm))]);
+            request::require_forms(&whole, &members)?;
+            if let Value::Object(options) = read(request)? {
+                whole.extend(options);
+            }
+            Ok(Value::Object(whole))
+        });
+        operation.run = Box::new(move |host, mut request| {
+            let vm = request.as_object_mut().and_then(|request| request.shift_remove(VM));
+            run(host, vm.as_ref().and_then(Value::as_str).unwrap_or_default(), request::again(request)?)
+        });
+        operation
+    }
+
+    /// Runs on a request of a type, and answers with something else than a struct.
+    pub(super) fn answer<T>(self, run: impl Fn(&Host, T) -> Result<Report> + Send + Sync + 'static) -> Operation
+    where
+        T: Serialize + DeserializeOwned + ToSchema + 'static,
+    {
+        let Self { mut operation, check } = self;
+        let rules = operation.request.get("allOf").cloned();
+        operation.request = operation.schemas.of_request::<T>(&operation.example);
+        if let (Some(rules), Value::Object(request)) = (rules, &mut operation.request) {
+            request.insert("allOf".to_owned(), rules);
+        }
+        operation.complete = operation.schemas.complete(&operation.request);
+        let members = operation.complete.clone();
+        operation.read = Box::new(move |request| {
+            let request = request::typed::<T>(&request, &members)?;
+            check(&request).map(|()| request)
+        });
+        operation.run = Box::new(move |host, request| run(host, request::again(request)?));
+        operation
+    }
+}

@@ -1,0 +1,281 @@
+//! What is to be built, after a look at the host; what must be there first is made.
+
+use uuid::Uuid;
+
+use super::{existing::Old, link::Attachment, request::Request};
+use crate::{
+    catalogue::Firmware,
+    cloud_init::{HostKey, Seed},
+    error::{Code, Error, Result},
+    model::{
+        key::Key,
+        record::{InjectedKey, OwnedVolume, Phase, Provenance, VmRecord, VolumeRole},
+        size::{DiskSize, human},
+        specification::IfExists,
+        user::check_user,
+        vm::NewVm,
+    },
+    ops::{
+        Host, SourcePolicy, accelerator, image, prepare,
+        vm::{
+            incomplete, inspect::console::log_name, lifecycle::host_limits::check_host_limits, lifecycle::seed, remove,
+        },
+    },
+    store::{host_keys, local_file::LocalFile, lock::Lock},
+    tools::{
+        scratch::Scratch,
+        virsh::{Capabilities, DiskDevice, HostInventory, Limits, NewDomain, NewInterface, Pool},
+    },
+};
+
+/// Everything that is needed to build the VM.
+pub(super) struct Plan {
+    pub(super) uuid: Uuid,
+    mac: String,
+    pub(super) attachment: Attachment,
+    pool: Pool,
+    capabilities: Capabilities,
+    pub(super) base: Option<image::Base>,
+    /// Nobody removes the base meanwhile.
+    pub(super) held: Option<Lock>,
+    pub(super) disk: OwnedVolume,
+    /// Where libvirt logs the serial console.
+    pub(super) console: OwnedVolume,
+    pub(super) seed: Option<(OwnedVolume, Seed)>,
+    /// The installer and, where it is uploaded, the volume for it.
+    pub(super) installer: Option<(LocalFile, Option<OwnedVolume>)>,
+    pub(super) metadata: VmRecord,
+}
+
+/// Looks at the host, refuses what cannot be done, and makes what must be there first.
+/// There is no VM of the name, apart from the one that is to be replaced.
+pub(super) fn plan(
+    host: &Host,
+    new: &NewVm,
+    request: &Request,
+    old: Option<&Old>,
+    warnings: &mut Vec<String>,
+) -> Result<Plan> {
+    let owned = |suffix: &str, role| OwnedVolume {
+        pool: host.settings.pool.clone(),
+        name: format!("{}{suffix}", new.name),
+        role,
+    };
+    let (disk, iso) = (owned(".qcow2", VolumeRole::Disk), owned("-installer.iso", VolumeRole::Installer));
+    let console = OwnedVolume { name: log_name(new.name.as_str()), ..owned("", VolumeRole::Console) };
+    let names = request.image.as_ref().map(|source| source.companions(&host.caller)).unwrap_or_default();
+    let mut companions = names.iter().map(|_| Scratch::memory(b"")).collect::<Result<Vec<_>>>()?;
+    let paths = companions.iter().map(|file| file.path().to_string()).collect::<Vec<_>>();
+    let downloads: Vec<_> = names.into_iter().zip(paths).collect();
+    let virttype = accelerator::virttype(host);
+    let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
+    check_name(host, new, old, &survey)?;
+    let limits = Limits { vcpus: survey.capabilities.max_vcpus, memory_mib: survey.memory_mib };
+    check_host_limits(host, Some(new.vcpus), Some(new.memory), limits, warnings)?;
+    prepare::check_network(host, &new.network, &survey)?;
+    let known = |source| image::Base::first_of(&host.caller, source, &mut companions);
+    let known = request.image.as_ref().map(known).transpose()?.flatten();
+    if let (Some(source), None) = (&request.image, &known) {
+        image::refuse_unknown(host, source)?;
+    }
+    let user = user(new, request, known.as_ref())?;
+    if let (Some(data), Some(user)) = (&request.user_data, &user) {
+        data.check(&new.name, user)?.into_iter().for_each(|warning| host.warn(warnings, warning));
+    }
+    check_against_catalogue(host, new, request, warnings)?;
+    let demands = image::ImagePolicy {
+        checksum: new.checksum.as_ref(),
+        verified: new.require_verified || host.settings.require_verified,
+        pull: new.pull,
+    };
+    let find = |source| image::find(host, source, known.as_ref(), demands, survey.pool.as_ref(), warnings);
+    let found = request.image.as_ref().map(find).transpose()?;
+    check_disk_size(new, found.as_ref().map(image::Found::virtual_size))?;
+    let installer = match &request.installer {
+        // One that libvirt knows as a volume is used where it is; another is uploaded for this VM. Where a request's files are
+        // limited all are: libvirt opens a volume by its path each time that the VM starts, and where that leads may change.
+        Some(file)
+            if host.settings.sources == SourcePolicy::Any
+                && host.virsh.is_local()
+                && host.virsh.volume_at(file.path().as_str())? =>
+        {
+            Some((file.clone(), None))
+        }
+        Some(file) => Some((file.clone(), Some(iso))),
+        None => None,
+    };
+    let pool = prepare::pool(host, survey.pool.as_ref())?;
+    let attachment = Attachment::choose(host, new, &survey, &survey.capabilities)?;
+    let capabilities = accelerator::accelerator(host, virttype, survey.capabilities, warnings)?;
+    let base = match (found, &request.image) {
+        (Some(found), Some(source)) => Some(image::store(host, &pool, source, found, user.as_deref())?),
+        _ => None,
+    };
+    let held = base.as_ref().filter(|_| !host.is_dry_run()).map(|base| image::hold(host, &pool, base)).transpose()?;
+    let mac = random_mac();
+    let seed = match user {
+        Some(user) => Some((seed::volume(host, new.name.as_str()), plan_seed(new, user, &mac, request)?)),
+        None => None,
+    };
+    let metadata = VmRecord { owner: host.caller.owner.clone(), ..VmRecord::new(crate::store::system::host_name()) };
+    let uuid = Uuid::new_v4();
+    let mut plan =
+        Plan { uuid, mac, attachment, pool, capabilities, base, held, disk, console, seed, installer, metadata };
+    plan.note(new, request);
+    Ok(plan)
+}
+
+/// Refuses a disk that the image will not fit on, before anything is fetched, and warns of too little memory.
+fn check_against_catalogue(host: &Host, new: &NewVm, request: &Request, warnings: &mut Vec<String>) -> Result<()> {
+    let Some(entry) = request.image.as_ref().and_then(image::ImageSource::entry) else { return Ok(()) };
+    check_disk_size(new, entry.min_disk.map(DiskSize::bytes))?;
+    if let Some(least) = entry.min_memory.filter(|&least| least > new.memory) {
+        let text = format!("`{}` wants {least} of memory at least, and gets {}", entry.name, new.memory);
+        host.warn(warnings, text);
+    }
+    Ok(())
+}
+
+/// The user to log in as, where a seed will tell the guest of one.
+fn user(new: &NewVm, request: &Request, base: Option<&image::Base>) -> Result<Option<String>> {
+    if !request.seeded {
+        return Ok(None);
+    }
+    let source = request.image.as_ref();
+    let user = (new.user.as_deref()).or_else(|| base?.user.as_deref()).or_else(|| source?.user()).ok_or_else(|| {
+        let what = source.map_or_else(|| "the installed system".to_owned(), |source| format!("`{}`", source.given()));
+        Error::invalid(format!("nobody knows which user {what} logs in as")).hint("Name one with --user NAME.")
+    })?;
+    check_user(user)?;
+    Ok(Some(user.to_owned()))
+}
+
+fn check_disk_size(new: &NewVm, least: Option<u64>) -> Result<()> {
+    match least {
+        Some(least) if least > new.disk_size.bytes() => Err(Error::invalid(format!(
+            "a disk of {} ({} bytes) is smaller than the image, which needs {} ({least} bytes)",
+            new.disk_size,
+            new.disk_size.bytes(),
+            human(least)
+        ))
+        .hint(format!("Give at least --disk-size {}", human(least.next_multiple_of(1 << 30))))),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a name that is taken. What a killed create of that name left is removed first.
+fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, survey: &HostInventory) -> Result<()> {
+    let mut removed = false;
+    let mut others = survey.domains.iter().filter(|(uuid, _)| old.is_none_or(|old| old.uuid != *uuid));
+    if let Some((uuid, name)) = others.find(|(_, name)| name == new.name.as_str()) {
+        let described = host.virsh.describe(&[(*uuid, false)])?;
+        match described.get(uuid).and_then(|known| known.metadata.as_ref()) {
+            // We hold the lease, so nobody works on it any more.
+            Some(metadata) if is_leftover(new, metadata) => {
+                host.progress.note(&format!("removed what was left of `{name}`, which was cut short"));
+                remove(host, *uuid, Some(metadata))?;
+                removed = true;
+            }
+            Some(metadata) if metadata.is_incomplete() => return Err(incomplete(name)),
+            _ => {
+                return Err(Error::new(Code::AlreadyExists, format!("there is a VM `{name}` already"))
+                    .hint(format!("Choose another name, or remove it: vmprov vm delete {name}")));
+            }
+        }
+    }
+    let pool = &host.settings.pool;
+    match survey.volumes.iter().find(|volume| !old.is_some_and(|old| old.owns(pool, volume))) {
+        Some(volume) if !removed => {
+            let message = format!("the pool `{pool}` has a volume `{volume}` already, which no VM of vmprov's owns");
+            Err(Error::new(Code::AlreadyExists, message).hint(format!(
+                "Choose another name, or delete it: virsh vol-delete --pool {} --vol {volume}",
+                shell_words::quote(pool)
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a VM of the name is but what a killed create left; for who wants the VM there in any case, or a killed delete.
+fn is_leftover(new: &NewVm, metadata: &VmRecord) -> bool {
+    let deleting = metadata.phase == Phase::Deleting && new.if_exists != IfExists::Fail;
+    metadata.phase == Phase::Creating || deleting
+}
+
+fn plan_seed(new: &NewVm, user: String, mac: &str, request: &Request) -> Result<Seed> {
+    let host_keys = host_keys::generate(new.name.as_str())?.into_iter().map(|key| HostKey {
+        algorithm: key.algorithm.to_owned(),
+        private: key.private.to_string(),
+        public: key.public,
+    });
+    Ok(Seed {
+        instance_id: seed::instance_id(new.name.as_str()),
+        hostname: new.name.clone(),
+        user,
+        mac: mac.to_owned(),
+        authorized_keys: request.keys.iter().map(|key| key.public_key.clone()).collect(),
+        host_keys: host_keys.collect(),
+        user_data: request.user_data.clone(),
+    })
+}
+
+/// A MAC address of QEMU's range. It is random, not made from the name: a VM that is created again must not be given
+/// its predecessor's lease.
+fn random_mac() -> String {
+    let random = Uuid::new_v4();
+    let bytes = random.as_bytes();
+    format!("52:54:00:{:02x}:{:02x}:{:02x}", bytes[0], bytes[1], bytes[2])
+}
+
+impl Plan {
+    /// Fills in what is noted of the VM.
+    fn note(&mut self, new: &NewVm, request: &Request) {
+        let metadata = &mut self.metadata;
+        metadata.image = self.base.as_ref().map(|base| Provenance {
+            source: base.source.clone(),
+            sha256: base.sha256.clone(),
+            base: base.volume.clone(),
+            verification: Some(base.verification),
+        });
+        metadata.volumes.extend([self.disk.clone(), self.console.clone()]);
+        if let Some((volume, seed)) = &self.seed {
+            metadata.user = Some(seed.user.clone());
+            metadata.instance_id = Some(seed.instance_id.clone());
+            metadata.host_keys = seed.host_keys.iter().map(|key| key.public.clone()).collect();
+            metadata.volumes.push(volume.clone());
+        }
+        metadata.volumes.extend(self.installer.iter().filter_map(|(_, volume)| volume.clone()));
+        metadata.forward = self.attachment.forward();
+        metadata.keys = request.keys.iter().map(injected_key).collect();
+        metadata.specification = Some((&request.specification(new)).into());
+    }
+
+    /// The domain's XML, which names volumes that are not there yet.
+    pub(super) fn domain_xml(&self, new: &NewVm) -> Result<String> {
+        let path = |volume: &OwnedVolume| self.pool.path_of(&volume.name);
+        let mut disks = vec![DiskDevice::Disk(path(&self.disk))];
+        disks.extend(self.seed.iter().map(|(volume, _)| DiskDevice::Seed(path(volume))));
+        disks.extend(self.installer.iter().map(|(file, volume)| {
+            DiskDevice::Installer(volume.as_ref().map_or_else(|| file.path().to_string(), path))
+        }));
+        NewDomain {
+            name: new.name.as_str(),
+            uuid: self.uuid,
+            memory_mib: new.memory.mib(),
+            vcpus: new.vcpus,
+            capabilities: &self.capabilities,
+            disks,
+            interface: Some(NewInterface { mac: &self.mac, link: self.attachment.link(new) }),
+            console_log: Some(&path(&self.console)),
+            seeded: self.seed.is_some(),
+            uefi: self.base.as_ref().is_some_and(|base| base.firmware == Some(Firmware::Uefi)),
+            metadata: &self.metadata,
+        }
+        .to_xml()
+    }
+}
+
+/// What is noted of a key that a VM is given.
+pub(in crate::ops) fn injected_key(key: &Key) -> InjectedKey {
+    InjectedKey { name: key.name.to_string(), fingerprint: key.fingerprint.clone() }
+}

@@ -1,0 +1,12 @@
+//! What creates, changes and removes a VM.
+
+pub(in crate::ops) mod commit;
+pub(in crate::ops) mod create;
+pub(in crate::ops) mod delete;
+pub(in crate::ops) mod expiry;
+pub(in crate::ops) mod host_limits;
+pub(in crate::ops) mod power;
+pub(in crate::ops) mod removal;
+pub(in crate::ops) mod seed;
+pub(in crate::ops) mod set;
+pub(in crate::ops) mod usage_by_owner;

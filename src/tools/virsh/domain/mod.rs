@@ -1,0 +1,368 @@
+//! Domains: what there are, what they look like, and what can be done to them.
+
+mod raw;
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::{Virsh, from_xml, metadata};
+use crate::model::record::VmRecord;
+use crate::{
+    error::{Code, Error, Result},
+    model::vm::{Disk, Interface, State},
+};
+
+/// A domain as the list has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainSummary {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its name: anything that libvirt allows.
+    pub name: String,
+    /// Its state.
+    pub state: State,
+    /// Its memory in MiB, where libvirt's statistics tell.
+    pub memory_mib: Option<u64>,
+    /// Its virtual CPUs, where libvirt's statistics tell.
+    pub vcpus: Option<u32>,
+    /// Whether it starts with the host.
+    pub autostart: bool,
+}
+
+/// A domain as its XML has it.
+#[derive(Debug, Clone, Default)]
+pub struct Domain {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its name: anything that libvirt allows.
+    pub name: String,
+    /// The hypervisor type: `kvm`, `qemu` (emulation), `test`, …
+    pub kind: String,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// The memory in MiB that it was started with, or will be, up to which a balloon can go.
+    pub max_memory_mib: u64,
+    /// Whether it has a balloon.
+    pub balloon: bool,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// The virtual CPUs that it can have without another start.
+    pub max_vcpus: u32,
+    /// What it is for, in words.
+    pub description: Option<String>,
+    /// Its processor architecture.
+    pub arch: String,
+    /// Its machine type.
+    pub machine: Option<String>,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+    /// Its network interfaces.
+    pub interfaces: Vec<Interface>,
+    /// The file that its serial console is logged to.
+    pub console_log: Option<String>,
+    /// Whether a guest agent answers on its channel.
+    pub agent_connected: bool,
+    /// Whether it has been asked to shut down.
+    pub stopping: bool,
+    /// What vmprov knows of it; none when vmprov did not make it.
+    pub metadata: Option<VmRecord>,
+}
+
+/// What was found out of a domain.
+#[derive(Debug, Clone, Default)]
+pub struct Described {
+    /// Its XML, where that was asked for.
+    pub domain: Option<Domain>,
+    /// What vmprov knows of it; none when vmprov did not make it.
+    pub metadata: Option<VmRecord>,
+}
+
+impl Domain {
+    /// Reads a domain's XML.
+    pub(super) fn from_xml(xml: &str) -> Result<Self> {
+        let raw: raw::Domain = from_xml("domain", xml)?;
+        Ok(Self {
+            uuid: raw.uuid,
+            name: raw.name,
+            kind: raw.kind,
+            memory_mib: raw.current_memory.as_ref().unwrap_or(&raw.memory).mib(),
+            max_memory_mib: raw.memory.mib(),
+            balloon: raw.devices.balloon.is_some_and(|balloon| balloon.model != "none"),
+            vcpus: raw.vcpu.current.unwrap_or(raw.vcpu.count),
+            max_vcpus: raw.vcpu.count,
+            description: raw.description,
+            arch: raw.os.kind.arch.unwrap_or_default(),
+            machine: raw.os.kind.machine,
+            agent_connected: raw.devices.channels.iter().any(raw::Channel::is_connected_agent),
+            disks: raw.devices.disks.into_iter().map(Disk::from).collect(),
+            console_log: raw.devices.consoles.into_iter().find_map(|console| console.log?.file),
+            interfaces: (raw.devices.interfaces.into_iter().filter_map(raw::Interface::into_known))
+                .chain(raw.commandline.iter().flat_map(raw::Commandline::interfaces))
+                .collect(),
+            stopping: metadata::is_stopping(xml)?,
+            metadata: VmRecord::from_domain_xml(xml)?,
+        })
+    }
+}
+
+impl Virsh {
+    /// Every domain, in the order of their names: one process.
+    pub fn domains(&self) -> Result<Vec<DomainSummary>> {
+        // A domain may end or be busy while it is asked: what its statistics lack is then unknown, not wrong.
+        let commands = LIST.map(<[&str]>::to_vec);
+        let sections = self.batch_tolerating("list the VMs", &commands, &[Code::NotFound, Code::Busy])?;
+        let [names, autostart, stats] = &sections[..] else {
+            return Err(Error::internal("virsh printed another number of lists than asked for"));
+        };
+        listed(names, autostart, stats)
+    }
+
+    /// What vmprov and libvirt know of each domain, in one process. `whole` asks for the domain's XML, else only
+    /// vmprov's element is fetched, which is far cheaper. A domain that has gone meanwhile is left out.
+    pub fn describe(&self, domains: &[(Uuid, bool)]) -> Result<HashMap<Uuid, Described>> {
+        let uuids: Vec<_> = domains.iter().map(|(uuid, _)| uuid.to_string()).collect();
+        let command = |(uuid, &(_, whole)): (_, &(Uuid, bool))| -> Vec<&str> {
+            if whole {
+                vec!["dumpxml", "--domain", uuid]
+            } else {
+                vec!["metadata", "--domain", uuid, "--uri", metadata::NAMESPACE]
+            }
+        };
+        let commands: Vec<_> = uuids.iter().map(String::as_str).zip(domains).map(command).collect();
+        if commands.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let sections = self.batch_tolerating("describe the VMs", &commands, &[Code::NotFound])?;
+        let mut described = HashMap::new();
+        for (&(uuid, whole), section) in domains.iter().zip(&sections) {
+            let section = section.trim();
+            let known = match (whole, section.is_empty()) {
+                (true, true) => continue,
+                (true, false) => {
+                    let domain = Domain::from_xml(section)?;
+                    Described { metadata: domain.metadata.clone(), domain: Some(domain) }
+                }
+                (false, true) => Described::default(),
+                (false, false) => Described { metadata: Some(VmRecord::from_element(section)?), domain: None },
+            };
+            described.insert(uuid, known);
+        }
+        Ok(described)
+    }
+
+    /// One domain as it is now: running, when it runs.
+    pub fn domain(&self, uuid: Uuid) -> Result<Domain> {
+        Domain::from_xml(&self.read("read the VM", &["dumpxml", "--domain", &uuid.to_string()])?)
+    }
+
+    /// One domain as it will be at its next start.
+    pub fn persistent_domain(&self, uuid: Uuid) -> Result<Domain> {
+        Domain::from_xml(&self.read("read the VM", &["dumpxml", "--domain", &uuid.to_string(), "--inactive"])?)
+    }
+
+    /// A domain's state now.
+    pub fn state(&self, uuid: Uuid) -> Result<State> {
+        let text =
+            self.read("ask for the VM's state", &["domstats", "--raw", "--nowait", "--state", &uuid.to_string()])?;
+        let number = text.lines().find_map(|line| line.trim().strip_prefix("state.state="));
+        number.map(state).ok_or_else(|| Error::new(Code::ToolFailed, "libvirt does not tell the VM's state"))
+    }
+
+    /// Whether a domain's memory was saved when it was stopped, so that its next start goes on from there.
+    pub fn has_managed_save(&self, uuid: Uuid) -> Result<bool> {
+        let text = self.read("ask for saved VMs", &["list", "--all", "--with-managed-save", "--uuid"])?;
+        Ok(text.lines().any(|line| line.trim() == uuid.to_string()))
+    }
+
+    /// Defines a domain. libvirt refuses a second one of the same name atomically.
+    pub fn define(&self, xml: &str) -> Result<()> {
+        self.change_with("define the VM", self.tool(&["define", "/dev/stdin"]).stdin(xml))
+    }
+
+    /// Starts a domain that is gone when it ends, with its CPUs stopped; [`Self::resume`] lets them go on.
+    pub fn create_transient_paused(&self, xml: &str) -> Result<()> {
+        self.change_with("start the test domain", self.tool(&["create", "/dev/stdin", "--paused"]).stdin(xml))
+    }
+
+    /// Starts a domain.
+    pub fn start(&self, uuid: Uuid) -> Result<()> {
+        self.change("start the VM", &["start", "--domain", &uuid.to_string()])
+    }
+
+    /// Lets a domain go on that is paused or sleeps.
+    pub fn resume(&self, uuid: Uuid, state: State) -> Result<()> {
+        let verb = if state == State::Suspended { "dompmwakeup" } else { "resume" };
+        self.change("let the VM go on", &[verb, "--domain", &uuid.to_string()])
+    }
+
+    /// Asks the guest to shut down, as its power button would.
+    pub fn shutdown(&self, uuid: Uuid) -> Result<()> {
+        let (what, uuid) = ("ask the guest to shut down", uuid.to_string());
+        match self.change(what, &["shutdown", "--domain", &uuid, "--mode", "acpi"]) {
+            // Drivers other than QEMU's have one way only, and refuse to be told which.
+            Err(error) if error.cause.as_ref().is_some_and(|cause| is_unsupported(cause)) => {
+                self.change(what, &["shutdown", "--domain", &uuid])
+            }
+            result => result,
+        }
+    }
+
+    /// Ends a domain at once, as pulling its plug would.
+    pub fn destroy(&self, uuid: Uuid) -> Result<()> {
+        self.change("power the VM off", &["destroy", "--domain", &uuid.to_string()])
+    }
+
+    /// Sets whether a domain starts with the host.
+    pub fn set_autostart(&self, uuid: Uuid, wanted: bool) -> Result<()> {
+        let uuid = uuid.to_string();
+        let mut args = vec!["autostart", "--domain", &uuid];
+        args.extend((!wanted).then_some("--disable"));
+        self.change("change whether the VM starts with the host", &args)
+    }
+
+    /// Forgets a domain with its NVRAM, TPM state, snapshots' and checkpoints' metadata and saved state. Volumes stay.
+    pub fn undefine(&self, uuid: Uuid) -> Result<()> {
+        let uuid = uuid.to_string();
+        let undefine = |more: &[&str]| {
+            let args = ["undefine", "--domain", &uuid, "--managed-save", "--snapshots-metadata"];
+            self.change("remove the VM's definition", &[&args, more].concat())
+        };
+        let says = |error: &Error, text: &str| error.cause.as_ref().is_some_and(|cause| cause.contains(text));
+        match undefine(&["--checkpoints-metadata", "--nvram", "--tpm"]) {
+            // A virsh before 8.9.
+            Err(error) if says(&error, "support option --tpm") => undefine(&["--checkpoints-metadata", "--nvram"]),
+            // A driver whose domains have none of that, as libvirt's test driver.
+            Err(error) if says(&error, "unsupported flags") => undefine(&[]),
+            result => result,
+        }
+    }
+
+    /// Puts another file behind a disk of a domain's configuration; takes effect at its next start.
+    pub fn replace_disk(&self, uuid: Uuid, disk_xml: &str) -> Result<()> {
+        let uuid = uuid.to_string();
+        let tool = self.tool(&["update-device", "--domain", &uuid, "--file", "/dev/stdin", "--config"]).stdin(disk_xml);
+        self.change_with("replace the VM's seed", tool)
+    }
+
+    /// Adds a public key to a user's `authorized_keys` through the guest agent. `file` holds the key.
+    pub fn set_user_sshkeys(&self, uuid: Uuid, user: &str, file: &str) -> Result<()> {
+        let uuid = uuid.to_string();
+        let args = ["set-user-sshkeys", "--domain", &uuid, "--user", user, "--file", file];
+        self.change("add the key through the guest agent", &args)
+    }
+}
+
+/// Whether virsh or the driver does not know an option, so that nothing was done.
+fn is_unsupported(cause: &str) -> bool {
+    cause.contains("unsupported flags") || cause.contains("support option --")
+}
+
+/// The commands that list every domain by its name with its UUID, those that start with the host, and their figures.
+const LIST: [&[&str]; 3] = [
+    LIST_NAMES,
+    &["list", "--all", "--autostart", "--uuid"],
+    &["domstats", "--raw", "--nowait", "--state", "--balloon", "--vcpu"],
+];
+const LIST_NAMES: &[&str] = &["list", "--all", "--uuid", "--name"];
+
+/// From the number in `domstats` (`virDomainState`).
+pub(super) fn state(number: &str) -> State {
+    match number {
+        "1" => State::Running,
+        "2" => State::Blocked,
+        "3" => State::Paused,
+        "4" => State::ShuttingDown,
+        "5" => State::ShutOff,
+        "6" => State::Crashed,
+        "7" => State::Suspended,
+        _ => State::NoState,
+    }
+}
+
+/// Reads `list --uuid --name`: a UUID, a space, and a name that may hold anything but a line break. Anything else is
+/// an error: a VM must not be missing from a list because its line was not understood.
+pub(super) fn names(text: &str) -> Result<Vec<(Uuid, String)>> {
+    let split = |line: &str| Some((Uuid::parse_str(line.get(..36)?).ok()?, line.get(37..)?.to_owned()));
+    let unreadable = |line: &str| {
+        Error::new(Code::ToolFailed, "cannot read libvirt's list of VMs").because(format!("`{}`", line.escape_debug()))
+    };
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let mut names = lines.map(|line| split(line).ok_or_else(|| unreadable(line))).collect::<Result<Vec<_>>>()?;
+    names.sort_by(|(_, a), (_, b)| a.cmp(b));
+    Ok(names)
+}
+
+fn listed(names_text: &str, autostart: &str, stats: &str) -> Result<Vec<DomainSummary>> {
+    let autostart: Vec<_> = autostart.lines().filter_map(|line| Uuid::parse_str(line.trim()).ok()).collect();
+    let stats = statistics(stats);
+    let row = |(uuid, name): (Uuid, String)| {
+        let of = |key: &str| stats.get(name.as_str()).and_then(|stats| stats.get(key)).copied();
+        DomainSummary {
+            uuid,
+            state: state(of("state.state").unwrap_or_default()),
+            memory_mib: of("balloon.current").and_then(|kib| kib.parse::<u64>().ok()).map(|kib| kib / 1024),
+            vcpus: of("vcpu.current").and_then(|count| count.parse().ok()),
+            autostart: autostart.contains(&uuid),
+            name,
+        }
+    };
+    Ok(names(names_text)?.into_iter().map(row).collect())
+}
+
+/// Reads `domstats --raw`: a line `Domain: 'NAME'`, then `key=value` lines, indented.
+pub(super) fn statistics(text: &str) -> HashMap<&str, HashMap<&str, &str>> {
+    let mut domains: HashMap<&str, HashMap<&str, &str>> = HashMap::new();
+    let mut current = None;
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("Domain: '").and_then(|rest| rest.strip_suffix('\'')) {
+            current = Some(domains.entry(name).or_default());
+        } else if let (Some(domain), Some((key, value))) = (&mut current, line.trim_start().split_once('=')) {
+            domain.insert(key, value);
+        }
+    }
+    domains
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "6695eb01-f6a4-8304-79aa-97f2502e193f";
+
+    #[test]
+    fn an_interface_that_libvirt_knows_nothing_of_is_seen() {
+        let xml = format!(
+            "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>s</name><uuid>{UUID}</uuid>\
+             <memory unit='KiB'>65536</memory><vcpu>1</vcpu><os><type arch='x86_64'>hvm</type></os><devices><interface \
+             type='user'><mac address='52:54:00:00:00:01'/></interface></devices><qemu:commandline><qemu:arg \
+             value='-device'/><qemu:arg value='virtio-net-pci,netdev=n,mac=52:54:00:00:00:02,addr=0x1e'/>\
+             </qemu:commandline></domain>"
+        );
+        let macs: Vec<_> = Domain::from_xml(&xml).unwrap().interfaces.into_iter().map(|known| known.mac).collect();
+        assert_eq!(macs, ["52:54:00:00:00:01", "52:54:00:00:00:02"]);
+    }
+
+    #[test]
+    fn a_states_number_is_libvirts() {
+        for number in 0..=7 {
+            assert_eq!(state(&number.to_string()).number(), number);
+        }
+    }
+
+    #[test]
+    fn names_of_any_kind_survive_the_list() {
+        let other = "6695eb01-f6a4-8304-79aa-97f2502e1930";
+        let text = format!("{UUID} it's a 'name' \n{other} {UUID}\n");
+        let autostart = format!("{UUID}\n");
+        let stats = "Domain: 'it's a 'name' '\n  state.state=1\n  balloon.current=2097152\n  vcpu.current=2\n\
+                     Domain: '6695eb01-f6a4-8304-79aa-97f2502e193f'\n  state.state=5\n";
+        let rows = listed(&text, &autostart, stats).unwrap();
+        assert_eq!(rows.len(), 2);
+        assert_eq!((rows[0].name.as_str(), rows[0].state, rows[0].autostart), (UUID, State::ShutOff, false));
+        assert_eq!((rows[0].memory_mib, rows[0].vcpus), (None, None));
+        assert_eq!((rows[1].name.as_str(), rows[1].state, rows[1].autostart), ("it's a 'name' ", State::Running, true));
+        assert_eq!((rows[1].memory_mib, rows[1].vcpus), (Some(2048), Some(2)));
+        assert!(listed("nonsense\n", "", "").unwrap_err().to_string().contains("`nonsense`"));
+    }
+}
