@@ -29,7 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "tools",
         ],
     ),
-    ("cli", &["http", "agents", "service", "ops", "model", "error", "cancel"]),
+    ("cli", &["api", "http", "agents", "service", "ops", "model", "error", "cancel"]),
     ("http", &["agents", "service", "api", "ops", "model", "error"]),
     ("agents", &["service", "api", "model", "error"]),
     ("service", &["api", "ops", "model", "error", "cancel", "observer"]),

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{
-    Tool,
+    Tool, as_tool_call,
     failure::Failure,
-    find, in_calls,
+    find,
+    hints::Next,
     tool::{Cancelled, Does, OfOperation},
-    words::Next,
 };
 use crate::{
     api::{self, Operation, Report, Scope},
@@ -124,7 +124,7 @@ impl Call {
     fn view(&self, view: View) -> Report {
         let error = view.error.clone();
         let (vm, operation, is_final) = (view.vm.clone(), view.operation, view.state.is_final());
-        let mut told = serde_json::to_value(view.in_words(in_calls)).unwrap_or_default();
+        let mut told = serde_json::to_value(view.written(as_tool_call)).unwrap_or_default();
         if let Some(error) = error
             && let Ok(tool) = find(operation)
         {
@@ -145,7 +145,7 @@ impl Call {
 
     /// A report as a model reads it.
     fn told(&self, report: &Report) -> Report {
-        match report.in_words(in_calls).into_owned() {
+        match report.clone() {
             Report::Json(mut value) => {
                 if let Some(brief) = self.tool.brief {
                     brief.shorten(&mut value);
@@ -165,7 +165,7 @@ impl Call {
 
 /// What is said of a job that goes on.
 pub(crate) fn pending(job: &Job) -> Pending {
-    let operation = job.view().in_words(in_calls);
+    let operation = job.view().written(as_tool_call);
     let next = Next::new("operation_get", &[("id", &operation.id.to_string())]);
     let message = format!(
         "{} is under way and goes on by itself. Ask how far it is, and for what came of it: {}. Do not call {} again.",

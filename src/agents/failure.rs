@@ -4,12 +4,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    Tool, tools,
-    words::{self, Next},
+    Tool, as_tool_call,
+    hints::{Next, first_call},
+    tools,
 };
 use crate::{
     api::Effect,
-    error::{Code, Error},
+    error::{Code, Error, Fault, ResourceKind},
     service::client::Client,
 };
 
@@ -26,36 +27,31 @@ pub(crate) struct Failure {
 impl Failure {
     /// Says of an error of a tool's call what to call next, out of the tools that the client has.
     pub(crate) fn new(error: Error, tool: &Tool, arguments: &Value, client: &Client) -> Self {
-        let (hint, named) = error.hint.as_deref().map(words::read).unzip();
-        let error = Error { hint, ..error };
+        let named = first_call(&error);
         // Nothing is proposed to a program that may cost somebody a VM.
-        if let Some(next) = named.flatten().filter(|next| has(client, next.tool) && next.is_harmless()) {
-            return Self { error, next: Some(next) };
+        if let Some(next) = named.filter(|next| has(client, next.tool) && next.is_harmless()) {
+            return Self { error: error.written(as_tool_call), next: Some(next) };
         }
         let (what, next) = follow_up(&error, tool, arguments);
         if !has(client, next.tool) {
-            return Self { error: ended(error).hint("Tell the operator of the host."), next: None };
+            return Self { error: error.hint("Tell the operator of the host").written(as_tool_call), next: None };
         }
-        Self { error: ended(error).hint(format!("{what}: {}", next.text())), next: Some(next) }
+        let error = error.hint(format!("{what}: {}", next.text())).written(as_tool_call);
+        Self { error, next: Some(next) }
     }
 
     /// All of it, in the order in which it is best read.
     pub(crate) fn text(&self) -> String {
-        let Error { message, cause, hint, .. } = &self.error;
-        let what = match cause {
-            Some(cause) => format!("{message}: {cause}."),
-            None => format!("{message}."),
-        };
-        [Some(what), hint.clone()].into_iter().flatten().collect::<Vec<_>>().join(" ")
+        in_one_text(&self.error)
     }
 }
 
-/// The error with a hint to which another sentence can be added.
-fn ended(mut error: Error) -> Error {
-    if let Some(hint) = error.hint.as_mut().filter(|hint| !hint.ends_with(['.', '?', '!'])) {
-        hint.push('.');
+/// An error as one text: what failed and why, then what to do.
+pub(super) fn in_one_text(error: &Error) -> String {
+    match error.hint_text(as_tool_call) {
+        Some(hint) => format!("{error}. {hint}"),
+        None => error.to_string(),
     }
-    error
 }
 
 /// Whether a client has a tool. The host as a whole is not shown to those who have names of their own.
@@ -72,13 +68,14 @@ fn follow_up(error: &Error, tool: &Tool, arguments: &Value) -> (&'static str, Ne
     let may_repeat = tool.effect == Effect::Read || tool.hints.idempotent && !tool.hints.destructive;
     match error.code {
         Code::InvalidInput => {
-            let is_named = |name: &String| error.message.contains(&format!("`{name}`"));
             let mut next = again(tool, arguments);
-            next.arguments.retain(|name, _| !is_named(name));
+            if let Some(Fault::Member(member)) = error.fault.as_deref() {
+                next.arguments.shift_remove(member);
+            }
             ("Correct it, and call again", next)
         }
         Code::NotFound if tool.name == "doctor" => ("Leave them out to run all", Next::new("doctor", &[])),
-        Code::NotFound | Code::Forbidden | Code::QuotaExceeded => ("See what there is", listing(&error.message)),
+        Code::NotFound | Code::Forbidden | Code::QuotaExceeded => ("See what there is", listing(error)),
         Code::AlreadyExists | Code::Conflict | Code::KeyReused if is_about_keys => {
             ("See what there is", Next::new("ssh_key_list", &[]))
         }
@@ -94,7 +91,7 @@ fn follow_up(error: &Error, tool: &Tool, arguments: &Value) -> (&'static str, Ne
         | Code::Timeout
         | Code::GuestFailed => {
             if vm.is_empty() {
-                ("See what there is", listing(&error.message))
+                ("See what there is", listing(error))
             } else {
                 ("See how it is", of_vm("vm_info"))
             }
@@ -115,13 +112,11 @@ fn again(tool: &Tool, arguments: &Value) -> Next {
 }
 
 /// The tool that lists what was not found.
-fn listing(message: &str) -> Next {
-    if message.starts_with("cannot fetch") {
-        return Next::new("image_search", &[]);
-    }
-    let lists = [("key", "ssh_key_list"), ("image", "image_search")];
-    let found = lists
-        .iter()
-        .find(|(what, _)| message.contains(&format!("no {what} ")) || message.contains(&format!("the {what} ")));
-    Next::new(found.map_or("vm_list", |(_, tool)| tool), &[])
+fn listing(error: &Error) -> Next {
+    let tool = match error.fault.as_deref() {
+        Some(Fault::Missing(ResourceKind::Key)) => "ssh_key_list",
+        Some(Fault::Missing(ResourceKind::Image)) => "image_search",
+        _ => "vm_list",
+    };
+    Next::new(tool, &[])
 }

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use super::{
     call::{self, Answer, CONFIRM, Call},
-    failure::{self, Failure},
+    failure::{self, Failure, in_one_text},
     find, format, prompts, resources, tools,
 };
 use crate::{
@@ -263,10 +263,7 @@ impl ServerHandler for Agent {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let began = Instant::now();
-        let tool = find(&request.name).map_err(|error| {
-            let hint = error.hint.clone().unwrap_or_default();
-            ErrorData::invalid_params(format!("{error}. {hint}"), None)
-        })?;
+        let tool = find(&request.name).map_err(|error| ErrorData::invalid_params(in_one_text(&error), None))?;
         let arguments = request.arguments.map_or_else(|| json!({}), Value::Object);
         let call = Call::new(tool, arguments, &*self.client(&context)?, request_id(&context));
         let noted = RequestInfo::default();

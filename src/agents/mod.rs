@@ -6,13 +6,13 @@ pub(crate) mod call;
 mod definitions;
 pub(crate) mod failure;
 mod format;
+mod hints;
 pub(crate) mod mcp;
 mod prompts;
 mod resources;
 mod schema;
 mod stdio;
 mod tool;
-mod words;
 
 use std::sync::LazyLock;
 
@@ -21,9 +21,9 @@ use crate::{
     error::{Error, Result},
 };
 pub use format::{Format, definitions};
+pub use hints::as_tool_call;
 pub use stdio::{Options, serve};
 pub use tool::{Hints, Tool};
-pub use words::in_calls;
 
 /// Every tool, in the order of the documentation.
 pub fn tools() -> &'static [Tool] {

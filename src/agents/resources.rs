@@ -12,7 +12,7 @@ use rmcp::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::in_calls;
+use super::failure::in_one_text;
 use crate::{
     api::{self, Report},
     error::{Code, Error, Result},
@@ -171,14 +171,12 @@ async fn look(service: &Arc<Service>, client: &Arc<Client>, name: &str, request:
     };
     let _ = noted.targets.set(targets);
     service.audit.answered(&noted, &answered);
-    seen.map_err(refused)
+    seen.map_err(|error| refused(&error))
 }
 
 /// An error of the protocol: resources have no others.
-fn refused(error: Error) -> ErrorData {
-    let error = error.in_words(in_calls);
-    let hint = error.hint.clone().unwrap_or_default();
-    let text = format!("{error}. {hint}").trim_end().to_owned();
+fn refused(error: &Error) -> ErrorData {
+    let text = in_one_text(error);
     match error.code {
         Code::NotFound => ErrorData::resource_not_found(text, None),
         Code::InvalidInput => ErrorData::invalid_params(text, None),

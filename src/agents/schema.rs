@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::{in_calls, tool::Tool};
+use super::tool::Tool;
 use crate::api::{COMPONENTS, Schemas};
 
 /// The member whose schema holds what all members must be together. It must always be given, so that it always applies:
@@ -14,7 +14,6 @@ const ALWAYS: &str = "dependentSchemas";
 /// The schema of arguments, of a request that refers to nothing: not every interface follows references.
 pub(super) fn input(request: &Value) -> Value {
     let mut input = request.clone();
-    in_words(&mut input);
     portable(&mut input);
     let rules = input.as_object_mut().and_then(|input| input.shift_remove("allOf"));
     let first = input["required"].get(0).and_then(Value::as_str).map(str::to_owned);
@@ -84,22 +83,6 @@ fn unfolded(mut choice: Value, whole: &mut Map<String, Value>) -> Vec<Value> {
     let only =
         |name: &str| if members.len() == 1 { members.get(name).and_then(Value::as_array).cloned() } else { None };
     only("oneOf").or_else(|| only("anyOf")).unwrap_or_else(|| vec![choice])
-}
-
-/// Puts what is said of arguments into calls of tools.
-fn in_words(schema: &mut Value) {
-    match schema {
-        Value::Object(members) => {
-            for (name, value) in members {
-                match value {
-                    Value::String(text) if name == "description" => *text = in_calls(text),
-                    other => in_words(other),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(in_words),
-        _ => {}
-    }
 }
 
 /// A schema of arguments with their names changed.

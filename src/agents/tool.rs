@@ -148,8 +148,8 @@ impl Tool {
         self.refuse_other_names(&arguments)?;
         let mut arguments = api::members(arguments, &self.input)?;
         match self.does {
-            Does::Get => api::typed::<OfOperation>(&arguments, &self.input),
-            Does::Cancel => api::typed::<Cancelled>(&arguments, &self.input),
+            Does::Get => api::typed::<OfOperation>(&arguments, &self.input, &[]),
+            Does::Cancel => api::typed::<Cancelled>(&arguments, &self.input, &[]),
             Does::Operation(operation) => {
                 let confirmed = if self.confirms { arguments.shift_remove(CONFIRM) } else { None };
                 if confirmed.is_some_and(|confirmed| confirmed != arguments["name"]) {
@@ -160,7 +160,7 @@ impl Tool {
                     arguments.entry(*name).or_insert_with(|| Value::from(*default));
                 }
                 let request = self.renamed(Value::Object(arguments), true);
-                operation.read(request).map_err(|error| self.in_its_names(error))
+                operation.read_as(request, self.names)
             }
         }
     }
@@ -172,8 +172,7 @@ impl Tool {
         let of_tools =
             self.names.iter().filter(|(_, of_operation)| *of_operation == "vm").map(|(of_tool, _)| ("name", *of_tool));
         match of_operation.chain(of_tools).find(|(other, _)| is_unknown(other)) {
-            Some((other, here)) => Err(Error::invalid(format!("there is no member `{other}` in this request"))
-                .hint(format!("Did you mean `{here}`?"))),
+            Some((other, here)) => Err(api::unknown_member(other, Some(here))),
             None => Ok(()),
         }
     }
@@ -196,18 +195,6 @@ impl Tool {
                 .map_or(name, |(of_tool, of_operation)| (*if to_operation { of_operation } else { of_tool }).to_owned())
         };
         Value::Object(members.into_iter().map(|(name, value)| (rename(name), value)).collect::<Map<_, _>>())
-    }
-
-    /// An error of the operation's that speaks of the tool's arguments.
-    fn in_its_names(&self, error: Error) -> Error {
-        let rename = |text: &str| {
-            self.names.iter().fold(text.to_owned(), |text, (of_tool, of_operation)| {
-                text.replace(&format!("the member `{of_operation}`"), &format!("the member `{of_tool}`"))
-                    .replace(&format!("`{of_operation}`:"), &format!("`{of_tool}`:"))
-            })
-        };
-        let error = error.in_words(rename);
-        Error { message: rename(&error.message), ..error }
     }
 
     /// The arguments and their schemas, those that must be given first.

@@ -44,7 +44,7 @@ fn row(name: &'static str, command: &'static str, method: &'static str, path: &'
             complete: Value::Null,
             report: None,
             schemas: Schemas::default(),
-            read: Box::new(|_| Err(Error::internal("an operation without a request was asked for"))),
+            read: Box::new(|_, _| Err(Error::internal("an operation without a request was asked for"))),
             run: Box::new(|_, _| Err(Error::internal("an operation that does nothing was run"))),
         },
     }
@@ -171,14 +171,14 @@ impl OperationBuilder {
         operation.example = operation.request["examples"][0].clone();
         operation.complete = operation.schemas.complete(&operation.request);
         let (read, members) = (operation.read, operation.complete.clone());
-        operation.read = Box::new(move |mut request| {
+        operation.read = Box::new(move |mut request, names| {
             let vm = request.shift_remove(VM).unwrap_or_default();
             let Value::String(vm) = vm else {
-                return Err(Error::invalid(format!("the member `{VM}` is no text")));
+                return Err(Error::invalid(format!("invalid member `{VM}`: it must be text")));
             };
             let mut whole = Map::from_iter([(VM.to_owned(), Value::String(vm))]);
-            request::require_forms(&whole, &members)?;
-            if let Value::Object(options) = read(request)? {
+            request::require_forms(&whole, &members, names)?;
+            if let Value::Object(options) = read(request, names)? {
                 whole.extend(options);
             }
             Ok(Value::Object(whole))
@@ -203,8 +203,8 @@ impl OperationBuilder {
         }
         operation.complete = operation.schemas.complete(&operation.request);
         let members = operation.complete.clone();
-        operation.read = Box::new(move |request| {
-            let request = request::typed::<T>(&request, &members)?;
+        operation.read = Box::new(move |request, names| {
+            let request = request::typed::<T>(&request, &members, names)?;
             check(&request).map(|()| request)
         });
         operation.run = Box::new(move |host, request| run(host, request::again(request)?));

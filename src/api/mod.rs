@@ -5,21 +5,22 @@
 
 mod builder;
 mod constraints;
-mod next;
+mod hints;
 mod reference;
 mod request;
 mod schema;
 mod table;
 
-use std::{borrow::Cow, fmt, sync::LazyLock};
+use std::{fmt, sync::LazyLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use crate::error::ResourceKind as Kind;
 use crate::{error::Result, ops::Host};
-pub use next::{Line, Phrase, in_words_of, over_http};
-pub use reference::{Kind, Reference, Resource};
-pub use request::{again, members, nearest, typed};
+pub use hints::{as_command, as_request, command_line, with_members};
+pub use reference::{Reference, Resource};
+pub use request::{Names, again, members, nearest, typed, unknown_member};
 pub use schema::{COMPONENTS, Schemas};
 
 /// Every operation, in the order of the documentation.
@@ -101,26 +102,6 @@ pub enum Report {
     Text(String),
 }
 
-/// Puts a text that speaks of command lines into the words of a face.
-pub type Words = fn(&str) -> String;
-
-impl Report {
-    /// Returns the report with warnings in a face's words. One without warnings is not copied.
-    pub fn in_words(&self, words: Words) -> Cow<'_, Self> {
-        let warnings = |value: &Value| value.get("warnings").and_then(Value::as_array).cloned();
-        let Self::Json(value) = self else { return Cow::Borrowed(self) };
-        let Some(mut warnings) = warnings(value).filter(|warnings| !warnings.is_empty()) else {
-            return Cow::Borrowed(self);
-        };
-        for warning in &mut warnings {
-            *warning = warning.as_str().map(words).into();
-        }
-        let mut value = value.clone();
-        value["warnings"] = Value::Array(warnings);
-        Cow::Owned(Self::Json(value))
-    }
-}
-
 /// An operation.
 pub struct Operation {
     /// Its name, for good: `vm_create`.
@@ -160,7 +141,7 @@ pub struct Operation {
 }
 
 /// Reads the members of a request into its one form.
-type Read = dyn Fn(Map<String, Value>) -> Result<Value> + Send + Sync;
+type Read = dyn Fn(Map<String, Value>, Names) -> Result<Value> + Send + Sync;
 
 /// Runs on a request in that form.
 type Run = dyn Fn(&Host, Value) -> Result<Report> + Send + Sync;
@@ -175,7 +156,12 @@ impl Operation {
     /// Reads a request: every member named, of its type, and in its one form, with the defaults. A null is a member that
     /// is left out.
     pub fn read(&self, request: Value) -> Result<Value> {
-        (self.read)(members(request, &self.complete)?)
+        self.read_as(request, &[])
+    }
+
+    /// Reads a request as [`Self::read`] does; errors call its members what a front end calls them.
+    pub fn read_as(&self, request: Value, names: Names) -> Result<Value> {
+        (self.read)(members(request, &self.complete)?, names)
     }
 
     /// Runs it with a request that [`Self::read`] has returned.

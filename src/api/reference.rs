@@ -2,44 +2,7 @@
 
 use serde_json::Value;
 
-/// What a name is the name of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// A VM.
-    Vm,
-    /// A key.
-    Key,
-    /// An image.
-    Image,
-    /// A libvirt network.
-    Network,
-    /// A storage pool.
-    Pool,
-}
-
-impl Kind {
-    /// Returns its noun in an error.
-    pub const fn noun(self) -> &'static str {
-        match self {
-            Self::Vm => "VM",
-            Self::Key => "key",
-            Self::Image => "image",
-            Self::Network => "network",
-            Self::Pool => "pool",
-        }
-    }
-
-    /// Returns its word in the audit log.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Vm => "vm",
-            Self::Key => "key",
-            Self::Image => "image",
-            Self::Network => "network",
-            Self::Pool => "pool",
-        }
-    }
-}
+use crate::error::ResourceKind as Kind;
 
 /// A member of a request that names one or several resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,43 +9,58 @@ use regex::Regex;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Hint, Result};
+
+/// What a front end calls members of a request that it renames: its own name, then the operation's.
+pub type Names = &'static [(&'static str, &'static str)];
+
+/// Returns what a front end calls a member.
+fn called(names: Names, member: &str) -> &str {
+    names.iter().find(|(_, known)| *known == member).map_or(member, |(own, _)| own)
+}
+
+/// Returns the error for a member that is missing, unknown or has a value that it cannot have.
+fn invalid_member(member: &str, message: String) -> Error {
+    Error::invalid(message).fault(Fault::Member(member.to_owned()))
+}
 
 /// The members of a request, without those that are null. Each must be one of the schema's, and those that must be named
 /// must be there.
 pub fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
     let Value::Object(mut members) = request else {
-        return Err(Error::invalid("the request is no JSON object").hint(shape(schema)));
+        return Err(Error::invalid("invalid request: it must be a JSON object").hint(shape(schema)));
     };
     let known = || schema["properties"].as_object().into_iter().flatten();
     if let Some(unknown) = members.keys().find(|name| known().all(|(known, _)| known != *name)) {
         let unknown = &shown(unknown);
-        let error = Error::invalid(format!("there is no member `{unknown}` in this request"));
-        return Err(match nearest(unknown, known().map(|(name, _)| name.as_str())) {
-            Some(name) => error.hint(format!("Did you mean `{name}`?")),
-            None => error,
-        }
-        .hint(shape(schema)));
+        return Err(
+            unknown_member(unknown, nearest(unknown, known().map(|(name, _)| name.as_str()))).hint(shape(schema))
+        );
     }
     members.retain(|_, value| !value.is_null());
     members.values_mut().for_each(whole);
     let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
     if let Some(missing) = required.into_iter().find(|name| !members.contains_key(*name)) {
-        let error = Error::invalid(format!("the member `{missing}` is missing"));
-        return Err(error.hint(about(schema, missing)));
+        return Err(invalid_member(missing, format!("missing member `{missing}`")).hint(about(schema, missing, &[])));
     }
     Ok(members)
 }
 
 /// The request as its type has it, with the defaults.
-pub fn typed<T: Serialize + DeserializeOwned>(members: &Map<String, Value>, schema: &Value) -> Result<Value> {
+pub fn typed<T: Serialize + DeserializeOwned>(
+    members: &Map<String, Value>,
+    schema: &Value,
+    names: Names,
+) -> Result<Value> {
     let request: T = serde_path_to_error::deserialize(Value::Object(members.clone())).map_err(|error| {
         let path = error.path().to_string();
         let member = path.split(['.', '[']).next().unwrap_or_default();
-        let message = format!("the member `{}` cannot be used", path.escape_debug());
-        Error::invalid(message).because(plain(&error.inner().to_string())).hint(about(schema, member))
+        let (own, rest) = (called(names, member), &path[member.len()..]);
+        let error = invalid_member(own, format!("invalid member `{own}{}`", rest.escape_debug()))
+            .because(plain(&error.inner().to_string()));
+        error.hint(about(schema, member, names))
     })?;
-    require_forms(members, schema)?;
+    require_forms(members, schema, names)?;
     serde_json::to_value(request).map_err(|error| Error::internal("cannot write the request").because(error))
 }
 
@@ -57,21 +72,23 @@ fn shown(text: &str) -> String {
 }
 
 /// Refuses text that has none of the forms that the schema wants, where its type lets it pass.
-pub(super) fn require_forms(members: &Map<String, Value>, schema: &Value) -> Result<()> {
-    members.iter().try_for_each(|(name, value)| require_form(name, value, schema))
+pub(super) fn require_forms(members: &Map<String, Value>, schema: &Value, names: Names) -> Result<()> {
+    members.iter().try_for_each(|(name, value)| require_form(name, value, schema, names))
 }
 
-fn require_form(name: &str, value: &Value, schema: &Value) -> Result<()> {
+fn require_form(name: &str, value: &Value, schema: &Value, names: Names) -> Result<()> {
+    let own = called(names, name);
     let wanted = &schema["properties"][name];
     if let (Some(items), Some(least)) = (value.as_array(), wanted["minItems"].as_u64())
         && (items.len() as u64) < least
     {
-        return Err(Error::invalid(format!("the member `{name}` has too few items")).hint(about(schema, name)));
+        let message = format!("invalid member `{own}`: at least {least} items are needed");
+        return Err(invalid_member(own, message).hint(about(schema, name, names)));
     }
     let mut texts =
         std::slice::from_ref(value).iter().chain(value.as_array().into_iter().flatten()).filter_map(Value::as_str);
     let Some(text) = texts.find(|text| !has_form(text, wanted)) else { return Ok(()) };
-    Err(Error::invalid(format!("the member `{name}` cannot be `{}`", shown(text))).hint(about(schema, name)))
+    Err(invalid_member(own, format!("invalid member `{own}`: `{}`", shown(text))).hint(about(schema, name, names)))
 }
 
 /// Whether a text has one of the forms that a schema wants.
@@ -125,14 +142,14 @@ fn whole(value: &mut Value) {
 }
 
 /// What a member is for, and what it may look like.
-fn about(whole: &Value, member: &str) -> String {
+fn about(whole: &Value, member: &str, names: Names) -> Hint {
     let schema = &whole["properties"][member];
     let parts = schema["oneOf"].as_array().into_iter().flatten();
     let mut texts = std::iter::once(schema).chain(parts).filter_map(|part| part["description"].as_str());
-    let text = texts.next().unwrap_or_default().replace('\n', " ");
+    let text = texts.next().unwrap_or_default().trim_end_matches('.').replace('\n', " ");
     let example =
         whole["examples"][0].get(member).or_else(|| example(schema)).map(|example| format!(", as in {example}"));
-    format!("`{member}`: {text}{}.", example.unwrap_or_default())
+    Hint::new(format!("Check `{}`: {text}{}", called(names, member), example.unwrap_or_default()))
 }
 
 /// An example of a value, of any of its forms; the last one has a unit where there are units.
@@ -143,11 +160,20 @@ fn example(schema: &Value) -> Option<&Value> {
 }
 
 /// Which members there are.
-fn shape(schema: &Value) -> String {
+fn shape(schema: &Value) -> Hint {
     let names: Vec<_> = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     match &names[..] {
-        [] => "It has no members.".to_owned(),
-        names => format!("Its members are {}.", names.join(", ")),
+        [] => Hint::new("Send no members: this request has none"),
+        names => Hint::new(format!("Use the members {}", names.join(", "))),
+    }
+}
+
+/// Returns the error for a member that a request does not have, with the one that was probably meant.
+pub fn unknown_member(member: &str, meant: Option<&str>) -> Error {
+    let error = invalid_member(member, format!("unknown member `{member}`"));
+    match meant {
+        Some(name) => error.hint(format!("Use `{name}` instead, if that is what you meant")),
+        None => error,
     }
 }
 

@@ -16,6 +16,7 @@ use clap::{
 use serde::Serialize;
 
 use crate::{
+    api,
     error::{Code, Error, Result},
     ops::{Host, doctor},
 };
@@ -133,6 +134,7 @@ impl Output {
     pub(super) fn error(&self, error: &Error) {
         let error = self.host.get().map_or_else(|| error.clone(), |host| doctor::explain(host, error.clone()));
         if self.is_json() {
+            let error = error.written(api::as_command);
             let text = json(serde_json::to_string_pretty(&error)).unwrap_or_else(|_| error.to_string());
             err("", &text);
             return;
@@ -142,8 +144,8 @@ impl Output {
         if let Some(cause) = &error.cause {
             err("  why: ", &cause.replace('\n', "\n       "));
         }
-        if let Some(hint) = &error.hint {
-            err(&format!("{CYAN}hint:{RESET} "), hint);
+        for hint in &error.hints {
+            err(&format!("{CYAN}hint:{RESET} "), &api::as_command(hint));
         }
         if error.code == Code::Internal {
             err("", "This is a bug in vmprov: please report it with the output of the same command with -vv.");

@@ -404,12 +404,12 @@ mod tests {
             let find = |asked: &str| (asked == name).then(|| value.to_owned());
             let defaults = defaults();
             let error = layer(&NONE, find, &File::default(), "", &defaults).unwrap_err();
-            assert!(error.hint.as_ref().unwrap().contains(&format!("environment: {name}")), "{error:?}");
+            assert!(error.hints[0].text.contains(&format!("environment: {name}")), "{error:?}");
         }
         let file = toml::from_str::<File>("[mirrors]\n'a/b' = 'http://m'").unwrap();
         let defaults = defaults();
         let error = layer(&NONE, |_| None, &file, "c.toml", &defaults).unwrap_err();
-        assert!(error.hint.unwrap().contains("file: c.toml"));
+        assert!(error.hints[0].text.contains("file: c.toml"));
     }
 
     #[test]

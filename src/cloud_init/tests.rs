@@ -143,5 +143,5 @@ fn private_halves_are_not_shown() {
 #[test]
 fn another_versions_seed_is_refused_with_what_to_do() {
     let error = Seed::from_json(b"{}").unwrap_err();
-    assert!(error.to_string().contains("missing field") && error.hint.is_some(), "{error:?}");
+    assert!(error.to_string().contains("missing field") && !error.hints.is_empty(), "{error:?}");
 }

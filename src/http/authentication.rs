@@ -17,6 +17,7 @@ use super::{
     tokens::Tokens,
 };
 use crate::{
+    api,
     error::{Code, Error, Result},
     service::client::Client,
 };
@@ -69,8 +70,8 @@ impl Authenticator {
                 tracing::info!(tokens = count, "the tokens were read again");
             }
             Err(error) => {
-                let hint = error.hint.clone().unwrap_or_default();
-                tracing::error!("{error}. {hint} The tokens stay as they were");
+                let hint = error.hint_text(api::as_command).unwrap_or_default();
+                tracing::error!(hint, "cannot reload the tokens, the old ones stay valid: {error}");
             }
         }
     }

@@ -28,7 +28,7 @@ pub(super) async fn list(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
 ) -> Json<Listing> {
-    let operations = service.operations(&client).map(|view| view.in_words(api::over_http)).collect();
+    let operations = service.operations(&client).map(|view| view.written(api::as_request)).collect();
     Json(Listing { operations })
 }
 
@@ -39,7 +39,7 @@ pub(super) async fn show(
     route: submit::Route,
 ) -> Result<Json<View>, Problem> {
     let job = service.operation(&client, id(&submit::names(route)?))?;
-    Ok(Json(job.view().in_words(api::over_http)))
+    Ok(Json(job.view().written(api::as_request)))
 }
 
 /// Cancels one, and waits until it has undone what it had done.
@@ -49,7 +49,7 @@ pub(super) async fn cancel(
     route: submit::Route,
 ) -> Result<Json<View>, Problem> {
     let view = service.cancel(&client, id(&submit::names(route)?)).await?;
-    Ok(Json(view.in_words(api::over_http)))
+    Ok(Json(view.written(api::as_request)))
 }
 
 fn id(route: &RawPathParams) -> &str {

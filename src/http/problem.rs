@@ -68,8 +68,8 @@ const RETRY_AFTER: &str = "5";
 impl Problem {
     /// One that is HTTP's own: the code and the status are another than those of the error.
     pub(super) fn new(status: StatusCode, code: &'static str, error: Error) -> Self {
-        let Error { code: kind, message, cause, hint, details } = error;
-        let hint = hint.as_deref().map(api::over_http);
+        let hint = error.hint_text(api::as_request);
+        let Error { code: kind, message, cause, details, .. } = error;
         let sentences = [Some(match &cause {
             Some(cause) => format!("{message}: {cause}."),
             None => format!("{message}."),

@@ -37,7 +37,7 @@ pub(super) struct Accepted {
 /// A report.
 pub(super) fn report(operation: &Operation, request: &Value, report: &Report) -> Response<Body> {
     let status = StatusCode::from_u16(operation.status_of(report)).unwrap_or(StatusCode::OK);
-    match &*report.in_words(api::over_http) {
+    match report {
         Report::Json(value) => {
             let mut response = (status, Json(value)).into_response();
             if response.status() == StatusCode::CREATED
@@ -84,7 +84,7 @@ pub(super) fn job(job: &Job, request: &Value) -> Response<Body> {
 }
 
 fn accepted(job: &Job) -> Response<Body> {
-    let operation = job.view().in_words(api::over_http);
+    let operation = job.view().written(api::as_request);
     let poll = format!("/api/operations/{}", operation.id);
     let message = format!(
         "{} is under way and goes on by itself. Ask how far it is with GET {poll} until its state is succeeded, failed or \

@@ -219,7 +219,7 @@ mod tests {
             (format!("[[token]]\n{}", plain.replace("'read'", "'root'")), "unknown variant"),
         ] {
             let error = parse(&text).unwrap_err();
-            let said = format!("{error} {:?}", error.hint);
+            let said = format!("{error} {:?}", error.hints);
             assert!(said.contains(why), "{text}: {said}");
             assert!(!said.contains(SECRET), "{said}");
         }
@@ -235,7 +235,7 @@ mod tests {
             Tokens::read(&path, "vms")
         };
         let error = write(&format!("token='{SECRET}'"), 0o644).unwrap_err();
-        assert!(error.code == Code::Denied && error.hint.unwrap().contains("chmod o= "));
+        assert!(error.code == Code::Denied && error.command().unwrap().contains("chmod o= "));
         assert_eq!(write(&format!("token='{SECRET}'"), 0o640).unwrap().len(), 1);
         assert_eq!(write(&format!("sha256='{}'", digest::of(b"x")), 0o644).unwrap().len(), 1);
         assert_eq!(Tokens::read(&path.with_file_name("none"), "vms").unwrap_err().code, Code::NotFound);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::address::may_be_public;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Hint};
 
 /// What a request may name as an image or as an installer. Names of the catalogue and of images in the pool always may
 /// be named: where those lead is the operator's choice.
@@ -76,7 +76,7 @@ fn refusal(url: &Url, why: &str) -> Error {
     let host = url.host_str().unwrap_or_default();
     Error::new(Code::Forbidden, format!("cannot fetch `{url}`"))
         .because(why)
-        .hint(format!("The operator may allow the host with --allow-image-host {host}."))
+        .hint(Hint::run("Ask the operator to allow the host", format!("vmprov serve --allow-image-host {host}")))
 }
 
 /// The hosts that an operator means: a name, `*.` and the domain that they are below, or an IP address; with `:` and a
@@ -247,7 +247,7 @@ mod tests {
             "%61",
         ] {
             let error = text.parse::<HostPattern>().unwrap_err();
-            assert_eq!((error.code, error.hint.is_some()), (Code::InvalidInput, true), "{text}");
+            assert_eq!((error.code, error.hints.len()), (Code::InvalidInput, 1), "{text}");
         }
     }
 
@@ -266,8 +266,8 @@ mod tests {
         ] {
             let error = limits.check(&Url::parse(url).unwrap()).unwrap_err();
             assert_eq!(error.code, Code::Forbidden);
-            assert!(error.cause.unwrap().contains(why), "{url}");
-            assert!(error.hint.unwrap().ends_with(&format!("--allow-image-host {host}.")), "{url}");
+            assert!(error.cause.as_ref().unwrap().contains(why), "{url}");
+            assert!(error.command().unwrap().ends_with(&format!("--allow-image-host {host}")), "{url}");
         }
     }
 

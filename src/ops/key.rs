@@ -4,9 +4,9 @@ use camino::Utf8Path;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Host, unknown};
+use super::{Host, missing};
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, ResourceKind, Result},
     model::{
         key::{Key, NewKey},
         name::Name,
@@ -73,7 +73,12 @@ fn near(host: &Host, name: &Name, error: Error) -> Error {
     match (error.code, host.keys.list()) {
         (Code::NotFound, Ok(listing)) => {
             let known = listing.keys.iter().map(|key| key.name.as_str()).filter(|name| host.caller.sees(name));
-            unknown("key", name.as_str(), known, &format!("Make it: vmprov key generate {name}"))
+            missing(
+                ResourceKind::Key,
+                name.as_str(),
+                known,
+                Hint::call("Generate it", "ssh_key_generate", [("name", name.as_str())]),
+            )
         }
         _ => error,
     }

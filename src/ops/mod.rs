@@ -26,7 +26,7 @@ use camino::Utf8PathBuf;
 
 use crate::{
     cancel::Cancel,
-    error::{Error, Result},
+    error::{Error, Fault, Hint, ResourceKind, Result},
     model::{image::Mirror, proxy::Proxies, source_policy::SourcePolicy},
     observer::Observer,
     store::{http::Http, keys::KeyStore, rsa::Effort},
@@ -194,8 +194,13 @@ impl Host {
     }
 }
 
-/// The error for a name that is not there, with the names that are near.
-fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>, list: &str) -> Error {
+/// Returns the error for a resource that does not exist, with the names that are similar. `list` is how to list them.
+fn missing<'a>(kind: ResourceKind, name: &str, known: impl IntoIterator<Item = &'a str>, list: Hint) -> Error {
+    unknown(kind.noun(), name, known, list).fault(Fault::Missing(kind))
+}
+
+/// Returns the error for a name that does not exist, with the names that are similar. `list` is how to list them.
+fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>, list: Hint) -> Error {
     /// Below this, Jaro-Winkler calls words alike that nobody would mistake for each other.
     const ALIKE: f64 = 0.75;
     let mut near: Vec<_> = known
@@ -209,7 +214,7 @@ fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>,
         [] => error,
         near => {
             let names: Vec<_> = near.iter().take(3).map(|(_, name)| format!("`{}`", name.escape_debug())).collect();
-            error.hint(format!("Did you mean {}?", names.join(" or ")))
+            error.hint(format!("Check the name; similar: {}", names.join(", ")))
         }
     };
     error.hint(list)

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Host, undo::undoing, unknown};
+use super::{Host, missing, undo::undoing};
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, ResourceKind, Result},
     model::vm::{DEFAULT_NETWORK, USER_NETWORK},
     store::lock::Lock,
     tools::virsh::{HostInventory, Pool},
@@ -99,7 +99,7 @@ pub(super) fn check_network(host: &Host, name: &str, survey: &HostInventory) -> 
         return Ok(());
     }
     let known = survey.networks.iter().map(String::as_str);
-    Err(unknown("network", name, known, "`virsh net-list --all` shows the networks there are."))
+    Err(missing(ResourceKind::Network, name, known, Hint::run("List the networks", "virsh net-list --all")))
 }
 
 /// Makes or starts the network where that is needed. Only `default` is made: what another should look like is the

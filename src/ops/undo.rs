@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 
 /// What is to be undone when the work fails, in the order it was begun.
 #[derive(Default)]
@@ -81,11 +81,8 @@ pub fn undoing_with<'a, T>(
     }
 }
 
-/// How the sentence of a hint begins that names what could not be undone.
-pub(super) const LEFT_BEHIND: &str = "Left behind: ";
-
 fn left_behind(error: Error, left: &[String]) -> Error {
-    error.hint(format!("{LEFT_BEHIND}{}. `vmprov gc` removes it later.", left.join("; ")))
+    error.hint(Hint::leftovers(left))
 }
 
 #[cfg(test)]
@@ -106,11 +103,11 @@ mod tests {
                 });
             }
             undo.push("d", || unreachable!("it was not ours")).waive();
-            Err::<(), _>(Error::internal("boom").hint("Do this."))
+            Err::<(), _>(Error::internal("boom").hint("Do this"))
         })
         .unwrap_err();
         assert_eq!(*log.borrow(), ["c", "b", "a"]);
-        assert_eq!(error.hint.unwrap(), "Do this. Left behind: b (stuck). `vmprov gc` removes it later.");
+        assert_eq!(error.hints, [Hint::new("Do this"), Hint::leftovers(&["b (stuck)".to_owned()])]);
     }
 
     #[test]

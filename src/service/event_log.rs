@@ -53,7 +53,7 @@ impl ServiceEvent {
     /// As its readers are told it, over HTTP.
     fn over_http(&self) -> Self {
         match self {
-            Self::Operation(view) => Self::Operation(Box::new(view.as_ref().clone().in_words(api::over_http))),
+            Self::Operation(view) => Self::Operation(Box::new(view.as_ref().clone().written(api::as_request))),
             other => other.clone(),
         }
     }

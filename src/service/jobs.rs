@@ -346,7 +346,7 @@ mod tests {
         let listed: Vec<_> = service.operations(&alice).collect();
         assert_eq!((listed.len(), listed[0].id, &listed[0].result), (1, job.id, &None));
         assert_eq!(service.operations(&bob).count(), 0);
-        let views: Vec<_> = (0..50).map(|_| job.view().in_words(crate::api::over_http)).collect();
+        let views: Vec<_> = (0..50).map(|_| job.view().written(crate::api::as_request)).collect();
         let outcome = job.outcome().unwrap().unwrap();
         assert!(views.iter().all(|view| Arc::ptr_eq(view.result.as_ref().unwrap(), &outcome)));
     }

@@ -3,6 +3,7 @@
 //! [`Tool`] is one call: arguments without a shell, a fixed locale, a time limit, a process group of its own that is
 //! ended at the limit or on interrupt, standard error kept for the error.
 
+mod fault;
 pub mod fence;
 pub mod genisoimage;
 pub mod guestfs;
@@ -29,7 +30,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{
     cancel::Cancel,
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     observer::Observer,
 };
 use fence::Fence;
@@ -122,7 +123,11 @@ impl Finished {
     pub fn failure(&self) -> Error {
         let stderr = self.stderr.trim();
         let cause = if stderr.is_empty() { "it said nothing" } else { stderr };
-        Error::new(Code::ToolFailed, format!("`{}` failed ({})", self.command, self.status)).because(cause)
+        let error = Error::new(Code::ToolFailed, format!("`{}` failed ({})", self.command, self.status)).because(cause);
+        match fault::of(stderr) {
+            Some(fault) => error.fault(fault),
+            None => error,
+        }
     }
 }
 
@@ -304,7 +309,7 @@ impl Tool {
             other => other,
         };
         Error::new(Code::ToolMissing, format!("the program `{}` is not installed", self.program))
-            .hint(format!("Install it: apt-get install {package}"))
+            .hint(Hint::run("Install it", format!("apt-get install {package}")))
     }
 }
 
@@ -366,7 +371,7 @@ mod tests {
     fn a_missing_program_is_named_with_its_package() {
         let error = Tool::new("isoinfo-that-is-not-there").read(&Runner::default()).unwrap_err();
         assert_eq!(error.code, Code::ToolMissing);
-        assert!(error.hint.unwrap().contains("apt-get install isoinfo-that-is-not-there"));
+        assert!(error.command().unwrap() == "apt-get install isoinfo-that-is-not-there");
     }
 
     #[test]

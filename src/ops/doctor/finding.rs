@@ -2,7 +2,7 @@
 
 use super::{CheckStatus, Checked};
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     ops::Host,
 };
 
@@ -82,16 +82,14 @@ impl Finding {
         }
     }
 
-    /// What an error can say of it: what is wrong, and the command. Nothing where nothing was found to be wrong.
-    pub(super) fn as_hint(&self) -> Option<String> {
+    /// Returns it as a hint: what is wrong, and the command that fixes it. None where nothing is wrong.
+    pub(super) fn as_hint(&self) -> Option<Hint> {
         if !matches!(self.status, CheckStatus::Warn | CheckStatus::Fail) {
             return None;
         }
-        // A sentence of its own, unless it begins with a name.
-        let sentence = self.saw.strip_prefix("th").map_or_else(|| self.saw.clone(), |rest| format!("Th{rest}"));
         Some(match &self.fix {
-            Some(fix) => format!("{sentence}: {fix}"),
-            None => format!("{sentence}."),
+            Some(fix) => Hint::run(&self.saw, fix),
+            None => Hint::new(&self.saw),
         })
     }
 }

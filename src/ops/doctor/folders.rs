@@ -29,7 +29,7 @@ pub(super) fn keys(look: &Context) -> Finding {
         return Finding::ok(format!("keys in {folder}: {}", listing.keys.len()));
     };
     let finding = Finding::warn(error.to_string());
-    match error.hint.as_deref().and_then(|hint| hint.split('`').nth(1)) {
+    match error.command() {
         Some(command) => finding.mend(command),
         None => finding,
     }

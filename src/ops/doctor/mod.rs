@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Host, unknown};
-use crate::error::{Code, Result};
+use crate::error::{Code, Hint, Result};
 pub use checks::{CHECKS, Check};
 use context::Context;
 pub use explain::explain;
@@ -163,7 +163,7 @@ fn choose(asked: &[String]) -> Result<Vec<&'static str>> {
                 "check",
                 word,
                 CHECKS.iter().map(|check| check.id),
-                "`vmprov doctor --list` shows them.",
+                Hint::run("List the checks", "vmprov doctor --list"),
             ));
         }
     }

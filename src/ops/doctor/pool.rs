@@ -124,6 +124,7 @@ pub(super) fn existing(path: &Utf8Path) -> Utf8PathBuf {
 #[cfg(test)]
 mod tests {
     use super::{super::CheckStatus, *};
+    use crate::error::Hint;
 
     #[test]
     fn little_room_is_a_warning_and_none_a_failure() {
@@ -133,7 +134,7 @@ mod tests {
         }
         assert_eq!(
             room_for(512 << 20, "it").as_hint().unwrap(),
-            "it has 512M left: hardly an image fits: vmprov image prune"
+            Hint::run("it has 512M left: hardly an image fits", "vmprov image prune")
         );
         assert_eq!(existing(Utf8Path::new("/tmp/nobody/made/this")), "/tmp");
     }

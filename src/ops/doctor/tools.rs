@@ -61,7 +61,7 @@ fn missing(error: &Error, else_fine: Option<&str>) -> Result<Finding> {
         (Code::ToolMissing | Code::Denied, _) => Finding::fail(error.code, error.to_string()),
         _ => return Err(error.clone()),
     };
-    let install = error.hint.as_deref().and_then(|hint| hint.split_once(": ")).map(|(_, command)| command);
+    let install = error.command();
     Ok(match install {
         Some(command) => finding.mend(command),
         None => finding,

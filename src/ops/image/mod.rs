@@ -21,10 +21,10 @@ use std::time::Duration;
 use camino::Utf8Path;
 use url::Url;
 
-use super::{Host, unknown};
+use super::{Host, missing};
 use crate::{
     catalogue::Catalogue,
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, ResourceKind, Result},
     model::{
         image::{ImageName, Origin, Verification, Visibility},
         source_policy::SourcePolicy,
@@ -198,8 +198,7 @@ fn unknown_image(host: &Host, name: &str) -> Result<Error> {
             .hint(format!("Fetch it: vmprov image pull {name}")));
     }
     let known = catalogue.names().map(ImageName::as_str).chain(stored.iter().map(String::as_str));
-    let error =
-        unknown("image", name, known, "`vmprov image search` and `vmprov image list` show the images there are.");
+    let error = missing(ResourceKind::Image, name, known, Hint::call_any("List the known images", "image_search"));
     // Whoever may not name every file is not told of any.
     let is_file = host.settings.sources == SourcePolicy::Any && Utf8Path::new(name).is_file();
     Ok(if is_file { error.hint(format!("There is a file of that name: `./{name}` means it.")) } else { error })

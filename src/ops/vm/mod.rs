@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::{
     Host,
     lease::{Lease, Session},
-    unknown,
+    missing,
 };
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, ResourceKind, Result},
     model::vm::State,
     tools::virsh::{Domain, DomainSummary},
 };
@@ -73,15 +73,10 @@ fn find(host: &Host, reference: &str) -> Result<DomainSummary> {
         .iter()
         .position(|domain| domain.name == reference)
         .or_else(|| domains.iter().position(|domain| Some(domain.uuid) == uuid));
-    match position {
-        Some(position) => Ok(domains[position].clone()),
-        None => Err(unknown(
-            "VM",
-            reference,
-            domains.iter().map(|domain| domain.name.as_str()),
-            "`vmprov vm list` shows the VMs there are.",
-        )),
-    }
+    position.map(|position| domains[position].clone()).ok_or_else(|| {
+        let known = domains.iter().map(|domain| domain.name.as_str());
+        missing(ResourceKind::Vm, reference, known, Hint::call_any("List the VMs", "vm_list"))
+    })
 }
 
 /// Finds a VM and reads what libvirt and vmprov know of it.

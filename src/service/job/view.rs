@@ -1,6 +1,6 @@
 //! [`View`]: an operation as its clients are shown it.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -14,8 +14,8 @@ use utoipa::{
 use uuid::Uuid;
 
 use crate::{
-    api::{Report, Words},
-    error::Error,
+    api::Report,
+    error::{Error, WriteHint},
 };
 
 /// How far an operation is.
@@ -112,12 +112,8 @@ fn serialize_result<S: Serializer>(result: &Option<Arc<Report>>, serializer: S) 
 }
 
 impl View {
-    /// The same with the texts in a face's words.
-    pub(crate) fn in_words(self, words: Words) -> Self {
-        let result = self.result.map(|result| match result.in_words(words) {
-            Cow::Owned(reworded) => Arc::new(reworded),
-            Cow::Borrowed(_) => result,
-        });
-        Self { result, error: self.error.map(|error| error.in_words(words)), ..self }
+    /// Returns the view with the hints of its error as a front end writes them.
+    pub(crate) fn written(self, write: WriteHint) -> Self {
+        Self { error: self.error.map(|error| error.written(write)), ..self }
     }
 }

@@ -3,7 +3,8 @@
 //! virsh exits with 1 for every failure (11.3.0), so the text decides. Its first line is virsh's own, the second is
 //! libvirt's (`virErrorMsg` in its sources); `LC_ALL=C` keeps both in English.
 
-use crate::error::{Code, Error};
+use super::super::fault::{self, NO_CONNECTION};
+use crate::error::{Code, Error, Hint};
 
 /// A text in virsh's complaint, and what it means. The first that matches decides, so the precise stand first.
 const KNOWN: &[(&str, Code)] = &[
@@ -49,15 +50,6 @@ const KNOWN: &[(&str, Code)] = &[
     ("No space left on device", Code::ToolFailed),
 ];
 
-/// What QEMU and passt say when a port that they should forward is in use.
-const PORT_IN_USE: &[&str] =
-    &["Could not set up host forwarding rule", "Failed to bind port", "Failed to bind any port"];
-
-/// Whether a VM did not start because the port that leads to it is in use.
-pub fn is_port_in_use(error: &Error) -> bool {
-    error.cause.as_ref().is_some_and(|cause| PORT_IN_USE.iter().any(|text| cause.contains(text)))
-}
-
 /// What the complaint means; [`Code::ToolFailed`] where nobody knows.
 pub(super) fn classify(stderr: &str) -> Code {
     let known = KNOWN.iter().find(|(text, _)| stderr.contains(text));
@@ -69,53 +61,56 @@ pub(super) fn explain(what: &str, uri: &str, stderr: &str) -> Error {
     let lines = stderr.lines().map(|line| line.trim_start_matches("error: ").trim());
     let cause = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(": ");
     let code = classify(stderr);
-    let message = if stderr.contains("failed to connect to the hypervisor") {
+    let message = if stderr.contains(NO_CONNECTION) {
         format!("cannot reach libvirt at {uri}")
     } else {
         format!("cannot {what}")
     };
     let error = Error::new(code, message).because(if cause.is_empty() { "virsh said nothing" } else { &cause });
-    match hint(stderr, code, uri) {
-        Some(hint) => error.hint(hint),
+    let error = hints(stderr, code, uri).into_iter().fold(error, Error::hint);
+    match fault::of(stderr) {
+        Some(fault) => error.fault(fault),
         None => error,
     }
 }
 
-fn hint(stderr: &str, code: Code, uri: &str) -> Option<String> {
+/// Returns what repairs a failure, most likely first.
+fn hints(stderr: &str, code: Code, uri: &str) -> Vec<Hint> {
     let has = |text: &str| stderr.contains(text);
-    if has("failed to connect to the hypervisor") || code == Code::Denied {
-        return Some(if code == Code::Denied {
-            "Let your user manage VMs, then log in anew: sudo usermod -aG libvirt $USER; or use a libvirt of your own: \
-             --connect qemu:///session"
-                .to_owned()
-        } else if has("Connection refused") {
-            "libvirtd is gone and left its socket behind; start it: sudo systemctl restart libvirtd".to_owned()
+    if code == Code::Denied {
+        let group = "Add your user to the group libvirt, which amounts to root, and log in again";
+        return vec![
+            Hint::run(group, "sudo usermod -aG libvirt $USER"),
+            Hint::run("Or use the libvirt session of your user", "vmprov --connect qemu:///session"),
+        ];
+    }
+    if has(NO_CONNECTION) {
+        return vec![if has("Connection refused") {
+            Hint::run("Restart libvirtd: it stopped and left its socket", "sudo systemctl restart libvirtd")
         } else if has("Failed to connect socket") && has("No such file or directory") {
-            "libvirtd is not running; start it: sudo systemctl enable --now libvirtd \
-             (or install it: apt-get install libvirt-daemon-system)"
-                .to_owned()
+            let start = "Start libvirtd (from the package libvirt-daemon-system)";
+            Hint::run(start, "sudo systemctl enable --now libvirtd")
         } else {
-            format!("Try the connection by hand: virsh -c {} version", shell_words::quote(uri))
-        });
+            Hint::run("Try the connection by hand", format!("virsh -c {} version", shell_words::quote(uri)))
+        }];
     }
     if has("Permission denied") && has("Cannot access storage file") {
-        return Some(
-            "The user that QEMU runs as (libvirt-qemu) must be able to read the file and to enter every folder above it."
-                .to_owned(),
-        );
+        let text = "Check that the user of QEMU (libvirt-qemu) can read the file and enter every folder above it";
+        return vec![Hint::new(text)];
     }
     if has("No space left on device") {
-        return Some("Free some space in the storage pool: virsh pool-info POOL shows what is left.".to_owned());
+        return vec![Hint::run("Free some space in the storage pool", "virsh pool-info POOL")];
     }
     match code {
-        Code::Busy => Some("Another operation is under way; try again in a moment.".to_owned()),
-        _ => None,
+        Code::Busy => vec![Hint::new("Try again in a moment: another operation is running")],
+        _ => Vec::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Fault;
 
     const SOCKET: &str = "error: failed to connect to the hypervisor\n\
                           error: Failed to connect socket to '/var/run/libvirt/libvirt-sock': ";
@@ -149,7 +144,7 @@ mod tests {
             ("Could not start 'passt': Failed to bind any port for '-t 127.0.0.1/29999:22', exiting", true),
             ("cannot set up guest memory 'pc.ram': Cannot allocate memory", false),
         ] {
-            assert_eq!(is_port_in_use(&Error::conflict("x").because(cause)), is, "{cause}");
+            assert_eq!(fault::of(cause) == Some(Fault::PortInUse), is, "{cause}");
         }
     }
 
@@ -162,7 +157,7 @@ mod tests {
         ] {
             let error = explain("list the VMs", "qemu:///system", &format!("{SOCKET}{reason}"));
             assert_eq!(error.message, "cannot reach libvirt at qemu:///system");
-            assert!(error.hint.as_ref().unwrap().contains(mend), "{error:?}");
+            assert!(error.command().unwrap().contains(mend), "{error:?}");
         }
     }
 

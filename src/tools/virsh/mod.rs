@@ -38,7 +38,6 @@ pub use domain::{Described, Domain, DomainSummary};
 pub use domain_xml::{DiskDevice, Link, NewDomain, NewInterface, UserMode};
 pub use edit::Limits;
 pub use event::Event;
-pub use failure::is_port_in_use;
 pub use host::{Capabilities, HostInventory};
 pub use host_facts::{Confinement, Network, Offer, Versions};
 pub use lease::{LeaseSession, StoredLease, Taken};

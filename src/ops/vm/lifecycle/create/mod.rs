@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Fault, Result},
     model::{
         record::{Phase, PortForward, VmRecord},
         vm::{Known, NewVm, State, Vm},
@@ -24,10 +24,7 @@ use crate::{
         undo::{Undo, undoing},
         vm::{lifecycle::expiry::expiry, lifecycle::seed, lock, wait::Watch},
     },
-    tools::{
-        scratch::Scratch,
-        virsh::{NewVolume, is_port_in_use},
-    },
+    tools::{scratch::Scratch, virsh::NewVolume},
 };
 use existing::{Existing, Old};
 use plan::{Plan, plan};
@@ -136,14 +133,14 @@ fn build_at_last(
             planned.held = None;
             planned = plan(host, new, request, None, &mut Vec::new())?;
         } else if let Some(forward) = planned.attachment.forward()
-            && is_port_in_use(&error)
+            && error.fault.as_deref() == Some(&Fault::PortInUse)
             && in_use.len() < MOST_PORTS
         {
             // Another process took the port between its choice and QEMU's start.
             in_use.push(forward.port);
             planned.attachment = planned.attachment.with_other_port(host, &in_use)?;
             planned.metadata.forward = planned.attachment.forward();
-        } else if planned.attachment.is_passt() && error.cause.as_ref().is_some_and(|cause| cause.contains("passt")) {
+        } else if planned.attachment.is_passt() && error.fault.as_deref() == Some(&Fault::Passt) {
             // It has reasons of its own to end: a profile of AppArmor's, namespaces that are not allowed.
             planned.attachment = planned.attachment.without_passt();
             let why = error.cause.unwrap_or(error.message);

@@ -3,10 +3,16 @@
 //! The [`Code`] decides the exit status, the HTTP status and whether a retry can help, so that a shell script, an
 //! HTTP client and a language model are told the same thing. Nothing here knows how an error is printed.
 
+mod fault;
+mod hint;
+
 use std::fmt;
 
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::Value;
+
+pub use fault::{Fault, ResourceKind};
+pub use hint::{Action, Call, Hint, WriteHint, join};
 
 /// What every fallible function of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,8 +26,10 @@ pub struct Error {
     pub message: String,
     /// Why, in the words of the tool or the operating system.
     pub cause: Option<String>,
-    /// What to do next, as a sentence with the command to type.
-    pub hint: Option<String>,
+    /// What to do next.
+    pub hints: Vec<Hint>,
+    /// The fault behind it, where it is a known one.
+    pub fault: Option<Box<Fault>>,
     /// What a program may want to know beyond that: members named by whoever fails.
     pub details: Option<Box<Value>>,
 }
@@ -29,7 +37,7 @@ pub struct Error {
 impl Error {
     /// Makes an error of a kind.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None, hint: None, details: None }
+        Self { code, message: message.into(), cause: None, hints: Vec::new(), fault: None, details: None }
     }
 
     /// Something the caller gave cannot be used.
@@ -66,24 +74,38 @@ impl Error {
             | Kind::InvalidData => Code::InvalidInput,
             _ => Code::ToolFailed,
         };
-        Self::new(code, format!("cannot {what}")).because(error)
+        let failed = Self::new(code, format!("cannot {what}")).because(error);
+        if error.kind() == Kind::StorageFull { failed.fault(Fault::DiskFull) } else { failed }
     }
 
-    /// Adds what to do next; a second call adds a second sentence.
+    /// Adds what to do next.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        let hint = hint.into();
-        self.hint = Some(match self.hint.take() {
-            Some(first) => format!("{first} {hint}"),
-            None => hint,
-        });
+    pub fn hint(mut self, hint: impl Into<Hint>) -> Self {
+        self.hints.push(hint.into());
         self
     }
 
-    /// The error with its hint in a face's words.
+    /// Adds the fault behind it.
     #[must_use]
-    pub fn in_words(self, words: impl Fn(&str) -> String) -> Self {
-        Self { hint: self.hint.as_deref().map(words), ..self }
+    pub fn fault(self, fault: Fault) -> Self {
+        Self { fault: Some(Box::new(fault)), ..self }
+    }
+
+    /// Returns the command that the first hint with one says to run on the host.
+    pub fn command(&self) -> Option<&str> {
+        self.hints.iter().find_map(Hint::command)
+    }
+
+    /// Returns all hints as one text, each as a front end writes it.
+    pub fn hint_text(&self, write: impl Fn(&Hint) -> String) -> Option<String> {
+        join(self.hints.iter().map(write))
+    }
+
+    /// Returns the error with its hints as a front end writes them.
+    #[must_use]
+    pub fn written(self, write: impl Fn(&Hint) -> String) -> Self {
+        let hints = self.hint_text(write).map(Hint::new).into_iter().collect();
+        Self { hints, ..self }
     }
 
     /// Adds what a program may want to know.
@@ -121,7 +143,7 @@ impl Serialize for Error {
         object.serialize_field("code", &self.code)?;
         object.serialize_field("exitStatus", &self.code.exit_status())?;
         object.serialize_field("cause", &self.cause)?;
-        object.serialize_field("hint", &self.hint)?;
+        object.serialize_field("hint", &self.hint_text(|hint| hint.text.clone()))?;
         object.serialize_field("retryable", &self.code.is_retryable())?;
         object.serialize_field("details", &self.details)?;
         object.end()

@@ -1,0 +1,118 @@
+//! Hints as a model reads them: an operation is a call of its tool.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::definitions;
+use crate::{
+    api,
+    error::{Action, Call, Error, Hint},
+};
+
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Next {
+    /// The tool's name.
+    pub(crate) tool: &'static str,
+    /// Its arguments, as far as they are known.
+    pub(crate) arguments: Map<String, Value>,
+}
+
+impl Next {
+    pub(super) fn new(tool: &'static str, arguments: &[(&str, &str)]) -> Self {
+        let arguments = arguments.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+        Self { tool, arguments }
+    }
+
+    /// Returns the tool call for a call of an operation; none where no tool takes it.
+    pub(super) fn of(call: &Call) -> Option<Self> {
+        let operation = api::find(call.operation)?;
+        let row = definitions::tool_of(operation)?;
+        if call.members.keys().any(|member| row.lacks(member)) {
+            return None;
+        }
+        let called = |name: &str| {
+            let known = row.names.iter().find(|(_, of_operation)| *of_operation == name);
+            known.map_or(name, |(of_tool, _)| of_tool).to_owned()
+        };
+        let arguments = call.members.iter().map(|(name, value)| (called(name), value.clone())).collect();
+        Some(Self { tool: row.name, arguments })
+    }
+
+    /// Whether a program may follow it without asking: it destroys nothing.
+    pub(super) fn is_harmless(&self) -> bool {
+        let destroys = |tool: &super::Tool| tool.name == self.tool && tool.hints.destructive;
+        !super::tools().iter().any(destroys) && self.arguments.get("force").is_none_or(|force| *force != true)
+    }
+
+    /// Returns the call as it stands in a sentence. The arguments of a call that needs a confirmation are left out: the model has to
+    /// choose them itself.
+    pub(super) fn text(&self) -> String {
+        let confirms = super::tools().iter().any(|tool| tool.name == self.tool && tool.confirms);
+        if self.arguments.is_empty() || confirms {
+            return self.tool.to_owned();
+        }
+        format!("{} {}", self.tool, Value::Object(self.arguments.clone()))
+    }
+}
+
+/// Writes a hint for a model. What no tool does is for the operator.
+pub fn as_tool_call(hint: &Hint) -> String {
+    match &hint.action {
+        Some(Action::Call(call)) => match Next::of(call) {
+            Some(next) => format!("{}: {}", hint.text, next.text()),
+            None => api::with_members(hint),
+        },
+        _ => api::with_members(hint),
+    }
+}
+
+/// Returns the first call of an error's hints.
+pub(super) fn first_call(error: &Error) -> Option<Next> {
+    error.hints.iter().find_map(|hint| match &hint.action {
+        Some(Action::Call(call)) => Next::of(call),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_hint_is_a_call_of_a_tool() {
+        for (hint, text) in [
+            (Hint::call_on_vm("Start it", "vm_start", "web"), "Start it: vm_start {\"name\":\"web\"}"),
+            (Hint::call_any("List the VMs", "vm_list"), "List the VMs: vm_list"),
+            (
+                Hint::call("Inject it", "vm_inject_ssh_key", [("vm", "web"), ("key", "dev")]),
+                "Inject it: vm_inject_ssh_key {\"vmName\":\"web\",\"keyName\":\"dev\"}",
+            ),
+            (Hint::set_to("Raise the limit", "timeout", "5m"), "Raise the limit: `timeout` \"5m\""),
+            (Hint::call_any("Free some space", "image_prune"), "Free some space (on the host): vmprov image prune"),
+            (
+                Hint::call("Delete it", "vm_delete", [("vm", json!("web")), ("unmanaged", json!(true))]),
+                "Delete it (on the host): vmprov vm delete web --unmanaged",
+            ),
+            (Hint::call_on_vm("Delete it", "vm_delete", "web"), "Delete it: vm_delete"),
+            (
+                Hint::run("List the networks", "virsh net-list --all"),
+                "List the networks (on the host): virsh net-list --all",
+            ),
+        ] {
+            assert_eq!(as_tool_call(&hint), text);
+        }
+    }
+
+    #[test]
+    fn the_first_call_of_the_hints_comes_next() {
+        let error = Error::conflict("x")
+            .hint("Wait")
+            .hint(Hint::call_any("Free some space", "image_prune"))
+            .hint(Hint::call_on_vm("Start it", "vm_start", "web"));
+        let next = first_call(&error).unwrap();
+        assert_eq!((next.tool, Value::Object(next.arguments)), ("vm_start", json!({"name": "web"})));
+    }
+}
