@@ -145,7 +145,7 @@ fn the_list_is_sorted_and_one_broken_file_hides_no_key() {
         let told = |error: &&Error| error.message.contains(dir.join(name).as_str());
         let error = listing.unusable.iter().find(told).unwrap_or_else(|| panic!("{name} is not reported"));
         assert!(error.message.contains(why), "{error}");
-        assert!(error.hint.is_some(), "{error}");
+        assert!(!error.hints.is_empty(), "{error}");
     }
     assert_eq!(listing.unusable.len(), 7);
 }
@@ -169,14 +169,14 @@ fn what_a_kill_leaves_is_explained_and_can_be_deleted() {
     fs::write(dir.join("k.pub"), "").unwrap();
     let error = store.get(&name("k")).unwrap_err();
     assert_eq!(error.code, Code::Conflict);
-    assert!(error.hint.unwrap().contains("read from"));
+    assert!(error.hints[0].text.contains("read from"));
 
     // Within the first.
     fs::remove_file(dir.join("k.pub")).unwrap();
     for length in [0, 100, private.len() - 40] {
         fs::write(dir.join("k"), &private[..length]).unwrap();
         let error = store.get(&name("k")).unwrap_err();
-        assert!(error.hint.as_ref().unwrap().contains("vmprov key delete k"), "{error:?}");
+        assert!(error.hint_text(vmprov::api::as_command).unwrap().contains("vmprov key delete k"), "{error:?}");
         assert_eq!(store.list().unwrap().unusable, [error]);
         assert_eq!(store.generate(&ed25519("k")).unwrap_err().code, Code::AlreadyExists);
     }
@@ -210,7 +210,7 @@ fn a_private_file_that_others_may_read_is_not_given_to_ssh() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let error = store.private_key_path(&name("k")).unwrap_err();
     assert_eq!(error.code, Code::Denied);
-    assert!(error.hint.unwrap().contains("chmod 600"));
+    assert!(error.command().unwrap().contains("chmod 600"));
 }
 
 #[test]

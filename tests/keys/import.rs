@@ -154,7 +154,7 @@ fn what_is_no_usable_key_is_refused_with_the_reason() {
         let error = folder.store().import(&name("k"), &file).unwrap_err();
         assert_eq!(error.code, Code::InvalidInput, "{file}: {error}");
         assert!(error.to_string().contains(why), "{file}: {error}");
-        assert!(error.hint.clone().unwrap_or_default().contains(hint), "{file}: {:?}", error.hint);
+        assert!(error.hint_text(vmprov::api::as_command).unwrap_or_default().contains(hint), "{file}: {:?}", error.hints);
     }
     let error = folder.store().import(&name("k"), &folder.path.join("nowhere")).unwrap_err();
     assert_eq!(error.code, Code::NotFound);
