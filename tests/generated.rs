@@ -1,4 +1,4 @@
-//! What is generated, or copied from the code into a document, is current. `UPDATE=1` writes it anew.
+//! Generated files, and tables in documents that come from the code, are current. `UPDATE=1` writes them.
 #![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 use std::{
@@ -101,44 +101,44 @@ fn every_test_that_uses_the_lab_is_in_its_group() {
     }
 }
 
-/// Holds what stands between two marks of the README against `now`.
-fn compare_in_readme(mark: &str, now: &str) {
-    let path = root().join("README.md");
-    let readme = fs::read_to_string(&path).unwrap();
+/// Compares the text between two marks of a document with `now`.
+fn compare_in(document: &str, mark: &str, now: &str) {
+    let path = root().join(document);
+    let text = fs::read_to_string(&path).unwrap();
     let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->\n"));
-    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("the README has no {begin}"));
-    let (there, after) = rest.split_once(&end).unwrap_or_else(|| panic!("the README has no {end}"));
+    let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("{document} has no {begin}"));
+    let (found, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{document} has no {end}"));
     if updates() {
         fs::write(&path, format!("{before}{begin}{now}{end}{after}")).unwrap();
     } else {
-        assert_eq!(there, now, "the README's {mark} are not current: UPDATE=1 cargo test --test generated");
+        assert_eq!(found, now, "the {mark} of {document} are not current: UPDATE=1 cargo test --test generated");
     }
 }
 
-/// One test for all tables: `UPDATE=1` must not write the README twice at a time.
+/// One test for all tables: `UPDATE=1` must not write one document twice at a time.
 #[test]
-fn the_readmes_tables_are_current() {
-    let mut statuses = String::from("| Status | `code` in JSON | When |\n|---|---|---|\n| 0 | | done |\n");
+fn the_tables_of_the_documents_are_current() {
+    let mut statuses = String::from("| Status | `code` in JSON | Meaning |\n|---|---|---|\n| 0 | | success |\n");
     for code in Code::ALL {
         writeln!(statuses, "| {} | `{}` | {} |", code.exit_status(), code.name(), code.meaning()).unwrap();
     }
-    compare_in_readme("exit statuses", &statuses);
+    compare_in("docs/reference.md", "exit statuses", &statuses);
 
-    let mut rows = String::from("| Tool | Must be given | Does |\n|---|---|---|\n");
+    let mut rows = String::from("| Tool | Required | Does |\n|---|---|---|\n");
     for tool in agents::tools() {
         let required = tool.arguments().map(|(name, _)| name.as_str()).filter(|name| tool.requires(name));
         let required: Vec<_> = required.map(|name| format!("`{name}`")).collect();
         writeln!(rows, "| `{}` | {} | {} |", tool.name, required.join(", "), tool.summary).unwrap();
     }
-    compare_in_readme("tools", &rows);
+    compare_in("docs/agents.md", "tools", &rows);
 
-    let mut checks = String::from("| Check | Looks whether |\n|---|---|\n");
+    let mut checks = String::from("| Check | Passes if |\n|---|---|\n");
     for check in CHECKS {
         writeln!(checks, "| `{}` | {} |", check.id, check.about).unwrap();
     }
-    compare_in_readme("checks", &checks);
+    compare_in("docs/doctor.md", "checks", &checks);
 
-    let mut commands = String::from("| Command | |\n|---|---|\n");
+    let mut commands = String::from("| Command | Does |\n|---|---|\n");
     let manual = manual();
     for (_, page) in leaves(&manual, "vmprov") {
         let about = page.lines().skip_while(|line| *line != ".SH NAME").nth(1).unwrap();
@@ -148,7 +148,7 @@ fn the_readmes_tables_are_current() {
         let command = synopsis.strip_prefix("\\fB").and_then(|rest| rest.split("\\fR").next()).unwrap();
         writeln!(commands, "| `{}` | {about} |", command.replace("\\-", "-")).unwrap();
     }
-    compare_in_readme("commands", &commands);
+    compare_in("docs/reference.md", "commands", &commands);
 }
 
 /// The pages below a title that list no commands of their own, in the order of the help.

@@ -207,6 +207,20 @@ fn the_tests_start_processes_only_where_they_are_ended() {
     assert_eq!(paths, ["support/process.rs"]);
 }
 
+/// ARCHITECTURE.md names files and folders, which must exist, and describes every layer.
+#[test]
+fn the_architecture_names_what_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let paths: BTreeSet<_> = text.split('`').filter(|name| name.starts_with("src/") || name.starts_with("tests/")).collect();
+    assert!(paths.len() > 30, "{paths:?}");
+    let missing: Vec<_> = paths.into_iter().filter(|path| !root.join(path).exists()).collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md names {missing:?}");
+    for (module, _) in MAY_USE.iter().filter(|(module, _)| !matches!(*module, "main" | "lib" | "cancel")) {
+        assert!(text.contains(&format!("| `{module}` |")), "ARCHITECTURE.md does not describe `{module}`");
+    }
+}
+
 /// The test itself: each kind of breach is seen.
 #[test]
 fn a_breach_is_seen() {
