@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Installs vmprov on Debian and Ubuntu: packages, a release build, the binary, completions and manual pages.
 #   ./install.sh                    as root below /usr/local, else below ~/.local
-#   ./install.sh --demo             goes on until there is a VM that you can log in to
+#   ./install.sh --demo             also creates a VM that you can log in to
 #   ./install.sh --uninstall        removes what it installed; VMs, keys and packages stay
 # --prefix DIR        installs below DIR
-# --image FILE|URL    the cloud image of the demo; otherwise Debian 12 is fetched, or built where there is no internet
-# The demo needs libvirtd. Where none runs and no service manager could start one (a container, CI), it uses a private
-# one, tests/lab/libvirtd, with its files in VMPROV_LAB.
+# --image FILE|URL    the cloud image of the demo; the default is Debian 12, which is built if it cannot be downloaded
+# The demo needs libvirtd. If none is running and there is no systemd to start one (a container, CI), the demo uses a
+# private one, tests/lab/libvirtd, with its files in VMPROV_LAB.
 set -euo pipefail
 
 here=$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")
 . "$here/tests/lab/packages.sh"
 lab=$here/tests/lab/libvirtd
 demo_image=https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2
-# Long enough for a guest that is emulated.
+# Long enough for an emulated guest.
 demo_limit=15m
 
 say() {
@@ -34,14 +34,14 @@ check_system() {
     [[ ! -e /etc/os-release ]] || . /etc/os-release
     case $ID in
     debian | ubuntu) ;;
-    *) fail "$PRETTY_NAME is neither Debian nor Ubuntu, which is all this script knows. By hand: install libvirt, QEMU," \
+    *) fail "$PRETTY_NAME is not supported, only Debian and Ubuntu. To install by hand: install libvirt, QEMU," \
         "genisoimage and an ssh client, then run: cargo build --release --locked" ;;
     esac
     architecture=$(dpkg --print-architecture)
-    [[ $architecture == amd64 ]] || fail "this script has been tried on amd64 only, not on $architecture"
+    [[ $architecture == amd64 ]] || fail "the architecture $architecture is not supported, only amd64"
 }
 
-# Prints the folder that holds cargo: in the PATH, or where rustup puts it, also for whoever called sudo.
+# Prints the folder of cargo: from PATH, or where rustup installs it for this user or the one who called sudo.
 cargo_folder() {
     local home cargo
     if cargo=$(command -v cargo); then
@@ -57,7 +57,7 @@ cargo_folder() {
     return 1
 }
 
-# Runs a command as the owner of this folder where that is who called sudo: the build's files are theirs, and rustup is.
+# Runs a command as the user who called sudo, if that user owns this folder: the build's files and rustup are theirs.
 as_builder() {
     if ((EUID == 0)) && [[ -n ${SUDO_USER:-} && $(stat -c %U "$here") == "$SUDO_USER" && $SUDO_USER != root ]]; then
         runuser -u "$SUDO_USER" -- env HOME="$(getent passwd "$SUDO_USER" | cut -d : -f 6)" "$@"
@@ -70,19 +70,19 @@ build() {
     local needed found folder
     needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$here/Cargo.toml")
     if ! folder=$(cargo_folder); then
-        fail "Rust is not installed, and what apt has is too old: vmprov needs $needed or newer. Get it from" \
+        fail "Rust is not installed: vmprov needs $needed or newer, and apt's is older. Install it from" \
             "https://rustup.rs, then run this again: curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh"
     fi
     PATH=$folder:$PATH
     found=$(cd "$here" && as_builder env PATH="$PATH" cargo --version | cut -d ' ' -f 2)
     if [[ $(printf '%s\n' "$needed" "$found" | sort -V | head -n 1) != "$needed" ]]; then
-        fail "Rust $found is too old: vmprov needs $needed or newer. With rustup: rustup update stable." \
-            "Without: https://rustup.rs"
+        fail "Rust $found is too old: vmprov needs $needed or newer. Update it with: rustup update stable" \
+            "(without rustup, see https://rustup.rs)"
     fi
     (cd "$here" && as_builder env PATH="$PATH" cargo build --release --locked --target-dir "$here/target") >&2
 }
 
-# Prints what is installed, as mode, source and destination with tabs between; the one list of it.
+# Prints each file to install: mode, source and destination, separated by tabs.
 files() {
     local page
     printf '%s\t%s\t%s\n' \
@@ -98,12 +98,12 @@ files() {
 install_files() {
     local mode source destination
     while IFS=$'\t' read -r mode source destination; do
-        # -C: what is there and the same is left as it is.
+        # -C leaves identical files untouched.
         install -C -D -m "$mode" "$source" "$destination" ||
-            fail "cannot write below $prefix: run this as root, or choose another folder with --prefix"
+            fail "cannot write to $prefix: run this as root, or choose another folder with --prefix"
     done < <(files)
-    say "vmprov is in $prefix/bin, its manual and completions are below $prefix/share"
-    in_path || say "$prefix/bin is not in your PATH: add it, or type $prefix/bin/vmprov"
+    say "installed vmprov in $prefix/bin, its manual and completions in $prefix/share"
+    in_path || say "$prefix/bin is not in PATH: add it, or run $prefix/bin/vmprov"
 }
 
 in_path() {
@@ -117,12 +117,12 @@ uninstall() {
         rm -- "$destination"
         removed=$((removed + 1))
     done < <(files)
-    # Those of an earlier version, too.
+    # Also the pages of an earlier version.
     for page in "$prefix"/share/man/man1/vmprov{,-*}.1; do
         rm -f -- "$page"
     done
-    say "removed $removed files below $prefix"
-    say "left as they are: VMs and their volumes, keys (${SSH_KEY_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/vmprov/keys})," \
+    say "removed $removed files from $prefix"
+    say "kept: VMs and their volumes, keys (${SSH_KEY_DIR:-${XDG_DATA_HOME:-$HOME/.local/share}/vmprov/keys})," \
         "settings (${XDG_CONFIG_HOME:-$HOME/.config}/vmprov), downloads (${XDG_CACHE_HOME:-$HOME/.cache}/vmprov)," \
         "packages, $here/target"
 }
@@ -131,8 +131,8 @@ libvirtd_answers() {
     timeout 30 virsh -q -c "$uri" version >/dev/null 2>&1
 }
 
-# Leaves in `run` how to run a command where libvirt answers. Only the demo is given a private one, and only the demo
-# cannot do without.
+# Makes sure that libvirtd is running, and sets `run` to the prefix of commands that use it. Only the demo gets a
+# private libvirtd, and only the demo fails without one.
 start_libvirtd() {
     local problem=say
     [[ -z $demo ]] || problem=fail
@@ -140,30 +140,30 @@ start_libvirtd() {
     if libvirtd_answers; then
         return
     elif [[ $uri != qemu:///system ]]; then
-        "$problem" "libvirt does not answer at $uri, which LIBVIRT_URI or LIBVIRT_DEFAULT_URI names"
+        "$problem" "cannot reach libvirt at $uri (set by LIBVIRT_URI or LIBVIRT_DEFAULT_URI)"
     elif [[ -d /run/systemd/system ]] && ((EUID)); then
-        "$problem" "libvirtd does not answer you. As root: systemctl enable --now libvirtd;" \
-            "and to be let in: usermod -aG libvirt $(id -un), then log in again"
+        "$problem" "cannot reach libvirtd. As root, start it with: systemctl enable --now libvirtd;" \
+            "to get access, run: usermod -aG libvirt $(id -un), then log in again"
     elif [[ -d /run/systemd/system ]]; then
         say "starting libvirtd: systemctl enable --now libvirtd"
-        systemctl -q enable --now libvirtd || fail "systemd could not start it: see systemctl status libvirtd"
-        libvirtd_answers || fail "libvirtd runs, but does not answer: see journalctl -u libvirtd"
+        systemctl -q enable --now libvirtd || fail "cannot start libvirtd: see systemctl status libvirtd"
+        libvirtd_answers || fail "libvirtd is running but does not respond: see journalctl -u libvirtd"
     elif [[ -z $demo ]]; then
-        say "no libvirtd runs here, and there is no systemd to start it with. For a private one: $lab start"
+        say "libvirtd is not running, and there is no systemd to start it. Start a private one with: $lab start"
     elif ((EUID)); then
-        fail "no libvirtd answers here, and only root can start a private one: run this as root"
+        fail "libvirtd is not running, and only root can start a private one: run this as root"
     else
         "$lab" start
         run=("$lab" exec)
     fi
 }
 
-# Runs the installed vmprov on that libvirtd.
+# Runs the installed vmprov with that libvirtd.
 vmprov() {
     "${run[@]}" "$prefix/bin/vmprov" "$@"
 }
 
-# Where the private libvirtd is there is no internet. Whoever only creates needs no more than its socket.
+# The private libvirtd's namespace has no internet access, so this runs outside of it. A create needs only the socket.
 create_from_url() {
     local connection=()
     ((${#run[@]} == 0)) || connection=(--connect "qemu+unix:///system?socket=$("$lab" socket)")
@@ -176,7 +176,7 @@ create_from_file() {
 
 create_from_built_image() {
     local built
-    ((EUID == 0)) || fail "only root can build an image: run this as root, or give one with --image FILE"
+    ((EUID == 0)) || fail "only root can build an image: run this as root, or pass --image FILE"
     packages_ensure "${packages_to_build_image[@]}"
     built=$("$here/tests/lab/image")
     create_from_file "$built"
@@ -186,10 +186,10 @@ create_demo() {
     local status=0
     case $image in
     '')
-        say "fetching Debian 12: $demo_image"
+        say "downloading Debian 12: $demo_image"
         create_from_url "$demo_image" || status=$?
         if ((status == 9)); then
-            say "it cannot be fetched, so an image is built from Debian's packages"
+            say "the download failed: building an image from Debian's packages"
             create_from_built_image
         elif ((status)); then
             exit "$status"
@@ -204,18 +204,18 @@ demo() {
     local info
     vmprov key show demo >/dev/null 2>&1 || vmprov key generate demo >&2
     if info=$(vmprov vm info demo -o json 2>/dev/null) && [[ $info != *'"incomplete": true'* ]]; then
-        say "the VM demo is there already"
+        say "the VM demo already exists"
         vmprov vm start demo >&2
     else
         create_demo
     fi
-    say "waiting until one can log in"
+    say "waiting for SSH in the VM"
     vmprov vm wait demo --for ssh --timeout "$demo_limit" >&2
-    show_lines
+    show_commands
 }
 
-# Prints what can be typed in any shell: with the settings that this run had from the environment.
-show_lines() {
+# Prints commands that work in any shell: they include the settings that this run got from the environment.
+show_commands() {
     local name program=$prefix/bin/vmprov settings=() lab_settings=() command
     for name in LIBVIRT_URI LIBVIRT_DEFAULT_URI LIBVIRT_STORAGE_POOL LIBVIRT_STORAGE_PATH SSH_KEY_DIR XDG_DATA_HOME \
         XDG_CONFIG_HOME VMPROV_LAB; do
@@ -224,18 +224,18 @@ show_lines() {
     ((${#settings[@]} == 0)) || settings=(env "${settings[@]}")
     ! in_path || program=vmprov
     command=$(quoted "${settings[@]}" "${run[@]}" "$program")
-    echo "To remove the VM and its key:"
+    echo "To delete the VM and its key:"
     echo "    $command vm delete demo --yes && $command key delete demo"
     if ((${#run[@]})); then
         [[ -z ${VMPROV_LAB:-} ]] || lab_settings=(env "VMPROV_LAB=$VMPROV_LAB")
-        echo "To end the private libvirtd with all that is in it:"
+        echo "To stop the private libvirtd and delete everything in it:"
         echo "    $(quoted "${lab_settings[@]}" "$lab" stop)"
     fi
     echo "To log in:"
     echo "    $command vm ssh demo"
 }
 
-# Prints words as one can paste them.
+# Prints words, quoted for a shell.
 quoted() {
     local word line=''
     for word; do
@@ -261,14 +261,14 @@ while (($#)); do
         exit
         ;;
     *)
-        say "$1 is not known"
+        say "unknown argument: $1"
         usage >&2
         exit 2
         ;;
     esac
     shift
 done
-[[ -z $image || -n $demo ]] || fail "--image is for --demo"
+[[ -z $image || -n $demo ]] || fail "--image requires --demo"
 if [[ -z $prefix ]]; then
     prefix=/usr/local
     ((EUID == 0)) || prefix=$HOME/.local
@@ -282,7 +282,7 @@ fi
 case $image in
 '' | http://* | https://*) ;;
 *)
-    [[ -f $image ]] || fail "there is no image $image"
+    [[ -f $image ]] || fail "no such image: $image"
     image=$(realpath -- "$image")
     ;;
 esac

@@ -1,7 +1,8 @@
-//! What vmprov costs beside what it calls: whole processes in turns within one run, medians, and their ratios.
+//! The overhead of vmprov over the programs that it calls. Whole processes are run alternately, and their median times
+//! are compared.
 //!
-//! Run with `benches/run`, or as root with `cargo bench --bench host`: it starts a private libvirtd (`tests/lab`), makes
-//! what it measures there, and ends it. Fails if a ratio is above its limit.
+//! Run with `benches/run`, or as root with `cargo bench --bench host`: it starts a private libvirtd (`tests/lab`),
+//! creates its domains there, and stops it. Fails if a ratio is above its limit.
 
 #[expect(dead_code, reason = "each benchmark uses its own part")]
 mod support;
@@ -34,14 +35,14 @@ fn inside(image: &str) -> Result<ExitCode> {
     Ok(if report.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The folder of one run, and what each side needs.
+/// The folder of one run and the image.
 struct Bench {
     folder: tempfile::TempDir,
     image: String,
 }
 
 impl Bench {
-    /// Creates one VM first: pool, network and base image are made, and KVM has been tried.
+    /// Creates one VM first, so that pool, network and base image exist and KVM has been probed.
     fn new(image: &str) -> Result<Self> {
         let bench = Self { folder: tempfile::tempdir()?, image: image.to_owned() };
         ok(&mut bench.vmprov(&["key", "generate", "bench", "--type", "ed25519"]))?;
@@ -80,8 +81,8 @@ fn version(bench: &Bench, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// From a base image that is there to a running VM: vmprov, a script of what one would type, virt-install with a
-/// cloud-init seed as the others make one, and virt-install without. Deleting is in nobody's time.
+/// Measures the time from an existing base image to a running VM: with vmprov, with a script of the same commands, and
+/// with virt-install, with and without a cloud-init seed. Deletion is not measured.
 fn create(bench: &Bench, report: &mut Report) -> Result<()> {
     let script = bench.path("script");
     fs::write(&script, SCRIPT)?;
@@ -94,7 +95,7 @@ fn create(bench: &Bench, report: &mut Report) -> Result<()> {
 
     let (mut ours, mut bare, mut theirs, mut seedless) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..CREATE_ROUNDS {
-        // Each goes first equally often.
+        // Each candidate goes first equally often.
         for side in 0..4 {
             match (round + side) % 4 {
                 0 => {
@@ -121,7 +122,7 @@ fn create(bench: &Bench, report: &mut Report) -> Result<()> {
     let ours = median(ours);
     report.line("vm create", ours, "script of virsh and genisoimage", median(bare), 1.0);
     report.line("vm create", ours, "virt-install --cloud-init", median(theirs), 0.5);
-    // It makes less; its own start is most of what it takes.
+    // It does less: most of its time is its own start.
     report.line("vm create", ours, "virt-install without a seed", median(seedless), 1.0);
     Ok(())
 }
@@ -135,7 +136,7 @@ fn virt_install(backing: &str) -> Command {
     command
 }
 
-/// What one would type; no rollback, no checks. The seed holds as much as vmprov's.
+/// The commands that one would type, without rollback and checks. Its seed has the same content as vmprov's.
 const SCRIPT: &str = r#"set -e
 v="virsh -q -c qemu:///system"
 printf '#cloud-config\nusers:\n- name: debian\n  ssh_authorized_keys: [ "%s" ]\n' "$(cat keys/bench.pub)" >user-data
@@ -149,7 +150,7 @@ $v define domain.xml
 $v start bare
 "#;
 
-/// Of vmprov's own VM's XML that of the script's: the same devices under names of its own.
+/// Converts the XML of vmprov's VM to that of the script's: the same devices with other names.
 fn template(xml: &str) -> String {
     let mut kept = String::new();
     let mut in_metadata = false;
@@ -173,7 +174,7 @@ fn remove(domain: &str, volumes: &[&str]) -> Result<()> {
     volumes.iter().try_for_each(|volume| ok(&mut virsh(&["vol-delete", "--pool", "default", "--vol", volume])))
 }
 
-/// The list, with a hundred domains of vmprov's.
+/// Measures the list with a hundred domains of vmprov.
 fn list(bench: &Bench, report: &mut Report) -> Result<()> {
     let few = [processes(bench, &["vm", "list"])?, processes(bench, &["vm", "info", "first"])?];
     let xml = text(&mut virsh(&["dumpxml", "--inactive", "--domain", "first"]))?;
@@ -202,7 +203,7 @@ fn list(bench: &Bench, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// How many programs a call starts, itself included.
+/// Counts the programs that a call starts, including itself.
 fn processes(bench: &Bench, args: &[&str]) -> Result<usize> {
     let trace = bench.path("trace");
     let ours = bench.vmprov(args);

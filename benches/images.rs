@@ -1,10 +1,10 @@
-//! What the second VM of an image costs against the first: nothing from the network, and no copy.
+//! The cost of the second VM of an image compared with the first: it downloads nothing and copies nothing.
 //!
 //! Run with `benches/run`, or as root with `cargo bench --bench images`. The image is the real test image, served over
-//! loopback; each round fetches it anew. Fails if a ratio is above its limit.
+//! loopback; each round downloads it again. Fails if a ratio is above its limit.
 
 #[path = "../tests/support/mirror.rs"]
-#[expect(dead_code, clippy::unwrap_used, reason = "the tests' own, of which this uses a part")]
+#[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests; this uses a part of it")]
 mod mirror;
 #[expect(dead_code, reason = "each benchmark uses its own part")]
 mod support;
@@ -27,12 +27,12 @@ fn main() -> Result<ExitCode> {
     support::in_lab(inside)
 }
 
-/// What one create cost.
+/// The cost of one create.
 struct Cost {
     time: Duration,
     /// The bytes that the server sent.
     fetched: u64,
-    /// The bytes that vmprov, what it calls, and libvirtd wrote to disks.
+    /// The bytes that vmprov, the programs it calls, and libvirtd wrote to disks.
     written: u64,
 }
 
@@ -48,7 +48,7 @@ fn inside(image: &str) -> Result<ExitCode> {
         command
     };
     ok(&mut vmprov(&["key", "generate", "bench", "--type", "ed25519"]))?;
-    // Pool, network and the verdict on KVM are in nobody's time.
+    // Creating the pool and the network and probing KVM are not measured.
     let warm = home.path().join("warm.qcow2");
     ok(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&warm).arg("10M"))?;
     let warm = warm.to_string_lossy();
@@ -70,31 +70,31 @@ fn inside(image: &str) -> Result<ExitCode> {
         ok(&mut vmprov(&["image", "delete", &url]))?;
     }
     let mut report = Report::default();
-    let most = |costs: &[Cost], of: fn(&Cost) -> u64| costs.iter().map(of).max().unwrap_or_default();
-    let least = |costs: &[Cost], of: fn(&Cost) -> u64| costs.iter().map(of).min().unwrap_or_default();
+    let max = |costs: &[Cost], of: fn(&Cost) -> u64| costs.iter().map(of).max().unwrap_or_default();
+    let min = |costs: &[Cost], of: fn(&Cost) -> u64| costs.iter().map(of).min().unwrap_or_default();
     let times = |costs: &[Cost]| median(costs.iter().map(|cost| cost.time).collect());
     report.bytes(
         "second VM: fetched",
-        most(&second, |cost| cost.fetched),
+        max(&second, |cost| cost.fetched),
         "first VM",
-        least(&first, |cost| cost.fetched),
+        min(&first, |cost| cost.fetched),
         0.0,
     );
     report.bytes(
         "second VM: written",
-        most(&second, |cost| cost.written),
+        max(&second, |cost| cost.written),
         "first VM",
-        least(&first, |cost| cost.written),
+        min(&first, |cost| cost.written),
         0.02,
     );
-    report.bytes("first VM: fetched", most(&first, |cost| cost.fetched), "the image's own size", size, 1.0);
-    report.bytes("first VM: written", most(&first, |cost| cost.written), "the image's own size", size, 2.1);
-    // Most of it is the start of QEMU, which is the same for both; a network is slower than loopback.
+    report.bytes("first VM: fetched", max(&first, |cost| cost.fetched), "the image's own size", size, 1.0);
+    report.bytes("first VM: written", max(&first, |cost| cost.written), "the image's own size", size, 2.1);
+    // Most of the time is the start of QEMU, which is the same for both. A real network is slower than loopback.
     report.line("second VM", times(&second), "first VM", times(&first), 0.7);
     Ok(if report.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The bytes that this process, those that it has waited for, and libvirtd have written to disks so far.
+/// Returns the bytes that this process, its awaited children and libvirtd have written to disks.
 fn written() -> Result<u64> {
     let lab = std::env::var("VMPROV_BENCH_LAB")?;
     let libvirtd = text(

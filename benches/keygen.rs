@@ -1,7 +1,7 @@
-//! Whether `vmprov key generate` is at least as fast as `ssh-keygen`: whole processes in turns, RSA 4096, median of 20.
+//! Compares `vmprov key generate` with `ssh-keygen`: RSA 4096, whole processes run alternately, median of 20.
 //!
 //! Run with `cargo bench --bench keygen`; fails if vmprov is slower.
-#![expect(clippy::print_stdout, clippy::expect_used, reason = "what it prints, or dies of, is its result")]
+#![expect(clippy::print_stdout, clippy::expect_used, reason = "its output or panic is its result")]
 
 use std::{
     path::Path,
@@ -9,11 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Even, so that the median is the mean of the two in the middle.
+/// Even, so that the median is the mean of the two middle values.
 const PAIRS: usize = 20;
 
 fn main() -> ExitCode {
-    let dir = tempfile::tempdir().expect("a temporary folder");
+    let dir = tempfile::tempdir().expect("cannot create a temporary folder");
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     for pair in 0..PAIRS {
         theirs.push(timed(&mut ssh_keygen(&dir.path().join(format!("theirs{pair}")))));
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
     println!("ssh-keygen           {:7.0} ms", theirs.as_secs_f64() * 1e3);
     println!("vmprov key generate  {:7.0} ms", ours.as_secs_f64() * 1e3);
-    println!("ratio                {ratio:7.2}  (median of {PAIRS} in turns, at most 1.00)");
+    println!("ratio                {ratio:7.2}  (median of {PAIRS}, limit 1.00)");
     if ratio > 1.0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -41,7 +41,7 @@ fn vmprov(dir: &Path, name: &str) -> Command {
 
 fn timed(command: &mut Command) -> Duration {
     let start = Instant::now();
-    let status = command.stdout(Stdio::null()).status().expect("a program that can be started");
+    let status = command.stdout(Stdio::null()).status().expect("cannot start the program");
     assert!(status.success(), "{command:?}: {status}");
     start.elapsed()
 }

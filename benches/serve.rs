@@ -1,7 +1,7 @@
-//! `vmprov serve` under load: 200 readers at a time for 30 s on loopback, with 100 domains in a private libvirtd, beside the
-//! same readers each with a `virsh list` of their own, which is what a service without shared looks does at best.
+//! `vmprov serve` under load: 200 concurrent readers for 30 s on loopback, with 100 domains in a private libvirtd. They
+//! are compared with as many readers that each run `virsh list`, the best case of a service without shared reads.
 //!
-//! Fails where an answer is no success, where the service keeps more than 64 MiB, or where its readers wait longer.
+//! Fails if a response is not a success, if the service uses more than 64 MiB, or if its readers wait longer.
 
 #[expect(dead_code, reason = "each benchmark uses its own part")]
 mod support;
@@ -22,10 +22,10 @@ use support::{Report, ok, text};
 const READERS: usize = 200;
 const DOMAINS: usize = 100;
 const LOAD: Duration = Duration::from_secs(30);
-/// Their rate is steady from the first second on.
+/// Shorter, because the rate of virsh is steady from the first second on.
 const THEIR_LOAD: Duration = Duration::from_secs(10);
-const MOST_MEMORY: u64 = 64 << 20;
-const PLACE: &str = "127.0.0.1:8092";
+const MAX_MEMORY: u64 = 64 << 20;
+const ADDRESS: &str = "127.0.0.1:8092";
 
 fn main() -> Result<ExitCode> {
     support::in_lab(inside)
@@ -36,18 +36,18 @@ fn inside(image: &str) -> Result<ExitCode> {
     define(&folder, image)?;
     let mut report = Report::default();
     let service = Service::start(&folder)?;
-    let counted = service.calls()?;
-    let ours = Load::of(LOAD, || Connection::open().map(|mut kept| move || kept.look()))?;
-    let calls = service.calls()? - counted;
-    let [now, most] = ["VmRSS:", "VmHWM:"].map(|field| service.memory(field));
+    let calls_before = service.calls()?;
+    let ours = Load::of(LOAD, || Connection::open().map(|mut connection| move || connection.list_vms()))?;
+    let calls = service.calls()? - calls_before;
+    let [now, peak] = ["VmRSS:", "VmHWM:"].map(|field| service.memory(field));
     drop(service);
     let theirs = Load::of(THEIR_LOAD, || Ok(|| ok(&mut virsh(&["list", "--all"]))))?;
 
-    report.line("half of the readers", ours.quantile(50), "a virsh list each", theirs.quantile(50), 0.5);
-    report.line("99 % of the readers", ours.quantile(99), "a virsh list each", theirs.quantile(99), 0.5);
-    report.bytes("memory at the end", now?, "limit", MOST_MEMORY, 1.0);
-    report.bytes("memory at most", most?, "limit", MOST_MEMORY, 1.0);
-    support::rate("answers", ours.times.len(), LOAD, "a virsh list each", theirs.times.len(), THEIR_LOAD);
+    report.line("median", ours.quantile(50), "a virsh list each", theirs.quantile(50), 0.5);
+    report.line("99th percentile", ours.quantile(99), "a virsh list each", theirs.quantile(99), 0.5);
+    report.bytes("memory at the end", now?, "limit", MAX_MEMORY, 1.0);
+    report.bytes("peak memory", peak?, "limit", MAX_MEMORY, 1.0);
+    support::rate("responses", ours.times.len(), LOAD, "a virsh list each", theirs.times.len(), THEIR_LOAD);
     support::rate("processes started", calls, LOAD, "a virsh list each", theirs.times.len(), THEIR_LOAD);
     Ok(if report.missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -65,7 +65,7 @@ fn virsh(args: &[&str]) -> Command {
     command
 }
 
-/// Makes a hundred domains of vmprov's, and puts a virsh that counts in front of the real one.
+/// Creates a hundred domains of vmprov, and a wrapper of virsh that counts its calls.
 fn define(folder: &tempfile::TempDir, image: &str) -> Result<()> {
     let create = ["vm", "create", "first", "--image", image, "--user", "debian", "--no-start"];
     ok(&mut vmprov(folder, &create))?;
@@ -85,7 +85,7 @@ fn define(folder: &tempfile::TempDir, image: &str) -> Result<()> {
     Ok(fs::set_permissions(&counting, fs::Permissions::from_mode(0o755))?)
 }
 
-/// A service, which ends with its owner.
+/// A running service, which is killed when this is dropped.
 struct Service<'f> {
     child: Child,
     folder: &'f tempfile::TempDir,
@@ -93,23 +93,23 @@ struct Service<'f> {
 
 impl<'f> Service<'f> {
     fn start(folder: &'f tempfile::TempDir) -> Result<Self> {
-        let mut command = vmprov(folder, &["serve", "--listen", PLACE]);
+        let mut command = vmprov(folder, &["serve", "--listen", ADDRESS]);
         let child = command.stdin(Stdio::null()).stderr(fs::File::create(folder.path().join("log"))?).spawn()?;
         let service = Self { child, folder };
         let deadline = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(PLACE).is_err() {
+        while TcpStream::connect(ADDRESS).is_err() {
             ensure!(Instant::now() < deadline, "the service does not listen");
             thread::sleep(Duration::from_millis(10));
         }
         Ok(service)
     }
 
-    /// How many virsh it has started.
+    /// Returns how many times the service has started virsh.
     fn calls(&self) -> Result<usize> {
         Ok(usize::try_from(fs::metadata(self.folder.path().join("calls"))?.len())?)
     }
 
-    /// Memory in bytes, as the kernel has it.
+    /// Returns a memory field of the kernel's process status, in bytes.
     fn memory(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find(|line| line.starts_with(field)).context("no such field")?;
@@ -120,34 +120,33 @@ impl<'f> Service<'f> {
 
 impl Drop for Service<'_> {
     fn drop(&mut self) {
-        // It keeps nothing that a kill could spoil.
+        // The service has no state that a kill could corrupt.
         let _ = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 
-/// How long each request of all the readers took, in order of length.
+/// The duration of every reader's requests, sorted.
 struct Load {
     times: Vec<Duration>,
 }
 
 impl Load {
-    /// Lets all readers look again and again, each by what `reader` makes it.
+    /// Runs all readers for a time. `reader` creates the function that a reader calls repeatedly.
     fn of<L: FnMut() -> Result<()>>(length: Duration, reader: impl Fn() -> Result<L> + Sync) -> Result<Self> {
         let end = Instant::now() + length;
         let read = || {
-            let mut look = reader()?;
+            let mut request = reader()?;
             let mut times = Vec::new();
             while Instant::now() < end {
                 let begin = Instant::now();
-                look()?;
+                request()?;
                 times.push(begin.elapsed());
             }
             Ok(times)
         };
         let all = thread::scope(|scope| {
             let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(read)).collect();
-            let ended =
-                readers.into_iter().map(|reader| reader.join().map_err(|_| anyhow!("a reader has panicked"))?);
+            let ended = readers.into_iter().map(|reader| reader.join().map_err(|_| anyhow!("a reader panicked"))?);
             ended.collect::<Result<Vec<_>>>()
         })?;
         let mut times = all.concat();
@@ -161,18 +160,18 @@ impl Load {
     }
 }
 
-/// A connection that is kept.
+/// A persistent connection.
 struct Connection {
     stream: BufReader<TcpStream>,
 }
 
 impl Connection {
     fn open() -> Result<Self> {
-        Ok(Self { stream: BufReader::new(TcpStream::connect(PLACE)?) })
+        Ok(Self { stream: BufReader::new(TcpStream::connect(ADDRESS)?) })
     }
 
-    /// A look at the list, which must have all the domains.
-    fn look(&mut self) -> Result<()> {
+    /// Requests the list of VMs, which must have all the domains.
+    fn list_vms(&mut self) -> Result<()> {
         self.stream.get_mut().write_all(b"GET /api/vms HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")?;
         let mut first = String::new();
         self.stream.read_line(&mut first)?;
@@ -191,7 +190,7 @@ impl Connection {
         self.stream.read_exact(&mut body)?;
         ensure!(first.starts_with("HTTP/1.1 200 "), "{first}{}", String::from_utf8_lossy(&body));
         let domains = body.windows(7).filter(|window| window == b"\"uuid\":").count();
-        ensure!(domains == DOMAINS, "{domains} domains were listed");
+        ensure!(domains == DOMAINS, "the list has {domains} domains, not {DOMAINS}");
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
-//! Whether an operation has become slower: this version beside an earlier one, in turns within one run, medians.
+//! Compares the speed of this version with that of an earlier one. Both are run alternately, and their median times are
+//! compared.
 //!
-//! `VMPROV_BASELINE=FILE benches/run --bench versions`, where FILE is the earlier version's program. Fails if a ratio is above
-//! its limit.
-#![expect(clippy::print_stdout, reason = "what it prints is its result")]
+//! Run with `VMPROV_BASELINE=FILE benches/run --bench versions`, where FILE is the earlier version's program. Fails if
+//! a ratio is above its limit.
+#![expect(clippy::print_stdout, reason = "its output is its result")]
 
 #[expect(dead_code, reason = "each benchmark uses its own part")]
 mod support;
@@ -19,18 +20,18 @@ use support::{Report, median, ok, timed};
 
 const ROUNDS: usize = 15;
 
-/// How much slower an operation may seem: what two runs of one program differ by on a shared machine.
+/// The limit of the ratio: two runs of the same program differ by that much on a shared machine.
 const LIMIT: f64 = 1.10;
 
 fn main() -> Result<ExitCode> {
     let Some(baseline) = std::env::var_os("VMPROV_BASELINE") else {
-        println!("skipped: VMPROV_BASELINE names no earlier version's program");
+        println!("skipped: VMPROV_BASELINE is not set to the program of an earlier version");
         return Ok(ExitCode::SUCCESS);
     };
     support::in_lab(|image| inside(baseline.into(), image))
 }
 
-/// One version, with VMs, keys and a cache of its own.
+/// One version, with its own VMs, keys and cache.
 struct Side {
     program: PathBuf,
     name: &'static str,
@@ -44,7 +45,7 @@ impl Side {
         for key in ["first", "second"] {
             ok(&mut side.vmprov(&["key", "generate", key, "--type", "ed25519"]))?;
         }
-        // Pool, network and base image are made, and KVM has been tried.
+        // Creates the pool, the network and the base image, and probes KVM.
         ok(&mut side.vmprov(&["vm", "create", name, "--image", image, "--ssh-key", "first", "--memory", "256"]))?;
         ok(&mut side.vmprov(&["vm", "delete", name, "--yes"]))?;
         Ok(side)
@@ -56,7 +57,7 @@ impl Side {
         command
     }
 
-    /// Every operation on a VM that changes something, and the reads beside them.
+    /// Measures every operation that changes a VM, and some that read.
     fn round(&mut self, image: &str) -> Result<()> {
         let name = self.name;
         for (what, args) in [
@@ -86,7 +87,7 @@ fn inside(baseline: PathBuf, image: &str) -> Result<ExitCode> {
     let ours = Side::new(env!("CARGO_BIN_EXE_vmprov").into(), "ours", image)?;
     let mut sides = [ours, Side::new(baseline, "before", image)?];
     for round in 0..ROUNDS {
-        // Each goes first equally often.
+        // Each version goes first equally often.
         for turn in 0..2 {
             sides[(round + turn) % 2].round(image)?;
         }

@@ -1,4 +1,4 @@
-//! [`Cancel`]: how whatever runs is told to end.
+//! [`Cancel`]: cancellation of running work.
 
 use std::sync::{
     Arc,
@@ -7,17 +7,17 @@ use std::sync::{
 
 use crate::error::{Code, Error, Result};
 
-/// A flag that somebody may raise, once, to end what is going on. Clones share it.
+/// A flag that cancels running work. It can be raised, but not lowered again. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Asks for the end.
+    /// Requests cancellation.
     pub fn raise(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Fails once the end has been asked for.
+    /// Fails once cancellation was requested.
     pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::SeqCst) {
             return Err(Error::new(Code::Interrupted, "interrupted"));

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! main ──> cli ──────────────────────────> ops ──> tools       (programs: virsh, qemu-img, genisoimage, ssh)
-//!           ├─> http ──┐                   ^ │ └─> store       (files: keys, locks, downloads; what /proc and /sys tell)
+//!           ├─> http ──┐                   ^ │ └─> store       (files: keys, locks, downloads, /proc and /sys)
 //!           │    │     ├─> service ─> api ─┘ └───> cloud_init, catalogue  (pure)
-//!           └───>└> agents                 (api: every operation once; service: who may, what is under way)
+//!           └───>└> agents                 (api: every operation once; service: authorization, running operations)
 //! everything may import: model, error, cancel; ops, tools and service: observer
 //! ```
 //!
-//! Every face calls the functions of [`ops`] with the structs of [`model`]; [`tools`] is the one place that starts a
-//! process. `tests/layers.rs` holds the arrows.
+//! Every front end calls the functions of [`ops`] with the structs of [`model`]. Only [`tools`] starts processes.
+//! `tests/layers.rs` checks that the imports match this diagram.
 
 pub mod agents;
 pub mod api;

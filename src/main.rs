@@ -1,4 +1,4 @@
-//! Arguments in, exit status out.
+//! The `vmprov` binary.
 
 use std::process::ExitCode;
 

@@ -1,21 +1,23 @@
-//! [`Observer`]: how somebody who counts is told of what is done.
+//! [`Observer`]: receives notifications of program calls and downloads, for metrics.
 
 use std::{fmt::Debug, time::Duration};
 
 use crate::error::Error;
 
-/// Told of what is done, by the thread that does it: so it must not take long. The command line has none.
+/// Receives notifications of program calls and downloads.
+///
+/// Its functions run on the thread that does the work, so they must be quick. The command line has no observer.
 pub trait Observer: Debug + Send + Sync {
-    /// A program is called.
+    /// Called when a program is started.
     fn program_started(&self, _program: &'static str) {}
 
-    /// A call has ended, and succeeded if its exit status was 0. There is no duration where it was listened to for as long
-    /// as somebody liked.
+    /// Called when a call has ended. It succeeded if its exit status was 0. `_took` is none for a call whose output was
+    /// followed until the caller stopped it.
     fn program_ended(&self, _program: &'static str, _took: Option<Duration>, _succeeded: bool) {}
 
-    /// So many more bytes of an image have come.
+    /// Called when more bytes of an image were received.
     fn received(&self, _bytes: u64) {}
 
-    /// The download of an image has ended.
+    /// Called when the download of an image has ended.
     fn download_ended(&self, _result: Result<(), &Error>) {}
 }

@@ -102,19 +102,19 @@ fn no_names() -> Vec<(String, &'static str)> {
         ("wéb", "it contains `é`"),
         ("a_b", "it contains `_`"),
     ];
-    let long = ("a".repeat(64), "it has 64 bytes, 63 are allowed");
+    let long = ("a".repeat(64), "it has 64 bytes; the maximum is 63");
     names.into_iter().map(|(name, why)| (name.to_owned(), why)).chain([long]).collect()
 }
 
 #[test]
 fn names() {
     let host = Host::with(|lab| sh(lab, "cp .local/share/vmprov/keys/dev.pub a-key"));
-    let hint = "A name is 1 to 63 lower-case letters, digits and hyphens";
+    let hint = "Use 1 to 63 lower-case letters, digits and hyphens";
     for (name, why) in no_names() {
         for command in
             [&["vm", "create"][..], &["key", "generate"], &["key", "show"], &["key", "delete"], &["inject", "x"]]
         {
-            let says = format!("cannot be a name: {why}\nhint: {hint}");
+            let says = format!("invalid name `{}`: {why}\nhint: {hint}", name.escape_debug());
             host.refuses(&[command, &["--", &name]].concat(), INVALID, &[&says]);
         }
         host.refuses(&["key", "import", "--", &name, "a-key"], INVALID, &[why, hint]);
@@ -127,77 +127,79 @@ fn names() {
 #[test]
 fn figures() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
-    let number = "it does not begin with a whole number";
+    let number = "it must begin with a whole number";
     for (value, why) in [
-        ("0", "the least is 64M"),
-        ("63", "the least is 64M"),
+        ("0", "the minimum is 64M"),
+        ("63", "the minimum is 64M"),
         ("-1", number),
         ("", number),
         ("abc", number),
         ("NaN", number),
-        ("0x400", "`x400` is no unit"),
-        ("1.5G", "`.5g` is no unit"),
-        ("1e9", "`e9` is no unit"),
-        ("2G;reboot", "`g;reboot` is no unit"),
-        ("17T", "the most is 16T"),
-        ("999999999T", "the most is 16T"),
+        ("0x400", "unknown unit `x400`"),
+        ("1.5G", "unknown unit `.5g`"),
+        ("1e9", "unknown unit `e9`"),
+        ("2G;reboot", "unknown unit `g;reboot`"),
+        ("17T", "the maximum is 16T"),
+        ("999999999T", "the maximum is 16T"),
         ("9999999999999999999999", "the number is too large"),
     ] {
         host.refuses_create(
             &[&format!("--memory={value}")],
             INVALID,
-            &[&format!("`{value}` is no memory size: {why}")],
+            &[&format!("invalid memory size `{value}`: {why}")],
         );
     }
     for (value, why) in [
-        ("0", "the least is 1M"),
+        ("0", "the minimum is 1M"),
         ("-1", number),
         ("", number),
-        ("65T", "the most is 64T"),
-        ("1.5G", "`.5g` is no unit"),
+        ("65T", "the maximum is 64T"),
+        ("1.5G", "unknown unit `.5g`"),
         ("9999999999999999999999", "the number is too large"),
     ] {
         host.refuses_create(
             &[&format!("--disk-size={value}")],
             INVALID,
-            &[&format!("`{value}` is no disk size: {why}")],
+            &[&format!("invalid disk size `{value}`: {why}")],
         );
     }
     let smaller = "a disk of 9M (9437184 bytes) is smaller than the image, which needs 10M (10485760 bytes)\n\
-                   hint: Give at least --disk-size 1G\n";
+                   hint: Use a larger disk: --disk-size 1G\n";
     host.refuses_create(&["--disk-size", "9M"], INVALID, &[smaller]);
     for value in ["", "-1", "abc", "1.5", "4294967296", "1;reboot"] {
-        let why = format!("`{value}` is no number of virtual CPUs\nhint: Give a whole number, at least 1.\n");
+        let why = format!("invalid number of virtual CPUs `{value}`\nhint: Use a whole number of at least 1\n");
         host.refuses_create(&[&format!("--vcpus={value}")], INVALID, &[&why]);
     }
     for (option, value, says) in [
-        ("memory", "63", "`63` is no memory size: the least is 64M"),
-        ("memory", "", "`` is no memory size: it does not begin with a whole number"),
-        ("vcpus", "0", "a VM cannot have 0 virtual CPUs"),
-        ("vcpus", "1.5", "`1.5` is no number of virtual CPUs"),
-        ("disk-size", "65T", "`65T` is no disk size: the most is 64T"),
+        ("memory", "63", "invalid memory size `63`: the minimum is 64M"),
+        ("memory", "", "invalid memory size ``: it must begin with a whole number"),
+        ("vcpus", "0", "invalid number of virtual CPUs `0`"),
+        ("vcpus", "1.5", "invalid number of virtual CPUs `1.5`"),
+        ("disk-size", "65T", "invalid disk size `65T`: the maximum is 64T"),
         ("autostart", "yes", "invalid value 'yes' for '--autostart <BOOL>'"),
-        ("description", "a\u{1b}[31m", "this cannot be a VM's description\n  why: it contains `\\u{1b}`"),
+        ("description", "a\u{1b}[31m", "invalid description\n  why: it contains `\\u{1b}`"),
     ] {
         host.refuses(&["vm", "set", "nosuch", &format!("--{option}={value}")], INVALID, &[says]);
     }
-    host.refuses(&["vm", "set", "nosuch"], INVALID, &["nothing is said of what to change", "--description."]);
-    host.refuses_create(&["--vcpus", "0"], INVALID, &["a VM cannot have 0 virtual CPUs"]);
+    host.refuses(&["vm", "set", "nosuch"], INVALID, &["no changes requested", "--description"]);
+    host.refuses_create(&["--vcpus", "0"], INVALID, &["invalid number of virtual CPUs `0`"]);
     host.refuses_create(
         &["--vcpus", "100000"],
         INVALID,
-        &["100000 virtual CPUs are more than the ", " that this host can give"],
+        &["100000 virtual CPUs exceed this host's maximum of ", " for a VM"],
     );
     for value in ["", "-5", "x", "25h", "5 parsecs", "1h;reboot"] {
-        let hint = "is no time limit\nhint: Give up to 24 hours as in 90s, 5m or 1h30m; a number alone is seconds.\n";
-        host.refuses_create(&["--wait", &format!("--timeout={value}")], INVALID, &[hint]);
-        host.refuses(&["vm", "stop", "x", &format!("--timeout={value}")], INVALID, &[hint]);
+        let hint = "hint: Use up to 24 hours, such as 90s, 5m or 1h30m; a number alone is seconds\n";
+        let says = format!("invalid duration `{value}`\n{hint}");
+        host.refuses_create(&["--wait", &format!("--timeout={value}")], INVALID, &[&says]);
+        host.refuses(&["vm", "stop", "x", &format!("--timeout={value}")], INVALID, &[&says]);
     }
     for value in ["", "90", "59s", "0m", "-2h", "367d", "1mo", "x", "never", "2h;reboot"] {
-        let hint = "is no time to live\nhint: Give 1 minute to 366 days as in 30m, 2h, 7d or 1h30m.";
-        host.refuses_create(&[&format!("--ttl={value}")], INVALID, &[hint]);
+        let hint = "hint: Use 1 minute to 366 days, such as 30m, 2h, 7d or 1h30m";
+        let says = format!("invalid time to live `{value}`\n{hint}");
+        host.refuses_create(&[&format!("--ttl={value}")], INVALID, &[&says]);
         if value != "never" {
-            host.refuses(&["vm", "ttl", "x", "--", value], INVALID, &[hint, "Or give never."]);
+            host.refuses(&["vm", "ttl", "x", "--", value], INVALID, &[&says, "Use never for no expiry"]);
         }
     }
     for value in ["0", "-1", "1", "1024", "2049", "100000", "x"] {
@@ -211,7 +213,7 @@ fn more_memory_than_there_is_is_warned_of() {
     let args = ["vm", "create", "bad", "--image", &host.path("good.qcow2"), "--user", "debian", "--memory", "15T"];
     let ran = host.lab.run(&[&args[..], &["--dry-run"]].concat()).succeeded();
     assert!(
-        ran.stderr.contains("warning: 15T of memory are more than the ") && ran.stderr.contains("may be killed"),
+        ran.stderr.contains("warning: 15T of memory exceeds the host's ") && ran.stderr.contains("may be killed"),
         "{ran}"
     );
     host.lab.settles(&host.before, "a dry run");
@@ -237,29 +239,33 @@ fn user_data() {
         ("folder", INVALID, "Is a directory"),
         ("pipe", INVALID, "the user data is empty"),
         ("empty", INVALID, "the user data is empty"),
-        ("broken", INVALID, "the user data is no YAML\n  why: "),
-        ("list", INVALID, "no mapping of members to values"),
-        ("headless", INVALID, "lacks its first line, without which cloud-init ignores it"),
+        ("broken", INVALID, "the user data is not valid YAML\n  why: "),
+        ("list", INVALID, "is a cloud-config, but not a mapping"),
+        ("headless", INVALID, "lacks its first line, so cloud-init would ignore it"),
         ("binary", INVALID, "is a binary file"),
         ("good.qcow2", INVALID, "is a binary file"),
-        ("large", INVALID, "has more than 1048576 bytes"),
-        ("packed", INVALID, "cannot be decompressed as gzip"),
+        ("large", INVALID, "must have at most 1048576 bytes"),
+        ("packed", INVALID, "cannot decompress the user data as gzip"),
         ("latin", INVALID, "is not UTF-8, in line 2"),
-        ("hostname", INVALID, "`hostname` is not the VM's name, `bad`"),
+        ("hostname", INVALID, "`hostname` must be the VM's name, `bad`"),
         ("host-keys", INVALID, "`ssh_keys` sets the host keys"),
-        ("users", INVALID, "`users` is no list"),
+        ("users", INVALID, "`users` is not a list"),
     ] {
         host.refuses_create(&["--user-data", &host.path(name)], code, &[says]);
     }
-    host.refuses_create(&["--user-data", "/dev/zero"], INVALID, &["has more than 1048576 bytes"]);
+    host.refuses_create(&["--user-data", "/dev/zero"], INVALID, &["must have at most 1048576 bytes"]);
     host.refuses_create(&["--user-data", "-"], INVALID, &["the user data is empty"]);
-    host.refuses(&["vm", "create", "bad", "--user-data", &host.path("list")], INVALID, &["no mapping of members"]);
+    host.refuses(
+        &["vm", "create", "bad", "--user-data", &host.path("list")],
+        INVALID,
+        &["is a cloud-config, but not a mapping"],
+    );
 }
 
 #[test]
 fn what_is_named_and_not_there() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
-    let networks = "`virsh net-list --all` shows the networks there are.";
+    let networks = "List the networks: virsh net-list --all";
     for (name, shown) in [
         ("nosuch", "nosuch"),
         ("", ""),
@@ -272,15 +278,19 @@ fn what_is_named_and_not_there() {
         host.refuses_create(
             &[&format!("--network={name}")],
             NOT_FOUND,
-            &[&format!("there is no network `{shown}`\n"), networks],
+            &[&format!("network `{shown}` does not exist\n"), networks],
         );
     }
     host.refuses_create(
         &["--ssh-key", "nosuch"],
         NOT_FOUND,
-        &["there is no key `nosuch`", "vmprov key generate nosuch"],
+        &["key `nosuch` does not exist", "vmprov key generate nosuch"],
     );
-    host.refuses_create(&["--ssh-key", "deb"], NOT_FOUND, &["there is no key `deb`\nhint: Did you mean `dev`?"]);
+    host.refuses_create(
+        &["--ssh-key", "deb"],
+        NOT_FOUND,
+        &["key `deb` does not exist\nhint: Check the name; similar: `dev`\n"],
+    );
     for args in [
         &["inject", "nosuch", "dev"][..],
         &["vm", "info", "nosuch"],
@@ -291,12 +301,12 @@ fn what_is_named_and_not_there() {
         &["vm", "protect", "nosuch"],
         &["vm", "unprotect", "nosuch"],
     ] {
-        host.refuses(args, NOT_FOUND, &["there is no VM `nosuch`", "vmprov vm list"]);
+        host.refuses(args, NOT_FOUND, &["VM `nosuch` does not exist", "vmprov vm list"]);
     }
     host.refuses(&["key", "import", "new", "missing"], NOT_FOUND, &["cannot read `missing`"]);
     host.refuses(&["key", "import", "new", "/"], INVALID, &["Is a directory"]);
     host.refuses(&["key", "import", "new", &host.path("good.qcow2")], INVALID, &["good.qcow2"]);
-    host.refuses(&["key", "generate", "dev"], TAKEN, &["there is a key `dev` already"]);
+    host.refuses(&["key", "generate", "dev"], TAKEN, &["key `dev` already exists"]);
 }
 
 #[test]
@@ -307,8 +317,8 @@ fn what_contradicts_itself() {
         INVALID,
         &["'--image <NAME|PATH|URL>' cannot be used with '--image-url <URL>'"],
     );
-    host.refuses_create(&["--no-start", "--wait"], INVALID, &["waiting for ssh contradicts leaving the VM stopped"]);
-    host.refuses_create(&["--no-start", "--wait=running"], INVALID, &["waiting for running contradicts"]);
+    host.refuses_create(&["--no-start", "--wait"], INVALID, &["cannot wait for ssh without starting the VM"]);
+    host.refuses_create(&["--no-start", "--wait=running"], INVALID, &["cannot wait for running without starting"]);
     host.refuses_create(
         &["--wait=nonsense"],
         INVALID,
@@ -321,14 +331,14 @@ fn what_contradicts_itself() {
     );
     host.refuses_create(&["--nonsense"], INVALID, &["unexpected argument '--nonsense'"]);
     host.refuses_create(&["another"], INVALID, &["unexpected argument 'another'"]);
-    host.refuses(&["vm", "create", "bad", "--wait=ip"], INVALID, &["without an image there will be no ip to wait for"]);
+    host.refuses(&["vm", "create", "bad", "--wait=ip"], INVALID, &["cannot wait for ip without an image"]);
     let image = host.path("good.qcow2");
     let keyless = ["vm", "create", "bad", "--image", &image, "--user", "debian", "--wait"];
-    host.refuses(&keyless, INVALID, &["waiting for ssh needs a key to log in with"]);
+    host.refuses(&keyless, INVALID, &["cannot wait for ssh without a key to log in"]);
     host.refuses(
         &["key", "generate", "new", "--type", "ed25519", "--bits", "4096"],
         INVALID,
-        &["an ed25519 key has no choice of bits"],
+        &["the size of an ed25519 key is fixed"],
     );
     host.refuses(&["key", "generate", "new", "--type", "dsa"], INVALID, &["invalid value 'dsa'", "rsa, ed25519"]);
     host.refuses(&["vm", "list", "-o", "xml"], INVALID, &["invalid value 'xml'", "table, json, yaml, name"]);
@@ -343,24 +353,28 @@ fn hostile_text() {
         host.refuses_create(
             &[&format!("--user={user}")],
             INVALID,
-            &["cannot be a user's name\nhint: A user's name is up to 32"],
+            &[&format!("invalid user name `{}`\nhint: Use up to 32 lower-case letters", user.escape_debug())],
         );
-        host.refuses(&["inject", "nosuch", "dev", &format!("--user={user}")], NOT_FOUND, &["there is no VM `nosuch`"]);
+        host.refuses(
+            &["inject", "nosuch", "dev", &format!("--user={user}")],
+            NOT_FOUND,
+            &["VM `nosuch` does not exist"],
+        );
     }
     for comment in ["a\nssh-rsa AAAA", "a\rb", "a\u{1b}[31m", &"c".repeat(256)] {
-        let says = "cannot be the comment of a key\n  why: it ";
-        host.refuses(&["key", "generate", "new", &format!("--comment={comment}")], INVALID, &[says]);
+        let says = format!("invalid key comment `{}`\n  why: it ", comment.escape_debug());
+        host.refuses(&["key", "generate", "new", &format!("--comment={comment}")], INVALID, &[&says]);
     }
     for pool in ["", "-x", "--all", "a\nb", "\u{1b}[31m"] {
         let ran = host.lab.run(&["vm", "create", "bad", &format!("--pool={pool}")]);
         assert_eq!((ran.code(), ran.stdout.as_str()), (Some(INVALID), ""), "{pool:?}: {ran}");
-        assert!(ran.stderr.contains("` cannot be the setting pool: it "), "{ran}");
+        assert!(ran.stderr.contains("` of the setting pool: must not "), "{ran}");
     }
     let ran = host.lab.run(&["vm", "create", "bad", "--pool=a/b", "--no-start"]);
     assert!(ran.code() == Some(INVALID) && ran.stderr.contains("name a/b cannot contain '/'"), "{ran}");
     host.lab.settles(&host.before, "pools");
     for uri in ["-x", "a\nb", ""] {
-        host.refuses(&["vm", "list", &format!("--connect={uri}")], INVALID, &["cannot be the setting connect"]);
+        host.refuses(&["vm", "list", &format!("--connect={uri}")], INVALID, &["of the setting connect: must not "]);
     }
     for uri in ["nonsense", "nonsense:///x", "$(id)", "a;b", "' '", "<x/>", "qemu:///nonsense"] {
         host.refuses(&["vm", "list", &format!("--connect={uri}")], UNREACHABLE, &["cannot reach libvirt at "]);
@@ -368,7 +382,7 @@ fn hostile_text() {
     // Other people's domains may be called anything; a name that is not there is shown so that it steers nothing.
     for vm in ["--all", "'", "a\nb", "\u{1b}[31m", "$(reboot)", "<x/>", "x; destroy y", "%s%n", &"v".repeat(5000)] {
         for verb in [&["vm", "info"][..], &["vm", "start"], &["vm", "delete", "--yes"], &["vm", "ip"]] {
-            host.refuses(&[verb, &["--", vm]].concat(), NOT_FOUND, &["there is no VM `"]);
+            host.refuses(&[verb, &["--", vm]].concat(), NOT_FOUND, &["error: VM `", "` does not exist"]);
         }
     }
 }
@@ -430,9 +444,9 @@ fn a_wait_has_an_end() {
     host.refuses(
         &["vm", "stop", "waits", "--timeout", "1"],
         TIMEOUT,
-        &["the VM `waits` did not shut down within 1 s", "--force"],
+        &["VM `waits` did not shut down within 1 s", "--force"],
     );
-    host.refuses(&["vm", "ip", "waits"], NOT_FOUND, &["the VM `waits` has no address yet"]);
+    host.refuses(&["vm", "ip", "waits"], NOT_FOUND, &["VM `waits` has no address yet"]);
     host.lab.virsh(&["destroy", "--domain", "waits"]);
 }
 
@@ -449,26 +463,34 @@ fn what_cannot_be_reached() {
     });
     for verb in [&["exec", "off", "--", "true"][..], &["cp", "off:x", "."], &["screenshot", "off"], &["console", "off"]]
     {
-        host.refuses(&[&["vm"], verb].concat(), TAKEN, &["the VM `off` is shut off", "vmprov vm start off"]);
+        host.refuses(&[&["vm"], verb].concat(), TAKEN, &["VM `off` is shut off", "vmprov vm start off"]);
     }
-    host.refuses(&["vm", "exec", "of", "--", "true"], NOT_FOUND, &["there is no VM `of`", "Did you mean `off`?"]);
-    host.refuses(&["vm", "exec", "off", "--timeout", "0", "--", "true"], INVALID, &["a time limit of 0 s"]);
-    host.refuses(&["vm", "exec", "off", "--user", "A b", "--", "true"], INVALID, &["`A b` cannot be a user's name"]);
+    host.refuses(
+        &["vm", "exec", "of", "--", "true"],
+        NOT_FOUND,
+        &["VM `of` does not exist", "Check the name; similar: `off`"],
+    );
+    host.refuses(&["vm", "exec", "off", "--timeout", "0", "--", "true"], INVALID, &["invalid timeout `0s`"]);
+    host.refuses(&["vm", "exec", "off", "--user", "A b", "--", "true"], INVALID, &["invalid user name `A b`"]);
     host.refuses(&["vm", "exec", "off"], INVALID, &["COMMAND"]);
     for paths in [&["a", "b"][..], &["off:a", "off:b"], &["off:a", "foreign:b", "c"], &[":a", "b"]] {
         host.refuses(&[&["vm", "cp"], paths].concat(), INVALID, &["web:/path"]);
     }
     // It has said nothing yet; of a foreign one nothing is kept.
     assert_eq!(host.lab.run(&["vm", "logs", "off"]).succeeded().stdout, "");
-    host.refuses(&["vm", "logs", "foreign"], TAKEN, &["libvirt keeps no log of the console of the VM `foreign`"]);
-    host.refuses(&["vm", "list", "-o", "x.png"], INVALID, &["`x.png` is no format", "table, json, yaml and name"]);
+    host.refuses(&["vm", "logs", "foreign"], TAKEN, &["libvirt keeps no console log of VM `foreign`"]);
+    host.refuses(
+        &["vm", "list", "-o", "x.png"],
+        INVALID,
+        &["invalid output format `x.png`", "table, json, yaml and name"],
+    );
     host.refuses(&["vm", "list", "-o", "png"], INVALID, &["possible values: table, json, yaml, name"]);
-    host.refuses(&["ssh-config", "nosuch"], NOT_FOUND, &["there is no VM `nosuch`"]);
-    host.refuses(&["vm", "events", "nosuch", "--timeout", "1"], NOT_FOUND, &["there is no VM `nosuch`"]);
+    host.refuses(&["ssh-config", "nosuch"], NOT_FOUND, &["VM `nosuch` does not exist"]);
+    host.refuses(&["vm", "events", "nosuch", "--timeout", "1"], NOT_FOUND, &["VM `nosuch` does not exist"]);
     host.lab.virsh(&["undefine", "foreign"]);
     // A log that is gone is not an empty one.
     host.lab.virsh(&["vol-delete", "--pool", "default", "--vol", "off-console.log"]);
     let gone = host.lab.run(&["vm", "logs", "off"]).failed_with(NOT_FOUND);
-    assert!(gone.stderr.contains("cannot read the console's log"), "{gone}");
+    assert!(gone.stderr.contains("cannot read the console log"), "{gone}");
     host.lab.run(&["vm", "delete", "off", "--yes"]).succeeded();
 }

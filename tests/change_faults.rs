@@ -207,8 +207,8 @@ fn what_cannot_be_undone_is_told() {
     lab.run(&["vm", "set", VM, "--vcpus", "1"]).succeeded();
     lab.run(&["vm", "start", VM]).succeeded();
     let failed = lab.spoil(&format!("fail:{}", calls.len()), &set).failed_with(8);
-    let says = "hint: What was changed before that could not be undone: running VM's virtual CPUs (";
-    assert!(failed.stderr.contains(says) && failed.stderr.ends_with("See: vmprov vm info changed\n"), "{failed}");
+    let says = "hint: Check the VM, because some changes could not be undone (running VM's virtual CPUs (";
+    assert!(failed.stderr.contains(says) && failed.stderr.ends_with("): vmprov vm info changed\n"), "{failed}");
     lab.run(&set).succeeded();
     delete(&lab);
 }
@@ -232,8 +232,8 @@ fn replace_that_is_disturbed(modes: &str) {
             let is_old = vm.as_ref().is_some_and(|vm| vm["uuid"] == old["uuid"]);
             let is_untouched = is_old && vm.as_ref().is_some_and(|vm| *vm == *old);
             if !ran.was_killed() && !ran.status.success() {
-                let told = ran.stderr.contains("The old VM `changed` had been deleted by then")
-                    || ran.stderr.contains("The old VM may be incomplete now");
+                let told = ran.stderr.contains("the old VM `changed` has already been deleted")
+                    || ran.stderr.contains("the old VM, which may be incomplete");
                 assert!(told || is_untouched, "{when}: {vm:?}");
                 assert!(is_old || vm.is_none(), "{when}: half a new VM is left: {vm:?}");
             }

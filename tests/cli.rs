@@ -98,7 +98,7 @@ fn one_vm_in_every_format() {
 #[test]
 fn power_says_what_it_did() {
     let host = TestHost::new();
-    host.run("vm start test").prints("test: started already (running)\n");
+    host.run("vm start test").prints("test: already started (running)\n");
     let results = json!({"results": [
         {"status": "started", "vm": "test", "state": "running", "changed": false, "forced": false}
     ]});
@@ -149,8 +149,9 @@ fn keys_from_the_first_to_the_last() {
 #[test]
 fn names_that_are_not_there_name_those_that_are_near() {
     let host = TestHost::new();
-    let list = "`vmprov vm list` shows the VMs there are.";
-    host.run("vm info tset").fails(3, &format!("error: there is no VM `tset`\nhint: Did you mean `test`? {list}\n"));
+    let list = "hint: List the VMs: vmprov vm list\n";
+    host.run("vm info tset")
+        .fails(3, &format!("error: VM `tset` does not exist\nhint: Check the name; similar: `test`\n{list}"));
     let other = UUID.replace('9', "0");
     for verb in ["info", "start", "stop", "restart", "ip", "wait", "ssh", "console", "delete --yes"] {
         for (name, shown) in [(UNKNOWN, UNKNOWN), (&other, &other), ("-x", "-x"), ("a\u{1b}[31m", "a\\u{1b}[31m")] {
@@ -162,15 +163,15 @@ fn names_that_are_not_there_name_those_that_are_near() {
             }
             let said = ran.stderr.replace('\u{1b}', "ESC");
             assert_eq!((ran.code(), ran.stdout.as_str()), (3, ""), "{verb} {name}: {ran:?}");
-            assert!(said.ends_with(&format!("error: there is no VM `{shown}`\nhint: {list}\n")), "{verb}: {said}");
+            assert!(said.ends_with(&format!("error: VM `{shown}` does not exist\n{list}")), "{verb}: {said}");
         }
     }
     host.run("key generate laptop --type ed25519").succeeds();
-    let make = |key| format!("Make it: vmprov key generate {key}");
-    host.run("key show labtop")
-        .fails(3, &format!("error: there is no key `labtop`\nhint: Did you mean `laptop`? {}\n", make("labtop")));
-    host.run("inject test nokey").fails(3, &format!("error: there is no key `nokey`\nhint: {}\n", make("nokey")));
-    host.run("key delete nokey other laptop").says(&["there is no key `nokey`", "there is no key `other`"]);
+    let make = |key| format!("hint: Generate it: vmprov key generate {key}\n");
+    let similar = "hint: Check the name; similar: `laptop`\n";
+    host.run("key show labtop").fails(3, &format!("error: key `labtop` does not exist\n{similar}{}", make("labtop")));
+    host.run("inject test nokey").fails(3, &format!("error: key `nokey` does not exist\n{}", make("nokey")));
+    host.run("key delete nokey other laptop").says(&["key `nokey` does not exist", "key `other` does not exist"]);
     host.run("key list -o name").prints("");
 }
 
@@ -239,14 +240,14 @@ fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
     assert_eq!(none["error"], "a command is missing");
     assert!(none["hint"].as_str().unwrap().contains("commands: create, list, info"), "{none}");
     let name = host.run("-o json vm create A").error();
-    assert_eq!(name["error"], "`A` cannot be a name: it contains `A`");
+    assert_eq!(name["error"], "invalid name `A`: it contains `A`");
     // For people clap's own words, and nothing of hidden commands.
     host.run("vm lst").fails_saying(2, &["error: unrecognized subcommand 'lst'", "Usage: vmprov vm"]);
     host.run("-q").fails(
         2,
         "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, ssh-config, gc, reap, doctor, serve, mcp, tools, config\n",
     );
-    host.run("").fails_saying(2, &["Usage: vmprov [OPTIONS] <COMMAND>", "Clean up after"]);
+    host.run("").fails_saying(2, &["Usage: vmprov [OPTIONS] <COMMAND>", "Remove leftovers"]);
     host.run("-q -v vm list").fails_saying(2, &["cannot be used with"]);
 }
 
@@ -258,7 +259,7 @@ fn several_vms_each_have_their_result() {
     assert_eq!(ran.json()["results"][0]["vm"], "test");
     let errors = ran.said();
     let said: Vec<_> = errors.iter().map(|error| error["error"].as_str().unwrap()).collect();
-    assert_eq!(said, ["there is no VM `nosuch-a`", "there is no VM `nosuch-b`"]);
+    assert_eq!(said, ["VM `nosuch-a` does not exist", "VM `nosuch-b` does not exist"]);
     // The first failure gives the status, and each keeps its own code.
     let ran = host.run("vm delete nosuch-a test --yes -o json");
     let codes: Vec<_> = ran.said().iter().map(|error| error["code"].clone()).collect();
@@ -268,19 +269,19 @@ fn several_vms_each_have_their_result() {
 #[test]
 fn deleting_asks_on_a_terminal_and_nowhere_else() {
     let host = TestHost::new();
-    let no_yes = "error: deleting asks first, and nobody is there to answer\nhint: Say so beforehand: --yes\n";
+    let no_yes = "error: confirmation required but stdin is not a terminal\nhint: Confirm the deletion: --yes\n";
     host.run("vm delete test").fails(2, no_yes);
     host.with_input(&["vm", "delete", "test"], "yes\n").fails(2, no_yes);
     host.run("vm delete test --yes").fails(
         4,
-        "error: vmprov did not make the VM `test`, so it does not delete it\n\
-         hint: To remove it and keep its disks: vmprov vm delete test --unmanaged\n",
+        "error: VM `test` is not managed by vmprov\n\
+         hint: Delete it but keep its disks: vmprov vm delete test --unmanaged\n",
     );
     host.run("vm delete test -y --unmanaged").prints("test: deleted; kept /guest/diskimage1\n");
     let missing = host.args(&["vm", "delete", UNKNOWN, "--yes", "--ignore-missing", "-o", "json"]).succeeds().json();
     assert_eq!(missing, json!({"results": [{"status": "missing", "vm": UNKNOWN, "deleted": [], "kept": []}]}));
     let host = host.with_env("NO_COLOR", "1");
-    let question = "warning: this deletes test and the volumes owned. Type yes to go on:";
+    let question = "warning: this deletes test and all owned volumes. Type yes to continue:";
     for (typed, code, end) in [
         ("yes\n", 0, "test: deleted; kept /guest/diskimage1\n"),
         ("y\n", 0, "test: deleted; kept /guest/diskimage1\n"),
@@ -298,13 +299,13 @@ fn deleting_asks_on_a_terminal_and_nowhere_else() {
 #[test]
 fn quiet_says_errors_alone() {
     let host = TestHost::new().with_env("LIBVIRT_STORAGE_POOL", "default-pool");
-    let loud = host.run("vm create web --dry-run").succeeds().says(&["warning: no image is given: the disk is blank"]);
+    let loud = host.run("vm create web --dry-run").succeeds().says(&["warning: no image given: the disk is blank"]);
     let said = host.run("-o json vm create web --dry-run").succeeds().said();
-    assert_eq!(said, [json!({"warning": "no image is given: the disk is blank, and nothing will boot from it"})]);
+    assert_eq!(said, [json!({"warning": "no image given: the disk is blank and not bootable"})]);
     let quiet = host.run("-q vm create web --dry-run").succeeds();
     assert_eq!(quiet.stderr, "");
     assert!(!loud.stdout.is_empty() && !quiet.stdout.is_empty());
-    host.run("-q vm info nosuch-vm").fails_saying(3, &["error: there is no VM `nosuch-vm`"]);
+    host.run("-q vm info nosuch-vm").fails_saying(3, &["error: VM `nosuch-vm` does not exist"]);
 }
 
 #[test]
@@ -328,15 +329,15 @@ fn verbose_shows_commands_that_can_be_pasted() {
 
 #[test]
 fn colour_is_for_terminals_that_want_it() {
-    let red = "\u{1b}[1;31merror:\u{1b}[0m there is no VM";
+    let red = "\u{1b}[1;31merror:\u{1b}[0m VM `nosuch-vm`";
     let host = TestHost::new();
-    let ran = host.on_terminal("vm info nosuch-vm", "no VM", "");
+    let ran = host.on_terminal("vm info nosuch-vm", "does not exist", "");
     assert!(ran.stdout.contains(red), "{ran:?}");
     assert!(!host.run("vm info nosuch-vm").stderr.contains('\u{1b}'));
     for (name, value) in [("NO_COLOR", "1"), ("TERM", "dumb")] {
-        let ran = TestHost::new().with_env(name, value).on_terminal("vm info nosuch-vm", "no VM", "");
+        let ran = TestHost::new().with_env(name, value).on_terminal("vm info nosuch-vm", "does not exist", "");
         assert!(
-            ran.stdout.contains("error: there is no VM") && !ran.stdout.contains("\u{1b}[1;31m"),
+            ran.stdout.contains("error: VM `nosuch-vm`") && !ran.stdout.contains("\u{1b}[1;31m"),
             "{name}: {ran:?}"
         );
         let ran = TestHost::new().with_env(name, value).on_terminal("vm lst", "try '", "");

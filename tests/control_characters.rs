@@ -32,7 +32,7 @@ fn steers(text: &str) -> bool {
 fn a_hint_does_not_steer_the_terminal() {
     host().args(&["vm", "wait", UUID, "--for", "ip"]).fails(
         4,
-        "error: the VM `we\\u{9b}2Jb` is shut off, so it will not become ready\n\
+        "error: VM `we\\u{9b}2Jb` is shut off, so it will not become ready\n\
          hint: Start it: vmprov vm start we\\u{9b}2Jb\n",
     );
 }

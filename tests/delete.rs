@@ -152,8 +152,12 @@ fn an_orphaned_overlay_blocks_nothing_and_goes_when_asked_for() {
     lab.run(&["image", "prune", "--dry-run"]).succeeded();
     let checked = lab.run(&["doctor", "state.volumes", "-o", "json"]).json();
     let finding = &checked["checks"][0];
-    assert_eq!((&finding["status"], &finding["fix"]), (&"warn".into(), &"vmprov gc --orphans".into()), "{checked}");
-    assert!(finding["saw"].as_str().unwrap().starts_with("nothing uses lost.two, lost.one of"), "{checked}");
+    assert_eq!(
+        (&finding["status"], &finding["fixCommand"]),
+        (&"warn".into(), &"vmprov gc --orphans".into()),
+        "{checked}"
+    );
+    assert!(finding["observed"].as_str().unwrap().starts_with("nothing uses lost.two, lost.one of"), "{checked}");
     let orphans = serde_json::json!(["default/lost.two", "default/lost.one"]);
     let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
     assert_eq!((&collected["orphans"], &collected["volumes"]), (&orphans, &serde_json::json!([])), "{collected}");

@@ -125,7 +125,7 @@ fn a_vm_that_is_shut_off_starts_with_what_was_set() {
 fn a_running_vm_gets_at_once_what_it_can_have() {
     let (lab, image) = warm();
     create(&lab, &image, &["--memory", "256M", "--vcpus", "1"]).succeeded();
-    let warning = "the disk has grown; the guest's file system follows at its next boot, where cloud-init grows it";
+    let warning = "the disk has grown; cloud-init grows the guest's file system at its next boot";
     let report = set(&lab, &["--memory", "128M", "--vcpus", "2", "--disk-size", "2", "--description", "--all"]);
     let expected = json!({"vm": VM, "changed": true, "restartNeeded": true, "warnings": [warning], "changes": [
         item("memory", "256M", "128M", "live"),
@@ -136,7 +136,7 @@ fn a_running_vm_gets_at_once_what_it_can_have() {
     assert_eq!(report, expected);
     assert_eq!((capacity(&lab), lab.virsh(&["desc", VM]).trim()), (2 << 30, "--all"));
     let above = lab.run(&["vm", "set", VM, "--memory", "512M"]).succeeded();
-    let says = "memory: 256M -> 512M at the next start\nrestart it for the rest: vmprov vm restart edited\n";
+    let says = "memory: 256M -> 512M at the next start\nrestart the VM to apply the rest: vmprov vm restart edited\n";
     assert_eq!(above.stdout, says);
 
     lab.run(&["vm", "restart", VM, "--force"]).succeeded();
@@ -151,7 +151,7 @@ fn a_running_vm_gets_at_once_what_it_can_have() {
     assert_eq!(figures(&lab)[2..], [1, 2]);
     let more = set(&lab, &["--vcpus", "2"]);
     assert_eq!((&more["changes"], &more["restartNeeded"]), (&json!([item("vcpus", "1", "2", "live")]), &json!(false)));
-    let warning = "the virtual CPUs are plugged in; a guest that does not use them by itself is told to: \
+    let warning = "virtual CPUs were hot-plugged; if the guest does not use them, run in it: \
                    echo 1 | sudo tee /sys/devices/system/cpu/cpu*/online";
     assert_eq!(more["warnings"], json!([warning]));
     assert_eq!(figures(&lab)[2..], [2, 2]);
@@ -206,30 +206,30 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
         }
         lab.settles(&before, &format!("{args:?}"));
     };
-    refuses(&[], INVALID, "nothing is said of what to change\nhint: Give at least one of --memory");
-    let smaller = "a disk of 512M is smaller than the 1G of the VM `edited`\n  why: a disk is never made smaller";
+    refuses(&[], INVALID, "no changes requested\nhint: Request a change: --memory");
+    let smaller = "cannot shrink the disk of VM `edited` from 1G to 512M\n  why: shrinking would cut off the data";
     refuses(&["--disk-size", "512M"], INVALID, smaller);
-    refuses(&["--vcpus", "100000"], INVALID, "100000 virtual CPUs are more than the ");
-    refuses(&["--vcpus", "0"], INVALID, "a VM cannot have 0 virtual CPUs");
-    refuses(&["--memory", "63M"], INVALID, "the least is 64M");
-    refuses(&["--description", "a\u{1b}b"], INVALID, "this cannot be a VM's description\n  why: it contains `\\u{1b}`");
+    refuses(&["--vcpus", "100000"], INVALID, "100000 virtual CPUs exceed this host's maximum of ");
+    refuses(&["--vcpus", "0"], INVALID, "invalid number of virtual CPUs `0`");
+    refuses(&["--memory", "63M"], INVALID, "the minimum is 64M");
+    refuses(&["--description", "a\u{1b}b"], INVALID, "invalid description\n  why: it contains `\\u{1b}`");
     lab.run(&["vm", "set", "nosuch", "--vcpus", "1"]).failed_with(NOT_FOUND);
 
     // A VM that writes to an overlay of a snapshot: its own disk must stay as that found it.
     lab.virsh(&["snapshot-create-as", VM, "s", "--disk-only", "--diskspec", "vdb,snapshot=no"]);
-    refuses(&["--disk-size", "2"], CONFLICT, "does not write to its own disk `default/edited.qcow2` now");
+    refuses(&["--disk-size", "2"], CONFLICT, "does not currently write to its own disk `default/edited.qcow2`");
     lab.run(&["vm", "stop", VM, "--force"]).succeeded();
-    refuses(&["--disk-size", "2"], CONFLICT, "does not write to its own disk `default/edited.qcow2` now");
+    refuses(&["--disk-size", "2"], CONFLICT, "does not currently write to its own disk `default/edited.qcow2`");
     // The overlay goes with the VM.
     delete(&lab);
 
     // One that is saved goes on with the disk that it knows.
     create(&lab, &image, &[]).succeeded();
     lab.virsh(&["managedsave", VM]);
-    refuses(&["--disk-size", "2"], CONFLICT, "has a saved state, which knows its disk as it is");
+    refuses(&["--disk-size", "2"], CONFLICT, "has a saved state, which depends on the size of its disk");
     let warned = set(&lab, &["--memory", "64M"]);
     let warning = warned["warnings"][0].as_str().unwrap();
-    assert!(warning.contains("has a saved state, from which it goes on with what it had"), "{warned}");
+    assert!(warning.contains("has a saved state and resumes with its old memory and virtual CPUs"), "{warned}");
     delete(&lab);
 
     // What a killed create left is no VM.
@@ -239,7 +239,7 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
     assert!(lab.spoil(&format!("kill-before:{calls}"), &args).was_killed());
     let was = everything(&lab);
     let ran = lab.run(&["vm", "set", VM, "--vcpus", "1"]).failed_with(CONFLICT);
-    assert!(ran.stderr.contains("the VM `edited` is incomplete"), "{ran}");
+    assert!(ran.stderr.contains("VM `edited` is incomplete"), "{ran}");
     assert_eq!(everything(&lab), was);
     delete(&lab);
 }
@@ -283,15 +283,15 @@ fn a_vm_of_others_is_changed_too() {
     let first = disk("/var/lib/libvirt/images/edited.qcow2", "vda");
     define(&format!("{first}{}", disk("/nowhere/b.qcow2", "vdb")));
     let several = lab.run(&["vm", "set", VM, "--disk-size", "1"]).failed_with(CONFLICT);
-    assert!(several.stderr.contains("the VM `edited`, which vmprov did not make, has several disks"), "{several}");
+    assert!(several.stderr.contains("VM `edited` is not managed by vmprov and has several disks"), "{several}");
     lab.virsh(&["undefine", VM]);
     define(&disk("/nowhere/b.qcow2", "vda"));
     let nowhere = lab.run(&["vm", "set", VM, "--disk-size", "1"]).failed_with(CONFLICT);
-    assert!(nowhere.stderr.contains("is in no storage pool that is active: /nowhere/b.qcow2"), "{nowhere}");
+    assert!(nowhere.stderr.contains("is not in an active storage pool: /nowhere/b.qcow2"), "{nowhere}");
     lab.virsh(&["undefine", VM]);
     define("");
     let none = lab.run(&["vm", "set", VM, "--disk-size", "1"]).failed_with(CONFLICT);
-    assert!(none.stderr.contains("the VM `edited` has no disk"), "{none}");
+    assert!(none.stderr.contains("VM `edited` has no disk"), "{none}");
     lab.virsh(&["undefine", VM]);
     lab.virsh(&["vol-delete", "--pool", "default", "--vol", "edited.qcow2"]);
 }
@@ -358,9 +358,9 @@ fn a_guest_sees_what_was_set() {
     let same = run(&[&base[..], &same].concat()).json();
     assert_eq!((&same["changed"], same["addresses"].as_array().unwrap().len()), (&json!(false), 1), "{same}");
     run(&["vm", "ttl", VM, "1m"]);
-    assert_eq!(run(&["reap"]).stdout, "nothing has expired\n");
+    assert_eq!(run(&["reap"]).stdout, "no expired VMs\n");
     let deadline = std::time::Instant::now() + Duration::from_mins(3);
-    while run(&["reap"]).stdout == "nothing has expired\n" {
+    while run(&["reap"]).stdout == "no expired VMs\n" {
         assert!(std::time::Instant::now() < deadline, "it does not expire");
         std::thread::sleep(Duration::from_secs(2));
     }

@@ -124,14 +124,15 @@ fn a_protected_vm_is_deleted_by_nothing() {
     let report =
         |changed: bool, status: &str| json!({"results": [{"status": status, "vm": "guarded", "changed": changed}]});
     assert_eq!(protected, report(true, "protected"));
-    assert_eq!(lab.run(&["vm", "protect", "guarded"]).succeeded().stdout, "guarded: protected already\n");
+    assert_eq!(lab.run(&["vm", "protect", "guarded"]).succeeded().stdout, "guarded: already protected\n");
     expire(&lab, "guarded");
     let before = lab.snapshot();
     let uuid = info(&lab, "guarded")["uuid"].as_str().unwrap().to_owned();
     let xml = lab.virsh(&["dumpxml", "--domain", &uuid]);
     for more in [&[][..], &["--unmanaged"], &["--ignore-missing"]] {
         let refused = lab.run(&[&["vm", "delete", "guarded", "--yes"], more].concat()).failed_with(CONFLICT);
-        let says = "the VM `guarded` is protected from being deleted\nhint: If it is to go all the same: vmprov vm unprotect guarded\n";
+        let says =
+            "VM `guarded` is protected from deletion\nhint: Remove the protection first: vmprov vm unprotect guarded\n";
         assert!(refused.stderr.ends_with(says), "{refused}");
     }
     for dry in [&[][..], &["--dry-run"]] {
@@ -152,7 +153,7 @@ fn a_protected_vm_is_deleted_by_nothing() {
 fn reap_deletes_what_has_expired_and_nothing_else() {
     let (lab, image) = warm();
     let empty = lab.run(&["reap"]).succeeded();
-    assert_eq!(empty.stdout, "nothing has expired\n");
+    assert_eq!(empty.stdout, "no expired VMs\n");
     create(&lab, &image, "kept", &["--ttl", "1h", "--no-start"]);
     let before = lab.snapshot();
     create(&lab, &image, "old", &["--ttl", "1h"]);
@@ -188,7 +189,7 @@ fn reap_leaves_alone_what_is_incomplete_or_worked_on() {
     assert!(killed.was_killed(), "{killed}");
     assert_eq!(info(&lab, "old")["incomplete"], true, "{killed}");
     let skipped = lab.run(&["reap"]).succeeded();
-    let says = "old: skipped: creating or deleting it was cut short; `vmprov gc` removes what is left\n";
+    let says = "old: skipped: its create or delete was interrupted; `gc` removes it\n";
     assert_eq!(skipped.stdout, says);
     for verb in [&["vm", "ttl", "old", "1h"][..], &["vm", "protect", "old"]] {
         lab.run(verb).failed_with(CONFLICT);
@@ -233,7 +234,7 @@ fn what_fails_does_not_keep_the_others() {
     let statuses: Vec<_> =
         results.as_array().unwrap().iter().map(|vm| vm["status"].as_str().unwrap().to_owned()).collect();
     assert_eq!(statuses, ["failed", "deleted", "deleted"], "{failed}");
-    let error = "the VM `old` has expired and was not deleted: cannot ";
+    let error = "expired VM `old` was not deleted: cannot ";
     assert!(results[0]["error"].as_str().unwrap().starts_with(error), "{failed}");
     let told: Value = serde_json::from_str(&failed.stderr).unwrap();
     assert_eq!((&told["error"], &told["exitStatus"]), (&results[0]["error"], &json!(TOOL_FAILED)), "{failed}");
@@ -291,7 +292,7 @@ fn a_vm_of_others_has_none_of_it() {
     let before = lab.virsh(&["dumpxml", "others"]);
     for verb in [&["vm", "ttl", "others", "1h"][..], &["vm", "protect", "others"], &["vm", "unprotect", "others"]] {
         let refused = lab.run(verb).failed_with(CONFLICT);
-        assert!(refused.stderr.contains("vmprov did not make the VM `others`, so it notes nothing of it"), "{refused}");
+        assert!(refused.stderr.contains("VM `others` is not managed by vmprov"), "{refused}");
     }
     assert_eq!(lab.virsh(&["dumpxml", "others"]), before);
     lab.virsh(&["undefine", "others"]);

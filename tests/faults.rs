@@ -62,8 +62,8 @@ fn nothing_but_whole_images(lab: &Lab, before: &Snapshot, image: &str, killed: b
     for name in images(lab).difference(&image_names(before)) {
         if name.ends_with(".qcow2") {
             assert!(read(name) == std::fs::read(image).unwrap(), "{when}: the base image {name} is not whole");
-            let companion = name.replace(".qcow2", ".json");
-            assert!(stored.join(&companion).exists(), "{when}: {name} has no companion");
+            let manifest = name.replace(".qcow2", ".json");
+            assert!(stored.join(&manifest).exists(), "{when}: {name} has no manifest");
         } else if !killed {
             let json: serde_json::Value = serde_json::from_slice(&read(name)).unwrap_or_default();
             let volume = json["volume"].as_str().unwrap_or_else(|| panic!("{when}: {name} is not whole: {json}"));
@@ -98,8 +98,8 @@ fn forget_images(lab: &Lab, before: &Snapshot) {
 /// Removes what led to the images of earlier tests, whose homes are gone.
 fn forget_sources(lab: &Lab, image: &str) {
     for name in images(lab).iter().filter(|name| name.starts_with("source-")) {
-        let companion = std::fs::read_to_string(lab.pool_folder().join(name)).unwrap_or_default();
-        if !companion.contains(image) && companion.contains("/warm.qcow2\"") {
+        let manifest = std::fs::read_to_string(lab.pool_folder().join(name)).unwrap_or_default();
+        if !manifest.contains(image) && manifest.contains("/warm.qcow2\"") {
             lab.virsh(&["vol-delete", "--pool", "default", "--vol", name]);
         }
     }

@@ -121,15 +121,15 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
     let ran = host.run("vm list");
     assert!(!ran.stderr.contains("mount:"), "this test needs root: {ran:?}");
     let socket = "/var/run/libvirt/libvirt-sock";
-    let mends = |verb: &str| match ["/run/systemd/system", "/etc/init.d/libvirtd"].map(|path| Path::new(path).exists())
+    let start = |verb: &str| match ["/run/systemd/system", "/etc/init.d/libvirtd"].map(|path| Path::new(path).exists())
     {
         [true, _] => format!("sudo systemctl {verb} libvirtd"),
         [_, true] => "sudo service libvirtd restart".to_owned(),
         _ => "sudo virtlogd -d; sudo libvirtd -d".to_owned(),
     };
     let not_running = format!(
-        "hint: libvirtd is installed and is not running: there is no socket {socket}: {}\n",
-        mends("enable --now")
+        "hint: libvirtd is installed but not running: the socket {socket} does not exist: {}\n",
+        start("enable --now")
     );
     let not_running = not_running.as_str();
     ran.fails_saying(UNREACHABLE, &["error: cannot reach libvirt at qemu:///system\n  why: ", not_running]);
@@ -144,7 +144,7 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
         UNREACHABLE,
         &[
             "Connection refused",
-            &format!("hint: libvirtd is gone and left its socket ~/libvirt-sock behind: {}\n", mends("restart")),
+            &format!("hint: libvirtd is not running but left its socket ~/libvirt-sock: {}\n", start("restart")),
         ],
     );
 }
@@ -153,11 +153,11 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
 fn a_user_without_the_group_is_told_of_it() {
     let lab = Lab::qemu();
     let host = in_lab(&lab).by(as_user(None));
-    let mends = "hint: libvirt's socket is for the group `libvirt`, which `nobody` is not in (`--connect qemu:///session` needs none); put into it, one has to log \
-                 in anew: sudo usermod -aG libvirt nobody\n";
+    let hint = "hint: user `nobody` is not in the group `libvirt`, as libvirt's socket requires (qemu:///session requires \
+                no group); membership takes effect at the next login: sudo usermod -aG libvirt nobody\n";
     for line in ["vm list", "-q vm create web", "vm start web", "vm delete web --yes", "gc"] {
         let ran = host.run(&format!("-c qemu:///system {line}"));
-        ran.fails_saying(DENIED, &["error: cannot reach libvirt at qemu:///system\n", "Permission denied", mends]);
+        ran.fails_saying(DENIED, &["error: cannot reach libvirt at qemu:///system\n", "Permission denied", hint]);
     }
     // Their own libvirt, which is used where nobody says otherwise, needs a home that is theirs.
     let chosen =
@@ -182,14 +182,14 @@ fn a_user_in_the_group_can_do_everything() {
     assert!(host.run("vm list -o name").succeeds().stdout.lines().any(|name| name == "web"));
     assert!(host.run("vm info web").succeeds().stdout.contains("state        shut off\n"));
     host.run("vm start web").prints("web: started (running)\n");
-    host.run("vm start web").prints("web: started already (running)\n");
+    host.run("vm start web").prints("web: already started (running)\n");
     let injected = host.run("inject web next -o json").succeeds().json();
     assert_eq!((&injected["method"], &injected["restartNeeded"]), (&"cloud-init".into(), &true.into()));
-    host.run("vm stop web --force").prints("web: stopped after a power-off (shut off)\n");
-    host.run("vm stop web").prints("web: stopped already (shut off)\n");
+    host.run("vm stop web --force").prints("web: stopped by force (shut off)\n");
+    host.run("vm stop web").prints("web: already stopped (shut off)\n");
     host.run("vm start web").prints("web: started (running)\n");
     let deleted = host.run("vm delete web --yes").succeeds();
-    assert!(deleted.stdout.starts_with("web: deleted; with default/web-seed-"), "{deleted:?}");
+    assert!(deleted.stdout.starts_with("web: deleted, including default/web-seed-"), "{deleted:?}");
     assert!(deleted.stdout.ends_with(".iso, default/web-console.log, default/web.qcow2\n"), "{deleted:?}");
     host.run("gc").prints("nothing to clean up\n");
     let is_for_all = |line: &str| {
@@ -221,7 +221,7 @@ fn a_virsh_that_hangs_is_ended_with_all_that_it_started() {
 fn what_is_no_answer_is_not_taken_for_one() {
     let real = "exec /usr/bin/virsh \"$@\"";
     for (what, script, code, says) in [
-        ("nothing", "exit 0", TOOL_FAILED, "virsh said nothing"),
+        ("nothing", "exit 0", TOOL_FAILED, "virsh printed no error"),
         ("nonsense", "echo nonsense; echo '<x'", TOOL_FAILED, "cannot list the VMs"),
         ("no text", "printf '\\377\\376\\0'", TOOL_FAILED, "cannot list the VMs"),
         ("an unknown complaint", "echo 'error: the moon is full' >&2; exit 1", TOOL_FAILED, "why: the moon is full\n"),
@@ -231,7 +231,7 @@ fn what_is_no_answer_is_not_taken_for_one() {
             "no names",
             "/usr/bin/virsh \"$@\" | sed 's/^6695eb01/zzzzzzzz/'",
             TOOL_FAILED,
-            "cannot read libvirt's list of VMs",
+            "cannot parse libvirt's list of VMs",
         ),
         ("no XML", "/usr/bin/virsh \"$@\" | sed 's/<domain/<dorain/'", TOOL_FAILED, "cannot read libvirt's domain XML"),
         ("half of it", "/usr/bin/virsh \"$@\" | sed '/<vcpu/d'", TOOL_FAILED, "cannot read libvirt's domain XML"),
@@ -258,8 +258,8 @@ fn what_is_no_answer_is_not_taken_for_one() {
     host.tool("chmod", &["644", "../bin/virsh"]);
     host.with_only(&[]).run("vm list").fails_saying(DENIED, &["cannot start `virsh`", "Permission denied"]);
     for (script, code, says) in [
-        ("echo '{}'", TOOL_FAILED, "cannot read qemu-img's JSON"),
-        ("exit 1", INVALID, "debian-12.qcow2` cannot be read as one"),
+        ("echo '{}'", TOOL_FAILED, "cannot parse qemu-img's JSON"),
+        ("exit 1", INVALID, "debian-12.qcow2` is not a valid qcow2 file"),
         ("kill -9 $$", TOOL_FAILED, "qemu-img info"),
     ] {
         let host = TestHost::new().with_program("qemu-img", script).with_env("LIBVIRT_STORAGE_POOL", "default-pool");
@@ -294,7 +294,7 @@ fn a_pool_that_cannot_hold_overlays_is_refused() {
     host.run("-q vm create web").fails(
         4,
         "error: the storage pool `default-pool` is of type `logical`, which cannot hold overlays\n\
-         hint: Choose a pool of files with --pool, or let vmprov make one by naming one that is not there.\n",
+         hint: Choose a pool that holds files, or a new name for vmprov to create: --pool\n",
     );
 }
 
@@ -349,13 +349,13 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
     let host = lab.host();
     let virsh = |words: &[&str]| lab.does(&[&["virsh", "-q", "-c", "qemu:///system"], words].concat());
     let create = "vm create web --memory 64 --vcpus 1 --no-start -o name";
-    let blank = "warning: no image is given: the disk is blank, and nothing will boot from it\n";
-    let no_kvm = "warning: this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?): \
+    let blank = "warning: no image given: the disk is blank and not bootable\n";
+    let no_kvm = "warning: this host does not offer KVM (/dev/kvm is missing, or virtualization is disabled in the firmware): \
                   VMs are emulated, which is many times slower\n";
     let run_create = |args: &str, notes: &str| {
         let ran = host.run(&format!("{create} {args}")).succeeds();
         assert_eq!((ran.stdout.as_str(), ran.stderr), ("web\n", format!("{blank}{notes}{no_kvm}")));
-        host.run("vm delete web --yes").prints("web: deleted; with default/web-console.log, default/web.qcow2\n");
+        host.run("vm delete web --yes").prints("web: deleted, including default/web-console.log, default/web.qcow2\n");
     };
 
     // Looking changes nothing.
@@ -365,11 +365,13 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
     assert!(
         planned
             .stderr
-            .contains("note: the storage pool `default` in /var/lib/libvirt/images is missing: it would be made\n"),
+            .contains("note: the storage pool `default` in /var/lib/libvirt/images is missing: it would be created\n"),
         "{planned:?}"
     );
     assert!(
-        planned.stderr.contains("note: the network `default` (NAT, 192.168.122.0/24) is missing: it would be made\n"),
+        planned
+            .stderr
+            .contains("note: the network `default` (NAT, 192.168.122.0/24) is missing: it would be created\n"),
         "{planned:?}"
     );
     assert_eq!(virsh(&["pool-list", "--all", "--name"]).trim(), "");
@@ -381,8 +383,8 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
     lab.does(&["ip", "link", "set", "taken0", "up"]);
     run_create(
         "",
-        "note: made the storage pool `default` in /var/lib/libvirt/images, which was missing\n\
-         note: made the network `default` (NAT, 192.168.123.0/24), which was missing\n",
+        "note: created the storage pool `default` in /var/lib/libvirt/images, which was missing\n\
+         note: created the network `default` (NAT, 192.168.123.0/24), which was missing\n",
     );
     lab.does(&["ip", "link", "delete", "taken0"]);
     assert!(virsh(&["net-dumpxml", "default"]).contains("192.168.123.1"));
@@ -409,7 +411,7 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
     virsh(&["pool-undefine", "default"]);
     run_create(
         "--pool-path /var/lib/libvirt/other/images",
-        "note: made the storage pool `default` in /var/lib/libvirt/other/images, which was missing\n",
+        "note: created the storage pool `default` in /var/lib/libvirt/other/images, which was missing\n",
     );
     assert!(lab.folder.join("lib/other/images").is_dir());
 
@@ -438,7 +440,7 @@ fn kvm_that_does_not_work(lab: &Fresh) {
          *) exec /usr/bin/virsh \"$@\" ;;\nesac"
     );
     let host = lab.host().with_program("virsh", &script);
-    let warning = "warning: KVM is there but does not work (failed to set MSR 0x10a): VMs are emulated, which is many times slower\n";
+    let warning = "warning: KVM exists but does not work (failed to set MSR 0x10a): VMs are emulated, which is many times slower\n";
     for name in ["one", "two"] {
         let ran = host.args(&["vm", "create", name, "--memory", "64", "--vcpus", "1"]).succeeds();
         assert!(ran.stderr.ends_with(warning) && ran.stderr.matches("KVM").count() == 1, "{ran:?}");

@@ -111,14 +111,14 @@ fn the_same_specification_changes_nothing_however_it_is_written() {
     assert_eq!(waited["changed"], false, "{waited}");
     lab.run(&["vm", "stop", VM, "--force"]).succeeded();
     let stopped = create(&lab, &image, &["--if-exists", "ok"]).succeeded();
-    let says = "the VM `again` is shut off and was left so; to start it: vmprov vm start again";
+    let says = "VM `again` already exists and is shut off; it was not started";
     assert_eq!(
         (&stopped.json()["state"], &stopped.json()["warnings"]),
         (&json!("shut off"), &json!([says])),
         "{stopped}"
     );
     let waited = create(&lab, &image, &["--if-exists", "ok", "--wait=running"]).failed_with(CONFLICT);
-    assert!(waited.stderr.contains("the VM `again` is shut off, so it will not become ready"), "{waited}");
+    assert!(waited.stderr.contains("VM `again` is shut off, so it will not become ready"), "{waited}");
     assert_eq!(info(&lab)["state"], "shut off");
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
 }
@@ -134,7 +134,7 @@ fn another_specification_is_refused_with_every_difference() {
     let refused = |args: &[&str], causes: &[&str]| {
         let ran = create(&lab, &image, &[args, &["--if-exists", "ok"]].concat()).failed_with(CONFLICT);
         let error: Value = serde_json::from_str(ran.stderr.trim()).unwrap();
-        assert_eq!(error["error"], "there is a VM `again` already, made with another specification", "{ran}");
+        assert_eq!(error["error"], "VM `again` already exists with another specification", "{ran}");
         assert_eq!(error["code"], "conflict", "{ran}");
         assert_eq!(error["cause"], causes.join("\n"), "{ran}");
         assert!(error["hint"].as_str().unwrap().contains("--if-exists replace"), "{ran}");
@@ -176,7 +176,7 @@ fn a_vm_of_others_or_of_an_older_version_is_refused() {
     let was = xml(&lab);
     for what in ["ok", "replace"] {
         let refused = create(&lab, &image, &["--if-exists", what]).failed_with(CONFLICT);
-        assert!(refused.stderr.contains("there is a VM `again` already, which vmprov did not make"), "{refused}");
+        assert!(refused.stderr.contains("VM `again` already exists and is not managed by vmprov"), "{refused}");
     }
     assert_eq!(xml(&lab), was);
     lab.virsh(&["undefine", VM]);
@@ -187,10 +187,16 @@ fn a_vm_of_others_or_of_an_older_version_is_refused() {
     let after = rest.split_once("</specification>").unwrap().1;
     note(&lab, &format!("{before}{after}"));
     let refused = create(&lab, &image, &["--if-exists", "ok"]).failed_with(CONFLICT);
-    assert!(refused.stderr.contains("was made by a vmprov that did not note with what specification"), "{refused}");
+    assert!(
+        refused.stderr.contains("was created by a version of vmprov that did not record its specification"),
+        "{refused}"
+    );
     note(&lab, &format!("{before}<specification sha256='ab'>{{}}</specification>{after}"));
     let refused = create(&lab, &image, &["--if-exists", "ok"]).failed_with(CONFLICT);
-    assert!(refused.stderr.contains("was made by another version of vmprov, with another specification"), "{refused}");
+    assert!(
+        refused.stderr.contains("was created by another version of vmprov, with another specification"),
+        "{refused}"
+    );
     create(&lab, &image, &["--if-exists", "replace", "--no-start"]).succeeded();
     create(&lab, &image, &["--if-exists", "ok", "--no-start"]).succeeded();
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
@@ -253,7 +259,7 @@ fn what_can_be_refused_is_refused_before_the_old_one_goes() {
 
     lab.run(&["vm", "protect", VM]).succeeded();
     let refused = create(&lab, &image, &["--if-exists", "replace"]).failed_with(CONFLICT);
-    assert!(refused.stderr.contains("is protected from being deleted"), "{refused}");
+    assert!(refused.stderr.contains("is protected from deletion"), "{refused}");
     create(&lab, &image, &["--if-exists", "ok"]).succeeded();
     assert_eq!(info(&lab)["state"], "running");
     lab.settles(&before, "after a protected VM was to be replaced");

@@ -88,7 +88,9 @@ fn an_imported_image_is_listed_used_exported_and_deleted() {
     assert_eq!((&imported["verification"], &imported["virtualSize"]), (&"none".into(), &(10 << 20).into()));
     // The name is taken, here and in the catalogue; what was imported keeps what was known of it.
     let whole = site.lab.snapshot();
-    for (name, says) in [("golden:1", "there is an image"), ("debian:12", "the catalogue has an image")] {
+    for (name, says) in
+        [("golden:1", "image `golden:1` already exists"), ("debian:12", "image `debian:12` is in the catalogue")]
+    {
         let refused = site.lab.run(&["image", "import", &file, name]).failed_with(4);
         assert!(refused.stderr.contains(says), "{refused}");
     }
@@ -116,7 +118,7 @@ fn an_imported_image_is_listed_used_exported_and_deleted() {
     assert_eq!(exported["sha256"], imported["sha256"]);
     let whole = site.lab.snapshot();
     let again = site.lab.run(&["image", "export", "golden:1", out.to_str().unwrap()]).failed_with(4);
-    assert!(again.stderr.contains("there is a file"), "{again}");
+    assert!(again.stderr.contains(&format!("file `{}` already exists", out.display())), "{again}");
     site.lab.run(&["image", "export", "golden:1", "/nowhere/x"]).failed_with(3);
     site.lab.settles(&whole, "exports that cannot be");
 
@@ -223,11 +225,14 @@ fn overlays_made_by_hand_keep_an_image() {
     // What cannot be read proves nothing.
     std::fs::write(at("top.qcow2"), "QFI\u{fb}").unwrap();
     let refused = site.lab.run(&["image", "delete", "golden"]).failed_with(4);
-    assert!(refused.stderr.contains("nobody can tell") && refused.stderr.contains("image-foreign"), "{refused}");
+    assert!(
+        refused.stderr.contains("cannot determine which images are in use") && refused.stderr.contains("image-foreign"),
+        "{refused}"
+    );
     // Nor does what is not there, be it on a disk that is not mounted.
     std::fs::rename(at("top.qcow2"), at("away.qcow2")).unwrap();
     let refused = site.lab.run(&["image", "prune", "--all"]).failed_with(4);
-    assert!(refused.stderr.contains("it is not there"), "{refused}");
+    assert!(refused.stderr.contains("it does not exist"), "{refused}");
     // A raw disk builds on nothing, whatever its guest wrote into it.
     site.lab.virsh(&["undefine", "--domain", "image-foreign"]);
     make(&at("top.qcow2"), "middle.qcow2");
@@ -252,10 +257,10 @@ fn a_commit_is_whole_or_nothing() {
         }
         site.lab.settles(&before, &args.join(" "));
     };
-    refuse(&["nobody", "silver"], 3, &["there is no VM `nobody`"]);
-    refuse(&["image-a", "golden"], 4, &["there is an image `golden`"]);
-    refuse(&["image-a", "debian:12"], 4, &["the catalogue has an image"]);
-    refuse(&["image-a", "Silver"], 2, &["cannot be an image's name"]);
+    refuse(&["nobody", "silver"], 3, &["VM `nobody` does not exist"]);
+    refuse(&["image-a", "golden"], 4, &["image `golden` already exists"]);
+    refuse(&["image-a", "debian:12"], 4, &["image `debian:12` is in the catalogue"]);
+    refuse(&["image-a", "Silver"], 2, &["invalid image name `Silver`"]);
     // The disk is blank: there is no guest in it.
     refuse(&["image-a", "silver"], 8, &["virt-sysprep", "operating systems"]);
     site.lab.fake("virt-sysprep", "[ \"$1\" = --version ] || { echo 'it breaks' >&2; exit 1; }");
@@ -267,7 +272,7 @@ fn a_commit_is_whole_or_nothing() {
     assert!(running.stderr.contains("vmprov vm stop image-a"), "{running}");
     site.lab.virsh(&["managedsave", "--domain", "image-a"]);
     let saved = site.lab.run(&["vm", "commit", "image-a", "silver"]).failed_with(4);
-    assert!(saved.stderr.contains("its disk is not at rest"), "{saved}");
+    assert!(saved.stderr.contains("its disk is not consistent"), "{saved}");
     site.lab.virsh(&["managedsave-remove", "--domain", "image-a"]);
 
     // With an external snapshot, too: all layers become one.
@@ -335,15 +340,15 @@ fn creates_and_prunes_at_once_do_each_other_no_harm() {
     site.lab.settles(&site.before, "at the end");
 }
 
-/// What an earlier kill left is gone afterwards: a name that leads nowhere, an upload without its companion.
+/// Leftovers of a killed process are removed: a source manifest without an image, and an upload without its manifest.
 #[test]
 fn prune_removes_what_leads_nowhere() {
     let site = Site::new();
     site.import("golden", "10M");
     let pool = site.lab.pool_folder();
-    let companions = std::fs::read_dir(&pool).unwrap().map(|entry| entry.unwrap().path());
-    let companion = companions.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
-    let of_base = companion.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("base-"));
+    let files = std::fs::read_dir(&pool).unwrap().map(|entry| entry.unwrap().path());
+    let manifests = files.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    let of_base = manifests.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("base-"));
     of_base.for_each(|path| std::fs::remove_file(path).unwrap());
     std::fs::write(pool.join("source-0000000000000000.json"), "no JSON").unwrap();
     site.lab.virsh(&["pool-refresh", "--pool", "default"]);

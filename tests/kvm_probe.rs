@@ -52,12 +52,12 @@ fn probes(lab: &Lab) -> usize {
     fs::read_to_string(lab.file("probes")).map_or(0, |text| text.lines().count())
 }
 
-/// The check of `doctor` that probes KVM: its status, and what it saw.
+/// The check of `doctor` that probes KVM: its status, and what it observed.
 fn checked(ran: &Ran) -> (String, String) {
     let report = ran.json();
     let check = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "kvm.works").unwrap().clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
-    (text(&check["status"]), text(&check["saw"]))
+    (text(&check["status"]), text(&check["observed"]))
 }
 
 const DOCTOR: [&str; 4] = ["doctor", "kvm.works", "-o", "json"];
@@ -72,8 +72,8 @@ fn running(lab: &Lab) -> Vec<String> {
 fn a_guest_that_resets_itself_proves_that_kvm_works_however_the_uri_is_spelled() {
     let lab = lab(&format!("sed '{EMULATED}' | virsh \"$@\""));
     let before = lab.snapshot();
-    let saw = checked(&lab.run(&DOCTOR));
-    assert_eq!(saw, ("ok".to_owned(), "a guest's code was executed".to_owned()));
+    let observed = checked(&lab.run(&DOCTOR));
+    assert_eq!(observed, ("ok".to_owned(), "KVM executed guest code".to_owned()));
     assert_eq!((probes(&lab), cached(&lab).len()), (1, 1));
     for uri in ["qemu:///system", "qemu+unix:///system"] {
         let create = ["-c", uri, "vm", "create", "web", "--memory", "64", "--vcpus", "1", "--no-start"];
@@ -95,9 +95,9 @@ fn gc_leaves_a_probe_that_runs_alone() {
     wait_until("the probe", || !running(&lab).is_empty());
     let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
     assert_eq!((&collected["vms"], collected["skipped"].as_array().unwrap().len()), (&serde_json::json!([]), 1));
-    let (status, saw) = checked(&doctor.end());
-    assert_eq!(status, "warn", "{saw}");
-    assert!(saw.contains("a guest starts but its CPU never executes"), "{saw}");
+    let (status, observed) = checked(&doctor.end());
+    assert_eq!(status, "warn", "{observed}");
+    assert!(observed.contains("a guest starts but its CPU never executes"), "{observed}");
     assert_eq!(probes(&lab), 1);
     // One whose vmprov was killed is removed.
     let doctor = lab.begin("", &DOCTOR);
@@ -122,8 +122,8 @@ fn a_probe_that_another_client_ends_proves_nothing() {
         }
         ended.len() == 3
     });
-    let (status, saw) = checked(&doctor.end());
-    assert!(status == "skip" && saw.starts_with("cannot tell whether KVM works: "), "{status}: {saw}");
+    let (status, observed) = checked(&doctor.end());
+    assert!(status == "skip" && observed.starts_with("cannot tell whether KVM works: "), "{status}: {observed}");
     assert_eq!((probes(&lab), cached(&lab).len()), (3, 0));
 }
 
@@ -136,12 +136,12 @@ fn a_probe_that_cannot_be_started_for_another_reason_proves_nothing() {
     );
     let lab = lab(&format!("cat >/dev/null; echo \"{complaint}\" >&2; exit 1"));
     let reason = "cannot set up guest memory 'pc.ram'";
-    let saw = checked(&lab.run(&DOCTOR));
-    assert_eq!(saw, ("skip".to_owned(), format!("cannot tell whether KVM works: {reason}")));
+    let observed = checked(&lab.run(&DOCTOR));
+    assert_eq!(observed, ("skip".to_owned(), format!("cannot tell whether KVM works: {reason}")));
     for name in ["one", "two"] {
         let create = ["vm", "create", name, "--memory", "64", "--vcpus", "1", "--no-start", "-o", "json"];
         let created = lab.run(&create).succeeded().json();
-        let warning = format!("cannot tell whether KVM works ({reason}): it is used, and probed again next time");
+        let warning = format!("cannot tell whether KVM works ({reason}): using it, and probing it again next time");
         assert!(created["warnings"].as_array().unwrap().contains(&warning.into()), "{created}");
     }
     assert_eq!((probes(&lab), cached(&lab).len()), (3, 0));

@@ -212,7 +212,8 @@ fn the_tests_start_processes_only_where_they_are_ended() {
 fn the_architecture_names_what_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
-    let paths: BTreeSet<_> = text.split('`').filter(|name| name.starts_with("src/") || name.starts_with("tests/")).collect();
+    let paths: BTreeSet<_> =
+        text.split('`').filter(|name| name.starts_with("src/") || name.starts_with("tests/")).collect();
     assert!(paths.len() > 30, "{paths:?}");
     let missing: Vec<_> = paths.into_iter().filter(|path| !root.join(path).exists()).collect();
     assert!(missing.is_empty(), "ARCHITECTURE.md names {missing:?}");

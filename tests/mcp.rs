@@ -107,7 +107,9 @@ fn who_may_only_look_has_only_tools_that_look() {
     for name in all.difference(&theirs) {
         let (text, next) = told(&hand.call(name, &json!({"name": "test", "confirm": "test"})));
         assert!(
-            text.starts_with(&format!("the agent `mcp` may not call {name}: that needs the scope operate")),
+            text.starts_with(&format!(
+                "the agent `mcp` is not authorized to call {name}: this requires the scope `operate`, and it has `read`"
+            )),
             "{text}"
         );
         assert_eq!(next["tool"], "vm_list", "{text}");
@@ -131,20 +133,21 @@ fn who_has_a_prefix_sees_and_makes_nothing_else() {
         ("vm_inject_ssh_key", json!({"vmName": "a1-web", "keyName": "dev"})),
     ] {
         let (text, next) = told(&hand.call(tool, &arguments));
-        assert!(text.contains("All names of the agent `mcp` begin with `a1-`."), "{tool}: {text}");
+        let hint = "Use names that begin with `a1-`: the agent `mcp` is restricted to them";
+        assert!(text.contains(hint), "{tool}: {text}");
         assert!(next["tool"] == "vm_list" || next["tool"] == "ssh_key_list", "{tool}: {next}");
     }
     let listed = hand.ask("tools/list", &json!({}))["result"].take();
     assert!(!names(&listed).contains("doctor"), "it tells of the whole host");
     let (text, next) = told(&hand.call("doctor", &json!({})));
-    assert!(text.contains("may not look at the whole host") && next["tool"] == "vm_list", "{text} {next}");
+    assert!(text.contains("is not authorized to check the host") && next["tool"] == "vm_list", "{text} {next}");
     let made = hand.call("ssh_key_generate", &json!({"name": "a1-dev", "type": "ed25519"}));
     assert_eq!(made["structuredContent"]["name"], "a1-dev", "{made}");
     let resources = hand.ask("resources/list", &json!({}))["result"]["resources"].take();
     assert_eq!(resources.as_array().unwrap().len(), 1, "{resources}");
     assert_eq!(resources[0]["uri"], "key://a1-dev");
     let foreign = hand.ask("resources/read", &json!({"uri": "vm://test"}));
-    assert!(foreign["error"]["message"].as_str().unwrap().starts_with("there is no VM `test`"), "{foreign}");
+    assert!(foreign["error"]["message"].as_str().unwrap().starts_with("VM `test` does not exist"), "{foreign}");
     for wrong in ["A-", "", "-a", "a b"] {
         assert_eq!(host.args(&["mcp", "--prefix", wrong]).code(), 2, "{wrong}");
     }
@@ -183,10 +186,10 @@ fn try_out(agent: &mut Agent) {
     let (text, next) = told(&agent.call("vm_info", &json!({"name": "tset"})));
     assert_eq!(
         (text.as_str(), &next["tool"]),
-        ("there is no VM `tset`. Did you mean `test`? `vm_list` shows the VMs there are.", &json!("vm_list"))
+        ("VM `tset` does not exist. Check the name; similar: `test`. List the VMs: vm_list", &json!("vm_list"))
     );
     let unknown = agent.ask(&json!({"do": "call", "name": "vm_lst", "arguments": {}}));
-    assert!(unknown["error"].as_str().unwrap().contains("Did you mean `vm_list`?"), "{unknown}");
+    assert!(unknown["error"].as_str().unwrap().contains("Use `vm_list` instead"), "{unknown}");
     let templates = agent.ok(&json!({"do": "templates"}));
     assert_eq!(templates["resourceTemplates"].as_array().unwrap().len(), 3, "{templates}");
     let resources = agent.ok(&json!({"do": "resources"}));
@@ -288,12 +291,12 @@ fn over_http_a_token_bounds_an_agent_and_a_session_is_of_no_use_to_another() {
     let mut agent = Agent::over_http("legacy", socket, "agent-0123456789abcdef");
     assert_eq!(agent.call("vm_list", &json!({}))["structuredContent"], json!({"vms": []}));
     let (text, _) = told(&agent.call("vm_info", &json!({"name": "test"})));
-    assert!(text.contains("All names of the token `agent` begin with `a1-`."), "{text}");
+    assert!(text.contains("Use names that begin with `a1-`: the token `agent` is restricted to them"), "{text}");
     agent.end();
     let mut viewer = Agent::over_http("auto", socket, "viewer-0123456789abcdef");
     assert_eq!(names(&viewer.ok(&json!({"do": "tools"}))).len(), vmprov::agents::tools().len() - 12);
     let (text, _) = told(&viewer.call("vm_stop", &json!({"name": "test"})));
-    assert!(text.starts_with("the token `viewer` may not call vm_stop"), "{text}");
+    assert!(text.starts_with("the token `viewer` is not authorized to call vm_stop"), "{text}");
     viewer.end();
     stolen(&service);
     service.end().end().succeeds();
@@ -324,7 +327,7 @@ fn stolen(service: &Service<Running<'_>>) {
     for request in [&call, &json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 2}})]
     {
         let refused = ask("viewer", request).is(404).value();
-        assert_eq!(refused["error"], "there is no such session");
+        assert_eq!(refused["error"], "the session does not exist");
     }
     for method in ["GET", "DELETE"] {
         service

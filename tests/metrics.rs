@@ -16,7 +16,7 @@ use vmprov::{
     ops::{
         Host, Settings,
         image::{NewPull, pull},
-        stats::look,
+        stats::read,
     },
     service::metrics::Metrics,
 };
@@ -82,9 +82,9 @@ fn pools(stats: &Stats) -> Vec<(&str, bool)> {
 }
 
 #[test]
-fn a_look_is_one_process() {
+fn reading_the_statistics_takes_one_process() {
     let site = Site::new();
-    let stats = look(&site.host("test:///default", "default-pool")).unwrap();
+    let stats = read(&site.host("test:///default", "default-pool")).unwrap();
     assert_eq!(stats.vms.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>(), ["test"]);
     assert_eq!(pools(&stats), [("default-pool", true)]);
     assert_eq!(site.processes(), 1);
@@ -94,7 +94,7 @@ fn a_look_is_one_process() {
 fn other_pools_are_one_process_more_however_many() {
     let site = Site::new();
     let uri = site.with_pools(&["a b", "mine", "c"]);
-    let stats = look(&site.host(&uri, "mine")).unwrap();
+    let stats = read(&site.host(&uri, "mine")).unwrap();
     assert_eq!(pools(&stats), [("a b", true), ("c", true), ("mine", true)]);
     assert_eq!(site.processes(), 2);
 }
@@ -103,7 +103,7 @@ fn other_pools_are_one_process_more_however_many() {
 fn a_configured_pool_that_is_not_there_is_no_failure() {
     let site = Site::new();
     let uri = site.with_pools(&[]);
-    assert_eq!(look(&site.host(&uri, "mine")).unwrap(), Stats::default());
+    assert_eq!(read(&site.host(&uri, "mine")).unwrap(), Stats::default());
     assert_eq!(site.processes(), 1);
 }
 
@@ -113,7 +113,7 @@ fn a_libvirt_that_hangs_is_given_up_and_counts_as_down() {
     let site = Site::new();
     let socket = site.path("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
-    let error = look(&site.host(&format!("qemu+unix:///system?socket={socket}"), "default")).unwrap_err();
+    let error = read(&site.host(&format!("qemu+unix:///system?socket={socket}"), "default")).unwrap_err();
     assert_eq!(error.code, Code::Timeout, "{error}");
     assert!(error.message.ends_with("did not end within 3 s"), "{error}");
     assert_eq!(site.count("vmprov_processes_failed_total{program=\"virsh\"}"), 1);

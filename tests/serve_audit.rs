@@ -1,4 +1,4 @@
-//! A service whose audit log takes no records: what it answers, what it refuses, and what it writes when it ends.
+//! A service whose audit log cannot be written: what it answers, what it refuses, and what it writes at shutdown.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
@@ -20,7 +20,7 @@ use rustix::{fs::OFlags, process::Signal};
 use serde_json::{Value, json};
 use support::{Running, TestHost, within};
 
-/// Far longer than any of this takes.
+/// Far longer than any of these tests takes.
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// A service whose audit log is a full FIFO, and the FIFO's other end.
@@ -38,7 +38,7 @@ fn stalled<'h>(host: &'h TestHost, more: &[&str]) -> (Running<'h>, Client, File)
     (service, client, end)
 }
 
-/// Reads records until there is one of an event with a status.
+/// Reads records until one has this event and this status.
 fn read_until(end: &mut File, event: &str, status: u16) {
     let (mut text, mut read) = (String::new(), 0);
     let mut is_there = || {
@@ -59,22 +59,22 @@ fn read_until(end: &mut File, event: &str, status: u16) {
 }
 
 #[test]
-fn a_stalled_log_that_is_required_refuses_changes_and_nothing_else() {
+fn a_stalled_required_log_refuses_changes_only() {
     let host = TestHost::new();
     let (service, client, mut end) = stalled(&host, &["--audit-required"]);
-    // The record of this one finds no place.
+    // The record of this request does not fit into the FIFO.
     client.get("/api/vms").is(200);
     let nothing = "/api/operations/6e7b1b8e-0000-4000-8000-000000000000";
     assert!(within(LIMIT, || client.send("DELETE", nothing, &[], "").status == 503), "{}", service.said());
     let refused = client.json("POST", "/api/ssh-keys", &json!({"name": "dev", "type": "ed25519"}));
     let problem = refused.is(503).value();
     assert_eq!(problem["error"], "cannot record the request in the audit log", "{refused}");
-    assert_eq!((&problem["cause"], &problem["retryable"]), (&json!("the disk does not answer"), &json!(true)));
+    assert_eq!((&problem["cause"], &problem["retryable"]), (&json!("the write to the file is stalled"), &json!(true)));
     assert!(!host.path(".local/share/vmprov/keys/dev").exists());
     assert_eq!(client.get("/healthz").text(), "OK");
     assert_eq!(client.get("/api/ssh-keys").is(200).value()["keys"], json!([]));
     assert_eq!(client.get("/api/operations").is(200).value(), json!({"operations": []}));
-    // Once somebody reads, every record comes, and changes are carried out.
+    // Once the FIFO is read, every record arrives and changes are allowed again.
     read_until(&mut end, "request", 503);
     let made = || client.json("POST", "/api/ssh-keys", &json!({"name": "dev", "type": "ed25519"})).status == 201;
     assert!(within(LIMIT, made), "{}", service.said());
@@ -84,7 +84,7 @@ fn a_stalled_log_that_is_required_refuses_changes_and_nothing_else() {
 }
 
 #[test]
-fn a_stalled_log_that_is_not_required_holds_up_nothing_and_what_is_lost_at_the_end_is_told() {
+fn a_stalled_optional_log_blocks_nothing_and_the_records_lost_at_shutdown_are_logged() {
     let host = TestHost::new();
     let (service, client, _end) = stalled(&host, &[]);
     for number in 0..3 {
@@ -96,6 +96,6 @@ fn a_stalled_log_that_is_not_required_holds_up_nothing_and_what_is_lost_at_the_e
     assert!(metrics.contains("\nvmprov_audit_records_lost_total 0\n"), "{metrics}");
     service.signal(Signal::TERM);
     let ended = service.end().succeeds();
-    assert!(ended.stderr.contains("records could not be written to the audit log"), "{ended:?}");
+    assert!(ended.stderr.contains("records to the audit log: the service is shutting down"), "{ended:?}");
     assert!(fs::metadata(host.path(".local/share/vmprov/keys/key2")).is_ok());
 }

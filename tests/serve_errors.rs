@@ -49,25 +49,25 @@ fn a_body_that_cannot_be_used_is_told_where_and_why() {
     let long = format!(r#"{{"name":"a","userData":"{}"}}"#, "x".repeat(3 << 20));
     let deep = format!(r#"{{"name":{}1{}}}"#, "[".repeat(500), "]".repeat(500));
     let cases: &[(&str, u16, &[&str])] = &[
-        (r#"{"name":"a","memory":512,}"#, 400, &["no JSON", "line 1 column 26"]),
-        ("{\n\"name\": a}", 400, &["no JSON", "line 2 column 9"]),
-        (r#"{"name":"a""#, 400, &["no JSON", "line 1 column 11"]),
-        (r#"{"name":"a"} x"#, 400, &["no JSON", "line 1 column 14"]),
-        ("[1]", 400, &["cannot be used", "expected a JSON object", "line 1"]),
+        (r#"{"name":"a","memory":512,}"#, 400, &["not valid JSON", "line 1 column 26"]),
+        ("{\n\"name\": a}", 400, &["not valid JSON", "line 2 column 9"]),
+        (r#"{"name":"a""#, 400, &["not valid JSON", "line 1 column 11"]),
+        (r#"{"name":"a"} x"#, 400, &["not valid JSON", "line 1 column 14"]),
+        ("[1]", 400, &["invalid body", "expected a JSON object", "line 1"]),
         ("\"a\"", 400, &["expected a JSON object"]),
         (&deep, 400, &["recursion limit"]),
-        ("{}", 400, &["`name` is missing", "Name of the VM"]),
-        ("null", 400, &["`name` is missing"]),
-        (r#"{"name":null}"#, 400, &["`name` is missing"]),
-        (r#"{"name":7}"#, 400, &["`name` cannot be used"]),
-        (r#"{"name":"a","vcpus":"two"}"#, 400, &["`vcpus` cannot be used"]),
-        (r#"{"name":"a","vcpus":-1}"#, 400, &["`vcpus` cannot be used"]),
-        (r#"{"name":"a","memory":1}"#, 400, &["`memory` cannot be used"]),
-        (r#"{"name":"a","sshKeys":["b",7]}"#, 400, &["`sshKeys[1]` cannot be used"]),
-        (r#"{"name":"a","diskSise":5}"#, 400, &["no member `diskSise`", "Did you mean `diskSize`?"]),
-        (r#"{"name":"a","\u001b[2J":5}"#, 400, &["no member `\\u{1b}[2J`"]),
+        ("{}", 400, &["missing member `name`", "Name of the VM"]),
+        ("null", 400, &["missing member `name`"]),
+        (r#"{"name":null}"#, 400, &["missing member `name`"]),
+        (r#"{"name":7}"#, 400, &["invalid member `name`"]),
+        (r#"{"name":"a","vcpus":"two"}"#, 400, &["invalid member `vcpus`"]),
+        (r#"{"name":"a","vcpus":-1}"#, 400, &["invalid member `vcpus`"]),
+        (r#"{"name":"a","memory":1}"#, 400, &["invalid member `memory`"]),
+        (r#"{"name":"a","sshKeys":["b",7]}"#, 400, &["invalid member `sshKeys[1]`"]),
+        (r#"{"name":"a","diskSise":5}"#, 400, &["unknown member `diskSise`", "Use `diskSize` instead"]),
+        (r#"{"name":"a","\u001b[2J":5}"#, 400, &["unknown member `\\u{1b}[2J`"]),
         (r#"{"name":"a","name":"b"}"#, 400, &["`name`", "twice"]),
-        (&long, 413, &["more than 2097152 bytes"]),
+        (&long, 413, &["larger than 2097152 bytes"]),
     ];
     for (body, status, parts) in cases {
         is_problem(&service.client.send("POST", "/api/vms", &[JSON], body), *status, parts);
@@ -78,17 +78,17 @@ fn a_body_that_cannot_be_used_is_told_where_and_why() {
         bytes.extend(body);
         service.client.raw(&bytes)
     };
-    is_problem(&post(&[JSON, "Content-Length: 12"], b"{\"name\":\"\xff\"}"), 400, &["no JSON"]);
+    is_problem(&post(&[JSON, "Content-Length: 12"], b"{\"name\":\"\xff\"}"), 400, &["not valid JSON"]);
     let chunked = ["Transfer-Encoding: chunked", JSON];
     is_problem(
         &post(&chunked, b"8\r\n{\"name\":\r\n5\r\n true\r\n1\r\n}\r\n0\r\n\r\n"),
         400,
-        &["`name` cannot be used"],
+        &["invalid member `name`"],
     );
-    is_problem(&post(&chunked, b"0\r\n\r\n"), 400, &["`name` is missing"]);
-    is_problem(&post(&chunked, b"zz\r\n{}\r\n0\r\n\r\n"), 400, &["cannot be read"]);
-    is_problem(&post(&[JSON, "Content-Length: 0"], b""), 400, &["`name` is missing"]);
-    is_problem(&post(&[], b""), 400, &["`name` is missing"]);
+    is_problem(&post(&chunked, b"0\r\n\r\n"), 400, &["missing member `name`"]);
+    is_problem(&post(&chunked, b"zz\r\n{}\r\n0\r\n\r\n"), 400, &["cannot read the body"]);
+    is_problem(&post(&[JSON, "Content-Length: 0"], b""), 400, &["missing member `name`"]);
+    is_problem(&post(&[], b""), 400, &["missing member `name`"]);
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""] {
         let answer = service.client.send("POST", "/api/vms", &[&format!("Content-Type: {kind}")], "{}");
         is_problem(&answer, 415, &["application/json"]);
@@ -105,26 +105,31 @@ fn a_request_line_that_leads_nowhere_is_told_where_to_go() {
     let host = TestHost::new();
     let service = serve(&host);
     let cases: &[(&str, &str, u16, &[&str])] = &[
-        ("GET", "/", 404, &["no route `/`"]),
-        ("GET", "/api/vm", 404, &["no route", "/api/vms"]),
+        ("GET", "/", 404, &["route `/` does not exist"]),
+        ("GET", "/api/vm", 404, &["route `/api/vm` does not exist", "/api/vms"]),
         ("GET", "/api/vms/", 404, &["slash", "/api/vms"]),
-        ("GET", "/vms", 404, &["no route", "/api/vms"]),
-        ("GET", "/api/VMs", 404, &["no route", "/api/vms"]),
-        ("POST", "/api/vms/a/starts", 404, &["no route", "/api/vms/{vm}/start"]),
-        ("GET", "/api//vms", 404, &["no route"]),
-        ("GET", "/api/vms/a/../b", 404, &["no route"]),
+        ("GET", "/vms", 404, &["route `/vms` does not exist", "/api/vms"]),
+        ("GET", "/api/VMs", 404, &["route `/api/VMs` does not exist", "/api/vms"]),
+        ("POST", "/api/vms/a/starts", 404, &["route `/api/vms/a/starts` does not exist", "/api/vms/{vm}/start"]),
+        ("GET", "/api//vms", 404, &["route `/api//vms` does not exist"]),
+        ("GET", "/api/vms/a/../b", 404, &["route `/api/vms/a/../b` does not exist"]),
         ("GET", "/api/vms/%ff", 400, &["UTF-8"]),
-        ("GET", "/api/vms/%00", 404, &["no VM `\\0`"]),
-        ("GET", "/api/vms/..%2f..%2fetc", 404, &["no VM"]),
+        ("GET", "/api/vms/%00", 404, &["VM `\\0` does not exist"]),
+        ("GET", "/api/vms/..%2f..%2fetc", 404, &["VM `../../etc` does not exist"]),
         ("GET", "/api/vms?brief=%ff", 400, &["query is not UTF-8"]),
-        ("GET", "/api/vms?brief=maybe", 400, &["`brief` cannot be used"]),
-        ("GET", "/api/vms?brief=true&brief=false", 400, &["`brief` is said twice"]),
-        ("GET", "/api/vms?breif=true", 400, &["Did you mean `brief`?"]),
-        ("GET", "/api/vms/test?vm=other", 400, &["`vm` is said twice"]),
-        ("GET", "/api/vms/nobody/logs?lines=-1", 400, &["`lines` cannot be used"]),
+        ("GET", "/api/vms?brief=maybe", 400, &["invalid member `brief`"]),
+        ("GET", "/api/vms?brief=true&brief=false", 400, &["`brief` is given twice"]),
+        ("GET", "/api/vms?breif=true", 400, &["Use `brief` instead"]),
+        ("GET", "/api/vms/test?vm=other", 400, &["`vm` is given twice"]),
+        ("GET", "/api/vms/nobody/logs?lines=-1", 400, &["invalid member `lines`"]),
         ("GET", "/api/vms/nobody", 404, &["nobody"]),
-        ("GET", "/api/operations/7", 404, &["no operation `7`"]),
-        ("DELETE", "/api/operations/6e7b1b8e-0000-4000-8000-000000000000", 404, &["no operation"]),
+        ("GET", "/api/operations/7", 404, &["operation `7` does not exist"]),
+        (
+            "DELETE",
+            "/api/operations/6e7b1b8e-0000-4000-8000-000000000000",
+            404,
+            &["operation `6e7b1b8e-0000-4000-8000-000000000000` does not exist"],
+        ),
         ("PUT", "/api/vms", 405, &["GET, HEAD, POST"]),
         ("OPTIONS", "/api/vms", 405, &["OPTIONS"]),
         ("TRACE", "/api/vms", 405, &["TRACE"]),

@@ -1,4 +1,4 @@
-//! Who may ask a service that runs: refused starts, its socket of the file system, tokens read again, sockets passed.
+//! Access to a running service: refused starts, the Unix socket, reloaded tokens, and inherited sockets.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/process.rs"]
@@ -53,12 +53,12 @@ impl Site {
         command
     }
 
-    /// Runs a service that is to refuse.
+    /// Runs a service that must refuse to start.
     fn refused(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
-    /// Starts a service at a socket of the file system, and waits until it is there.
+    /// Starts a service on a Unix socket, and waits until it listens.
     fn serve(&self, more: &[&str]) -> Service {
         let socket = self.path("api.sock");
         let place = format!("unix:{}", socket.display());
@@ -66,7 +66,7 @@ impl Site {
         let mut process = Process::spawn(self.command(&args).stderr(Stdio::piped()));
         let log = BufReader::new(process.stderr());
         let service = Service { process, log, socket };
-        // What connects too early is refused; nothing else tells that it listens.
+        // Connections are refused until the service listens.
         while UnixStream::connect(&service.socket).is_err() {
             std::thread::yield_now();
         }
@@ -85,7 +85,7 @@ impl Service {
         self.process.signal(signal);
     }
 
-    /// Reads the log until a line says something.
+    /// Reads the log until a line contains the text.
     fn log_says(&mut self, needle: &str) -> String {
         let mut line = String::new();
         while !line.contains(needle) {
@@ -115,7 +115,7 @@ fn token(name: &str, secret: &str) -> String {
 }
 
 #[test]
-fn listening_to_the_network_takes_tokens_or_a_word() {
+fn listening_on_the_network_requires_tokens_or_explicit_permission() {
     let site = Site::new();
     let tokens = site.write_tokens("[[token]]\nname = 'x'\nscope = 'root'\n");
     for (args, said) in [
@@ -123,7 +123,7 @@ fn listening_to_the_network_takes_tokens_or_a_word() {
         (vec!["--listen", "0.0.0.0:0", "--allow-unauthenticated"], "--allowed-host"),
         (vec!["--listen", "0.0.0.0:0", "--allow-unauthenticated", "--allowed-host", "a:80"], "invalid host `a:80`"),
         (vec!["--listen", "127.0.0.1:0", "--listen", "[::]:0"], "--tokens FILE"),
-        (vec!["--listen", "0.0.0.0:0", "--tokens", &tokens], "cannot be used"),
+        (vec!["--listen", "0.0.0.0:0", "--tokens", &tokens], "invalid token file"),
         (vec!["--listen", "0.0.0.0:0", "--tokens", "/nonexistent"], "/nonexistent"),
         (vec!["--listen", "127.0.0.1:0", "--audit-log", "/nonexistent/x"], "audit log"),
     ] {
@@ -134,7 +134,7 @@ fn listening_to_the_network_takes_tokens_or_a_word() {
 }
 
 #[test]
-fn a_socket_of_the_file_system_needs_no_token_and_goes_with_the_service() {
+fn a_unix_socket_needs_no_token_and_is_removed_at_shutdown() {
     let site = Site::new();
     let service = site.serve(&["--allow-unauthenticated"]);
     let socket = service.socket.clone();
@@ -145,14 +145,14 @@ fn a_socket_of_the_file_system_needs_no_token_and_goes_with_the_service() {
     assert!(!second.status.success());
     assert!(
         get(&socket, "/healthz", "").starts_with("HTTP/1.1 200 "),
-        "the second one has taken the first one's place"
+        "the second service replaced the socket of the first one"
     );
     service.end();
     assert!(!socket.exists());
 }
 
 #[test]
-fn what_a_killed_service_left_is_replaced() {
+fn the_socket_of_a_killed_service_is_replaced() {
     let site = Site::new();
     let mut service = site.serve(&[]);
     service.process.kill();
@@ -174,7 +174,7 @@ fn tokens_and_the_audit_log_follow_sighup() {
 
     fs::write(&tokens, "[[token").unwrap();
     service.signal(Signal::HUP);
-    let said = service.log_says("The tokens stay as they were");
+    let said = service.log_says("the old ones stay valid");
     assert!(said.contains("ERROR"), "{said}");
     assert_eq!(status(FIRST), "200");
 
@@ -182,7 +182,7 @@ fn tokens_and_the_audit_log_follow_sighup() {
     fs::rename(&audit, &old).unwrap();
     fs::write(&tokens, token("two", SECOND)).unwrap();
     service.signal(Signal::HUP);
-    service.log_says("the tokens were read again");
+    service.log_says("reloaded the tokens");
     assert_eq!([status(FIRST), status(SECOND)], ["401", "200"]);
     service.end();
     let (old, new) = (fs::read_to_string(old).unwrap(), fs::read_to_string(audit).unwrap());
@@ -191,7 +191,7 @@ fn tokens_and_the_audit_log_follow_sighup() {
 }
 
 #[test]
-fn a_socket_that_systemd_passes_is_listened_at_and_stays() {
+fn an_inherited_socket_is_used_and_its_file_stays() {
     let site = Site::new();
     let socket = site.path("passed.sock");
     let mut command = Process::command("systemd-socket-activate");

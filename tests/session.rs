@@ -127,7 +127,7 @@ fn somebody_without_privileges_has_vms_too() {
         "note: using qemu:///session: qemu:///system cannot be used (/run/libvirt/libvirt-sock: Permission denied";
     let ran = create("slirp");
     assert!(prints(&ran).contains("running") && ran.stderr.contains(said), "{ran:?}");
-    assert!(ran.stderr.contains("`slirp` is in the network of your user: 127.0.0.1 port "), "{ran:?}");
+    assert!(ran.stderr.contains("`slirp` uses user-mode networking; SSH is at 127.0.0.1 port "), "{ran:?}");
     // The port takes connections before anybody in the guest does.
     let ran = host.run("-q vm wait slirp --timeout 3s -o json");
     assert!(ran.code() == 10 && ran.stderr.contains("\"stage\": \"port-closed\""), "{ran:?}");

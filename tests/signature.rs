@@ -28,7 +28,7 @@ fn what_gpg_signs_is_taken_and_nothing_else() {
             let wrong = check(&signature, &[&foreign], TEXT).unwrap_err();
             assert!(wrong.contains("another key"), "{wrong}");
             let changed = [TEXT, b"x"].concat();
-            assert!(check(&signature, &[&public], &changed).unwrap_err().contains("does not fit"));
+            assert!(check(&signature, &[&public], &changed).unwrap_err().contains("does not match"));
             assert!(check(&signature, &[], TEXT).is_err());
             assert!(check(&signature[..signature.len() / 2], &[&public], TEXT).is_err());
         }
@@ -37,7 +37,7 @@ fn what_gpg_signs_is_taken_and_nothing_else() {
         assert_eq!(by, fingerprint);
         assert!(text.contains("SHA256 (disk.img) = abcd") && text.contains("\n- dashed"), "{text}");
         assert!(open(&message, &[&foreign]).unwrap_err().contains("another key"));
-        assert!(open(&message.replace("abcd", "abce"), &[&public]).unwrap_err().contains("does not fit"));
+        assert!(open(&message.replace("abcd", "abce"), &[&public]).unwrap_err().contains("does not match"));
         // What stands around the signed text is not signed.
         let around = format!("SHA256 (disk.img) = evil\n{message}SHA256 (disk.img) = evil\n");
         assert!(open(&around, &[&public]).map_or(true, |(text, _)| !text.contains("evil")));

@@ -81,11 +81,11 @@ fn what_is_not_public_is_refused_before_anything_is_connected_to() {
         let url = private.url("https", host);
         let error = refused(&http, &url);
         let shown = Url::parse(&url).unwrap().host_str().unwrap().to_owned();
-        assert_eq!(error.cause.unwrap(), format!("the address of `{shown}` is not public"));
-        assert!(error.hint.unwrap().ends_with(&format!("--allow-image-host {shown}.")));
+        assert_eq!(error.cause.as_deref().unwrap(), format!("the address of `{shown}` is not public"));
+        assert!(error.command().unwrap().ends_with(&format!("--allow-image-host {shown}")));
         assert_eq!(http.admit(&Url::parse(&url).unwrap()).unwrap_err().code, Code::Forbidden, "{host}");
     }
-    assert!(refused(&http, &private.url("http", "127.0.0.1")).cause.unwrap().contains("https alone"));
+    assert!(refused(&http, &private.url("http", "127.0.0.1")).cause.unwrap().contains("only be fetched over https"));
     private.is_left_alone();
 }
 
@@ -215,7 +215,7 @@ impl Site {
     fn is_refused(&self, host: &Host, image: &str) {
         for error in [pull(host, image), create(host, "image", image), create(host, "imageUrl", image)] {
             assert_eq!(error.code, Code::Forbidden, "{image}: {error}");
-            assert!(error.hint.unwrap().contains("with --allow-image-"));
+            assert!(error.hint_text(vmprov::api::as_command).unwrap().contains("--allow-image-"));
         }
         assert_eq!(self.mirror.requests(), Vec::<String>::new());
     }
@@ -246,7 +246,7 @@ fn a_request_names_public_urls_and_those_that_the_operator_allows() {
     let error = pull(&site.limited(Limits { only, ..limits(&["127.0.0.1"]) }), &url);
     assert_eq!(
         (error.code, error.cause.as_deref()),
-        (Code::Forbidden, Some("images may be named from example.org only"))
+        (Code::Forbidden, Some("its host is not one of the allowed hosts (example.org)"))
     );
 }
 
@@ -337,7 +337,7 @@ fn files_are_named_below_allowed_folders_and_no_other_is_looked_for() {
 #[test]
 fn whoever_may_not_name_every_file_is_told_of_none() {
     let site = Site::new();
-    let hint = |host: &Host| image::info(host, "Cargo.toml").unwrap_err().hint.unwrap();
-    assert!(hint(&site.host(&[], "")).contains("There is a file of that name"));
-    assert!(!hint(&site.limited(Limits::default())).contains("There is a file of that name"));
+    let hint = |host: &Host| image::info(host, "Cargo.toml").unwrap_err().hint_text(vmprov::api::as_command).unwrap();
+    assert!(hint(&site.host(&[], "")).contains("for the file of that name"));
+    assert!(!hint(&site.limited(Limits::default())).contains("for the file of that name"));
 }

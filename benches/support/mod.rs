@@ -1,5 +1,5 @@
-//! What the benchmarks share: the lab that they run in, how they time, how they report.
-#![expect(clippy::print_stdout, reason = "what it prints is its result")]
+//! Shared by the benchmarks: the lab, timing and reporting.
+#![expect(clippy::print_stdout, reason = "its output is its result")]
 
 use std::{
     path::{Path, PathBuf},
@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-/// Runs a benchmark in a private lab, with the path of the real test image: the same program again, inside, so that
-/// entering the namespaces is in nobody's time.
+/// Runs a benchmark in a private lab, with the path of the real test image. The same program is started again inside
+/// the lab, so that entering the namespaces is not measured.
 pub(crate) fn in_lab(inside: impl FnOnce(&str) -> Result<ExitCode>) -> Result<ExitCode> {
     if let Ok(image) = std::env::var("VMPROV_BENCH_INSIDE") {
         return inside(&image);
@@ -23,40 +23,40 @@ pub(crate) fn in_lab(inside: impl FnOnce(&str) -> Result<ExitCode>) -> Result<Ex
         command.args(args).env("VMPROV_LAB", &state);
         command
     };
-    let ended = ok(&mut lab(&["start"])).and_then(|()| {
+    let status = ok(&mut lab(&["start"])).and_then(|()| {
         let itself = std::env::current_exe()?;
         let mut command = lab(&["exec"]);
         Ok(command.arg(itself).env("VMPROV_BENCH_INSIDE", image.trim()).env("VMPROV_BENCH_LAB", &state).status()?)
     });
     ok(&mut lab(&["stop"]))?;
-    Ok(if ended?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status?.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints each measure beside what it is measured against, and remembers whether one was missed.
+/// Prints each measurement beside its reference, and records whether a limit was exceeded.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) missed: bool,
 }
 
 impl Report {
-    /// A time against another.
+    /// Reports a time compared with another.
     pub(crate) fn line(&mut self, what: &str, ours: Duration, against: &str, theirs: Duration, limit: f64) {
         let ratio = ours.as_secs_f64() / theirs.as_secs_f64();
         let met = ratio <= limit;
         self.missed |= !met;
         let [ours, theirs] = [ours, theirs].map(|time| time.as_secs_f64() * 1e3);
         let word = if met { "" } else { "  MISSED" };
-        println!("{what:20} {ours:7.1} ms  {against:32} {theirs:7.1} ms  {ratio:5.2}x of at most {limit:.2}x{word}");
+        println!("{what:20} {ours:7.1} ms  {against:32} {theirs:7.1} ms  {ratio:5.2}x (limit {limit:.2}x){word}");
     }
 
-    /// Two counts that must be the same.
+    /// Reports two counts that must be the same.
     pub(crate) fn equal(&mut self, what: &str, first: usize, against: &str, second: usize) {
         self.missed |= first != second;
         let word = if first == second { "" } else { "  MISSED" };
         println!("{what:20} {first:7}     {against}: {second}{word}");
     }
 
-    /// An amount of bytes against another.
+    /// Reports a number of bytes compared with another.
     pub(crate) fn bytes(&mut self, what: &str, ours: u64, against: &str, theirs: u64, limit: f64) {
         #[expect(clippy::cast_precision_loss, reason = "a ratio is rounded anyway")]
         let ratio = ours as f64 / theirs as f64;
@@ -65,11 +65,11 @@ impl Report {
         let word = if met { "" } else { "  MISSED" };
         let kib = |bytes: u64| bytes.div_ceil(1024);
         let (ours, theirs) = (kib(ours), kib(theirs));
-        println!("{what:20} {ours:7} KiB {against:32} {theirs:7} KiB {ratio:5.3}x of at most {limit:.3}x{word}");
+        println!("{what:20} {ours:7} KiB {against:32} {theirs:7} KiB {ratio:5.3}x (limit {limit:.3}x){word}");
     }
 }
 
-/// How many a second, beside others; nothing is demanded of it.
+/// Prints a rate compared with another, without a limit.
 #[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
 pub(crate) fn rate(what: &str, ours: usize, within: Duration, against: &str, theirs: usize, their_time: Duration) {
     let [ours, theirs] = [(ours, within), (theirs, their_time)].map(|(count, time)| count as f64 / time.as_secs_f64());

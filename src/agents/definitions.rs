@@ -1,4 +1,4 @@
-//! Every tool, and what a model is told of it.
+//! The table of tools, with their titles and descriptions.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::api::{self, Effect, Scope};
 
-/// What stands in the table of a tool.
+/// A tool's row in the table.
 pub(super) struct ToolDefinition {
     pub(super) name: &'static str,
     title: &'static str,
@@ -23,7 +23,7 @@ pub(super) struct ToolDefinition {
     brief: Option<Brief>,
 }
 
-/// Most operations call the VM that they are about `vm`; the tools have called it `name` from the first on.
+/// Most operations name their VM in `vm`; the tools have always named it `name`.
 const ONE_VM: &[(&str, &str)] = &[("name", "vm")];
 
 const fn row(name: &'static str, title: &'static str, description: &'static str) -> ToolDefinition {
@@ -42,48 +42,48 @@ const fn row(name: &'static str, title: &'static str, description: &'static str)
 }
 
 impl ToolDefinition {
-    /// Whether the tool does not have a member of the operation.
+    /// Returns whether the tool lacks a member of the operation.
     pub(super) fn lacks(&self, member: &str) -> bool {
         self.without.contains(&member)
     }
 
-    /// What the operation has and no agent may ask for.
+    /// Removes members of the operation that agents may not use.
     const fn without(mut self, members: &'static [&'static str]) -> Self {
         self.without = members;
         self
     }
 
-    /// What of the items of a list is left out of the answer.
+    /// Leaves members of a list's items out of the result.
     const fn brief(mut self, brief: Brief) -> Self {
         self.brief = Some(brief);
         self
     }
 
-    /// Doing it twice does no more than doing it once.
+    /// Declares the tool idempotent.
     const fn idempotent(mut self) -> Self {
         self.hints.idempotent = true;
         self
     }
 
-    /// It deals with more than this host.
+    /// Declares that the tool interacts with more than this host.
     const fn open(mut self) -> Self {
         self.hints.open_world = true;
         self
     }
 
-    /// Its arguments are called as the operation calls them, or otherwise.
+    /// Sets the arguments whose names differ from the operation's members: the argument, then the member.
     const fn names(mut self, names: &'static [(&'static str, &'static str)]) -> Self {
         self.names = names;
         self
     }
 
-    /// A VM may be deleted by it: its name is taken again as a confirmation.
+    /// Adds the argument `confirm`, which repeats the name of a VM to delete.
     const fn confirms(mut self) -> Self {
         self.confirms = true;
         self
     }
 
-    /// What is taken where an argument is left out, other than by the operation.
+    /// Sets defaults that differ from the operation's.
     const fn defaults(mut self, defaults: &'static [(&'static str, u64)]) -> Self {
         self.defaults = defaults;
         self
@@ -95,163 +95,157 @@ impl ToolDefinition {
     }
 }
 
-/// What is said of every tool that may take longer than a client waits.
+/// Added to the description of every tool that may take longer than a client waits.
 const LONG: &str =
-    "If it is not done in time the answer is an operation: call operation_get with its id, and do not call this again.";
+    "If it takes long, the result is an operation: call operation_get with its ID, and do not repeat this call.";
 
-/// The table.
+/// The table of tools.
 const ROWS: &[ToolDefinition] = &[
-    row("vm_list", "List VMs", "Lists the virtual machines with their state. Start here to see what there is.").names(&[]),
+    row("vm_list", "List VMs", "Lists the virtual machines with their state. Start here.").names(&[]),
     row(
         "vm_create",
         "Create a VM",
-        "Creates a virtual machine and starts it. Name an image (such as debian:12; image_search lists those known, image_list \
-         those at hand) or give an imageUrl; without either the disk is blank and nothing boots. Give sshKeys (ssh_key_generate makes \
-         one) so that the VM can be logged in to, and wait: \"ssh\" to have the answer when that works. Give a ttl to a VM that is \
-         needed for a while only. Next: vm_wait, then vm_exec or vm_ssh_command.",
+        "Creates a virtual machine and starts it. Give an image (such as debian:12; image_search lists published \
+         images, image_list local ones) or an imageUrl; without either the disk is blank and nothing boots. Give \
+         sshKeys (ssh_key_generate creates a key) to allow logins, and wait: \"ssh\" to return when a login works. \
+         Give a ttl to a temporary VM. Next: vm_wait, then vm_exec or vm_ssh_command.",
     )
     .names(&[])
     .open()
     .confirms(),
-    row(
-        "vm_info",
-        "Show a VM",
-        "Shows everything there is to know of one virtual machine: state, addresses, disks, keys, expiry.",
-    ),
+    row("vm_info", "Show a VM", "Shows the details of a virtual machine: state, addresses, disks, keys, expiry."),
     row("vm_start", "Start a VM", "Starts a virtual machine that is shut off. Next: vm_wait.").idempotent(),
     row(
         "vm_stop",
         "Stop a VM",
-        "Shuts a virtual machine down and waits until it is off. With force it is powered off, which may lose what was not saved.",
+        "Shuts a virtual machine down and waits until it is off. With force it is powered off, which may lose unsaved \
+         data.",
     )
     .idempotent(),
     row(
         "vm_restart",
         "Restart a VM",
-        "Shuts a virtual machine down and starts it again with its present configuration. Next: vm_wait.",
+        "Shuts a virtual machine down and starts it with its current configuration. Next: vm_wait.",
     ),
     row(
         "vm_set",
         "Change a VM",
-        "Changes a virtual machine's memory, virtual CPUs, disk size (it only grows), autostart or description. The answer says \
-         what holds at once and what needs vm_restart.",
+        "Changes a virtual machine's memory, virtual CPUs, disk size (can only grow), autostart or description. The \
+         result says which changes are live and which ones need vm_restart.",
     )
     .idempotent(),
     row(
         "vm_ttl",
         "Change when a VM expires",
-        "Changes how long a virtual machine is kept, from now on: 30m, 2h, 7d; or never. What has expired is deleted by the operator's reaper.",
+        "Sets the remaining lifetime of a virtual machine, counted from now: 30m, 2h, 7d, or never. Expired VMs are \
+         deleted when the operator runs reap.",
     ),
     row(
         "vm_delete",
         "Delete a VM",
-        "Deletes a virtual machine, running or not, with its disks. That cannot be undone. Repeat its name as confirm.",
+        "Deletes a virtual machine, running or not, and its disks. This cannot be undone. Repeat its name in confirm.",
     )
     .idempotent()
     .confirms()
     .without(&["unmanaged"]),
     row(
         "vm_inject_ssh_key",
-        "Get an ssh key into a VM",
-        "Gets a key of the key store into a virtual machine that exists already: through the guest agent at once, else by \
-         cloud-init at the next start; the answer says which, and whether a restart is needed (give restart to have it done, and \
-         the login proven).",
+        "Add an SSH key to a VM",
+        "Adds a key from the key store to an existing virtual machine: immediately through the guest agent, or else \
+         through cloud-init at the next start. The result says which, and whether a restart is needed. With restart \
+         the VM is restarted if necessary and the login is tested.",
     )
     .names(&[("vmName", "vm"), ("keyName", "key")])
     .idempotent(),
     row(
         "vm_wait",
         "Wait for a VM",
-        "Waits until a virtual machine is so far: running, ip, ssh (it can be logged in to), cloud-init (first boot is finished), \
-         agent or stopped. Where that fails, the error says what is wrong with the guest.",
+        "Waits for a virtual machine to reach a state: running, ip, ssh (a login works), cloud-init (first boot has \
+         finished), agent or stopped. If that fails, the error says what is wrong with the guest.",
     ),
     row(
         "vm_exec",
         "Run a command in a VM",
-        "Runs one command in a virtual machine, by ssh or through its guest agent, and answers with its exitStatus, stdout and \
-         stderr. The command is a list: the program and its arguments. No shell reads it: for pipes or variables, \
-         [\"sh\", \"-c\", \"…\"]. Very long output is shortened in its middle.",
+        "Runs a command in a virtual machine, over SSH or through its guest agent, and returns its exitStatus, stdout \
+         and stderr. The command is a list: the program and its arguments. It is not run by a shell; for pipes or \
+         variables use [\"sh\", \"-c\", \"…\"]. Very long output is shortened in the middle.",
     )
     .open(),
     row(
         "vm_ssh_command",
         "Show how to log in to a VM",
-        "Shows the ssh command that logs in to a virtual machine from the host's own shell, with strict host keys. vm_exec needs no \
-         shell.",
+        "Shows the ssh command that logs in to a virtual machine from a shell of the host, with strict host key \
+         checking. To run a command without a shell, use vm_exec.",
     ),
     row(
         "vm_logs",
-        "Show a VM's console",
-        "Shows the last lines that a virtual machine has said on its serial console since its last start. Look here when it does \
-         not boot.",
+        "Show a VM's console log",
+        "Shows the last lines of a virtual machine's serial console since its last start. Use it if the VM does not \
+         boot.",
     )
     .defaults(&[("lines", 100)]),
-    row("vm_screenshot", "Look at a VM's screen", "Takes a picture of a virtual machine's screen, as a PNG image."),
+    row("vm_screenshot", "Take a screenshot of a VM", "Takes a screenshot of a virtual machine as a PNG image."),
     row(
         "image_search",
         "Search for images",
-        "Searches the catalogue of published cloud images by name or title. Any name it shows can be given to vm_create as image.",
+        "Searches the catalogue of published cloud images by name or title. vm_create accepts these names in image.",
     )
     .names(&[])
     .brief(Brief { list: "images", of: "Offer", members: &["images", "verification", "firmware"] }),
-    row("image_list", "List images", "Lists the images that are at hand, and the virtual machines that use them.").names(&[]),
+    row("image_list", "List images", "Lists the local images and the virtual machines that use them.").names(&[]),
     row(
         "image_pull",
         "Fetch an image",
-        "Fetches an image, or a newer one where its publisher has one. vm_create does that by itself where an image is missing.",
+        "Fetches an image, or a newer version if its publisher has one. vm_create fetches a missing image itself.",
     )
     .names(&[])
     .open()
     .idempotent(),
     row(
         "ssh_key_generate",
-        "Make an ssh key",
-        "Makes a key pair under a name. The private half stays on the host and is used by vm_exec and vm_wait; the answer has the \
-         public half. Next: name it in vm_create's sshKeys, or vm_inject_ssh_key.",
+        "Generate an SSH key",
+        "Generates an SSH key pair with a name. The private key stays on the host, where vm_exec and vm_wait use it; \
+         the result contains the public key. Next: give its name to vm_create in sshKeys, or call vm_inject_ssh_key.",
     )
     .names(&[]),
-    row("ssh_key_list", "List ssh keys", "Lists the keys of the key store.").names(&[]),
+    row("ssh_key_list", "List SSH keys", "Lists the SSH keys in the key store.").names(&[]),
     row(
         "operation_get",
-        "Ask how far an operation is",
-        "Tells how far an operation is that was not done in time, and waits for its end for a while. Call it again until its state is \
-         succeeded, failed or cancelled; then result or error says what came of it.",
+        "Get an operation",
+        "Returns the progress of an operation that another call returned, after waiting for its end for a while. Call \
+         it again until its state is succeeded, failed or cancelled; then it has a result or an error.",
     )
     .does(Does::Get),
-    row(
-        "operation_cancel",
-        "Cancel an operation",
-        "Cancels an operation that is under way, and undoes what it has done.",
-    )
-    .does(Does::Cancel)
-    .idempotent(),
+    row("operation_cancel", "Cancel an operation", "Cancels a running operation and rolls its changes back.")
+        .does(Does::Cancel)
+        .idempotent(),
     row(
         "doctor",
-        "Look for what is wrong with the host",
-        "Looks at the host: programs, libvirt, storage, networks, images. Call it when several other calls fail.",
+        "Check the host",
+        "Checks the host: programs, libvirt, storage, networks, images. Call it if several other calls fail.",
     )
     .names(&[]),
 ];
 
-/// The tool that does what an operation does.
+/// Returns the row of the tool that runs an operation.
 pub(super) fn tool_of(operation: &api::Operation) -> Option<&'static ToolDefinition> {
     ROWS.iter().find(|row| row.name == operation.name)
 }
 
-/// Every tool.
+/// Returns every tool.
 pub(super) fn tools() -> Vec<Tool> {
     ROWS.iter().filter_map(build).collect()
 }
 
-/// None where there is no such operation, which `every_row_is_an_operation` finds.
+/// Returns the tool of a row, or `None` if its operation does not exist, which `every_row_is_an_operation` would find.
 fn build(row: &ToolDefinition) -> Option<Tool> {
     let does = row.does.or_else(|| api::find(row.name).map(Does::Operation))?;
     let (effect, scope, summary) = match does {
         Does::Operation(operation) => (operation.effect, operation.scope, operation.summary),
-        Does::Get => (Effect::Read, Scope::Read, "Tell how far an operation is, and what came of it"),
-        Does::Cancel => (Effect::Change, Scope::Operate, "Cancel an operation, and undo what it has done"),
+        Does::Get => (Effect::Read, Scope::Read, "Get the progress and result of an operation"),
+        Does::Cancel => (Effect::Change, Scope::Operate, "Cancel an operation and roll its changes back"),
     };
-    let is_long = matches!(does, Does::Operation(operation) if operation.pace != api::ExecutionMode::Quick);
+    let is_long = matches!(does, Does::Operation(operation) if operation.mode != api::ExecutionMode::Quick);
     let mut tool = Tool {
         name: row.name,
         title: row.title,
@@ -281,29 +275,30 @@ fn build(row: &ToolDefinition) -> Option<Tool> {
     Some(tool)
 }
 
-/// The answer of an operation: its report, how far it is, or what went wrong. None where the report is no JSON.
+/// Returns the schema of a tool's result: the report, a running operation, or a failure. Returns null if the report is
+/// not JSON.
 fn output(operation: &api::Operation, is_long: bool, brief: Option<Brief>) -> Value {
     let Some(report) = operation.report.clone() else { return Value::Null };
-    let mut answers = vec![(report, &operation.schemas)];
+    let mut results = vec![(report, &operation.schemas)];
     if is_long {
-        answers.push((pending(), &operation.schemas));
+        results.push((pending(), &operation.schemas));
     }
-    answers.push((failure(), &operation.schemas));
-    let mut output = schema::output(&answers);
+    results.push((failure(), &operation.schemas));
+    let mut output = schema::output(&results);
     if let Some(brief) = brief {
         brief.describe(&mut output["$defs"]);
     }
     output
 }
 
-/// What went wrong, in short: clients hold failures against the schema, too.
+/// Returns a short schema of a failure, because clients validate failures, too.
 fn failure() -> Value {
     let (text, maybe) = (json!({"type": "string"}), json!({"type": ["string", "null"]}));
     let members = json!({"error": text, "code": text, "cause": maybe, "hint": maybe, "retryable": {"type": "boolean"}});
     json!({"type": "object", "required": ["error", "code", "hint", "next"], "properties": members})
 }
 
-/// What is said of an operation that is under way. What the operation is like, `operation_get` says.
+/// Returns the schema of a running operation. The schema of `operation_get` describes the operation itself.
 fn pending() -> Value {
     let object = json!({"type": "object"});
     let members = json!({
@@ -312,7 +307,7 @@ fn pending() -> Value {
     json!({"type": "object", "required": ["status", "message", "next", "operation"], "properties": members})
 }
 
-/// The arguments with what only the tool has.
+/// Returns the schema of the arguments with the additions and removals of the tool.
 fn completed(mut input: Value, row: &ToolDefinition) -> Value {
     let properties = input["properties"].as_object_mut();
     if let Some(properties) = properties {
@@ -322,7 +317,7 @@ fn completed(mut input: Value, row: &ToolDefinition) -> Value {
         input["properties"][name]["default"] = json!(default);
     }
     if row.confirms {
-        let about = "The same as `name`, where that VM is to be deleted (or replaced), so that none is by mistake";
+        let about = "Repeat `name` here to confirm that this VM is deleted or replaced";
         input["properties"][CONFIRM] = json!({"description": about, "anyOf": [{"type": "string"}, {"type": "null"}]});
     }
     input

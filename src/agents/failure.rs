@@ -1,4 +1,4 @@
-//! [`Failure`]: an error as a model reads it. It always says what to call next.
+//! [`Failure`]: an error for a model. It says which tool to call next.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -14,39 +14,38 @@ use crate::{
     service::client::Client,
 };
 
-/// What went wrong, and what to do about it.
+/// An error, and the next tool to call.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Failure {
-    /// The error, with its hint in calls of tools.
+    /// The error. Its hints name tools.
     #[serde(flatten)]
     pub(crate) error: Error,
-    /// What to call next.
+    /// The call to make next, if the client has a tool that helps.
     pub(crate) next: Option<Next>,
 }
 
 impl Failure {
-    /// Says of an error of a tool's call what to call next, out of the tools that the client has.
+    /// Returns the failure for the error of a tool call. It proposes only tools that the client has.
     pub(crate) fn new(error: Error, tool: &Tool, arguments: &Value, client: &Client) -> Self {
-        let named = first_call(&error);
-        // Nothing is proposed to a program that may cost somebody a VM.
-        if let Some(next) = named.filter(|next| has(client, next.tool) && next.is_harmless()) {
+        // A call that may delete a VM is never proposed: a program could follow it without a confirmation.
+        if let Some(next) = first_call(&error).filter(|next| has(client, next.tool) && next.is_harmless()) {
             return Self { error: error.written(as_tool_call), next: Some(next) };
         }
-        let (what, next) = follow_up(&error, tool, arguments);
+        let (hint, next) = follow_up(&error, tool, arguments);
         if !has(client, next.tool) {
             return Self { error: error.hint("Tell the operator of the host").written(as_tool_call), next: None };
         }
-        let error = error.hint(format!("{what}: {}", next.text())).written(as_tool_call);
+        let error = error.hint(format!("{hint}: {}", next.text())).written(as_tool_call);
         Self { error, next: Some(next) }
     }
 
-    /// All of it, in the order in which it is best read.
+    /// Returns the error as one text.
     pub(crate) fn text(&self) -> String {
         in_one_text(&self.error)
     }
 }
 
-/// An error as one text: what failed and why, then what to do.
+/// Returns an error as one text: what failed and why, then what to do.
 pub(super) fn in_one_text(error: &Error) -> String {
     match error.hint_text(as_tool_call) {
         Some(hint) => format!("{error}. {hint}"),
@@ -54,13 +53,13 @@ pub(super) fn in_one_text(error: &Error) -> String {
     }
 }
 
-/// Whether a client has a tool. The host as a whole is not shown to those who have names of their own.
+/// Returns whether a client has a tool. A client that is limited to a name prefix must not see the whole host.
 pub(super) fn has(client: &Client, name: &str) -> bool {
-    let is_theirs = |tool: &Tool| tool.name == name && client.scope >= tool.scope;
-    tools().iter().any(is_theirs) && (name != "doctor" || client.prefix.is_none())
+    let is_allowed = |tool: &Tool| tool.name == name && client.scope >= tool.scope;
+    tools().iter().any(is_allowed) && (name != "doctor" || client.prefix.is_none())
 }
 
-/// What helps against a kind of error that does not say so itself.
+/// Returns a hint and a call that help with an error whose own hints name no call.
 fn follow_up(error: &Error, tool: &Tool, arguments: &Value) -> (&'static str, Next) {
     let vm = ["name", "vmName"].into_iter().find_map(|name| arguments[name].as_str()).unwrap_or_default();
     let of_vm = |tool| Next::new(tool, &[("name", vm)]);
@@ -72,17 +71,17 @@ fn follow_up(error: &Error, tool: &Tool, arguments: &Value) -> (&'static str, Ne
             if let Some(Fault::Member(member)) = error.fault.as_deref() {
                 next.arguments.shift_remove(member);
             }
-            ("Correct it, and call again", next)
+            ("Correct the arguments and call again", next)
         }
-        Code::NotFound if tool.name == "doctor" => ("Leave them out to run all", Next::new("doctor", &[])),
-        Code::NotFound | Code::Forbidden | Code::QuotaExceeded => ("See what there is", listing(error)),
+        Code::NotFound if tool.name == "doctor" => ("Run all checks", Next::new("doctor", &[])),
+        Code::NotFound | Code::Forbidden | Code::QuotaExceeded => listing(error),
         Code::AlreadyExists | Code::Conflict | Code::KeyReused if is_about_keys => {
-            ("See what there is", Next::new("ssh_key_list", &[]))
+            ("List the existing keys", Next::new("ssh_key_list", &[]))
         }
         Code::Busy | Code::Interrupted | Code::Timeout if may_repeat => {
             ("Try again in a moment", again(tool, arguments))
         }
-        Code::GuestFailed if !vm.is_empty() => ("See what the guest says", of_vm("vm_logs")),
+        Code::GuestFailed if !vm.is_empty() => ("Read the guest's console log", of_vm("vm_logs")),
         Code::AlreadyExists
         | Code::Conflict
         | Code::KeyReused
@@ -91,32 +90,32 @@ fn follow_up(error: &Error, tool: &Tool, arguments: &Value) -> (&'static str, Ne
         | Code::Timeout
         | Code::GuestFailed => {
             if vm.is_empty() {
-                ("See what there is", listing(error))
+                listing(error)
             } else {
-                ("See how it is", of_vm("vm_info"))
+                ("Check its state", of_vm("vm_info"))
             }
         }
         Code::Internal | Code::Denied | Code::ToolMissing | Code::ToolFailed | Code::Unreachable => {
-            ("See what is wrong with the host", Next::new("doctor", &[]))
+            ("Check the host for problems", Next::new("doctor", &[]))
         }
     }
 }
 
-/// The same call, with those of its arguments that say what it is about.
+/// Returns the same call, with its short required arguments.
 fn again(tool: &Tool, arguments: &Value) -> Next {
-    const LONGEST: usize = 64;
+    const MAX_BYTES: usize = 64;
     let is_name =
-        |name: &str, value: &Value| tool.requires(name) && value.as_str().is_some_and(|text| text.len() <= LONGEST);
+        |name: &str, value: &Value| tool.requires(name) && value.as_str().is_some_and(|text| text.len() <= MAX_BYTES);
     let members = arguments.as_object().into_iter().flatten().filter(|(name, value)| is_name(name, value));
     Next { tool: tool.name, arguments: members.map(|(name, value)| (name.clone(), value.clone())).collect() }
 }
 
-/// The tool that lists what was not found.
-fn listing(error: &Error) -> Next {
-    let tool = match error.fault.as_deref() {
-        Some(Fault::Missing(ResourceKind::Key)) => "ssh_key_list",
-        Some(Fault::Missing(ResourceKind::Image)) => "image_search",
-        _ => "vm_list",
+/// Returns a hint and a call that lists the resources of the kind that was not found.
+fn listing(error: &Error) -> (&'static str, Next) {
+    let (hint, tool) = match error.fault.as_deref() {
+        Some(Fault::Missing(ResourceKind::Key)) => ("List the existing keys", "ssh_key_list"),
+        Some(Fault::Missing(ResourceKind::Image)) => ("Search for an image", "image_search"),
+        _ => ("List the existing VMs", "vm_list"),
     };
-    Next::new(tool, &[])
+    (hint, Next::new(tool, &[]))
 }

@@ -1,4 +1,4 @@
-//! The definitions of the tools, as the interfaces of models take them.
+//! The definitions of the tools in the formats that APIs of models accept.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -8,29 +8,29 @@ use utoipa::ToSchema;
 use super::{Tool, call::CONFIRM, tools};
 use crate::api::Effect;
 
-/// The plugin that the tools belong to, where there are plugins.
+/// The plugin that the tools belong to, in formats with plugins.
 const PLUGIN: &str = "vm-provisioning";
 
-/// The dialect of the schemas.
+/// The JSON Schema dialect.
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 
-/// How tools are defined
+/// The format of tool definitions
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = ToolFormat)]
 pub enum Format {
-    /// The list that the agent tool server knows: parameters, and their schema as text
+    /// A list for the agent tool server: parameters, and their schema as text
     Kfuncdb,
-    /// Functions, as most interfaces of models take them since that of `OpenAI`
+    /// Functions in the format of `OpenAI`, which most APIs of models accept
     Openai,
-    /// The answer of the Model Context Protocol to tools/list
+    /// The tools/list result of the Model Context Protocol
     #[default]
     Mcp,
-    /// A JSON Schema of each tool's arguments, by the tool's name
+    /// A JSON Schema of each tool's arguments, by tool name
     JsonSchema,
 }
 
-/// Every tool's definition.
+/// Returns the definitions of all tools.
 pub fn definitions(format: Format) -> Value {
     match format {
         Format::Kfuncdb => tools().iter().map(kfuncdb).collect(),
@@ -62,7 +62,7 @@ fn kfuncdb(tool: &Tool) -> Value {
     })
 }
 
-/// The one type of an argument that people would name.
+/// Returns the main type of an argument, which is never null.
 fn plain_type(schema: &Value) -> Value {
     let of = |schema: &Value| match &schema["type"] {
         Value::Array(kinds) => kinds.iter().find(|kind| *kind != "null").cloned(),
@@ -95,7 +95,8 @@ fn openai(tool: &Tool) -> Value {
     })
 }
 
-/// A tool as the Model Context Protocol has it (2025-06-18 and later). What deletes takes the VM's name twice.
+/// Returns a tool in the format of the Model Context Protocol (2025-06-18 and later). A tool that always deletes
+/// requires the confirmation.
 pub(super) fn mcp(tool: &Tool) -> Value {
     let mut input = tool.input.clone();
     if tool.must_confirm(&Value::Null) {

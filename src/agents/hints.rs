@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct Next {
     /// The tool's name.
     pub(crate) tool: &'static str,
-    /// Its arguments, as far as they are known.
+    /// The arguments that are known.
     pub(crate) arguments: Map<String, Value>,
 }
 
@@ -24,7 +24,7 @@ impl Next {
         Self { tool, arguments }
     }
 
-    /// Returns the tool call for a call of an operation; none where no tool takes it.
+    /// Returns the tool call for a call of an operation, or `None` if no tool accepts it.
     pub(super) fn of(call: &Call) -> Option<Self> {
         let operation = api::find(call.operation)?;
         let row = definitions::tool_of(operation)?;
@@ -39,27 +39,28 @@ impl Next {
         Some(Self { tool: row.name, arguments })
     }
 
-    /// Whether a program may follow it without asking: it destroys nothing.
+    /// Returns whether a program may follow it without a confirmation, because it deletes nothing.
     pub(super) fn is_harmless(&self) -> bool {
         let destroys = |tool: &super::Tool| tool.name == self.tool && tool.hints.destructive;
         !super::tools().iter().any(destroys) && self.arguments.get("force").is_none_or(|force| *force != true)
     }
 
-    /// Returns the call as it stands in a sentence. The arguments of a call that needs a confirmation are left out: the model has to
-    /// choose them itself.
+    /// Returns the call as text.
     pub(super) fn text(&self) -> String {
-        let confirms = super::tools().iter().any(|tool| tool.name == self.tool && tool.confirms);
-        if self.arguments.is_empty() || confirms {
+        if self.arguments.is_empty() {
             return self.tool.to_owned();
         }
         format!("{} {}", self.tool, Value::Object(self.arguments.clone()))
     }
 }
 
-/// Writes a hint for a model. What no tool does is for the operator.
+/// Writes a hint for a model. An operation without a tool is a command for the operator of the host. The arguments of a
+/// call that needs a confirmation are left out: the model must choose them itself.
 pub fn as_tool_call(hint: &Hint) -> String {
+    let confirms = |next: &Next| super::tools().iter().any(|tool| tool.name == next.tool && tool.confirms);
     match &hint.action {
         Some(Action::Call(call)) => match Next::of(call) {
+            Some(next) if confirms(&next) => format!("{}: {}", hint.text, next.tool),
             Some(next) => format!("{}: {}", hint.text, next.text()),
             None => api::with_members(hint),
         },

@@ -1,6 +1,6 @@
-//! The Model Context Protocol: [`Agent`] answers one client, over a pipe or over HTTP.
+//! The Model Context Protocol: [`Agent`] serves one client, over a pipe or over HTTP.
 //!
-//! What cannot be done is an answer, which the model reads, and no error of the protocol, which many clients keep from it.
+//! A failed call is a result, which the model reads. Many clients do not show errors of the protocol to the model.
 
 use std::{
     convert::Infallible,
@@ -34,30 +34,30 @@ use crate::{
     error::{Code, Error},
     service::{
         ANSWER_WITHIN, Service,
-        audit::{Answered, AuditOrigin, RequestInfo},
+        audit::{AuditOrigin, AuditResponse, RequestInfo},
         client::Client,
         job::{Job, View},
     },
 };
 
-/// What a client is told of the whole.
-const INSTRUCTIONS: &str = "vmprov makes virtual machines from cloud images, gets ssh keys into them, and runs commands in them. \
-The usual way: image_search; ssh_key_generate; vm_create with image, sshKeys and wait \"ssh\"; vm_exec; vm_delete. What takes \
-long answers with an operation: call operation_get with its id until it has ended, and do not repeat the call. Every error \
-says what to call next.";
+/// The instructions for every client.
+const INSTRUCTIONS: &str = "vmprov creates virtual machines from cloud images, adds SSH keys to them, and runs \
+commands in them. Typical sequence: image_search; ssh_key_generate; vm_create with image, sshKeys and wait \"ssh\"; \
+vm_exec; vm_delete. A call that takes long returns an operation: call operation_get with its ID until it has ended, \
+and do not repeat the call. Every error names the tool to call next.";
 
-/// How often a client that waits is told how far it is.
-const TELLING: Duration = Duration::from_secs(1);
+/// The interval of progress notifications.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many calls are answered at a time, whoever makes them.
-static CALLS: Semaphore = Semaphore::const_new(256);
+/// Limits the number of concurrent calls of all clients.
+static CALL_PERMITS: Semaphore = Semaphore::const_new(256);
 
-/// Who is at the other end.
+/// How the client is authenticated.
 #[derive(Clone)]
 pub(crate) enum Who {
-    /// One and the same for good.
+    /// The connection belongs to one client.
     One(Arc<Client>),
-    /// Whoever the token of each request says.
+    /// The token of each request identifies the client.
     Bearer,
 }
 
@@ -66,81 +66,78 @@ pub(crate) enum Who {
 pub(crate) struct Agent {
     pub(crate) service: Arc<Service>,
     pub(crate) who: Who,
-    /// How long an answer may take; then it is an operation to ask for.
+    /// The time after which a call returns a running operation to poll.
     pub(crate) answer_within: Duration,
 }
 
 impl Agent {
-    /// Who asks. Over HTTP each request says so anew, so that a session is of no use to another token.
+    /// Returns the client. Over HTTP every request is authenticated, so a session cannot be used with another token.
     pub(super) fn client(&self, context: &RequestContext<RoleServer>) -> Result<Arc<Client>, ErrorData> {
         match &self.who {
             Who::One(client) => Ok(client.clone()),
             Who::Bearer => {
                 let head = context.extensions.get::<request::Parts>();
                 let client = head.and_then(|head| head.extensions.get::<Arc<Client>>()).cloned();
-                client.ok_or_else(|| ErrorData::internal_error("nobody has asked who asks", None))
+                client.ok_or_else(|| ErrorData::internal_error("the request was not authenticated", None))
             }
         }
     }
 
-    /// What the client is told of the whole, and of what bounds it where that is known.
+    /// Returns the instructions for the client, with its restrictions if they are known.
     fn instructions(&self) -> String {
         let Who::One(client) = &self.who else {
-            return format!("{INSTRUCTIONS} Your token may bound the names that you may use; an error then says how.");
+            return format!("{INSTRUCTIONS} Your token may restrict the names that you can use; an error says how.");
         };
-        let looks = (client.scope == Scope::Read)
-            .then_some(" You may only look: the tools that change something are not there.");
+        let read_only = (client.scope == Scope::Read).then_some(" Only read-only tools are available.");
         let names =
             client.prefix.as_ref().map(|prefix| format!(" The names of all VMs and keys must begin with `{prefix}`."));
         let ttl =
             client.ttl_default.map(|ttl| format!(" A VM expires after {ttl} unless vm_create is given another ttl."));
-        [Some(INSTRUCTIONS), looks, names.as_deref(), ttl.as_deref()].into_iter().flatten().collect()
+        [Some(INSTRUCTIONS), read_only, names.as_deref(), ttl.as_deref()].into_iter().flatten().collect()
     }
 
-    /// Answers a call, whatever comes of it.
+    /// Runs a call and returns its report.
     async fn answer(
         &self,
         call: &Call,
         context: &RequestContext<RoleServer>,
-        noted: &RequestInfo,
+        info: &RequestInfo,
     ) -> Result<Report, Error> {
-        let _place = CALLS.try_acquire().map_err(|_| {
-            Error::new(Code::Busy, "as many calls are answered as may be at a time")
-                .hint("Try again when some of them have been answered.")
-        })?;
+        let _permit = CALL_PERMITS
+            .try_acquire()
+            .map_err(|_| Error::new(Code::Busy, "too many concurrent calls").hint("Try again later"))?;
         let since = Instant::now();
         require_confirmation(call)?;
         let request = call.request()?;
-        // What is noted already stays.
-        let _ = noted.targets.set(call.targets(&request));
+        let _ = info.targets.set(call.targets(&request));
         let watched = call.watched(&self.service, &request);
         let beginning = call.begin(&self.service, request);
         let answer = match &watched {
             Some(job) => tokio::select! {
                 answer = beginning => answer,
-                never = self.tell(job, context) => match never {},
+                never = self.notify_progress(job, context) => match never {},
             },
             None => beginning.await,
         };
         match answer? {
             Answer::Done(report) => Ok(report),
             Answer::Job(job) => {
-                let _ = noted.job.set(job.id);
+                let _ = info.job.set(job.id);
                 self.wait(&job, context, self.answer_within.saturating_sub(since.elapsed())).await;
                 call.outcome(&job).unwrap_or_else(|| {
                     let pending = serde_json::to_value(call::pending(&job)).map(Report::Json);
-                    pending.map_err(|error| Error::internal("cannot say how far it is").because(error))
+                    pending.map_err(|error| Error::internal("cannot write the operation").because(error))
                 })
             }
         }
     }
 
-    /// Waits until a job has ended, or for so long, and tells how far it is. A client that gives it up has it cancelled and
-    /// undone.
+    /// Waits until a job has ended or the time limit is reached, and sends progress notifications. If the client
+    /// cancels the call, the job is canceled and rolled back.
     async fn wait(&self, job: &Job, context: &RequestContext<RoleServer>, limit: Duration) {
         tokio::select! {
             () = job.ends_within(limit) => {}
-            never = self.tell(job, context) => match never {},
+            never = self.notify_progress(job, context) => match never {},
             () = context.ct.cancelled() => {
                 job.stop();
                 job.ends_within(ANSWER_WITHIN).await;
@@ -148,63 +145,63 @@ impl Agent {
         }
     }
 
-    /// Tells a client how far a job is, again and again, where it wants to be told.
-    async fn tell(&self, job: &Job, context: &RequestContext<RoleServer>) -> Infallible {
+    /// Sends progress notifications of a job, if the client requested them.
+    async fn notify_progress(&self, job: &Job, context: &RequestContext<RoleServer>) -> Infallible {
         let Some(token) = context.meta.get_progress_token() else { return std::future::pending().await };
-        for told in 1_u32.. {
+        for count in 1_u32.. {
             let progress =
-                ProgressNotificationParam::new(token.clone(), f64::from(told)).with_message(progress(&job.summary()));
+                ProgressNotificationParam::new(token.clone(), f64::from(count)).with_message(progress(&job.summary()));
             if context.peer.notify_progress(progress).await.is_err() {
-                // Nobody listens any more; the answer is waited for all the same.
+                // The client has disconnected; the call ends on its own.
                 break;
             }
-            tokio::time::sleep(TELLING).await;
+            tokio::time::sleep(PROGRESS_INTERVAL).await;
         }
         std::future::pending().await
     }
 
-    /// Notes a call and what came of it.
-    fn note(&self, call: &Call, noted: &RequestInfo, outcome: Result<(), Code>, began: Instant) {
+    /// Writes a call and its outcome to the audit log and to the log.
+    fn log(&self, call: &Call, info: &RequestInfo, outcome: Result<(), Code>, began: Instant) {
         let client = &call.client.name;
-        let (path, job) = (format!("mcp {}", call.tool.name), noted.job.get().map(ToString::to_string));
-        let answered = Answered {
-            whence: AuditOrigin { client: Some(client), peer: None, method: "CALL", path: &path },
+        let (path, job) = (format!("mcp {}", call.tool.name), info.job.get().map(ToString::to_string));
+        let response = AuditResponse {
+            origin: AuditOrigin { client: Some(client), peer: None, method: "CALL", path: &path },
             request_id: &call.request_id,
             status: outcome.map_or_else(Code::http_status, |()| 200),
             code: outcome.err().map(Code::name),
             operation_id: job.as_deref(),
             duration: began.elapsed(),
         };
-        self.service.audit.answered(noted, &answered);
+        self.service.audit.record_response(info, &response);
         tracing::info!(
             request_id = call.request_id,
             client,
             tool = call.tool.name,
             code = outcome.err().map_or("ok", Code::name),
-            ms = answered.duration.as_millis(),
+            ms = response.duration.as_millis(),
             "called"
         );
     }
 }
 
-/// Refuses to delete a VM whose name was not given again.
+/// Refuses to delete a VM without a confirmation, which repeats its name.
 fn require_confirmation(call: &Call) -> Result<(), Error> {
     if !call.tool.must_confirm(&call.arguments) || !call.arguments[CONFIRM].is_null() {
         return Ok(());
     }
     let name = call.arguments["name"].as_str().unwrap_or("NAME");
-    Err(Error::invalid("a VM is deleted only where its name is given again")
-        .hint(format!("Nothing was done. Give the same as `name` and as `{CONFIRM}`: {name}.")))
+    Err(Error::invalid(format!("deleting a VM requires a confirmation: `{CONFIRM}` must equal `name`"))
+        .hint(format!("Repeat the name in `{CONFIRM}`: {name}")))
 }
 
-/// The id of a request, as other logs have it where it came over HTTP.
+/// Returns the id of a request. Over HTTP it is the id that other logs have.
 fn request_id(context: &RequestContext<RoleServer>) -> String {
     let head = context.extensions.get::<request::Parts>();
     let given = head.and_then(|head| head.headers.get("x-request-id")?.to_str().ok());
     given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
-/// How far a job is, in words.
+/// Returns the progress of a job as text.
 fn progress(view: &View) -> String {
     let step = view.step.as_deref().unwrap_or_else(|| view.state.name());
     let mib = |bytes: u64| bytes >> 20;
@@ -215,8 +212,8 @@ fn progress(view: &View) -> String {
     }
 }
 
-/// A report as an answer. What is no JSON has no structure.
-fn told(report: Report) -> CallToolResult {
+/// Returns a report as the result of a call. Only JSON has structured content.
+fn succeeded(report: Report) -> CallToolResult {
     match report {
         Report::Json(value) => CallToolResult::structured(value),
         Report::Text(text) => CallToolResult::success(vec![ContentBlock::text(text)]),
@@ -224,7 +221,8 @@ fn told(report: Report) -> CallToolResult {
     }
 }
 
-/// A failure as an answer: in words first, because not every client shows the structure to its model.
+/// Returns a failure as the result of a call. It has text, too, because not every client shows structured content to
+/// its model.
 fn failed(failure: &Failure) -> CallToolResult {
     let mut result = CallToolResult::error(vec![ContentBlock::text(failure.text())]);
     result.structured_content = serde_json::to_value(failure).ok();
@@ -250,11 +248,11 @@ impl ServerHandler for Agent {
         context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let client = self.client(&context)?;
-        let theirs = tools().iter().filter(|tool| failure::has(&client, tool.name));
-        let tools = theirs.map(|tool| serde_json::from_value::<Definition>(format::mcp(tool)));
-        let tools = tools.collect::<Result<_, _>>();
-        let unread = |error: serde_json::Error| ErrorData::internal_error(error.to_string(), None);
-        Ok(ListToolsResult::with_all_items(tools.map_err(unread)?))
+        let allowed = tools().iter().filter(|tool| failure::has(&client, tool.name));
+        let definitions = allowed.map(|tool| serde_json::from_value::<Definition>(format::mcp(tool)));
+        let definitions = definitions.collect::<Result<_, _>>();
+        let invalid = |error: serde_json::Error| ErrorData::internal_error(error.to_string(), None);
+        Ok(ListToolsResult::with_all_items(definitions.map_err(invalid)?))
     }
 
     async fn call_tool(
@@ -266,14 +264,14 @@ impl ServerHandler for Agent {
         let tool = find(&request.name).map_err(|error| ErrorData::invalid_params(in_one_text(&error), None))?;
         let arguments = request.arguments.map_or_else(|| json!({}), Value::Object);
         let call = Call::new(tool, arguments, &*self.client(&context)?, request_id(&context));
-        let noted = RequestInfo::default();
+        let info = RequestInfo::default();
         if let Some(operation) = call.operation() {
-            let _ = noted.operation.set(operation);
+            let _ = info.operation.set(operation);
         }
-        let answered = self.answer(&call, &context, &noted).await;
-        self.note(&call, &noted, answered.as_ref().map(|_| ()).map_err(|error| error.code), began);
-        Ok(match answered {
-            Ok(report) => told(report),
+        let result = self.answer(&call, &context, &info).await;
+        self.log(&call, &info, result.as_ref().map(|_| ()).map_err(|error| error.code), began);
+        Ok(match result {
+            Ok(report) => succeeded(report),
             Err(error) => failed(&call.failure(error)),
         }
         .into())
@@ -330,7 +328,7 @@ impl ServerHandler for Agent {
         CompletionInfo::new(values).map(CompleteResult::new).map_err(|error| ErrorData::internal_error(error, None))
     }
 
-    /// What is no request of the protocol; calls are, where their arguments are an object.
+    /// Refuses a request that is not part of the protocol. A call whose arguments are not an object arrives here, too.
     async fn on_custom_request(
         &self,
         request: CustomRequest,
@@ -339,13 +337,9 @@ impl ServerHandler for Agent {
         let method = request.method;
         if method == "tools/call" {
             let form =
-                "a call is {\"name\": TOOL, \"arguments\": {…}}, and the arguments are one JSON object, not text";
+                "invalid call: it must be {\"name\": TOOL, \"arguments\": {…}}, where the arguments are a JSON object";
             return Err(ErrorData::invalid_params(form, None));
         }
-        Err(ErrorData::new(
-            ErrorCode::METHOD_NOT_FOUND,
-            format!("there is no method `{}`", method.escape_debug()),
-            None,
-        ))
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("unknown method `{}`", method.escape_debug()), None))
     }
 }

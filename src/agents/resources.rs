@@ -1,4 +1,4 @@
-//! What a client can read without a tool: `vm://NAME`, `vm://NAME/console`, and `key://NAME`, the public half.
+//! Resources, which a client reads without a tool: `vm://NAME`, `vm://NAME/console`, and `key://NAME`, the public key.
 
 use std::{sync::Arc, time::Instant};
 
@@ -18,54 +18,49 @@ use crate::{
     error::{Code, Error, Result},
     service::{
         Begun, Service, Submission,
-        audit::{Answered, AuditOrigin, RequestInfo},
+        audit::{AuditOrigin, AuditResponse, RequestInfo},
         authorization,
         client::Client,
     },
 };
 
-/// How many lines of a console are read: what a model reads at once.
+/// The number of lines that are read of a console: a model reads all of them.
 const CONSOLE_LINES: u64 = 500;
 
-/// The longest name that is noted in the audit log; there are no longer ones.
-const LONGEST_NAME: usize = 255;
+/// The maximum length of a name in the audit log. No valid name is longer.
+const MAX_NAME: usize = 255;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain";
 
-/// The forms of their addresses.
+/// Returns the templates of the resources' URIs.
 pub(super) fn templates() -> Vec<ResourceTemplate> {
     let template = |uri, name: &str, about: &str, kind: &str| {
         ResourceTemplate::new(uri, name).with_description(about).with_mime_type(kind)
     };
     vec![
-        template("vm://{name}", "VM", "Everything there is to know of a VM", JSON),
-        template(
-            "vm://{name}/console",
-            "VM console",
-            "What a VM has said on its serial console since its last start",
-            TEXT,
-        ),
-        template("key://{name}", "ssh key", "The public half of a key, as a line of authorized_keys", TEXT),
+        template("vm://{name}", "VM", "The details of a VM", JSON),
+        template("vm://{name}/console", "VM console", "A VM's serial console output since its last start", TEXT),
+        template("key://{name}", "SSH key", "A public SSH key as a line of authorized_keys", TEXT),
     ]
 }
 
-/// Those that there are.
+/// Lists the existing resources.
 pub(super) async fn list(service: &Arc<Service>, client: &Arc<Client>) -> Result<Vec<Resource>, ErrorData> {
     let mut found = Vec::new();
     let (vms, keys) =
         tokio::join!(names(service, client, "vm_list", "vms"), names(service, client, "ssh_key_list", "keys"));
     for name in vms? {
-        let about = format!("Everything there is to know of the VM {name}");
+        let about = format!("The details of the VM {name}");
         found.push(
             Resource::new(format!("vm://{}", api::segment(&name)), &*name).with_description(about).with_mime_type(JSON),
         );
-        let about = format!("What the VM {name} has said on its serial console since its last start");
+        let about = format!("The serial console output of the VM {name} since its last start");
         let console = Resource::new(format!("vm://{}/console", api::segment(&name)), format!("{name} console"));
         found.push(console.with_description(about).with_mime_type(TEXT));
     }
     for name in keys? {
-        let about = format!("The public half of the key {name}");
+        let about = format!("The public key of the SSH key {name}");
         found.push(
             Resource::new(format!("key://{}", api::segment(&name)), &*name)
                 .with_description(about)
@@ -75,7 +70,7 @@ pub(super) async fn list(service: &Arc<Service>, client: &Arc<Client>) -> Result
     Ok(found)
 }
 
-/// Reads one.
+/// Reads a resource.
 pub(super) async fn read(
     service: &Arc<Service>,
     client: &Arc<Client>,
@@ -83,10 +78,10 @@ pub(super) async fn read(
 ) -> Result<ReadResourceResult, ErrorData> {
     let unknown = || {
         let forms: Vec<_> = templates().into_iter().map(|template| template.uri_template).collect();
-        ErrorData::resource_not_found(format!("there is no such resource. Resources are {}.", forms.join(", ")), None)
+        ErrorData::resource_not_found(format!("unknown resource. Use one of the URIs {}", forms.join(", ")), None)
     };
-    let (kind, place) = uri.split_once("://").ok_or_else(unknown)?;
-    let (name, part) = place.split_once('/').unwrap_or((place, ""));
+    let (kind, path) = uri.split_once("://").ok_or_else(unknown)?;
+    let (name, part) = path.split_once('/').unwrap_or((path, ""));
     let name = percent_encoding::percent_decode_str(name).decode_utf8().map_err(|_| unknown())?;
     let (operation, request) = match (kind, part) {
         ("key", "") => ("ssh_key_public", json!({"name": name})),
@@ -94,7 +89,7 @@ pub(super) async fn read(
         ("vm", "console") => ("vm_logs", json!({"vm": name, "lines": CONSOLE_LINES})),
         _ => return Err(unknown()),
     };
-    let (text, kind) = match look(service, client, operation, request).await? {
+    let (text, kind) = match run(service, client, operation, request).await? {
         Report::Text(text) => (text, TEXT),
         Report::Json(log) if operation == "vm_logs" => (lines(&log), TEXT),
         Report::Json(value) => (value.to_string(), JSON),
@@ -103,7 +98,7 @@ pub(super) async fn read(
     Ok(ReadResourceResult::new(vec![ResourceContents::text(text, uri).with_mime_type(kind)]))
 }
 
-/// The names that begin as somebody has begun to write one.
+/// Returns the names that complete an argument.
 pub(super) async fn complete(
     service: &Arc<Service>,
     client: &Arc<Client>,
@@ -113,7 +108,7 @@ pub(super) async fn complete(
         Reference::Resource(resource) => resource.uri.starts_with("key:"),
         _ => request.argument.name == "key",
     };
-    // The VM of this prompt is one that is to be made.
+    // This prompt creates its VM, so existing names do not complete it.
     let is_new = matches!(&request.r#ref, Reference::Prompt(prompt) if prompt.name == "development-vm");
     let is_name =
         matches!(request.argument.name.as_str(), "name" | "vm" | "key" if !is_new) || request.argument.name == "image";
@@ -123,8 +118,8 @@ pub(super) async fn complete(
         _ => ("vm_list", "vms"),
     };
     let names = if is_name { names(service, client, operation, member).await? } else { Vec::new() };
-    let begun = names.into_iter().filter(|name| name.starts_with(&request.argument.value));
-    Ok(begun.take(CompletionInfo::MAX_VALUES).collect())
+    let matching = names.into_iter().filter(|name| name.starts_with(&request.argument.value));
+    Ok(matching.take(CompletionInfo::MAX_VALUES).collect())
 }
 
 fn lines(log: &Value) -> String {
@@ -138,44 +133,44 @@ async fn names(
     operation: &str,
     member: &str,
 ) -> Result<Vec<String>, ErrorData> {
-    let Report::Json(found) = look(service, client, operation, json!({})).await? else { return Ok(Vec::new()) };
+    let Report::Json(found) = run(service, client, operation, json!({})).await? else { return Ok(Vec::new()) };
     let items = found[member].as_array().into_iter().flatten();
     Ok(items.filter_map(|item| item["name"].as_str().map(str::to_owned)).collect())
 }
 
-/// Looks, as a tool of the same name would.
-async fn look(service: &Arc<Service>, client: &Arc<Client>, name: &str, request: Value) -> Result<Report, ErrorData> {
+/// Runs an operation that only reads, and writes it to the audit log.
+async fn run(service: &Arc<Service>, client: &Arc<Client>, name: &str, request: Value) -> Result<Report, ErrorData> {
     let request_id = Uuid::new_v4().to_string();
-    let is_short = |name: &String| name.len() <= LONGEST_NAME;
+    let is_short = |name: &String| name.len() <= MAX_NAME;
     let targets = api::find(name).map(|operation| authorization::targets(operation, &request)).unwrap_or_default();
     let targets = targets.into_iter().filter(is_short).collect();
-    let seen = async {
-        let operation = api::find(name).ok_or_else(|| Error::internal("an operation is missing"))?;
-        client.require(operation.scope, "read that")?;
+    let reading = async {
+        let operation = api::find(name).ok_or_else(|| Error::internal("the operation does not exist"))?;
+        client.require(operation.scope, "read this resource")?;
         let (client, request, request_id) = (client.clone(), operation.read(request)?, request_id.clone());
-        match service.ask(Submission { client, operation, request, request_id, key: None }).await? {
-            Begun::Look(seen) => seen.as_ref().clone(),
-            Begun::Job(_) => Err(Error::internal("a resource takes long")),
+        match service.submit(Submission { client, operation, request, request_id, key: None }).await? {
+            Begun::Read(result) => result.as_ref().clone(),
+            Begun::Job(_) => Err(Error::internal("the operation of a resource is a job")),
         }
     };
     let began = Instant::now();
-    let seen = seen.await;
-    let noted = RequestInfo::default();
-    let answered = Answered {
-        whence: AuditOrigin { client: Some(&client.name), peer: None, method: "READ", path: &format!("mcp {name}") },
+    let result = reading.await;
+    let info = RequestInfo::default();
+    let response = AuditResponse {
+        origin: AuditOrigin { client: Some(&client.name), peer: None, method: "READ", path: &format!("mcp {name}") },
         request_id: &request_id,
-        status: seen.as_ref().map_or_else(|error| error.code.http_status(), |_| 200),
-        code: seen.as_ref().err().map(|error| error.code.name()),
+        status: result.as_ref().map_or_else(|error| error.code.http_status(), |_| 200),
+        code: result.as_ref().err().map(|error| error.code.name()),
         operation_id: None,
         duration: began.elapsed(),
     };
-    let _ = noted.targets.set(targets);
-    service.audit.answered(&noted, &answered);
-    seen.map_err(|error| refused(&error))
+    let _ = info.targets.set(targets);
+    service.audit.record_response(&info, &response);
+    result.map_err(|error| protocol_error(&error))
 }
 
-/// An error of the protocol: resources have no others.
-fn refused(error: &Error) -> ErrorData {
+/// Returns an error as an error of the protocol, because a resource has no result for errors.
+fn protocol_error(error: &Error) -> ErrorData {
     let text = in_one_text(error);
     match error.code {
         Code::NotFound => ErrorData::resource_not_found(text, None),

@@ -1,4 +1,4 @@
-//! `vmprov mcp`: the protocol over standard input and output, for as long as the client lives.
+//! `vmprov mcp`: the Model Context Protocol over standard input and output, until the client disconnects.
 
 use std::{
     io::{ErrorKind, Read},
@@ -23,33 +23,35 @@ use crate::{
     },
 };
 
-/// The name of whoever is at the other end, in the VMs that they make and in the audit log.
+/// The name of the client, as the owner of its VMs and in the audit log.
 const NAME: &str = "mcp";
 
-/// How long what is under way may take to finish once the client has gone: it closes the pipe, and ends the process soon after.
+/// The grace period for running operations after the client disconnected. It closes the pipe and kills the process soon
+/// after.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How much is read at a time.
+/// The size of a read from standard input.
 const CHUNK: usize = 64 << 10;
 
-/// What bounds an agent.
+/// The options of `vmprov mcp`.
 #[derive(Debug)]
 pub struct Options {
-    /// How the operations work.
+    /// The options of the service.
     pub service: service::Options,
-    /// Whether the agent may only look.
+    /// Whether only read-only tools are available.
     pub read_only: bool,
-    /// How the names of all VMs and keys begin that there are for the agent.
+    /// The prefix of all names of VMs and keys that the agent sees and may use.
     pub prefix: Option<String>,
     /// The networks that the agent may attach VMs to.
     pub networks: Vec<String>,
-    /// When a VM of the agent's expires where it does not say.
+    /// The time to live of the agent's VMs if it does not give one.
     pub ttl_default: Option<Ttl>,
-    /// How long an answer may take; then it is an operation to ask for.
+    /// The time after which a call returns a running operation to poll.
     pub answer_within: Duration,
 }
 
-/// Serves one agent until it goes or the process is told to end; then what is under way is undone.
+/// Serves one agent until it disconnects or the process is terminated. Then running operations are canceled and rolled
+/// back.
 pub fn serve<O>(options: Options, input: impl Read + Send + 'static, output: O) -> Result<()>
 where
     O: AsyncWrite + Send + Unpin + 'static,
@@ -64,19 +66,19 @@ where
     let Options { service, read_only, prefix, networks, ttl_default, answer_within } = options;
     let mut signals = Signals::new()?;
     let scope = if read_only { Scope::Read } else { Scope::Operate };
-    let (name, networks, standing) = (NAME.to_owned(), Some(networks), Identity::Agent);
+    let (name, networks, identity) = (NAME.to_owned(), Some(networks), Identity::Agent);
     let client =
-        Client { name, scope, prefix, networks, ttl_default, is_limited: true, standing, ..Client::anonymous() };
+        Client { name, scope, prefix, networks, ttl_default, is_limited: true, identity, ..Client::anonymous() };
     let service = Arc::new(Service::new(service)?);
     let agent = Agent { service: service.clone(), who: Who::One(Arc::new(client)), answer_within };
-    let gone = CancellationToken::new();
-    let mut conversation = std::pin::pin!(converse(agent, read(input, gone.clone())?, output));
+    let disconnected = CancellationToken::new();
+    let mut conversation = std::pin::pin!(converse(agent, read(input, disconnected.clone())?, output));
     let early = loop {
         tokio::select! {
             served = &mut conversation => break Some(served),
-            // What was asked last is still answered, while nothing more comes.
-            () = gone.cancelled() => break None,
-            wish = signals.wish() => match wish {
+            // The last requests are still answered, although no more can arrive.
+            () = disconnected.cancelled() => break None,
+            signal = signals.next() => match signal {
                 ShutdownSignal::End => break None,
                 ShutdownSignal::Reload => service.reload(),
             },
@@ -85,16 +87,16 @@ where
     let ending = service.drain(GRACE, &mut signals);
     let (ended, served) = match early {
         Some(served) => (ending.await, served),
-        None if gone.is_cancelled() => tokio::join!(ending, conversation),
+        None if disconnected.is_cancelled() => tokio::join!(ending, conversation),
         None => (ending.await, Ok(())),
     };
-    service.end_looks();
+    service.cancel_reads();
     service.audit.flush().await;
     ended.and(served)
 }
 
-/// Reads on a thread of its own, which the process does not wait for: a client may keep the pipe open and say nothing.
-fn read(mut input: impl Read + Send + 'static, gone: CancellationToken) -> Result<impl AsyncRead> {
+/// Reads on a separate thread, which the process does not wait for: a client may keep the pipe open and send nothing.
+fn read(mut input: impl Read + Send + 'static, disconnected: CancellationToken) -> Result<impl AsyncRead> {
     let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Vec<u8>>>(1);
     let pump = move || {
         let mut chunk = vec![0; CHUNK];
@@ -104,15 +106,15 @@ fn read(mut input: impl Read + Send + 'static, gone: CancellationToken) -> Resul
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 read => read.map(|count| chunk[..count].to_vec()),
             };
-            let is_over = read.is_err();
-            if sender.blocking_send(read).is_err() || is_over {
+            let failed = read.is_err();
+            if sender.blocking_send(read).is_err() || failed {
                 break;
             }
         }
-        gone.cancel();
+        disconnected.cancel();
     };
     let spawned = std::thread::Builder::new().name("input".to_owned()).spawn(pump);
-    spawned.map_err(|error| Error::io("start the thread that reads", &error))?;
+    spawned.map_err(|error| Error::io("start the thread that reads standard input", &error))?;
     let chunks = stream::unfold(receiver, |mut receiver| async {
         let chunk = receiver.recv().await?;
         Some((chunk.map(std::io::Cursor::new), receiver))
@@ -120,21 +122,21 @@ fn read(mut input: impl Read + Send + 'static, gone: CancellationToken) -> Resul
     Ok(StreamReader::new(Box::pin(chunks)))
 }
 
-/// Answers the client until it goes.
+/// Serves the client until it disconnects.
 async fn converse<O>(agent: Agent, input: impl AsyncRead + Send + Unpin + 'static, output: O) -> Result<()>
 where
     O: AsyncWrite + Send + Unpin + 'static,
 {
     let failed = || {
         Error::invalid("the client does not speak the Model Context Protocol")
-            .because("its first message is none that begins a conversation")
-            .hint("This command is for a program: put it into the client's list of servers (mcpServers).")
+            .because("its first message is not an initialize request")
+            .hint("Start this command from an MCP client: add it to the client's servers (mcpServers)")
     };
     let running = match agent.serve((input, output)).await {
         Ok(running) => running,
-        // It has gone without a word.
+        // It disconnected without a message.
         Err(ServerInitializeError::ConnectionClosed(_)) => return Ok(()),
         Err(_) => return Err(failed()),
     };
-    running.waiting().await.map(drop).map_err(|error| Error::internal("the conversation has broken off").because(error))
+    running.waiting().await.map(drop).map_err(|error| Error::internal("the MCP session failed").because(error))
 }

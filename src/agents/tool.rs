@@ -1,4 +1,4 @@
-//! [`Tool`]: one thing that a model can do.
+//! [`Tool`]: an operation that a model can call.
 
 use std::fmt;
 
@@ -9,20 +9,20 @@ use utoipa::ToSchema;
 use super::{call::CONFIRM, schema};
 use crate::{
     api::{self, Effect, Operation, Scope},
-    error::{Error, Result},
+    error::{Error, Fault, Result},
     service::job::View,
 };
 
-/// The longest that an operation is waited for in one call, in seconds: clients give up after 60.
-const LONGEST_WAIT: u64 = 50;
+/// The maximum time in seconds that one call waits for an operation. Clients give up after 60.
+const MAX_WAIT: u64 = 50;
 
-/// A request for an operation that is under way
+/// A request for an operation
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(super) struct OfOperation {
-    /// Operation, by the id that the call answered with which began it
+    /// ID of the operation, from the result of the call that started it
     #[schema(min_length = 1, max_length = 64)]
     pub(super) id: String,
-    /// How many seconds to wait for its end before answering how far it is
+    /// Maximum time to wait for the end of the operation, in seconds
     #[serde(default = "wait_default")]
     #[schema(minimum = 0, maximum = 50)]
     pub(super) wait: Wait,
@@ -38,7 +38,7 @@ impl TryFrom<u64> for Wait {
     type Error = String;
 
     fn try_from(seconds: u64) -> Result<Self, String> {
-        if seconds <= LONGEST_WAIT { Ok(Self(seconds)) } else { Err(format!("{LONGEST_WAIT} seconds are the most")) }
+        if seconds <= MAX_WAIT { Ok(Self(seconds)) } else { Err(format!("the maximum is {MAX_WAIT} seconds")) }
     }
 }
 
@@ -49,7 +49,7 @@ const fn wait_default() -> Wait {
 /// A request to cancel an operation
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(super) struct Cancelled {
-    /// Operation, by the id that the call answered with which began it
+    /// ID of the operation, from the result of the call that started it
     #[schema(min_length = 1, max_length = 64)]
     pub(super) id: String,
 }
@@ -57,26 +57,26 @@ pub(super) struct Cancelled {
 /// What a tool does.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Does {
-    /// One of the operations.
+    /// It runs an operation.
     Operation(&'static Operation),
-    /// It tells how far one is that is under way.
+    /// It returns the progress of an operation.
     Get,
-    /// It cancels one that is under way.
+    /// It cancels a running operation.
     Cancel,
 }
 
-/// What a client may want to know of a tool before it lets a model call it.
+/// Properties of a tool that a client may check before it lets a model call it.
 #[derive(Debug, Clone, Copy)]
 pub struct Hints {
-    /// Whether something may be gone afterwards.
+    /// Whether it may delete something.
     pub destructive: bool,
-    /// Whether doing it twice does no more than doing it once.
+    /// Whether calling it twice has the same effect as calling it once.
     pub idempotent: bool,
-    /// Whether it deals with more than this host: the internet, or whatever a command does.
+    /// Whether it interacts with more than this host: with the internet, or through a command with anything.
     pub open_world: bool,
 }
 
-/// What of the items of a list an answer leaves out.
+/// Members that a result leaves out of a list's items.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Brief {
     /// The member that is the list.
@@ -88,15 +88,15 @@ pub(super) struct Brief {
 }
 
 impl Brief {
-    /// Leaves them out of an answer.
-    pub(super) fn shorten(self, answer: &mut Value) {
-        let items = answer.get_mut(self.list).and_then(Value::as_array_mut).into_iter().flatten();
+    /// Removes the members from a result.
+    pub(super) fn shorten(self, result: &mut Value) {
+        let items = result.get_mut(self.list).and_then(Value::as_array_mut).into_iter().flatten();
         for item in items.filter_map(Value::as_object_mut) {
             item.retain(|name, _| !self.members.contains(&name.as_str()));
         }
     }
 
-    /// Leaves them out of the schema.
+    /// Removes the members from the schema.
     pub(super) fn describe(self, definitions: &mut Value) {
         let item = &mut definitions[self.of];
         let is_kept = |name: &str| !self.members.contains(&name);
@@ -109,25 +109,25 @@ impl Brief {
     }
 }
 
-/// One thing that a model can do.
+/// An operation that a model can call.
 pub struct Tool {
     /// Its name: `vm_create`.
     pub name: &'static str,
-    /// What people call it: `Create a VM`.
+    /// Its title for people: `Create a VM`.
     pub title: &'static str,
-    /// What it does, in one line.
+    /// A summary in one line.
     pub summary: &'static str,
-    /// What a model must know to use it well.
+    /// The description for the model.
     pub description: String,
-    /// What it does to the world.
+    /// Its effect.
     pub effect: Effect,
-    /// What else a client may want to know before it lets a model call it.
+    /// Other properties that a client may check before it lets a model call it.
     pub hints: Hints,
-    /// What a caller must be allowed to do.
+    /// The scope that a caller needs.
     pub scope: Scope,
-    /// Its arguments: an object, complete in itself.
+    /// The self-contained schema of its arguments, an object.
     pub input: Value,
-    /// Its answer, or how far it is: an object, complete in itself.
+    /// The self-contained schema of its result, an object.
     pub output: Value,
     pub(crate) does: Does,
     pub(super) names: &'static [(&'static str, &'static str)],
@@ -143,7 +143,7 @@ impl fmt::Debug for Tool {
 }
 
 impl Tool {
-    /// Reads arguments into a request of the operation: every one named, of its type, with the defaults.
+    /// Reads the arguments. Checks their names and types, and returns the operation's request with the defaults.
     pub fn read(&self, arguments: Value) -> Result<Value> {
         self.refuse_other_names(&arguments)?;
         let mut arguments = api::members(arguments, &self.input)?;
@@ -153,8 +153,9 @@ impl Tool {
             Does::Operation(operation) => {
                 let confirmed = if self.confirms { arguments.shift_remove(CONFIRM) } else { None };
                 if confirmed.is_some_and(|confirmed| confirmed != arguments["name"]) {
-                    return Err(Error::invalid(format!("`{CONFIRM}` is not the same as `name`"))
-                        .hint(format!("Nothing was done. Give the same as `name` and as `{CONFIRM}`.")));
+                    return Err(Error::invalid(format!("`{CONFIRM}` does not equal `name`"))
+                        .fault(Fault::Member("name".to_owned()))
+                        .hint(format!("Repeat the name of the VM in `{CONFIRM}`")));
                 }
                 for (name, default) in self.defaults {
                     arguments.entry(*name).or_insert_with(|| Value::from(*default));
@@ -165,24 +166,24 @@ impl Tool {
         }
     }
 
-    /// Refuses what another face or tool calls otherwise, and says how it is called here.
+    /// Refuses argument names of other tools and front ends. The error says the name in this tool.
     fn refuse_other_names(&self, arguments: &Value) -> Result<()> {
         let is_unknown = |name: &str| arguments.get(name).is_some() && self.input["properties"].get(name).is_none();
         let of_operation = self.names.iter().map(|(of_tool, of_operation)| (*of_operation, *of_tool));
         let of_tools =
             self.names.iter().filter(|(_, of_operation)| *of_operation == "vm").map(|(of_tool, _)| ("name", *of_tool));
         match of_operation.chain(of_tools).find(|(other, _)| is_unknown(other)) {
-            Some((other, here)) => Err(api::unknown_member(other, Some(here))),
+            Some((other, own)) => Err(api::unknown_member(other, Some(own))),
             None => Ok(()),
         }
     }
 
-    /// Whether a VM is deleted by a call with these arguments, for which its name has to be given again.
+    /// Returns whether a call with these arguments may delete a VM, and so requires a confirmation.
     pub(super) fn must_confirm(&self, arguments: &Value) -> bool {
         self.confirms && (self.effect == Effect::Destroy || arguments["ifExists"] == "replace")
     }
 
-    /// A request with its members called as the operation calls them, or the other way round.
+    /// Returns a request with the arguments renamed to the operation's members, or the other way round.
     pub(super) fn renamed(&self, request: Value, to_operation: bool) -> Value {
         let Value::Object(members) = request else { return request };
         let rename = |name: String| {
@@ -197,18 +198,18 @@ impl Tool {
         Value::Object(members.into_iter().map(|(name, value)| (rename(name), value)).collect::<Map<_, _>>())
     }
 
-    /// The arguments and their schemas, those that must be given first.
+    /// Returns the arguments and their schemas; required arguments come first.
     pub fn arguments(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.input["properties"].as_object().into_iter().flatten()
     }
 
-    /// Whether an argument must be given.
+    /// Returns whether an argument is required.
     pub fn requires(&self, argument: &str) -> bool {
         self.input["required"].as_array().is_some_and(|required| required.iter().any(|name| name == argument))
     }
 }
 
-/// The tool of an operation that is under way: its arguments' schema.
+/// Returns the schema of the arguments of the tools that get or cancel an operation.
 pub(super) fn of_operation(does: Does) -> Value {
     let example = serde_json::json!({"id": "3f2c2b1e-8a1d-4c43-9a55-0d6b7a1c9e10"});
     let mut schemas = api::Schemas::default();
@@ -219,7 +220,7 @@ pub(super) fn of_operation(does: Does) -> Value {
     schema::input(&schemas.complete(&input))
 }
 
-/// What is told of an operation, as a schema.
+/// Returns the schema of an operation as a result.
 pub(super) fn view(failure: Value) -> Value {
     let mut schemas = api::Schemas::default();
     let view = schemas.of::<View>();

@@ -1,4 +1,4 @@
-//! A row of the table of operations, until it is complete.
+//! The builder of an operation in the table.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -15,16 +15,16 @@ fn reported(report: &impl Serialize) -> Result<Report> {
     report.map_err(|error| Error::internal("cannot write the report").because(error))
 }
 
-/// An operation that is not complete yet: what the table says of it.
+/// An operation that is not complete yet.
 pub(super) struct OperationBuilder {
     operation: Operation,
     check: Box<Check>,
 }
 
-/// Refuses a request as a whole.
+/// Checks a request as a whole.
 type Check = dyn Fn(&Value) -> Result<()> + Send + Sync;
 
-fn row(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> OperationBuilder {
+fn operation(name: &'static str, command: &'static str, method: &'static str, path: &'static str) -> OperationBuilder {
     OperationBuilder {
         check: Box::new(|_| Ok(())),
         operation: Operation {
@@ -36,7 +36,7 @@ fn row(name: &'static str, command: &'static str, method: &'static str, path: &'
             status: 200,
             effect: Effect::Change,
             scope: Scope::Operate,
-            pace: ExecutionMode::Long,
+            mode: ExecutionMode::Long,
             references: Vec::new(),
             takes: None,
             example: Value::Object(Map::new()),
@@ -44,35 +44,35 @@ fn row(name: &'static str, command: &'static str, method: &'static str, path: &'
             complete: Value::Null,
             report: None,
             schemas: Schemas::default(),
-            read: Box::new(|_, _| Err(Error::internal("an operation without a request was asked for"))),
-            run: Box::new(|_, _| Err(Error::internal("an operation that does nothing was run"))),
+            read: Box::new(|_, _| Err(Error::internal("the operation has no request type"))),
+            run: Box::new(|_, _| Err(Error::internal("the operation has no implementation"))),
         },
     }
 }
 
-/// One that looks.
+/// Returns a builder of an operation that only reads.
 pub(super) fn read(name: &'static str, command: &'static str, path: &'static str) -> OperationBuilder {
-    row(name, command, "GET", path).pace(ExecutionMode::Quick).effect(Effect::Read).scope(Scope::Read).takes(&[])
+    operation(name, command, "GET", path).mode(ExecutionMode::Quick).effect(Effect::Read).scope(Scope::Read).takes(&[])
 }
 
-/// One that changes something.
+/// Returns a builder of an operation that changes something.
 pub(super) fn change(
     name: &'static str,
     command: &'static str,
     method: &'static str,
     path: &'static str,
 ) -> OperationBuilder {
-    row(name, command, method, path)
+    operation(name, command, method, path)
 }
 
-/// One that changes a VM.
+/// Returns a builder of an operation that changes a VM.
 pub(super) fn change_vm(
     name: &'static str,
     command: &'static str,
     method: &'static str,
     path: &'static str,
 ) -> OperationBuilder {
-    row(name, command, method, path).pace(ExecutionMode::Ordered)
+    operation(name, command, method, path).mode(ExecutionMode::Ordered)
 }
 
 impl OperationBuilder {
@@ -81,8 +81,8 @@ impl OperationBuilder {
         self
     }
 
-    pub(super) fn pace(mut self, pace: ExecutionMode) -> Self {
-        self.operation.pace = pace;
+    pub(super) fn mode(mut self, mode: ExecutionMode) -> Self {
+        self.operation.mode = mode;
         self
     }
 
@@ -96,44 +96,44 @@ impl OperationBuilder {
         self
     }
 
-    /// It makes something that was not there.
+    /// Declares that it creates something: its HTTP status is 201.
     pub(super) fn creates(mut self) -> Self {
         self.operation.status = 201;
         self
     }
 
-    /// Declares the resources of which it may create more.
+    /// Declares the resources that it may create.
     pub(super) fn takes(mut self, takes: &'static [Resource]) -> Self {
         self.operation.takes = Some(takes);
         self
     }
 
-    /// A member names resources that exist.
+    /// Declares a member that names existing resources.
     pub(super) fn names(mut self, kind: Kind, member: &'static str) -> Self {
         self.operation.references.push(Reference { member, kind, is_new: false });
         self
     }
 
-    /// A member names the resource that is created.
+    /// Declares a member that names the resource to create.
     pub(super) fn names_new(mut self, kind: Kind, member: &'static str) -> Self {
         self.operation.references.push(Reference { member, kind, is_new: true });
         self
     }
 
-    /// A request that names what must be named.
+    /// Sets the example: a request with every required member.
     pub(super) fn example(mut self, example: Value) -> Self {
         self.operation.example = example;
         self
     }
 
-    /// What the members must be together: as schemas, and as the operation itself checks it.
+    /// Sets the constraints between members: as schemas, and as the check of the operation itself.
     pub(super) fn rules<T: DeserializeOwned + 'static>(mut self, rules: &Value, check: fn(&T) -> Result<()>) -> Self {
         self.operation.request = json!({"allOf": rules});
-        self.check = Box::new(move |request| check(&request::again(request.clone())?));
+        self.check = Box::new(move |request| check(&request::reread(request.clone())?));
         self
     }
 
-    /// Runs on a request of a type, and reports.
+    /// Completes an operation that takes a request of type `T` and returns a report.
     pub(super) fn run<T, R>(self, run: impl Fn(&Host, T) -> Result<R> + Send + Sync + 'static) -> Operation
     where
         T: Serialize + DeserializeOwned + ToSchema + 'static,
@@ -144,7 +144,7 @@ impl OperationBuilder {
         operation
     }
 
-    /// Runs on a VM and the rest of a request, which is of a type, and reports.
+    /// Completes an operation that takes a VM and the rest of a request, of type `T`, and returns a report.
     pub(super) fn on_vm<T, R>(self, run: impl Fn(&Host, &str, T) -> Result<R> + Send + Sync + 'static) -> Operation
     where
         T: Serialize + DeserializeOwned + ToSchema + 'static,
@@ -155,7 +155,7 @@ impl OperationBuilder {
         operation
     }
 
-    /// The same with another answer than a struct.
+    /// Completes an operation as [`Self::on_vm`] does; its report can be an image or text.
     pub(super) fn answer_on_vm<T>(
         self,
         run: impl Fn(&Host, &str, T) -> Result<Report> + Send + Sync + 'static,
@@ -166,7 +166,7 @@ impl OperationBuilder {
         let mut example = self.operation.example.clone();
         let vm = example.as_object_mut().and_then(|example| example.shift_remove(VM));
         let mut operation =
-            self.names(Kind::Vm, VM).example(example).answer(|_, _: T| Err(Error::internal("no VM was named")));
+            self.names(Kind::Vm, VM).example(example).answer(|_, _: T| Err(Error::internal("the VM is missing")));
         schema::put_first(&mut operation.request, VM, "VM, by name or UUID", vm.unwrap_or_default());
         operation.example = operation.request["examples"][0].clone();
         operation.complete = operation.schemas.complete(&operation.request);
@@ -174,7 +174,8 @@ impl OperationBuilder {
         operation.read = Box::new(move |mut request, names| {
             let vm = request.shift_remove(VM).unwrap_or_default();
             let Value::String(vm) = vm else {
-                return Err(Error::invalid(format!("invalid member `{VM}`: it must be text")));
+                let own = request::called(names, VM);
+                return Err(request::invalid_member(own, format!("invalid member `{own}`: it must be text")));
             };
             let mut whole = Map::from_iter([(VM.to_owned(), Value::String(vm))]);
             request::require_forms(&whole, &members, names)?;
@@ -185,12 +186,12 @@ impl OperationBuilder {
         });
         operation.run = Box::new(move |host, mut request| {
             let vm = request.as_object_mut().and_then(|request| request.shift_remove(VM));
-            run(host, vm.as_ref().and_then(Value::as_str).unwrap_or_default(), request::again(request)?)
+            run(host, vm.as_ref().and_then(Value::as_str).unwrap_or_default(), request::reread(request)?)
         });
         operation
     }
 
-    /// Runs on a request of a type, and answers with something else than a struct.
+    /// Completes an operation as [`Self::run`] does; its report can be an image or text.
     pub(super) fn answer<T>(self, run: impl Fn(&Host, T) -> Result<Report> + Send + Sync + 'static) -> Operation
     where
         T: Serialize + DeserializeOwned + ToSchema + 'static,
@@ -207,7 +208,7 @@ impl OperationBuilder {
             let request = request::typed::<T>(&request, &members, names)?;
             check(&request).map(|()| request)
         });
-        operation.run = Box::new(move |host, request| run(host, request::again(request)?));
+        operation.run = Box::new(move |host, request| run(host, request::reread(request)?));
         operation
     }
 }

@@ -1,9 +1,9 @@
-//! What the members of a request must be together, which their types alone do not say. The operations refuse the same; here it
-//! is said to whoever reads a schema.
+//! Constraints between the members of a request, as JSON Schema. The operations check the same constraints themselves;
+//! these schemas show them to clients.
 
 use serde_json::{Value, json};
 
-/// A member that is there and no null.
+/// Requires a member that is not null.
 fn given(member: &str) -> Value {
     json!({"required": [member], "properties": {member: {"not": {"type": "null"}}}})
 }
@@ -20,7 +20,7 @@ fn when(condition: &Value, then: &Value) -> Value {
     json!({"if": condition, "then": then})
 }
 
-/// A VM is made of one image; what an image is needed for needs one.
+/// Returns the constraints of creating a VM: at most one image, and one if other members require it.
 pub(super) fn create() -> Value {
     let image = any_given(&["image", "imageUrl"]);
     let source = any_given(&["image", "imageUrl", "iso"]);
@@ -40,12 +40,12 @@ pub(super) fn create() -> Value {
     ])
 }
 
-/// Something is said of what to change.
+/// Returns the constraint of changing a VM: at least one change.
 pub(super) fn set() -> Value {
     json!([any_given(&["memory", "vcpus", "diskSize", "autostart", "description"])])
 }
 
-/// Only an RSA key has a choice of bits.
+/// Returns the constraint of generating a key: only the size of an RSA key can be chosen.
 pub(super) fn key() -> Value {
     json!([when(&is("type", &json!("ed25519")), &json!({"not": given("bits")}))])
 }

@@ -29,7 +29,7 @@ pub fn as_request(hint: &Hint) -> String {
     }
 }
 
-/// Writes a hint for a client whose requests are JSON, where it calls no operation.
+/// Writes a hint for a client whose requests are JSON. An operation is a command line for the operator of the host.
 pub fn with_members(hint: &Hint) -> String {
     match &hint.action {
         None => hint.text.clone(),
@@ -45,7 +45,7 @@ pub fn with_members(hint: &Hint) -> String {
     }
 }
 
-/// A command that a client cannot run itself.
+/// Writes a command that only the operator of the host can run.
 fn on_the_host(text: &str, command: &str) -> String {
     format!("{text} (on the host): {command}")
 }
@@ -66,12 +66,12 @@ pub fn command_line(call: &Call) -> String {
     let Some(operation) = find(call.operation) else { return format!("vmprov {}", call.operation) };
     let mut rest = call.members.clone();
     let mut words = vec![format!("vmprov {}", operation.command)];
-    let mut behind = Vec::new();
+    let mut trailing = Vec::new();
     for name in required(operation) {
         match rest.shift_remove(name) {
             Some(Value::Array(items)) => {
-                behind.push("--".to_owned());
-                behind.extend(items.iter().map(word));
+                trailing.push("--".to_owned());
+                trailing.extend(items.iter().map(word));
             }
             Some(value) => words.push(word(&value)),
             None => words.push(option(name).to_uppercase()),
@@ -85,16 +85,16 @@ pub fn command_line(call: &Call) -> String {
             value => words.push(format!("{option} {}", word(&value))),
         }
     }
-    words.extend(behind);
+    words.extend(trailing);
     words.join(" ")
 }
 
-/// The members that a request must have: the positional arguments of its command.
+/// Returns the required members of a request, which are the positional arguments of its command.
 fn required(operation: &Operation) -> impl Iterator<Item = &str> {
     operation.request["required"].as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// The name of a member's option: `diskSize` is `disk-size`.
+/// Returns the option of a member: `disk-size` for `diskSize`.
 fn option(member: &str) -> String {
     if let Some((_, option)) = OPTIONS.iter().find(|(known, _)| *known == member) {
         return (*option).to_owned();
@@ -105,7 +105,7 @@ fn option(member: &str) -> String {
     })
 }
 
-/// A value as a word of a command line.
+/// Returns a value as a word of a command line, quoted for the shell.
 fn word(value: &Value) -> String {
     shell_words::quote(&plain(value)).into_owned()
 }

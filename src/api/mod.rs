@@ -1,7 +1,7 @@
-//! The operations as every face but the command line offers them: each once, with its name, its members and their schema,
-//! what it does to the world, its HTTP route, and a function from JSON to a report.
+//! The table of operations, for every front end except the command line. Each operation has a name, the schema of its
+//! request, its effect, its HTTP route, and a function from JSON to a report.
 //!
-//! The command line has the same structs by clap; `tests/faces.rs` holds that all faces offer the same.
+//! The command line reads the same structs with clap. `tests/faces.rs` checks that all front ends offer the same.
 
 mod builder;
 mod constraints;
@@ -20,7 +20,7 @@ pub use crate::error::ResourceKind as Kind;
 use crate::{error::Result, ops::Host};
 pub use hints::{as_command, as_request, command_line, with_members};
 pub use reference::{Reference, Resource};
-pub use request::{Names, again, members, nearest, typed, unknown_member};
+pub use request::{Names, members, nearest, reread, typed, unknown_member};
 pub use schema::{COMPONENTS, Schemas};
 
 /// Every operation, in the order of the documentation.
@@ -34,39 +34,39 @@ pub fn find(name: &str) -> Option<&'static Operation> {
     operations().iter().find(|operation| operation.name == name)
 }
 
-/// Text as a part of a path.
+/// Returns text as a segment of a URL's path, percent-encoded.
 pub fn segment(text: &str) -> String {
     const PLAIN: &percent_encoding::AsciiSet =
         &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
     percent_encoding::utf8_percent_encode(text, PLAIN).to_string()
 }
 
-/// What an operation does to the world.
+/// The effect of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
-    /// Nothing: it looks.
+    /// It only reads.
     Read,
-    /// It makes or changes something.
+    /// It creates or changes something.
     Change,
-    /// Something may be gone afterwards.
+    /// It may delete something.
     Destroy,
 }
 
-/// What a caller must be allowed to do; each includes the ones before it.
+/// The scope that a caller needs; each includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// To look.
+    /// Read everything.
     Read,
-    /// To make, change and delete VMs and keys, and to fetch images.
+    /// Create, change and delete VMs and keys, and fetch images.
     Operate,
-    /// To change what belongs to nobody alone: images, the host, what was left behind.
+    /// Change what all clients share: images, the host, leftovers.
     Admin,
 }
 
 impl Scope {
-    /// Its word, on every face.
+    /// Returns its name, as in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -76,25 +76,25 @@ impl Scope {
     }
 }
 
-/// How long an operation takes, and what else it must not run beside.
+/// How an operation is run: whether as a job, and what it must not run in parallel with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecutionMode {
-    /// It is answered at once, and one answer serves all who ask the same at the same time.
+    /// It is answered immediately. Identical concurrent requests share one response.
     Quick,
-    /// It may take long: it has an id, its progress can be asked for, and it can be cancelled.
+    /// It may take long and is a job: it has an id, its progress can be polled, and it can be canceled.
     Long,
-    /// The same, and nearly all of that time it waits for a guest.
+    /// A job that spends nearly all of its time waiting for a guest.
     Guest,
-    /// The same, and nearly all of that time it computes: one runs at a time.
+    /// A job that spends nearly all of its time computing. Only one of these runs at a time.
     Compute,
-    /// It may take long, and is done one after the other for each VM, in the order in which they were asked for.
+    /// A job that waits for earlier jobs of the same VM: they run one after the other, in the order of their requests.
     Ordered,
 }
 
-/// What an operation answers with.
+/// The result of an operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
-    /// The report's struct.
+    /// A report as JSON.
     Json(Value),
     /// A PNG image.
     Png(Vec<u8>),
@@ -104,46 +104,46 @@ pub enum Report {
 
 /// An operation.
 pub struct Operation {
-    /// Its name, for good: `vm_create`.
+    /// Its permanent name: `vm_create`.
     pub name: &'static str,
-    /// The words of the command line that do the same: `vm create`.
+    /// The equivalent command: `vm create`.
     pub command: &'static str,
-    /// What it does, in one line.
+    /// A summary in one line.
     pub summary: &'static str,
     /// The HTTP method.
     pub method: &'static str,
-    /// The route, whose `{…}` are members of the request.
+    /// The route. Each `{…}` is a member of the request.
     pub path: &'static str,
-    /// The status of an answer that reports success.
+    /// The HTTP status of success.
     pub status: u16,
-    /// What it does to the world.
+    /// Its effect.
     pub effect: Effect,
-    /// What a caller must be allowed to do.
+    /// The scope that a caller needs.
     pub scope: Scope,
-    /// How long it takes.
-    pub pace: ExecutionMode,
+    /// How it is run.
+    pub mode: ExecutionMode,
     /// The members of the request that name resources.
     pub references: Vec<Reference>,
-    /// The resources of which it may create more; none where the row does not declare them.
+    /// The resources that it may create, or `None` if the table does not declare them.
     pub takes: Option<&'static [Resource]>,
-    /// A request that names what must be named.
+    /// An example: a request with every required member.
     pub example: Value,
-    /// The request: an object.
+    /// The schema of the request, an object.
     pub request: Value,
-    /// The same with what it refers to in its place.
+    /// The schema of the request with every reference replaced by its target.
     pub complete: Value,
-    /// The report; none where it is no JSON.
+    /// The schema of the report, or `None` if it is not JSON.
     pub report: Option<Value>,
-    /// The schemas that both refer to.
+    /// The schemas that request and report refer to.
     pub schemas: Schemas,
     read: Box<Read>,
     run: Box<Run>,
 }
 
-/// Reads the members of a request into its one form.
+/// Reads the members of a request into its canonical form.
 type Read = dyn Fn(Map<String, Value>, Names) -> Result<Value> + Send + Sync;
 
-/// Runs on a request in that form.
+/// Runs the operation with a request in canonical form.
 type Run = dyn Fn(&Host, Value) -> Result<Report> + Send + Sync;
 
 impl fmt::Debug for Operation {
@@ -153,60 +153,60 @@ impl fmt::Debug for Operation {
 }
 
 impl Operation {
-    /// Reads a request: every member named, of its type, and in its one form, with the defaults. A null is a member that
-    /// is left out.
+    /// Reads a request. Checks the names, types and forms of its members, and returns it in canonical form, with the
+    /// defaults. A null is treated as a missing member.
     pub fn read(&self, request: Value) -> Result<Value> {
         self.read_as(request, &[])
     }
 
-    /// Reads a request as [`Self::read`] does; errors call its members what a front end calls them.
+    /// Reads a request as [`Self::read`] does. Errors use a front end's own names of the members.
     pub fn read_as(&self, request: Value, names: Names) -> Result<Value> {
         (self.read)(members(request, &self.complete)?, names)
     }
 
-    /// Runs it with a request that [`Self::read`] has returned.
+    /// Runs it with a request that [`Self::read`] returned.
     pub fn run(&self, host: &Host, request: Value) -> Result<Report> {
         (self.run)(host, request)
     }
 
-    /// The status over HTTP of an answer that reports success: what was there already has not been created.
+    /// Returns the HTTP status of a report. It is 200 instead of 201 if the resource existed already.
     pub fn status_of(&self, report: &Report) -> u16 {
         let is_unchanged = matches!(report, Report::Json(value) if value["changed"] == Value::Bool(false));
         if is_unchanged { 200 } else { self.status }
     }
 
-    /// The members that stand in the route.
+    /// Returns the members in the route.
     pub fn path_members(&self) -> impl Iterator<Item = &'static str> {
         self.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
     }
 
-    /// The members of the request and their schemas, those that must be named first.
+    /// Returns the members of the request and their schemas; required members come first.
     pub fn members(&self) -> impl Iterator<Item = (&String, &Value)> {
         self.request["properties"].as_object().into_iter().flatten()
     }
 
-    /// Whether it may create more of a resource.
+    /// Returns whether it may create a resource.
     pub fn may_take(&self, resource: Resource) -> bool {
         self.takes.is_some_and(|takes| takes.contains(&resource))
     }
 
-    /// Whether a request waits for those about the same VM that came before it. What powers a VM off does not: it may be the
-    /// way out of what is under way.
+    /// Returns whether a request waits for earlier requests about the same VM. A request that powers a VM off does not
+    /// wait, because it may be needed to end the running operation.
     pub fn is_ordered(&self, request: &Value) -> bool {
-        self.pace == ExecutionMode::Ordered && request["force"] != Value::Bool(true)
+        self.mode == ExecutionMode::Ordered && request["force"] != Value::Bool(true)
     }
 
-    /// Whether it waits for a guest, which keeps nothing busy.
+    /// Returns whether it waits for a guest, which uses no resources of the host.
     pub fn waits(&self) -> bool {
-        self.pace == ExecutionMode::Guest
+        self.mode == ExecutionMode::Guest
     }
 
-    /// Whether a request keeps processors busy. An ed25519 key takes no time.
+    /// Returns whether a request keeps CPUs busy. Generating an ed25519 key does not.
     pub fn computes(&self, request: &Value) -> bool {
-        self.pace == ExecutionMode::Compute && request["type"] != "ed25519"
+        self.mode == ExecutionMode::Compute && request["type"] != "ed25519"
     }
 
-    /// The VM that a request is about, where it is about one.
+    /// Returns the VM that a request is about, if any.
     pub fn vm<'r>(&self, request: &'r Value) -> Option<&'r str> {
         let reference = self.references.iter().find(|reference| reference.kind == Kind::Vm)?;
         request.get(reference.member)?.as_str()

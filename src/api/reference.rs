@@ -1,4 +1,5 @@
-//! [`Reference`]: a member of a request that names a resource. Permission, quota, audit and queues follow from these.
+//! [`Reference`]: a member of a request that names a resource. Authorization, quotas, audit and queues are based on
+//! these.
 
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ pub struct Reference {
     pub member: &'static str,
     /// What it names.
     pub kind: Kind,
-    /// Whether the operation creates what it names.
+    /// Whether the operation creates the resource.
     pub is_new: bool,
 }
 
@@ -24,7 +25,7 @@ impl Reference {
     }
 }
 
-/// What a quota counts. An operation declares which of these it creates, see [`super::Operation::takes`].
+/// A resource that a quota limits. An operation declares which of these it creates, see [`super::Operation::takes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resource {
     /// VMs.

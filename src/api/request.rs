@@ -1,4 +1,4 @@
-//! A request in JSON: its members checked by name, then by type, with errors that say what would be right.
+//! Reads a request in JSON. Its members are checked by name, then by type; errors say what would be valid.
 
 use std::{
     collections::HashMap,
@@ -11,21 +11,20 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Fault, Hint, Result};
 
-/// What a front end calls members of a request that it renames: its own name, then the operation's.
+/// The members of a request that a front end renames: its own name, then the operation's.
 pub type Names = &'static [(&'static str, &'static str)];
 
-/// Returns what a front end calls a member.
-fn called(names: Names, member: &str) -> &str {
+/// Returns a front end's name of a member.
+pub(super) fn called(names: Names, member: &str) -> &str {
     names.iter().find(|(_, known)| *known == member).map_or(member, |(own, _)| own)
 }
 
-/// Returns the error for a member that is missing, unknown or has a value that it cannot have.
-fn invalid_member(member: &str, message: String) -> Error {
+/// Returns the error for a member that is missing, unknown or has an invalid value.
+pub(super) fn invalid_member(member: &str, message: String) -> Error {
     Error::invalid(message).fault(Fault::Member(member.to_owned()))
 }
 
-/// The members of a request, without those that are null. Each must be one of the schema's, and those that must be named
-/// must be there.
+/// Returns the members of a request, without those that are null. Refuses unknown members and missing required members.
 pub fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
     let Value::Object(mut members) = request else {
         return Err(Error::invalid("invalid request: it must be a JSON object").hint(shape(schema)));
@@ -46,7 +45,7 @@ pub fn members(request: Value, schema: &Value) -> Result<Map<String, Value>> {
     Ok(members)
 }
 
-/// The request as its type has it, with the defaults.
+/// Returns the request in the canonical form of its type, with the defaults.
 pub fn typed<T: Serialize + DeserializeOwned>(
     members: &Map<String, Value>,
     schema: &Value,
@@ -64,14 +63,14 @@ pub fn typed<T: Serialize + DeserializeOwned>(
     serde_json::to_value(request).map_err(|error| Error::internal("cannot write the request").because(error))
 }
 
-/// Text as it is shown in an error: whoever has sent all of it knows it.
+/// Returns text for an error message, escaped and shortened.
 fn shown(text: &str) -> String {
-    const MOST: usize = 80;
-    let end = text.char_indices().nth(MOST).map_or(text.len(), |(end, _)| end);
+    const MAX_CHARS: usize = 80;
+    let end = text.char_indices().nth(MAX_CHARS).map_or(text.len(), |(end, _)| end);
     format!("{}{}", text[..end].escape_debug(), if end < text.len() { "…" } else { "" })
 }
 
-/// Refuses text that has none of the forms that the schema wants, where its type lets it pass.
+/// Refuses text that matches none of the schema's forms. The type of a member may accept more than its schema.
 pub(super) fn require_forms(members: &Map<String, Value>, schema: &Value, names: Names) -> Result<()> {
     members.iter().try_for_each(|(name, value)| require_form(name, value, schema, names))
 }
@@ -82,7 +81,7 @@ fn require_form(name: &str, value: &Value, schema: &Value, names: Names) -> Resu
     if let (Some(items), Some(least)) = (value.as_array(), wanted["minItems"].as_u64())
         && (items.len() as u64) < least
     {
-        let message = format!("invalid member `{own}`: at least {least} items are needed");
+        let message = format!("invalid member `{own}`: too few items, the minimum is {least}");
         return Err(invalid_member(own, message).hint(about(schema, name, names)));
     }
     let mut texts =
@@ -91,7 +90,7 @@ fn require_form(name: &str, value: &Value, schema: &Value, names: Names) -> Resu
     Err(invalid_member(own, format!("invalid member `{own}`: `{}`", shown(text))).hint(about(schema, name, names)))
 }
 
-/// Whether a text has one of the forms that a schema wants.
+/// Returns whether a text matches one of a schema's forms.
 fn has_form(text: &str, schema: &Value) -> bool {
     let choices = ["oneOf", "anyOf"].into_iter().find_map(|choices| schema[choices].as_array());
     if let Some(choices) = choices {
@@ -108,16 +107,16 @@ fn has_form(text: &str, schema: &Value) -> bool {
         && schema["enum"].as_array().is_none_or(|words| words.iter().any(|word| word == text))
 }
 
-/// Whether a text matches a pattern. There are few of them, and each is read once.
+/// Returns whether a text matches a pattern. There are few patterns, and each is compiled once.
 fn matches(pattern: &str, text: &str) -> bool {
-    static READ: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
-    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
-    // A pattern that is none is found by the tests.
-    let known = read.entry(pattern.to_owned()).or_insert_with(|| Regex::new(pattern).ok());
-    known.as_ref().is_some_and(|pattern| pattern.is_match(text))
+    static COMPILED: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    // The tests find patterns that are invalid.
+    let regex = compiled.entry(pattern.to_owned()).or_insert_with(|| Regex::new(pattern).ok());
+    regex.as_ref().is_some_and(|regex| regex.is_match(text))
 }
 
-/// What serde says of a value, without the words of the language that it is for.
+/// Returns serde's message about a value with the names of Rust's types replaced.
 fn plain(text: &str) -> String {
     const WORDS: [(&str, &str); 8] = [
         ("expected u64", "expected a whole number"),
@@ -132,7 +131,7 @@ fn plain(text: &str) -> String {
     WORDS.iter().fold(text.to_owned(), |text, (of_serde, plain)| text.replace(of_serde, plain))
 }
 
-/// A whole number, however it is written: `2048.0` is one (JSON Schema 2020-12, section 6.1.1).
+/// Converts a whole number in any notation to an integer: `2048.0` is one (JSON Schema 2020-12, section 6.1.1).
 fn whole(value: &mut Value) {
     if let Some(number) = value.as_f64().filter(|_| value.is_f64())
         && let Ok(number) = format!("{number}").parse::<u64>()
@@ -141,7 +140,7 @@ fn whole(value: &mut Value) {
     }
 }
 
-/// What a member is for, and what it may look like.
+/// Returns a hint that describes a member, with an example if there is one.
 fn about(whole: &Value, member: &str, names: Names) -> Hint {
     let schema = &whole["properties"][member];
     let parts = schema["oneOf"].as_array().into_iter().flatten();
@@ -152,14 +151,14 @@ fn about(whole: &Value, member: &str, names: Names) -> Hint {
     Hint::new(format!("Check `{}`: {text}{}", called(names, member), example.unwrap_or_default()))
 }
 
-/// An example of a value, of any of its forms; the last one has a unit where there are units.
+/// Returns an example of a value, in any of its forms. The last form is the one with a unit, if there are units.
 fn example(schema: &Value) -> Option<&Value> {
     let own = schema["examples"].get(0).or_else(|| schema.get("example"));
     let choices = ["oneOf", "anyOf"].into_iter().find_map(|choices| schema[choices].as_array());
     own.or_else(|| choices?.iter().rev().find_map(example))
 }
 
-/// Which members there are.
+/// Returns a hint that lists the members of a request.
 fn shape(schema: &Value) -> Hint {
     let names: Vec<_> = schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     match &names[..] {
@@ -168,7 +167,7 @@ fn shape(schema: &Value) -> Hint {
     }
 }
 
-/// Returns the error for a member that a request does not have, with the one that was probably meant.
+/// Returns the error for an unknown member, with the name that was probably meant.
 pub fn unknown_member(member: &str, meant: Option<&str>) -> Error {
     let error = invalid_member(member, format!("unknown member `{member}`"));
     match meant {
@@ -177,14 +176,14 @@ pub fn unknown_member(member: &str, meant: Option<&str>) -> Error {
     }
 }
 
-/// The word that somebody may have meant.
+/// Returns the known word that is most similar to a given one, if any is similar enough.
 pub fn nearest<'w>(given: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let alike = known.map(|word| (strsim::jaro_winkler(given, word), word)).filter(|(alike, _)| *alike > 0.8);
     alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, word)| word)
 }
 
 /// Reads a request that has been read before.
-pub fn again<T: DeserializeOwned>(request: Value) -> Result<T> {
+pub fn reread<T: DeserializeOwned>(request: Value) -> Result<T> {
     serde_json::from_value(request)
         .map_err(|error| Error::internal("cannot read a request that was read before").because(error))
 }

@@ -1,4 +1,4 @@
-//! Schemas as JSON Schema has them (2020-12, which is OpenAPI 3.1's), with the defaults of the types themselves.
+//! Schemas of requests and reports in JSON Schema 2020-12, the dialect of OpenAPI 3.1. Defaults come from the types.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-/// Where a reference leads.
+/// The beginning of every reference.
 pub const COMPONENTS: &str = "#/components/schemas/";
 
-/// Named schemas that others refer to.
+/// Named schemas, which other schemas refer to.
 #[derive(Debug, Clone, Default)]
 pub struct Schemas(pub BTreeMap<String, Value>);
 
 impl Schemas {
-    /// The schema of a report; what it refers to is added.
+    /// Returns the schema of a report, and adds the schemas that it refers to.
     pub fn of<T: ToSchema>(&mut self) -> Value {
         self.add::<T>();
         let name = T::name().into_owned();
@@ -23,7 +23,7 @@ impl Schemas {
         json!({"$ref": format!("{COMPONENTS}{name}")})
     }
 
-    /// The schema of a request: an object without other members, each with its description and default.
+    /// Returns the schema of a request: an object that allows no other members, each with its description and default.
     pub fn of_request<T: Serialize + DeserializeOwned + ToSchema>(&mut self, example: &Value) -> Value {
         self.add::<T>();
         let mut schema = self.flat(value_of(&T::schema()));
@@ -48,7 +48,7 @@ impl Schemas {
         schema
     }
 
-    /// A schema with what it refers to in its place.
+    /// Returns a schema with every reference replaced by its target.
     pub fn complete(&self, schema: &Value) -> Value {
         inlined(schema, self, 0)
     }
@@ -66,7 +66,7 @@ impl Schemas {
         }
     }
 
-    /// A schema whose parts (`allOf`) are put into one object, as they are in the JSON that it describes.
+    /// Returns a schema with its parts (`allOf`) merged into one object, as in the JSON that it describes.
     fn flat(&self, schema: Value) -> Value {
         let Some(parts) = schema.get("allOf").and_then(Value::as_array) else { return schema };
         let mut whole = Map::new();
@@ -77,7 +77,7 @@ impl Schemas {
         let (mut properties, mut required) = (Map::new(), Vec::new());
         let parts: Vec<_> = parts.iter().map(|part| self.resolved(part)).collect();
         if parts.iter().any(|(part, _)| part["type"] != "object") {
-            // One of several shapes: that is said best as it was.
+            // A choice of several shapes cannot be merged.
             return schema;
         }
         for (part, optional) in parts {
@@ -91,7 +91,7 @@ impl Schemas {
         Value::Object(whole)
     }
 
-    /// What a part stands for, and whether it may be missing as a whole.
+    /// Returns the schema of a part, and whether the whole part is optional.
     fn resolved(&self, part: &Value) -> (Value, bool) {
         if let Some(name) = part["$ref"].as_str().and_then(|reference| reference.strip_prefix(COMPONENTS)) {
             return (self.flat(self.0.get(name).cloned().unwrap_or_default()), false);
@@ -103,11 +103,12 @@ impl Schemas {
     }
 }
 
-/// A schema with what it refers to in its place. Requests do not refer to themselves; whatever did would end here.
+/// Returns a schema with every reference replaced by its target. Requests are not recursive; the depth is limited in
+/// case one ever is.
 fn inlined(schema: &Value, schemas: &Schemas, depth: usize) -> Value {
-    const DEEPEST: usize = 16;
+    const MAX_DEPTH: usize = 16;
     match schema {
-        Value::Object(members) if depth < DEEPEST => {
+        Value::Object(members) if depth < MAX_DEPTH => {
             let target = members.get("$ref").and_then(Value::as_str).and_then(|target| target.strip_prefix(COMPONENTS));
             let mut whole: Map<String, Value> = target
                 .and_then(|name| inlined(schemas.0.get(name)?, schemas, depth + 1).as_object().cloned())
@@ -121,7 +122,7 @@ fn inlined(schema: &Value, schemas: &Schemas, depth: usize) -> Value {
     }
 }
 
-/// Lets a member be null, which is the same as leaving it out.
+/// Allows a member to be null, which is the same as leaving it out.
 fn or_null(member: &mut Value) {
     if let Some(kind) = member.get("type").and_then(Value::as_str).filter(|kind| *kind != "null") {
         member["type"] = json!([kind, "null"]);
@@ -130,7 +131,7 @@ fn or_null(member: &mut Value) {
     }
 }
 
-/// Puts a member that must be named, and is text, before all others.
+/// Adds a required text member before all others.
 pub(super) fn put_first(schema: &mut Value, member: &str, about: &str, example: Value) {
     let before = |first: Map<String, Value>, rest: &Value| {
         let rest = rest.as_object().cloned().unwrap_or_default();
@@ -148,6 +149,6 @@ pub(super) fn put_first(schema: &mut Value, member: &str, about: &str, example: 
 }
 
 fn value_of(schema: &impl Serialize) -> Value {
-    // Plain data of strings and numbers; writing that does not fail.
+    // Serializing strings and numbers does not fail.
     serde_json::to_value(schema).unwrap_or_default()
 }

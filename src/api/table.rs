@@ -1,4 +1,4 @@
-//! Every operation, once.
+//! The table of all operations.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -26,17 +26,17 @@ use crate::{
     },
 };
 
-/// What an operation takes that creates nothing which a quota counts.
+/// For an operation that creates nothing that a quota limits.
 const NOTHING: &[Resource] = &[];
 
-/// A request that says nothing.
+/// A request without members.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 struct Nothing {}
 
 /// A request about an image.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 struct OfImage {
-    /// Image, by name, path, URL or id
+    /// Image, by name, path, URL or ID
     image: String,
 }
 
@@ -47,11 +47,11 @@ struct OfKey {
     name: Name,
 }
 
-/// Which checks of the host to run.
+/// The checks of the host to run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 struct Checks {
-    /// Checks to run, by id or its beginning, as in pool or pool.space; all of them where none is named
+    /// Checks to run, by ID or its beginning, such as `pool` or `pool.space`; all checks if empty
     checks: Vec<String>,
 }
 
@@ -64,7 +64,7 @@ fn vms() -> Vec<Operation> {
     let web = || json!({"vm": "web"});
     vec![
         read("vm_list", "vm list", "/api/vms")
-            .about("List every VM")
+            .about("List VMs")
             .run(|host, options: ListOptions| vm::list(host, options)),
         change_vm("vm_create", "vm create", "POST", "/api/vms")
             .about("Create a VM and start it")
@@ -78,11 +78,11 @@ fn vms() -> Vec<Operation> {
             .names(Kind::Key, "sshKeys")
             .run(|host, new: NewVm| vm::create(host, &new)),
         read("vm_info", "vm info", "/api/vms/{vm}")
-            .about("Show everything there is to know of a VM")
+            .about("Show details of a VM")
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::info(host, vm)),
         change_vm("vm_set", "vm set", "PATCH", "/api/vms/{vm}")
-            .about("Change a VM's memory, virtual CPUs, disk size, autostart or description, at once where that is possible")
+            .about("Change a VM's memory, virtual CPUs, disk size, autostart or description, live if possible")
             .takes(&[Vcpus, Memory, Disk])
             .example(json!({"vm": "web", "vcpus": 4}))
             .rules(&constraints::set(), Change::check)
@@ -94,17 +94,17 @@ fn vms() -> Vec<Operation> {
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::start(host, vm)),
         change_vm("vm_stop", "vm stop", "POST", "/api/vms/{vm}/stop")
-            .about("Shut a VM down, and wait until it is")
+            .about("Shut a VM down and wait until it is off")
             .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, options: StopOptions| vm::stop(host, vm, options)),
         change_vm("vm_restart", "vm restart", "POST", "/api/vms/{vm}/restart")
-            .about("Shut a VM down and start it again, with its present configuration")
+            .about("Shut a VM down and start it with its current configuration")
             .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, options: StopOptions| vm::restart(host, vm, options)),
         change_vm("vm_delete", "vm delete", "DELETE", "/api/vms/{vm}")
-            .about("Delete a VM, running or not, and the volumes that it owns")
+            .about("Delete a VM, running or not, and its volumes")
             .takes(NOTHING)
             .effect(Effect::Destroy)
             .example(web())
@@ -122,17 +122,17 @@ fn lifetimes() -> Vec<Operation> {
             .names(Kind::Vm, "vm")
             .run(|host, new: NewTtl| vm::set_ttl(host, &new)),
         change_vm("vm_protect", "vm protect", "POST", "/api/vms/{vm}/protect")
-            .about("Protect a VM from being deleted")
+            .about("Protect a VM from deletion")
             .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::protect(host, vm, true)),
         change_vm("vm_unprotect", "vm unprotect", "POST", "/api/vms/{vm}/unprotect")
-            .about("Let a VM be deleted again")
+            .about("Remove deletion protection")
             .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::protect(host, vm, false)),
         change_vm("vm_commit", "vm commit", "POST", "/api/vms/{vm}/commit")
-            .about("Make an image of a VM's disk, without what made it that one VM")
+            .about("Create an image from a VM's disk, without its machine-specific data")
             .takes(&[Images, Disk])
             .creates()
             .example(json!({"vm": "web", "image": "golden"}))
@@ -140,7 +140,7 @@ fn lifetimes() -> Vec<Operation> {
             .names_new(Kind::Image, "image")
             .run(|host, new: NewCommit| vm::commit(host, &new)),
         change_vm("vm_inject_ssh_key", "inject", "POST", "/api/vms/{vm}/ssh-keys/{key}")
-            .about("Get a key into a VM that exists already")
+            .about("Add an SSH key to an existing VM")
             .takes(NOTHING)
             .example(json!({"vm": "web", "key": "dev"}))
             .names(Kind::Vm, "vm")
@@ -153,21 +153,21 @@ fn guests() -> Vec<Operation> {
     let web = || json!({"vm": "web"});
     vec![
         read("vm_ip", "vm ip", "/api/vms/{vm}/addresses")
-            .about("Show a running VM's addresses, those that a login is best tried at first")
+            .about("Show a running VM's addresses, the best for a login first")
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::addresses(host, vm, vm::AddressOptions::default())),
         change("vm_wait", "vm wait", "POST", "/api/vms/{vm}/wait")
-            .about("Wait until a VM is so far")
+            .about("Wait for a VM to reach a state")
             .takes(NOTHING)
-            .pace(ExecutionMode::Guest)
+            .mode(ExecutionMode::Guest)
             .effect(Effect::Read)
             .scope(Scope::Read)
             .example(web())
             .on_vm(|host, vm, options: WaitOptions| vm::wait(host, vm, options)),
         change("vm_exec", "vm exec", "POST", "/api/vms/{vm}/exec")
-            .about("Run one command in a VM, by ssh or through its guest agent")
+            .about("Run a command in a VM, over SSH or through its guest agent")
             .takes(NOTHING)
-            .pace(ExecutionMode::Guest)
+            .mode(ExecutionMode::Guest)
             .effect(Effect::Destroy)
             .example(json!({"vm": "web", "command": ["uname", "-a"]}))
             .names(Kind::Vm, "vm")
@@ -176,19 +176,19 @@ fn guests() -> Vec<Operation> {
                 vm::exec(host, &new, Streams::Captured(stdin))
             }),
         read("vm_logs", "vm logs", "/api/vms/{vm}/logs")
-            .about("Show what a VM has said on its serial console since its last start")
+            .about("Show a VM's serial console output since its last start")
             .example(web())
             .on_vm(|host, vm, options: LogOptions| vm::logs(host, vm, options)),
         read("vm_screenshot", "vm screenshot", "/api/vms/{vm}/screenshot")
-            .about("Take a picture of a VM's screen, as a PNG image")
+            .about("Take a screenshot of a VM as a PNG image")
             .example(web())
             .answer_on_vm(|host, vm, _: Nothing| Ok(Report::Png(vm::picture(host, vm)?.png))),
         read("vm_ssh_command", "vm ssh-command", "/api/vms/{vm}/ssh-command")
-            .about("Show the command that logs in to a VM from the service's own machine")
+            .about("Show the ssh command that logs in to a VM from the host of the service")
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::ssh_command(host, vm)),
         read("ssh_config", "ssh-config", "/api/ssh-config")
-            .about("Show how ssh on the service's own machine reaches the VMs")
+            .about("Show an ssh configuration for the VMs, for the host of the service")
             .names(Kind::Vm, "vm")
             .run(|host, options: SshConfigOptions| vm::ssh_config(host, &options)),
     ]
@@ -200,16 +200,16 @@ fn images() -> Vec<Operation> {
             .about("Search the catalogue of published images")
             .run(|host, options: SearchOptions| image::search(host, &options)),
         read("image_list", "image list", "/api/images")
-            .about("List the images in the storage pool, and the VMs that use them")
+            .about("List the images in the storage pool and the VMs that use them")
             .run(|host, _: Nothing| image::list(host)),
         change("image_pull", "image pull", "POST", "/api/images")
-            .about("Fetch an image, or a newer one where its publisher has one")
+            .about("Fetch an image, or update it")
             .takes(&[Images, Disk])
             .example(json!({"image": "debian:12"}))
             .names(Kind::Image, "image")
             .run(|host, new: NewPull| image::pull(host, &new)),
         change("image_import", "image import", "POST", "/api/images/import")
-            .about("Take in an image under a name of one's own")
+            .about("Import an image")
             .takes(&[Images, Disk])
             .creates()
             .scope(Scope::Admin)
@@ -217,24 +217,24 @@ fn images() -> Vec<Operation> {
             .names_new(Kind::Image, "name")
             .run(|host, new: NewImport| image::import(host, &new)),
         change("image_prune", "image prune", "POST", "/api/images/prune")
-            .about("Remove every fetched image that nothing uses, and downloads and uploads that were cut short")
+            .about("Remove unused fetched images and partial downloads and uploads")
             .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)
             .run(|host, options: PruneOptions| image::prune(host, options)),
         read("image_info", "image info", "/api/images/{image}")
-            .about("Show everything there is to know of an image")
+            .about("Show details of an image")
             .example(json!({"image": "debian:12"}))
             .names(Kind::Image, "image")
             .run(|host, of: OfImage| image::info(host, &of.image)),
         change("image_set", "image set", "PATCH", "/api/images/{image}")
-            .about("Change who may use an image")
+            .about("Change the visibility of an image")
             .takes(NOTHING)
             .example(json!({"image": "golden", "visibility": "shared"}))
             .names(Kind::Image, "image")
             .run(|host, change: ImageChange| image::set(host, &change)),
         change("image_delete", "image delete", "DELETE", "/api/images/{image}")
-            .about("Delete an image that nothing uses")
+            .about("Delete an unused image")
             .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)
@@ -248,29 +248,29 @@ fn keys() -> Vec<Operation> {
     let dev = || json!({"name": "dev"});
     vec![
         read("ssh_key_list", "key list", "/api/ssh-keys")
-            .about("List every key")
+            .about("List SSH keys")
             .run(|host, _: Nothing| key::list(host)),
         change("ssh_key_generate", "key generate", "POST", "/api/ssh-keys")
-            .about("Make a key pair; its private half stays with the service")
+            .about("Generate an SSH key pair; the private key stays on the host")
             .takes(&[Keys])
-            .pace(ExecutionMode::Compute)
+            .mode(ExecutionMode::Compute)
             .creates()
             .example(dev())
             .rules(&constraints::key(), NewKey::check)
             .names_new(Kind::Key, "name")
             .run(|host, new: NewKey| key::generate(host, &new)),
         read("ssh_key_info", "key show", "/api/ssh-keys/{name}")
-            .about("Show a key")
+            .about("Show an SSH key")
             .example(dev())
             .names(Kind::Key, "name")
             .run(|host, of: OfKey| key::get(host, &of.name)),
         read("ssh_key_public", "key show", "/api/ssh-keys/{name}/public")
-            .about("Show a public key as one line of authorized_keys")
+            .about("Show a public SSH key as a line of authorized_keys")
             .example(dev())
             .names(Kind::Key, "name")
             .answer(|host, of: OfKey| Ok(Report::Text(key::get(host, &of.name)?.public_key))),
         change("ssh_key_delete", "key delete", "DELETE", "/api/ssh-keys/{name}")
-            .about("Delete a key; VMs that have it keep it")
+            .about("Delete an SSH key from the key store; VMs keep it")
             .takes(NOTHING)
             .effect(Effect::Destroy)
             .example(dev())
@@ -282,22 +282,22 @@ fn keys() -> Vec<Operation> {
 fn hosts() -> Vec<Operation> {
     vec![
         read("doctor", "doctor", "/api/doctor")
-            .about("Look for what is wrong with the host")
-            .pace(ExecutionMode::Long)
+            .about("Check the host for problems")
+            .mode(ExecutionMode::Long)
             .run(|host, Checks { checks }: Checks| doctor::examine(host, &DoctorOptions { checks, fix: false })),
         change("doctor_fix", "doctor", "POST", "/api/doctor")
-            .about("Look for what is wrong with the host, and mend what can be mended without a risk")
+            .about("Apply safe fixes to the host and check it again")
             .takes(NOTHING)
             .scope(Scope::Admin)
             .run(|host, options: DoctorOptions| doctor::examine(host, &options)),
         change("gc", "gc", "POST", "/api/gc")
-            .about("Clean up after creates and deletes that were killed")
+            .about("Remove leftovers of interrupted operations")
             .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)
             .run(|host, options: GcOptions| gc::collect(host, options)),
         change("reap", "reap", "POST", "/api/reap")
-            .about("Delete the VMs that have expired, running or not")
+            .about("Delete expired VMs, running or not")
             .takes(NOTHING)
             .effect(Effect::Destroy)
             .scope(Scope::Admin)

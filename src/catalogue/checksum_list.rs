@@ -1,19 +1,20 @@
-//! Publishers' files of checksums.
+//! Publishers' checksum files.
 
 use super::Form;
 use crate::model::image::{Algorithm, Checksum};
 
-/// The checksum of the file `name` in a file of checksums.
+/// Returns the checksum of the file `name` in a checksum file.
 ///
-/// Lines are read as sha256sum (`SUM  NAME`, `SUM *NAME`) or BSD's sha256 (`SHA256 (NAME) = SUM`) print them, whichever
-/// they are; `form` says which kind of checksum they are meant to be, because publishers put other kinds beside it. In
-/// a file that is of this image `alone` a single checksum may name none, or the dated file that a `latest` one is.
-pub fn find(text: &str, form: Form, name: &str, alone: bool) -> Option<Checksum> {
+/// Both the format of sha256sum (`SUM  NAME`, `SUM *NAME`) and that of BSD's sha256 (`SHA256 (NAME) = SUM`) are
+/// recognized. `form` selects the algorithm, because publishers list other algorithms as well. With `is_single`, the
+/// file is only for this image. Then its only checksum may have no name, or the dated name that a `latest` image stands
+/// for.
+pub fn find(text: &str, form: Form, name: &str, is_single: bool) -> Option<Checksum> {
     let lines: Vec<_> = text.lines().filter_map(|line| read(line, form)).collect();
     let named = lines.iter().find(|(known, _)| file_name(known) == name);
     match (named, &lines[..]) {
         (Some((_, sum)), _) => Some(sum.clone()),
-        (None, [(known, only)]) if alone && is_akin(file_name(known), name) => Some(only.clone()),
+        (None, [(known, only)]) if is_single && is_similar(file_name(known), name) => Some(only.clone()),
         _ => None,
     }
 }
@@ -22,16 +23,16 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// Whether two names may be of the same image: they begin alike, as a dated one and a `latest` one do.
-fn is_akin(known: &str, name: &str) -> bool {
+/// Returns whether two names can be of the same image: both begin alike, like a dated and a `latest` name.
+fn is_similar(known: &str, name: &str) -> bool {
     let common = known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
     known.is_empty() || common * 2 >= name.len()
 }
 
-/// The name and the checksum of a line; none of one that is something else: a comment, a signature's armour.
+/// Returns the name and the checksum of a line, or `None` for any other line, such as a comment or a signature.
 fn read(line: &str, form: Form) -> Option<(&str, Checksum)> {
     let line = line.trim_start_matches('\u{feff}').trim();
-    // sha256sum marks a name in which it had to escape something.
+    // sha256sum begins a line with a backslash if it escaped characters of the name.
     bsd(line)
         .or_else(|| gnu(line.trim_start_matches('\\'), form))
         .filter(|(_, sum)| form.algorithm().is_none_or(|algorithm| algorithm == sum.algorithm))
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn alone_in_its_file_a_checksum_may_name_the_dated_image_or_none() {
+    fn a_single_checksum_may_have_a_dated_name_or_none() {
         let (a, c) = (hex(Algorithm::Sha256, "a"), hex(Algorithm::Sha512, "c"));
         let latest = "Rocky-9-GenericCloud.latest.x86_64.qcow2";
         let dated = format!("SHA256 (Rocky-9-GenericCloud-9.6-20260101.x86_64.qcow2) = {a}\n");
@@ -99,14 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn what_names_other_files_or_is_no_checksum_is_none() {
+    fn lines_of_other_files_and_other_text_are_ignored() {
         let (a, c) = (hex(Algorithm::Sha256, "a"), hex(Algorithm::Sha512, "c"));
         for (form, text) in [
             (Form::Sha256Sums, String::new()),
             (Form::Sha256Sums, "<!DOCTYPE html>\n<html>Not here</html>".to_owned()),
             (Form::Sha256Sums, format!("{a} *y.img\n{a} *z.img\n")),
             (Form::Sha256Sums, format!("{a} *ax.img\n{a} *x.img.zsync\n")),
-            // Another kind than was announced.
+            // The algorithm is not the one of the form.
             (Form::Sha256Sums, format!("{c}  x.img\n")),
             (Form::Sha512Sums, format!("{a}  x.img\n")),
             (Form::Bsd, "MD5 (x.img) = d41d8cd98f00b204e9800998ecf8427e".to_owned()),

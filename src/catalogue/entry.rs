@@ -1,4 +1,4 @@
-//! An image of the catalogue: the schema of its file, and what it comes to for one architecture.
+//! An entry of the catalogue: its format in the file, and its URLs for one architecture.
 
 use std::collections::BTreeMap;
 
@@ -16,44 +16,44 @@ use crate::model::{
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Entry {
-    /// What it is called.
+    /// The name.
     pub name: ImageName,
-    /// What it is called, too.
+    /// Other names for the image.
     #[serde(default)]
     pub aliases: Vec<ImageName>,
-    /// What it is.
+    /// A short description.
     pub title: String,
     url: String,
-    /// Where the publisher moves it at the end of its life.
+    /// The URL to which the publisher moves the image at the end of its life.
     moved: Option<String>,
     arch: BTreeMap<Arch, String>,
     checksum: Option<ChecksumFile>,
     signature: Option<SignatureFile>,
-    /// Whom its cloud-init makes by default.
+    /// The default user that the image's cloud-init creates.
     pub user: String,
-    /// The least disk that it boots from.
+    /// The smallest disk that the image needs.
     pub min_disk: Option<DiskSize>,
-    /// The least memory that it boots in.
+    /// The least memory that the image needs.
     pub min_memory: Option<Memory>,
-    /// What boots it on x86_64.
+    /// The firmware that boots the image on x86_64.
     #[serde(default)]
     pub firmware: Firmware,
 }
 
-/// What boots an image.
+/// The firmware that boots an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Firmware {
-    /// A BIOS alone.
+    /// Only BIOS.
     Bios,
-    /// UEFI alone.
+    /// Only UEFI.
     Uefi,
-    /// Either.
+    /// Either BIOS or UEFI.
     #[default]
     Both,
 }
 
-/// A publisher's file of checksums.
+/// A publisher's checksum file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChecksumFile {
@@ -61,20 +61,20 @@ pub struct ChecksumFile {
     form: Form,
 }
 
-/// How a file of checksums is written.
+/// The format of a checksum file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// As sha256sum prints it.
+    /// The output of sha256sum.
     Sha256Sums,
-    /// As sha512sum prints it.
+    /// The output of sha512sum.
     Sha512Sums,
-    /// As BSD's sha256 and sha512 print it.
+    /// The output of BSD's sha256 and sha512.
     Bsd,
 }
 
 impl Form {
-    /// The one kind of checksum in it; none where each line says its own.
+    /// Returns the algorithm of all checksums in the file, or `None` if each line names its own.
     pub const fn algorithm(self) -> Option<Algorithm> {
         match self {
             Self::Sha256Sums => Some(Algorithm::Sha256),
@@ -91,9 +91,9 @@ pub struct SignatureFile {
     file: String,
     /// What it signs.
     pub signs: Signs,
-    /// The names of the keys of which one must have made it.
+    /// The names of the accepted keys.
     pub keys: Vec<String>,
-    /// Whether an image without it is taken nevertheless.
+    /// Whether an image without a signature is accepted.
     #[serde(default)]
     pub optional: bool,
 }
@@ -102,42 +102,42 @@ pub struct SignatureFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Signs {
-    /// The file of checksums, from a file beside it.
+    /// The checksum file. The signature is a separate file.
     Checksum,
-    /// The file of checksums, which it stands in.
+    /// The checksum file, which contains the signature.
     Inline,
     /// The image itself.
     Image,
 }
 
-/// An image for one architecture, every address complete.
+/// An image for one architecture, with complete URLs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published<'c> {
-    /// Where the image is.
+    /// The URL of the image.
     pub url: String,
-    /// Where its checksum is, and how it is written there.
+    /// The URL of its checksum file, and the format of that file.
     pub checksum: Option<(String, Form)>,
-    /// Where its signature is, and what there is to say of it.
+    /// The URL of its signature, and what the catalogue says about the signature.
     pub signature: Option<(String, &'c SignatureFile)>,
 }
 
 impl Entry {
-    /// Its name and its aliases.
+    /// Returns the name and the aliases.
     pub fn names(&self) -> impl Iterator<Item = &ImageName> {
         std::iter::once(&self.name).chain(&self.aliases)
     }
 
-    /// The architectures that it is there for.
+    /// Returns the architectures that the image exists for.
     pub fn archs(&self) -> impl Iterator<Item = Arch> {
         self.arch.keys().copied()
     }
 
-    /// It for one architecture.
+    /// Returns the image for one architecture.
     pub fn image(&self, arch: Arch) -> Option<Published<'_>> {
         self.at(&self.url, arch)
     }
 
-    /// It where its publisher moves it one day, for one architecture.
+    /// Returns the image for one architecture, at the URL to which its publisher moves it.
     pub fn moved_image(&self, arch: Arch) -> Option<Published<'_>> {
         self.at(self.moved.as_deref()?, arch)
     }
@@ -154,7 +154,7 @@ impl Entry {
         })
     }
 
-    /// What will speak for its content.
+    /// Returns how the image will be verified.
     pub fn verification(&self) -> Verification {
         match (&self.signature, &self.checksum) {
             (Some(signature), _) if !signature.optional => Verification::Signature,
@@ -164,27 +164,27 @@ impl Entry {
         }
     }
 
-    /// Says what is wrong with it, if anything is; `keys` are those that there are.
+    /// Checks the entry. `keys` are the known keys. The error is the end of a sentence.
     pub(super) fn check(&self, keys: &BTreeMap<String, String>) -> Result<(), String> {
         for url in std::iter::once(&self.url).chain(&self.moved) {
-            let scheme = Url::parse(&url.replace("{arch}", "x")).map_err(|error| format!("`{url}`: {error}"))?;
-            if !matches!(scheme.scheme(), "http" | "https" | "file") {
-                return Err(format!("`{url}` is none of http, https and file"));
+            let parsed = Url::parse(&url.replace("{arch}", "x")).map_err(|error| format!("`{url}`: {error}"))?;
+            if !matches!(parsed.scheme(), "http" | "https" | "file") {
+                return Err(format!("invalid URL `{url}`: the scheme must be http, https or file"));
             }
         }
         if self.arch.is_empty() {
-            return Err("it is there for no architecture".to_owned());
+            return Err("it has no architecture".to_owned());
         }
         check_user(&self.user).map_err(|error| format!("the user: {error}"))?;
         if let Some(signature) = &self.signature {
             if signature.signs != Signs::Image && self.checksum.is_none() {
-                return Err("its signature signs a checksum file, and it names none".to_owned());
+                return Err("its signature signs a checksum file, but it has none".to_owned());
             }
             if let Some(unknown) = signature.keys.iter().find(|name| !keys.contains_key(*name)) {
-                return Err(format!("there is no key `{unknown}`"));
+                return Err(format!("unknown key `{unknown}`"));
             }
             if signature.keys.is_empty() {
-                return Err("its signature names no key".to_owned());
+                return Err("its signature has no keys".to_owned());
             }
         }
         Ok(())

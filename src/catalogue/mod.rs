@@ -1,6 +1,6 @@
-//! The catalogue: which cloud images there are, where their publishers have them, and what proves them.
+//! The catalogue: names of cloud images, their publishers' URLs, and how each image is verified.
 //!
-//! Pure: text in, facts out. What is fetched is fetched elsewhere.
+//! Nothing here does I/O: the files are fetched elsewhere.
 
 pub mod checksum_list;
 mod entry;
@@ -18,67 +18,67 @@ use crate::{
 
 pub use entry::{ChecksumFile, Entry, Firmware, Form, Published, SignatureFile, Signs};
 
-/// The images that are built in.
+/// The built-in images.
 const BUILT_IN: &str = include_str!("images.toml");
 
-/// Every image that has a name.
+/// All images that have a name.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
-    /// In the order in which they are read: a later one of the same name has replaced the earlier one.
+    /// In the order of reading. A later entry has replaced an earlier one of the same name.
     entries: Vec<Entry>,
     keys: BTreeMap<String, String>,
 }
 
-/// One file of the catalogue.
+/// A file of the catalogue.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
     image: Vec<Entry>,
-    /// Armoured OpenPGP public keys, by the names that signatures refer to.
+    /// Armored OpenPGP public keys, by the names that signatures refer to.
     #[serde(default)]
     keys: BTreeMap<String, String>,
 }
 
 impl Catalogue {
-    /// The catalogue that is built in.
+    /// Returns the built-in catalogue.
     pub fn built_in() -> Result<Self> {
         let mut catalogue = Self { entries: Vec::new(), keys: keys::built_in() };
-        catalogue.add(BUILT_IN, "the built-in catalogue")?;
+        catalogue.add(BUILT_IN, "built-in")?;
         Ok(catalogue)
     }
 
-    /// Adds a file's images and keys; `name` is what errors call it. What has a name that is known already replaces it.
+    /// Adds the images and keys of a file. They replace those of the same name. `name` is the file's name in errors.
     pub fn add(&mut self, text: &str, name: &str) -> Result<()> {
         let refuse = |why: String| {
-            Error::invalid(format!("the image catalogue {name} cannot be used"))
+            Error::invalid(format!("invalid image catalogue `{name}`"))
                 .because(why)
-                .hint("`vmprov image search` and the README show the form of an entry.")
+                .hint("See the README for the format of an entry")
         };
         let file: File = toml::from_str(text).map_err(|error| refuse(error.to_string().trim_end().to_owned()))?;
-        for (key, armoured) in file.keys {
-            signature::check_key(&armoured).map_err(|error| refuse(format!("the key `{key}`: {error}")))?;
-            self.keys.insert(key, armoured);
+        for (key, armored) in file.keys {
+            signature::check_key(&armored).map_err(|error| refuse(format!("key `{key}`: {error}")))?;
+            self.keys.insert(key, armored);
         }
         for entry in file.image {
-            entry.check(&self.keys).map_err(|why| refuse(format!("the image `{}`: {why}", entry.name)))?;
+            entry.check(&self.keys).map_err(|why| refuse(format!("image `{}`: {why}", entry.name)))?;
             self.entries.retain(|known| known.name != entry.name);
             self.entries.push(entry);
         }
         Ok(())
     }
 
-    /// Every image, in the order in which they are read.
+    /// Returns all images, in the order of reading.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// The image of a name or alias; a later one wins.
+    /// Returns the image of a name or alias. A later entry wins.
     pub fn find(&self, name: &ImageName) -> Option<&Entry> {
         self.entries.iter().rev().find(|entry| entry.names().any(|known| known == name))
     }
 
-    /// The images whose name, alias or title contains `term`, in any case; all of them where it is empty.
+    /// Returns the images whose name, alias or title contains `term`, ignoring case. All images contain an empty term.
     pub fn search<'c>(&'c self, term: &str) -> impl Iterator<Item = &'c Entry> {
         let term = term.to_lowercase();
         self.entries.iter().filter(move |entry| {
@@ -87,12 +87,12 @@ impl Catalogue {
         })
     }
 
-    /// Every name and alias.
+    /// Returns all names and aliases.
     pub fn names(&self) -> impl Iterator<Item = &ImageName> {
         self.entries.iter().flat_map(Entry::names)
     }
 
-    /// The armoured keys of these names.
+    /// Returns the armored keys of these names.
     pub fn keys(&self, names: &[String]) -> Vec<&str> {
         names.iter().filter_map(|name| self.keys.get(name)).map(String::as_str).collect()
     }
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_that_people_expect_are_there() {
+    fn the_usual_names_exist() {
         let catalogue = Catalogue::built_in().unwrap();
         for expected in [
             "ubuntu:24.04",
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_leads_to_one_image() {
+    fn every_name_is_unique() {
         let catalogue = Catalogue::built_in().unwrap();
         let mut names: Vec<_> = catalogue.names().collect();
         let all = names.len();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sites_image_replaces_ours_and_a_bad_one_is_refused_with_its_name() {
+    fn a_sites_image_replaces_a_built_in_one_and_errors_name_the_file() {
         let mut catalogue = Catalogue::built_in().unwrap();
         let before = catalogue.entries().len();
         let site = "[[image]]\nname = 'debian:12'\ntitle = 'ours'\nurl = 'http://m/{arch}.qcow2'\n\
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(entry.image(Arch::X86_64).unwrap().url, "http://m/a.qcow2");
         assert!(entry.image(Arch::Aarch64).is_none());
         for (from, to, why) in [
-            ("'debian:12'", "'Debian'", "cannot be an image's name"),
+            ("'debian:12'", "'Debian'", "invalid image name"),
             ("http://m/", "ftp://m/", "http"),
             ("user =", "usr =", "usr"),
             ("user = 'admin'", "user = 'a b'", "user"),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_finds_by_name_alias_and_title() {
+    fn a_search_considers_name_alias_and_title() {
         let catalogue = Catalogue::built_in().unwrap();
         let found = |term: &str| catalogue.search(term).map(|entry| entry.name.to_string()).collect::<Vec<_>>();
         assert_eq!(found("noble"), ["ubuntu:24.04"]);

@@ -20,18 +20,18 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct Tools {
-    /// How they are defined
+    /// Format of the definitions
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Mcp {
-    /// Let the agent only look
+    /// Expose read-only tools only
     #[arg(long)]
     read_only: bool,
 
-    /// Show the agent only VMs and keys whose names begin so, and let it make no others
+    /// Restrict the agent to VMs and keys with this name prefix
     #[arg(long, value_name = "NAME-", value_parser = name::prefix)]
     prefix: Option<String>,
 
@@ -39,11 +39,11 @@ pub(super) struct Mcp {
     #[arg(long = "allow-network", value_name = "NETWORK", default_value = DEFAULT_NETWORK)]
     networks: Vec<String>,
 
-    /// How long the agent's VMs are kept where it does not say
+    /// Default lifetime of the agent's VMs
     #[arg(long, value_name = "TIME")]
     ttl_default: Option<Ttl>,
 
-    /// How long an answer may take; then it is an operation that the agent asks for. Most clients give up after 60s
+    /// Time limit of a response; longer calls continue as background operations (most clients give up after 60s)
     #[arg(long, value_name = "TIME", default_value = "45s")]
     answer_within: Limit,
 
@@ -51,7 +51,7 @@ pub(super) struct Mcp {
     service: Service,
 }
 
-/// The definitions, as data: people are shown what programs are.
+/// The tool definitions. The table format prints them as JSON, too.
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Definitions(Value);
@@ -71,19 +71,19 @@ pub(super) fn tools(args: &Tools, output: &Output) -> Result<()> {
     output.show(&Definitions(agents::definitions(args.format)))
 }
 
-/// Serves the agent at the other end of standard input and output until it goes.
+/// Serves an agent on standard input and output until it closes the connection.
 pub(super) fn mcp(args: Mcp, resolved: &Resolved, quiet: bool) -> Result<()> {
     let Mcp { read_only, prefix, networks, ttl_default, answer_within, service } = args;
     if std::io::stdin().is_terminal() {
         say(
             Kind::Note,
-            "this waits for an agent's client to speak; put it into the client's list of servers (vmprov mcp --help)",
+            "waiting for an MCP client on stdin; configure the client to run this command (see vmprov mcp --help)",
         );
     }
-    // Clients show what is said there as trouble.
+    // Clients show everything on standard error as a problem.
     progress::log_json(&log_filter(if quiet { "error" } else { "warn" })?);
-    if let Some(remark) = &resolved.remark {
-        tracing::warn!("{remark}");
+    if let Some(notice) = &resolved.notice {
+        tracing::warn!("{notice}");
     }
     let service = service.options(resolved)?;
     let options = Options { service, read_only, prefix, networks, ttl_default, answer_within: answer_within.0 };

@@ -1,4 +1,4 @@
-//! What completes a word: the VMs, images and keys that are there now, and the catalogue. Whatever fails completes nothing.
+//! Shell completion with the names of VMs, images, keys, checks and catalogue entries. A failure completes nothing.
 
 use std::{ffi::OsStr, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Adds the completers to the grammar.
+/// Adds the completers to the grammar of the command line.
 pub(super) fn add_to(command: Command) -> Command {
     let vms = |arg: clap::Arg| arg.add(ArgValueCandidates::new(vm_names));
     let keys = |arg: clap::Arg| arg.add(ArgValueCandidates::new(key_names));
@@ -67,7 +67,8 @@ pub(super) fn add_to(command: Command) -> Command {
         .mut_subcommand("inject", |inject| inject.mut_arg("vm", vms).mut_arg("key", keys))
 }
 
-/// A host with the settings of the environment and the files: flags typed earlier on the line are not known here.
+/// Returns a host with the settings of the environment and the configuration files. A completer does not know the flags
+/// earlier on the command line.
 fn host() -> Option<Host> {
     let matches = <Cli as clap::CommandFactory>::command().try_get_matches_from(["vmprov", "config"]).ok()?;
     let cli = Cli::from_arg_matches(&matches).ok()?;
@@ -84,33 +85,33 @@ fn vms() -> Vec<Vm> {
     listed.map(|listed| listed.vms).unwrap_or_default()
 }
 
-/// A VM's name with the colon behind it, or a file.
-fn vm_or_file(begun: &OsStr) -> Vec<CompletionCandidate> {
-    let text = begun.to_string_lossy();
+/// Completes a VM's name followed by a colon, or a path.
+fn vm_or_file(prefix: &OsStr) -> Vec<CompletionCandidate> {
+    let text = prefix.to_string_lossy();
     let mut all: Vec<_> = vms().iter().map(|vm| CompletionCandidate::new(format!("{}:", vm.name))).collect();
     all.retain(|candidate| candidate.get_value().to_string_lossy().starts_with(&*text));
-    all.extend(PathCompleter::any().complete(begun));
+    all.extend(PathCompleter::any().complete(prefix));
     all
 }
 
-/// The names of the images in the pool; what was replaced is known by its id.
+/// Returns the names of the images in the pool. A replaced image has lost its name, so its ID stands for it.
 fn image_names() -> Vec<CompletionCandidate> {
     let images = host().and_then(|host| image::list(&host).ok()).map(|listing| listing.images).unwrap_or_default();
     let name = |image: &image::Image| if image.current { image.name.clone() } else { image.id.clone() };
     images.iter().map(name).map(CompletionCandidate::new).collect()
 }
 
-/// The names of the catalogue and of the pool, or a file.
-fn image_or_file(begun: &OsStr) -> Vec<CompletionCandidate> {
-    let text = begun.to_string_lossy();
+/// Completes a name from the catalogue or the pool, or a file.
+fn image_or_file(prefix: &OsStr) -> Vec<CompletionCandidate> {
+    let text = prefix.to_string_lossy();
     let published = host().and_then(|host| image::names(&host).ok()).unwrap_or_default();
     let mut all: Vec<_> = published.into_iter().map(CompletionCandidate::new).chain(image_names()).collect();
     all.retain(|candidate| candidate.get_value().to_string_lossy().starts_with(&*text));
-    all.extend(PathCompleter::file().complete(begun));
+    all.extend(PathCompleter::file().complete(prefix));
     all
 }
 
-/// The checks, each with what it looks at.
+/// Completes the ID of a check, with its description.
 fn check_ids() -> Vec<CompletionCandidate> {
     let candidate = |check: &doctor::Check| CompletionCandidate::new(check.id).help(Some(check.about.into()));
     doctor::CHECKS.iter().map(candidate).collect()

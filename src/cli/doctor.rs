@@ -19,18 +19,18 @@ pub(super) struct Doctor {
     #[command(flatten)]
     options: DoctorOptions,
 
-    /// Only list the checks, and what each looks at
+    /// List the checks and exit
     #[arg(long, conflicts_with_all = ["checks", "fix"])]
     list: bool,
 }
 
-/// The checks that there are.
+/// All checks.
 #[derive(Debug, Serialize)]
 pub(super) struct Checks {
     pub(super) checks: &'static [Check],
 }
 
-/// Runs the checks. The first that fails gives the exit status.
+/// Runs the checks. The first failure determines the exit status.
 pub(super) fn run(host: &Host, args: &Doctor, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
     if args.list {
         output.show(&Checks { checks: CHECKS })?;

@@ -19,42 +19,39 @@ pub(super) enum Command {
     /// Search the catalogue of published images
     Search(SearchOptions),
 
-    /// List the images in the storage pool, and the VMs that use them
+    /// List the images in the storage pool and the VMs that use them
     #[command(visible_alias = "ls")]
     List,
 
-    /// Show everything there is to know of an image
+    /// Show details of an image
     #[command(visible_alias = "show")]
     Info {
         /// Image, by name, path, URL or id
         image: String,
     },
 
-    /// Fetch an image, or a newer one where its publisher has one
-    #[command(
-        after_help = "VMs that stand on the older one stay there; `vmprov image prune` removes it when none does."
-    )]
+    /// Fetch an image, or update it
+    #[command(after_help = "Existing VMs keep the older version; `vmprov image prune` removes it once no VM uses it.")]
     Pull(NewPull),
 
-    /// Take in an image under a name of one's own
+    /// Import an image
     Import(NewImport),
 
-    /// Write an image into a file, as qcow2
+    /// Write an image to a qcow2 file
     Export {
-        // The completers put an argument behind the others unless it has its place.
+        // Without an index, the completers move an argument behind the others.
         /// Image, by name, path, URL or id
         #[arg(index = 1)]
         image: String,
-        /// File to write, which must not be there yet
+        /// File to write, which must not exist yet
         #[arg(index = 2)]
         file: Utf8PathBuf,
     },
 
-    /// Change who may use an image
-    #[command(after_help = "Example: vmprov image set golden --visibility shared")]
+    /// Change an image's visibility
     Set(ImageChange),
 
-    /// Delete images that nothing uses
+    /// Delete unused images
     #[command(visible_alias = "rm")]
     Delete {
         /// Images, by name, path, URL or id
@@ -62,7 +59,7 @@ pub(super) enum Command {
         image: Vec<String>,
     },
 
-    /// Remove every fetched image that nothing uses, and downloads and uploads that were cut short
+    /// Remove unused fetched images and partial downloads and uploads
     Prune(PruneOptions),
 }
 

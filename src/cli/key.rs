@@ -18,28 +18,28 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a key pair
+    /// Generate an SSH key pair
     Generate(NewKey),
 
-    /// List every key
+    /// List SSH keys
     #[command(visible_alias = "ls")]
     List,
 
-    /// Print a public key, as one line
+    /// Print a public key as one line
     Show {
         /// Key
         name: Name,
     },
 
-    /// Take in an existing key, public or private
+    /// Import an existing public or private key
     Import {
-        /// Name to give it
+        /// Name of the new key
         name: Name,
-        /// File that it is in
+        /// File that contains the key
         file: Utf8PathBuf,
     },
 
-    /// Delete keys; VMs that have them keep them
+    /// Delete keys (VMs keep their copies)
     #[command(visible_alias = "rm")]
     Delete {
         /// Keys
@@ -59,7 +59,7 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         Command::List => output.show(&key::list(host)?)?,
         Command::Show { name } => {
             let key = key::get(host, &name)?;
-            if output.is_for_people() {
+            if output.is_table() {
                 line(&key.public_key)?;
             } else {
                 output.show(&key)?;

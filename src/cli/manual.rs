@@ -1,54 +1,36 @@
-//! The manual pages, made from the grammar, so that they never say anything else than the program.
+//! The manual pages, generated from the grammar of the command line so that they always match it.
 
 use camino::Utf8Path;
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-use super::Cli;
+use super::{
+    Cli,
+    help::{self, ENVIRONMENT},
+};
 use crate::error::{Code, Error, Result};
 
-/// What the first page says beyond the program's one sentence.
+/// The description on the first page, after the program's summary.
 const ABOUT: &[&str] = &[
-    "A VM's disk is an overlay on an immutable copy of the image in libvirt's storage pool; cloud-init is given the ssh \
-     keys, the user and the host keys by a small second disk. What vmprov knows of a VM stands in the domain's own \
-     metadata in libvirt: there is no other state.",
-    "Data goes to standard output, everything else to standard error. The options below are taken by every command.",
-];
-
-const EXAMPLES: &[(&str, &str)] = &[
-    ("vmprov key generate dev", "Makes a key pair."),
-    (
-        "vmprov vm create web --image debian-12-genericcloud-amd64.qcow2 --ssh-key dev --wait",
-        "Creates a VM and returns when the key can log in.",
-    ),
-    ("vmprov vm ssh web -- uname -a", "Runs a command in it; the exit status is the command's."),
-    ("vmprov inject web other", "Lets another key in, too."),
-    ("vmprov vm delete web --yes", "Deletes the VM and what it owns."),
-];
-
-/// The environment, as the service's document has it.
-const ENVIRONMENT: &[(&str, &str)] = &[
-    ("LIBVIRT_URI", "The libvirt connection (qemu:///system)."),
-    ("LIBVIRT_DEFAULT_URI", "The same, where LIBVIRT_URI is not set."),
-    ("LIBVIRT_STORAGE_POOL", "The storage pool (default)."),
-    ("LIBVIRT_STORAGE_PATH", "Where that pool is made when it is missing (/var/lib/libvirt/images)."),
-    (
-        "SSH_KEY_DIR",
-        "The folder of the ssh keys (/app/ssh_keys where that exists, else keys in the data folder below).",
-    ),
-    ("NO_COLOR", "When set, nothing is coloured."),
+    "A VM's disk is an overlay on a read-only copy of the image in libvirt's storage pool. A small second disk, the \
+     seed, gives cloud-init the SSH keys, the user and the host keys. vmprov keeps what it knows about a VM in the \
+     domain's metadata in libvirt; it has no database.",
+    "Data goes to standard output, everything else to standard error. Every command accepts the options below.",
 ];
 
 const FILES: &[(&str, &str)] = &[
-    ("$XDG_CONFIG_HOME/vmprov/config.toml", "Your settings: connect, pool, pool-path, key-dir."),
-    ("/etc/vmprov/config.toml", "The machine's settings, read where you have none."),
-    ("$XDG_DATA_HOME/vmprov/keys", "The ssh keys: NAME, which only you can read, and NAME.pub."),
-    ("$XDG_CACHE_HOME/vmprov", "Downloads while they are under way, and whether KVM works."),
+    (
+        "$XDG_CONFIG_HOME/vmprov/config.toml",
+        "The user's settings: connect, pool, pool-path, key-dir, mirrors, require-verified, stall-timeout.",
+    ),
+    ("/etc/vmprov/config.toml", "The system's settings, read if the user has no file."),
+    ("$XDG_DATA_HOME/vmprov/keys", "The SSH keys: NAME, which only its owner can read, and NAME.pub."),
+    ("$XDG_CACHE_HOME/vmprov", "Unfinished downloads, and the result of the KVM probe."),
 ];
 
-/// Writes a page for each command into a folder.
+/// Writes a page for each command to a folder.
 pub(super) fn write(folder: &Utf8Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|error| Error::io(format!("make the folder `{folder}`"), &error))?;
+    std::fs::create_dir_all(folder).map_err(|error| Error::io(format!("create the folder `{folder}`"), &error))?;
     let mut root = Cli::command();
     root.build();
     page(&root, folder)
@@ -68,14 +50,14 @@ fn title(command: &Command) -> &str {
 
 fn render(command: &Command) -> std::io::Result<Vec<u8>> {
     let is_root = command.get_name() == "vmprov";
-    // The options of every command stand on the first page alone.
+    // Only the first page lists the options that every command accepts.
     let own = if is_root {
         command.clone()
     } else {
         command.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
     };
     let has_options = own.get_arguments().any(|arg| !arg.is_hide_set());
-    // No date: the page is the same whenever it is made.
+    // No date, so that the page does not change from one day to the next.
     let man = Man::new(own).date("").manual("vmprov").source(concat!("vmprov ", env!("CARGO_PKG_VERSION")));
     let mut text = Vec::new();
     man.render_title(&mut text)?;
@@ -88,8 +70,8 @@ fn render(command: &Command) -> std::io::Result<Vec<u8>> {
     if command.get_subcommands().any(|sub| !sub.is_hide_set()) {
         man.render_subcommands_section(&mut text)?;
     }
+    text.extend(section("EXAMPLES", examples(command)).bytes());
     if is_root {
-        text.extend(section("EXAMPLES", EXAMPLES.iter().copied()).bytes());
         text.extend(section("EXIT STATUS", exit_statuses().iter().map(|(term, text)| (&term[..], &text[..]))).bytes());
         text.extend(section("ENVIRONMENT", ENVIRONMENT.iter().copied()).bytes());
         text.extend(section("FILES", FILES.iter().copied()).bytes());
@@ -98,7 +80,7 @@ fn render(command: &Command) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// As the help has it: the options stand below, one by one.
+/// Returns the synopsis with `[OPTIONS]`, as in the help. The options are listed below it.
 fn synopsis(command: &Command) -> String {
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ");
@@ -110,7 +92,7 @@ fn description(command: &Command, is_root: bool) -> String {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let after = command.get_after_help().map(ToString::to_string);
     let mut paragraphs = vec![format!("{about}.")];
-    paragraphs.extend(after);
+    paragraphs.extend(after.iter().flat_map(|text| text.split("\n\n")).map(str::to_owned));
     if is_root {
         paragraphs.extend(ABOUT.iter().map(|&text| text.to_owned()));
     }
@@ -118,7 +100,14 @@ fn description(command: &Command, is_root: bool) -> String {
     format!(".SH DESCRIPTION\n{}\n", paragraphs.join("\n.PP\n"))
 }
 
-/// One entry for each status; some have several meanings.
+/// Returns the examples of a command: the line, and what it does.
+fn examples(command: &Command) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let path = title(command).to_owned();
+    let own = help::EXAMPLES.iter().filter(move |(known, ..)| known.replace(' ', "-") == path);
+    own.map(|(_, about, line)| (*line, *about))
+}
+
+/// Returns an entry for each status. Codes that share a status share an entry.
 fn exit_statuses() -> Vec<(String, String)> {
     let mut statuses = vec![("0".to_owned(), "done".to_owned())];
     for code in Code::ALL {
@@ -137,9 +126,7 @@ fn see_also(command: &Command, is_root: bool) -> String {
     }
     let parent = title(command).rsplit_once('-').map(|(parent, _)| parent).filter(|parent| *parent != "vmprov");
     let parent = parent.map(|parent| format!("\\fB{}\\fR(1), ", escape(parent))).unwrap_or_default();
-    format!(
-        ".SH \"SEE ALSO\"\n{parent}\\fBvmprov\\fR(1): options of every command, exit statuses, environment, files\n"
-    )
+    format!(".SH \"SEE ALSO\"\n{parent}\\fBvmprov\\fR(1): common options, exit statuses, environment, files\n")
 }
 
 fn section<'a>(title: &str, entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
@@ -150,7 +137,7 @@ fn section<'a>(title: &str, entries: impl Iterator<Item = (&'a str, &'a str)>) -
     text
 }
 
-/// Text that groff prints as it is: a hyphen would otherwise be one that nobody can paste.
+/// Escapes a text for groff. An unescaped hyphen would be printed as a character that a shell does not accept.
 fn escape(text: &str) -> String {
     let text = text.replace('\\', "\\\\").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }

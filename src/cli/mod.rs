@@ -1,9 +1,10 @@
-//! The command line: parses, calls one operation, prints its report. Nothing is decided here that another face would
-//! have to decide again.
+//! The command line: parses arguments, calls one operation and prints its report. Decisions that every front end needs
+//! are made in the operations, not here.
 
 mod agents;
 mod complete;
 mod doctor;
+mod help;
 mod image;
 mod key;
 mod manual;
@@ -37,24 +38,24 @@ use progress::Terminal;
 use reports::Results;
 use settings::Flags;
 
-/// Provisions virtual machines on libvirt/QEMU from cloud images, and gets an ssh key into them
+/// Provision VMs on libvirt/QEMU from cloud images and inject SSH keys
 #[derive(Debug, Parser)]
 #[command(name = "vmprov", version, max_term_width = 100, args_override_self = true, disable_help_subcommand = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
-    /// Print as
+    /// Output format
     #[arg(short, long, global = true, value_parser = TargetParser, default_value = "table", value_name = "FORMAT", help_heading = "Output")]
     output: Target,
 
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
     quiet: bool,
 
-    /// Show the commands that change something; twice: every command
+    /// Show commands that change something (-vv: every command)
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Output")]
     verbose: u8,
 
-    // Last, because its heading holds for all that follows.
+    // Last, because its heading also applies to every argument after it.
     #[command(flatten)]
     flags: Flags,
 
@@ -64,88 +65,105 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Create, start, stop, delete and look at VMs
+    /// Create and manage VMs
     #[command(subcommand)]
     Vm(vm::Command),
 
-    /// Search, fetch, list, import, export and delete images
+    /// Search and manage images
     #[command(subcommand)]
     Image(image::Command),
 
-    /// Make, import, list and delete ssh keys
+    /// Create and manage SSH keys
     #[command(subcommand)]
     Key(key::Command),
 
-    /// Get a key into a VM that exists already
+    /// Add an SSH key to an existing VM
     Inject(NewInjection),
 
-    /// Print what ~/.ssh/config needs, so that ssh, rsync and editors find the VMs by name, with strict host keys
+    /// Print an ssh configuration for the VMs
     #[command(
-        after_help = "To use it: vmprov ssh-config >~/.ssh/vmprov, and at the top of ~/.ssh/config: Include vmprov. \
-                            Addresses are those of now; print it again after a VM has been created or has moved."
+        after_help = "With it, ssh, rsync and editors find the VMs by name and check their host keys strictly. To use \
+                      it, write it to ~/.ssh/vmprov and put `Include vmprov` at the top of ~/.ssh/config. Print it \
+                      again after a VM was created or its address changed."
     )]
     SshConfig(SshConfigOptions),
 
-    /// Clean up after creates and deletes that were killed
+    /// Remove leftovers of interrupted operations
     Gc(GcOptions),
 
-    /// Delete the VMs that have expired, running or not; for cron
+    /// Delete expired VMs, running or not
     #[command(
-        after_help = "A VM that is protected, incomplete, or worked on by another vmprov is skipped, which is no failure. One failure does not keep the others; the first gives the exit status."
+        after_help = "Meant for cron. A VM that is protected, incomplete or in use by another vmprov is skipped; this \
+                      is not a failure. After a failure the other VMs are still deleted; the first failure determines \
+                      the exit status."
     )]
     Reap(ReapOptions),
 
-    /// Look for what is wrong with the host, and mend it
+    /// Check the host and fix problems
     #[command(
-        after_help = "Exit status: 0 when no check fails, else that of the first failure's kind: 7 a program is missing, \
-                      9 libvirt does not answer, 6 it or a folder is closed to you, 4 the host's state is in the way."
+        after_help = "Exit status: 0 if no check fails, otherwise that of the first failure: 7 a program is missing, \
+                      9 libvirt is unreachable, 6 access to libvirt or to a folder is denied, 4 the host's state does \
+                      not allow it."
     )]
     Doctor(doctor::Doctor),
 
-    /// Offer the same operations over HTTP, for programs and agents
+    /// Serve the operations over HTTP
     Serve(serve::Serve),
 
-    /// Offer the same operations to an agent, by the Model Context Protocol on standard input and output
+    /// Serve an agent over the Model Context Protocol
     #[command(
-        after_help = "It is for a client's list of servers: {\"mcpServers\": {\"vmprov\": {\"command\": \"vmprov\", \"args\": [\"mcp\"]}}}. \
-                      The agent may not delete VMs that vmprov did not make, and images come from public hosts alone."
+        after_help = "The client talks to it on stdin and stdout. The agent cannot delete VMs that vmprov does not \
+                      manage, and can fetch images from public hosts only. Entry for the client's configuration: \
+                      {\"mcpServers\": {\"vmprov\": {\"command\": \"vmprov\", \"args\": [\"mcp\"]}}}"
     )]
     Mcp(agents::Mcp),
 
-    /// Print the definitions of the tools that agents have
+    /// Print the definitions of the agents' tools
     Tools(agents::Tools),
 
-    /// Show each setting, and where it comes from
+    /// Show each setting and its origin
     Config,
 
-    /// Write the manual pages into a folder
+    /// Show the help of a command or a topic
+    Help {
+        /// Command or topic: environment, exit-codes, formats or references
+        #[arg(value_name = "COMMAND_OR_TOPIC")]
+        words: Vec<String>,
+    },
+
+    /// Write the manual pages to a folder
     #[command(hide = true)]
     Man {
-        /// Folder to write into
+        /// Folder to write to
         folder: camino::Utf8PathBuf,
     },
 }
 
 impl Command {
     const fn needs_libvirt(&self) -> bool {
-        !matches!(self, Self::Key(_) | Self::Config | Self::Man { .. } | Self::Tools(_))
+        !matches!(self, Self::Key(_) | Self::Config | Self::Help { .. } | Self::Man { .. } | Self::Tools(_))
     }
 }
 
-/// The command line's grammar, for whoever compares it with what other faces offer.
+/// Returns the grammar of the command line, to compare it with the other front ends.
 pub fn grammar() -> clap::Command {
     Cli::command()
 }
 
-/// The command line's grammar, with what completes each word.
+/// Returns the examples in the help: a command, what the example does, and the line to type.
+pub const fn examples() -> &'static [(&'static str, &'static str, &'static str)] {
+    help::EXAMPLES
+}
+
+/// Returns the grammar of the command line with completers for its arguments.
 fn command() -> clap::Command {
     complete::add_to(Cli::command())
 }
 
-/// Runs the program: arguments in, exit status out.
+/// Runs the program on its arguments and returns the exit status.
 pub fn main() -> ExitCode {
     CompleteEnv::with_factory(command).complete();
-    let cli = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let cli = match help::with_help(command()).try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return usage_error::refuse(&error),
     };
@@ -162,27 +180,26 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     let Cli { output: _, quiet, verbose, flags, command } = cli;
     if let Some(file) = output.file().filter(|_| !matches!(command, Command::Vm(vm::Command::Screenshot(_)))) {
-        let message = format!("`{file}` is no format to print as");
-        return Err(
-            Error::invalid(message).hint("Formats are table, json, yaml and name; only vm screenshot takes a file.")
-        );
+        return Err(Error::invalid(format!("invalid output format `{file}`"))
+            .hint("Choose one of the formats table, json, yaml and name")
+            .hint("Give a file to `vm screenshot` only"));
     }
     let resolved = settings::resolve(&flags)?;
     let command = match command {
-        // They have signals and a log of their own.
+        // These two handle signals and log in their own way.
         Command::Serve(args) => return serve::run(args, &resolved, quiet).map(|()| ExitCode::SUCCESS),
         Command::Mcp(args) => return agents::mcp(args, &resolved, quiet).map(|()| ExitCode::SUCCESS),
         command => command,
     };
     progress::log_commands(verbose);
     let cancel = Cancel::default();
-    interrupt(&cancel)?;
+    handle_signals(&cancel)?;
     let terminal = Terminal::new(quiet, verbose > 0, output.is_json());
-    if let Some(remark) = resolved.remark.as_ref().filter(|_| command.needs_libvirt()) {
-        terminal.note(remark);
+    if let Some(notice) = resolved.notice.as_ref().filter(|_| command.needs_libvirt()) {
+        terminal.note(notice);
     }
     let host = Host::new(resolved.settings(), cancel, Arc::new(terminal.clone()));
-    output.explain_errors_of(&host);
+    output.diagnose_errors_on(&host);
     let code = match command {
         Command::Vm(command) => vm::run(&host, command, output, &terminal)?,
         Command::Image(command) => image::run(&host, command, output, &terminal)?,
@@ -213,6 +230,10 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
             agents::tools(&args, output)?;
             ExitCode::SUCCESS
         }
+        Command::Help { words } => {
+            output::line(&help::page(Cli::command(), &words)?)?;
+            ExitCode::SUCCESS
+        }
         Command::Config => {
             output.show(&resolved)?;
             ExitCode::SUCCESS
@@ -225,15 +246,15 @@ fn run(cli: Cli, output: &Output) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Does something to each of several things and goes on after a failure. Every failure is reported, and the first one
-/// gives the exit status.
-fn each<N, R>(names: &[N], output: &Output, terminal: &Terminal, work: impl Fn(&N) -> Result<R>) -> Result<ExitCode>
+/// Applies an operation to each name, and continues after a failure. Every failure is reported; the first one
+/// determines the exit status.
+fn each<N, R>(names: &[N], output: &Output, terminal: &Terminal, apply: impl Fn(&N) -> Result<R>) -> Result<ExitCode>
 where
     Results<R>: Show,
 {
     let (mut results, mut failures) = (Vec::new(), Vec::new());
     for name in names {
-        match work(name) {
+        match apply(name) {
             Ok(report) => results.push(report),
             Err(error) => failures.push(error),
         }
@@ -251,16 +272,17 @@ where
     Ok(failures.first().map_or(ExitCode::SUCCESS, |error| ExitCode::from(error.code.exit_status())))
 }
 
-/// Lets the first SIGINT, SIGTERM or SIGHUP undo what was begun. Whoever asks a third time does not want to wait.
-fn interrupt(cancel: &Cancel) -> Result<()> {
-    const PATIENCE: usize = 3;
+/// Makes the first SIGINT, SIGTERM or SIGHUP cancel the operation, which rolls its changes back. The third signal ends
+/// the program without waiting for the rollback.
+fn handle_signals(cancel: &Cancel) -> Result<()> {
+    const SIGNALS_TO_ABORT: usize = 3;
     let cancel = cancel.clone();
-    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let received = std::sync::atomic::AtomicUsize::new(0);
     ctrlc::set_handler(move || {
         cancel.raise();
-        if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 >= PATIENCE {
-            output::last_words("interrupted before everything was undone; clean up with: vmprov gc");
+        if received.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 >= SIGNALS_TO_ABORT {
+            output::abort("interrupted during the rollback; remove leftovers with: vmprov gc");
         }
     })
-    .map_err(|error| Error::internal("cannot listen for signals").because(error))
+    .map_err(|error| Error::internal("cannot handle signals").because(error))
 }

@@ -1,4 +1,4 @@
-//! What is printed: data on standard output, everything else on standard error.
+//! Printing: data goes to standard output, everything else to standard error.
 
 use std::{
     cell::OnceCell,
@@ -21,36 +21,36 @@ use crate::{
     ops::{Host, doctor},
 };
 
-/// How data is printed
+/// Output format of data
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(super) enum Format {
-    /// For people
+    /// Human-readable
     #[default]
     Table,
-    /// For programs: the structs of every face
+    /// JSON, as in the HTTP API
     Json,
-    /// The same as YAML
+    /// The same data as YAML
     Yaml,
-    /// Names alone, one a line
+    /// Names only, one per line
     Name,
 }
 
 /// A report that can be printed.
 pub(super) trait Show: Serialize {
-    /// For people.
+    /// Returns the human-readable form.
     fn table(&self) -> String;
-    /// The names alone.
+    /// Returns the names only.
     fn names(&self) -> Vec<String>;
 }
 
-/// What `-o` names: a format, or a file for what is none of text.
+/// The value of `-o`: a format, or a file for binary output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     Format(Format),
     File(Utf8PathBuf),
 }
 
-/// Reads what `-o` names. What has a dot or a slash is a file, and `-` is standard output.
+/// Parses the value of `-o`. A value with a dot or a slash is a file, and `-` is standard output.
 #[derive(Debug, Clone)]
 pub(super) struct TargetParser;
 
@@ -73,7 +73,7 @@ impl TypedValueParser for TargetParser {
 pub(super) struct Output {
     format: Format,
     file: Option<Utf8PathBuf>,
-    /// The host that errors are of, where one has been looked at.
+    /// The host that the commands work on, once it is known.
     host: OnceCell<Host>,
 }
 
@@ -85,30 +85,30 @@ impl Output {
         }
     }
 
-    /// The file to write to.
+    /// Returns the file to write to.
     pub(super) fn file(&self) -> Option<&Utf8Path> {
         self.file.as_deref()
     }
 
-    /// Prints one of many reports that come one by one: a line each, for people or as compact JSON. Whoever has read enough
-    /// of them breaks it off.
+    /// Prints one report of a stream as one line: human-readable or compact JSON. Breaks when the reader has closed the
+    /// pipe.
     pub(super) fn stream_line(
         &self,
         report: &impl Serialize,
-        for_people: impl FnOnce() -> String,
+        human_readable: impl FnOnce() -> String,
     ) -> Result<ControlFlow<()>> {
         print(&match self.format {
             Format::Json | Format::Yaml => json(serde_json::to_string(report))?,
-            Format::Table | Format::Name => plain(&for_people()),
+            Format::Table | Format::Name => plain(&human_readable()),
         })
     }
 
-    /// From now on, errors say what a check finds out of their reason.
-    pub(super) fn explain_errors_of(&self, host: &Host) {
+    /// Makes later errors include what the checks of `doctor` find out about their cause.
+    pub(super) fn diagnose_errors_on(&self, host: &Host) {
         self.host.get_or_init(|| host.clone());
     }
 
-    pub(super) const fn is_for_people(&self) -> bool {
+    pub(super) const fn is_table(&self) -> bool {
         matches!(self.format, Format::Table)
     }
 
@@ -121,7 +121,7 @@ impl Output {
         let text = match self.format {
             Format::Table => plain(&report.table()),
             Format::Json => json(serde_json::to_string_pretty(report))?,
-            // It escapes control characters by itself.
+            // The YAML library escapes control characters itself.
             Format::Yaml => {
                 yaml_serde::to_string(report).map_err(|error| Error::internal("cannot write YAML").because(error))?
             }
@@ -130,7 +130,7 @@ impl Output {
         if text.is_empty() { Ok(()) } else { print(&text).map(drop) }
     }
 
-    /// Reports a failure on standard error: as JSON when that was asked for.
+    /// Prints an error on standard error, as JSON with `-o json`.
     pub(super) fn error(&self, error: &Error) {
         let error = self.host.get().map_or_else(|| error.clone(), |host| doctor::explain(host, error.clone()));
         if self.is_json() {
@@ -140,7 +140,7 @@ impl Output {
             return;
         }
         say(Kind::Error, &error.message);
-        // Foreign tools' words are indented, so that they are not taken for ours.
+        // The output of other programs is indented to tell it apart from vmprov's own.
         if let Some(cause) = &error.cause {
             err("  why: ", &cause.replace('\n', "\n       "));
         }
@@ -153,12 +153,12 @@ impl Output {
     }
 }
 
-/// Prints to standard output; whoever has read enough of it ends the program quietly.
+/// Prints a line to standard output. It is not an error if the reader has closed the pipe.
 pub(super) fn line(text: &str) -> Result<()> {
     print(&plain(text)).map(drop)
 }
 
-/// Prints to standard output, unless its reader has gone. The text is [`plain`] already.
+/// Prints to standard output, and breaks if the reader has closed the pipe. The text is already [`plain`].
 fn print(text: &str) -> Result<ControlFlow<()>> {
     let mut stdout = std::io::stdout().lock();
     match writeln!(stdout, "{}", text.trim_end_matches('\n')).and_then(|()| stdout.flush()) {
@@ -168,7 +168,7 @@ fn print(text: &str) -> Result<ControlFlow<()>> {
     }
 }
 
-/// What a line on standard error is.
+/// The kind of a line on standard error.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     Error,
@@ -191,57 +191,57 @@ impl Kind {
     }
 }
 
-/// Says something on standard error.
+/// Prints a line on standard error.
 pub(super) fn say(kind: Kind, text: &str) {
-    let (colour, word) = kind.parts();
-    err(&format!("{colour}{word}:{RESET} "), text);
+    let (color, word) = kind.parts();
+    err(&format!("{color}{word}:{RESET} "), text);
 }
 
-/// Says something on standard error as JSON: `{"warning": "…"}`.
+/// Prints a line on standard error as JSON: `{"warning": "…"}`.
 pub(super) fn say_json(kind: Kind, text: &str) {
     let (_, word) = kind.parts();
     err("", &escape_json(serde_json::json!({word: text}).to_string()));
 }
 
-/// Writes a line to standard error, in colour where that is a terminal that wants it (`NO_COLOR`, `TERM`). Only the
-/// prefix, which is vmprov's own, may steer the terminal.
+/// Writes a line to standard error, in color if it is a terminal and `NO_COLOR` and `TERM` allow it. Only the prefix,
+/// which is vmprov's own, may contain escape sequences.
 fn err(prefix: &str, text: &str) {
-    // Nobody is left to be told that it failed.
+    // A failure cannot be reported: this is where failures are reported.
     let _ = writeln!(anstream::stderr().lock(), "{prefix}{}", plain(text));
 }
 
-/// Prints clap's own text: the help that was asked for, or what is wrong with the arguments.
+/// Prints clap's own text: the requested help, or what is wrong with the arguments.
 pub(super) fn help(error: &clap::Error) -> ExitCode {
-    // A closed pipe is the reader's choice.
+    // It is not an error if the reader has closed the pipe.
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Code::InvalidInput.exit_status()))
 }
 
-/// Ends the program at once, saying why.
-#[expect(clippy::exit, reason = "the one way out for someone who does not want to wait for the undo")]
-pub(super) fn last_words(text: &str) {
+/// Prints an error and ends the program at once.
+#[expect(clippy::exit, reason = "the user has interrupted the rollback, too")]
+pub(super) fn abort(text: &str) {
     say(Kind::Error, text);
     std::process::exit(Code::Interrupted.exit_status().into());
 }
 
-/// Text from elsewhere without what would steer a terminal.
+/// Escapes the control characters of a text that vmprov did not write, except line breaks.
 pub(super) fn plain(text: &str) -> String {
     let show = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(show).collect()
 }
 
-/// JSON without what would steer a terminal.
+/// Returns JSON with its control characters escaped.
 fn json(text: serde_json::Result<String>) -> Result<String> {
     text.map(escape_json).map_err(|error| Error::internal("cannot write JSON").because(error))
 }
 
-/// Escapes the control characters that JSON allows in a string as they are, DEL and U+0080 to U+009F. Outside of strings there
-/// are only line breaks.
+/// Escapes the control characters that JSON allows unescaped in a string: DEL and U+0080 to U+009F. Outside of strings,
+/// JSON contains no control characters but line breaks.
 fn escape_json(text: String) -> String {
-    let steers = |c: char| c.is_control() && c != '\n';
-    if !text.contains(steers) {
+    let is_escaped = |c: char| c.is_control() && c != '\n';
+    if !text.contains(is_escaped) {
         return text;
     }
-    let show = |c: char| if steers(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    let show = |c: char| if is_escaped(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     text.chars().map(show).collect()
 }

@@ -1,4 +1,4 @@
-//! Progress on a terminal, and what is said beside it. Nothing of it goes to standard output.
+//! Progress, warnings and notes on standard error, and the log.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -8,10 +8,10 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 use super::output;
 use crate::ops::progress::Progress;
 
-/// How often the spinner turns.
+/// The time between two frames of the spinner.
 const TICK: Duration = Duration::from_millis(120);
 
-/// Draws progress on standard error where that is a terminal.
+/// Draws progress on standard error if it is a terminal.
 #[derive(Clone)]
 pub(super) struct Terminal {
     bar: ProgressBar,
@@ -20,20 +20,20 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// Draws nothing when `quiet`, nor between the lines of a `verbose` run. With `json` what is said is JSON, so that
-    /// all of standard error is.
+    /// Returns a terminal that draws no progress if `quiet` or `verbose`. With `json`, warnings and notes are JSON, so
+    /// that every line of standard error is.
     pub(super) fn new(quiet: bool, verbose: bool, json: bool) -> Self {
         let drawn = !quiet && !verbose && std::io::stderr().is_terminal();
         let target = if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Self { bar: ProgressBar::with_draw_target(None, target), quiet, json }
     }
 
-    /// Whether only errors are said.
+    /// Returns whether only errors are printed.
     pub(super) const fn is_quiet(&self) -> bool {
         self.quiet
     }
 
-    /// Clears the line before something is printed.
+    /// Clears the progress line before something else is printed.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
@@ -64,7 +64,7 @@ impl Progress for Terminal {
         {
             self.bar.set_style(style);
             self.bar.set_length(total.unwrap_or(0));
-            // What was there already says nothing of the rate.
+            // Bytes of an earlier, interrupted download must not count towards the rate.
             self.bar.set_position(done);
             self.bar.reset_eta();
         }
@@ -80,7 +80,7 @@ impl Progress for Terminal {
     }
 }
 
-/// Writes down what is done as JSON, a line each, on standard error.
+/// Logs to standard error as JSON lines.
 pub(super) fn log_json(filter: &str) {
     let layer = tracing_subscriber::fmt::layer()
         .json()
@@ -88,19 +88,19 @@ pub(super) fn log_json(filter: &str) {
         .with_current_span(false)
         .with_span_list(false)
         .with_writer(std::io::stderr)
-        // At finer levels rmcp prints whole requests, in which there may be secrets.
+        // At more verbose levels, rmcp logs whole requests, which may contain secrets.
         .with_filter(EnvFilter::new(format!("{filter},rmcp=warn")));
     tracing_subscriber::registry().with(layer).init();
 }
 
-/// Shows the commands that are run, as one can paste them: those that change something, or all of them.
+/// Logs the commands that are run, in a form to paste into a shell: those that change something, or all of them.
 pub(super) fn log_commands(verbose: u8) {
     let level = match verbose {
         0 => return,
         1 => tracing::Level::INFO,
         _ => tracing::Level::DEBUG,
     };
-    // Only what vmprov itself does; the HTTP client speaks at these levels, too.
+    // Only vmprov's own messages: the HTTP client also logs at these levels.
     let filter = tracing_subscriber::filter::Targets::new().with_target("vmprov", level);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

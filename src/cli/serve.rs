@@ -17,35 +17,34 @@ use crate::{
     model::limit::Limit,
 };
 
-/// The port of the service that came before.
+/// The default port, which is that of the service that vmprov replaces.
 const PORT: u16 = 8092;
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
-    /// Where to listen: `ADDRESS:PORT` or `unix:/PATH` (can be repeated) [default: the sockets that systemd passes, else
-    /// 127.0.0.1, at the port]
+    /// Listen on `ADDRESS:PORT` or `unix:/PATH` (can be repeated) [default: the sockets passed by systemd, else the
+    /// port on 127.0.0.1]
     #[arg(long, value_name = "PLACE")]
     listen: Vec<Listen>,
 
-    /// Port to listen at on the loopback, where no place is given
+    /// Port on 127.0.0.1, used without --listen
     #[arg(long, value_name = "N", env = "VM_PROVISIONER_PORT", default_value_t = PORT, conflicts_with = "listen")]
     port: u16,
 
-    /// How long what is under way may take to finish once the service is told to end; then it is undone
+    /// Grace period for running operations at shutdown; then they are cancelled and rolled back
     #[arg(long, value_name = "TIME", default_value = "30s")]
     drain: Limit,
 
-    /// Who may ask: a TOML file of bearer tokens, read again on SIGHUP. Without one, whoever reaches the service may do
-    /// everything
+    /// Bearer-token file (TOML), reloaded on SIGHUP; without one every client has full access
     #[arg(long, value_name = "FILE", env = "VMPROV_TOKENS")]
     tokens: Option<Utf8PathBuf>,
 
-    /// Let everybody do everything although the service listens at another address than the loopback's
+    /// Allow full access without authentication on a non-loopback address
     #[arg(long, conflicts_with = "tokens")]
     allow_unauthenticated: bool,
 
-    /// Host that requests from the network may be for, at any port (can be repeated); required with
-    /// --allow-unauthenticated unless only the loopback is listened on
+    /// Host name to accept in requests from the network, with any port (can be repeated); required with
+    /// --allow-unauthenticated on a non-loopback address
     #[arg(long, value_name = "HOST", env = "VMPROV_ALLOWED_HOSTS", value_delimiter = ',')]
     allowed_host: Vec<AllowedHost>,
 
@@ -53,29 +52,29 @@ pub(super) struct Serve {
     service: Service,
 }
 
-/// Serves until it is told to end.
+/// Serves until a signal ends the program.
 pub(super) fn run(args: Serve, resolved: &Resolved, quiet: bool) -> Result<()> {
     let Serve { mut listen, port, drain, tokens, allow_unauthenticated, allowed_host, service } = args;
-    let inherited = inherited()?;
+    let inherited = inherited_sockets()?;
     if listen.is_empty() && inherited.is_empty() {
         listen.push(Listen::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)));
     }
     progress::log_json(&log_filter(if quiet { "warn" } else { "info" })?);
-    if let Some(remark) = &resolved.remark {
-        tracing::warn!("{remark}");
+    if let Some(notice) = &resolved.notice {
+        tracing::warn!("{notice}");
     }
     let access = Access { tokens, allow_unauthenticated, allowed_hosts: allowed_host };
     http::serve(Options { service: service.options(resolved)?, listen, inherited, access, drain: drain.0 })
 }
 
-/// The sockets that systemd passes, or whoever does as it does.
-fn inherited() -> Result<Vec<Inherited>> {
+/// Returns the sockets that systemd, or a compatible service manager, has passed.
+fn inherited_sockets() -> Result<Vec<Inherited>> {
     let mut passed = ListenFd::from_env();
     let count = passed.len();
     let failed = |error: std::io::Error| {
-        Error::invalid("a socket that was passed cannot be listened at")
+        Error::invalid("cannot listen on an inherited socket")
             .because(error)
-            .hint("Pass sockets of TCP or of the file system that accept connections: ListenStream= and Accept=no.")
+            .hint("Pass listening TCP or Unix sockets (ListenStream= with Accept=no)")
     };
     let take = |number| {
         if let Ok(Some(listener)) = passed.take_tcp_listener(number) {

@@ -1,4 +1,4 @@
-//! What `serve` and `mcp` have in common: what those who ask may name, and where it is noted what they have asked for.
+//! The options that `serve` and `mcp` share: allowed image sources and the audit log.
 
 use camino::Utf8PathBuf;
 use clap::Args;
@@ -12,12 +12,12 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(super) struct Service {
-    /// Host that images may be fetched from although it is private or has no TLS: a name, *.DOMAIN or an address (can be
+    /// Host to allow as an image source although it is private or has no TLS: a name, *.DOMAIN or an address (can be
     /// repeated)
     #[arg(long, value_name = "HOST")]
     allow_image_host: Vec<HostPattern>,
 
-    /// Folder below which files may be named as images and installers (can be repeated)
+    /// Folder whose files clients may use as images and installers (can be repeated)
     #[arg(long, value_name = "DIR")]
     allow_image_folder: Vec<Utf8PathBuf>,
 
@@ -29,18 +29,18 @@ pub(super) struct Service {
     #[arg(long, requires = "audit_log", overrides_with = "audit_best_effort")]
     audit_required: bool,
 
-    /// Carry out changes that the audit log cannot record, and count lost records (default)
+    /// Make changes even if the audit log cannot record them, and count lost records (default)
     #[arg(long, requires = "audit_log", overrides_with = "audit_required")]
     audit_best_effort: bool,
 }
 
 impl Service {
-    /// The service that this describes, with the settings of every command.
+    /// Returns the options of the service.
     pub(super) fn options(self, resolved: &Resolved) -> Result<Options> {
         let Self { allow_image_host, allow_image_folder, audit_log, audit_required, audit_best_effort: _ } = self;
         let absolute = |folder: Utf8PathBuf| {
             let found = folder.canonicalize_utf8();
-            found.map_err(|error| Error::io(format!("allow images of the folder `{folder}`"), &error))
+            found.map_err(|error| Error::io(format!("allow images from the folder `{folder}`"), &error))
         };
         let folders = allow_image_folder.into_iter().map(absolute).collect::<Result<_>>()?;
         let images = Limits { hosts: allow_image_host, folders, only: None };

@@ -1,4 +1,5 @@
-//! Settings: flag, then environment, then file, then default. The environment is read here and nowhere else.
+//! Settings, in order of precedence: flags, environment, configuration file, defaults. Only this module reads settings
+//! from the environment.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +17,22 @@ use crate::{
     },
 };
 
-/// The key folder inside the service's container, as its document has it.
+/// The key folder in the service's container, as its documentation specifies.
 const CONTAINER_KEY_DIR: &str = "/app/ssh_keys";
 
-/// The configuration file for all users of the machine.
+/// The configuration file for all users of the host.
 const SYSTEM_FILE: &str = "/etc/vmprov/config.toml";
 
-/// The image catalogue's files for all users of the machine.
+/// The folder of additional catalogue files for all users of the host.
 const SYSTEM_CATALOGUE: &str = "/etc/vmprov/images.d";
 
-/// How long a server may be silent when nobody says: more than a tape library needs, less than anybody's patience.
+/// How long a server may send nothing by default: longer than a tape library needs, shorter than a user waits.
 const DEFAULT_STALL_LIMIT: &str = "30s";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct Flags {
-    /// libvirt connection [default: `qemu:///system`, or `qemu:///session` where that is not to be had]
+    /// libvirt connection [default: `qemu:///system`, or `qemu:///session` without access to it]
     #[arg(short, long, global = true, value_name = "URI")]
     connect: Option<String>,
 
@@ -39,21 +40,20 @@ pub(super) struct Flags {
     #[arg(long, global = true, value_name = "POOL")]
     pool: Option<String>,
 
-    /// Where that pool is made when it is missing [default: `/var/lib/libvirt/images`; in a session, your own
-    /// `.local/share/libvirt/images`]
+    /// Folder in which to create the pool if it does not exist [default: `/var/lib/libvirt/images`; in a session,
+    /// `~/.local/share/libvirt/images`]
     #[arg(long, global = true, value_name = "PATH")]
     pool_path: Option<Utf8PathBuf>,
 
-    /// Folder of the ssh keys
+    /// Folder of the SSH keys
     #[arg(long, global = true, value_name = "PATH")]
     key_dir: Option<Utf8PathBuf>,
 
-    /// Have publishers' images from elsewhere: a host or the beginning of a URL, and what to put in its place (can be
-    /// repeated)
+    /// Rewrite image URLs to a mirror: FROM is a host or a URL prefix, TO its replacement (can be repeated)
     #[arg(long, global = true, value_name = "FROM=TO")]
     mirror: Vec<Mirror>,
 
-    /// Configuration file to read instead of the user's and the machine's
+    /// Configuration file to read instead of the user's and the system's
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<Utf8PathBuf>,
 }
@@ -66,13 +66,13 @@ struct File {
     pool: Option<String>,
     pool_path: Option<Utf8PathBuf>,
     key_dir: Option<Utf8PathBuf>,
-    /// From where to where publishers' files are mapped.
+    /// Hosts or URL prefixes, and the mirrors that replace them.
     mirrors: Option<BTreeMap<String, String>>,
     require_verified: Option<bool>,
     stall_timeout: Option<String>,
 }
 
-/// A setting's value, and where it comes from.
+/// A setting's value and origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Setting {
     pub(super) name: &'static str,
@@ -94,12 +94,12 @@ pub(super) struct Resolved {
     catalogue_files: Vec<Utf8PathBuf>,
     #[serde(skip)]
     proxies: Proxies,
-    /// What is to be said of the connection, which nobody asked for.
+    /// Tells the user why the session's libvirt is used, although no setting asks for it.
     #[serde(skip)]
-    pub(super) remark: Option<String>,
+    pub(super) notice: Option<String>,
 }
 
-/// The settings that are more than text.
+/// The settings that are not plain text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Parsed {
     mirrors: Vec<Mirror>,
@@ -108,7 +108,7 @@ struct Parsed {
 }
 
 impl Resolved {
-    /// What the operations are told.
+    /// Returns the settings in the form that the operations take.
     pub(super) fn settings(&self) -> Settings {
         let [uri, pool, pool_path, key_dir, ..] = &self.settings;
         let Parsed { mirrors, require_verified, stall_limit } = self.parsed.clone();
@@ -136,10 +136,10 @@ pub(super) fn resolve(flags: &Flags) -> Result<Resolved> {
         author: String::new(),
         app_name: "vmprov".to_owned(),
     })
-    .map_err(|error| Error::invalid("cannot tell your home folder").because(error).hint("Set HOME."))?;
+    .map_err(|error| Error::invalid("cannot determine your home folder").because(error).hint("Set HOME"))?;
     let utf8 = |path: std::path::PathBuf| {
         Utf8PathBuf::from_path_buf(path)
-            .map_err(|path| Error::invalid(format!("the path `{}` is no UTF-8", path.display())))
+            .map_err(|path| Error::invalid(format!("invalid path `{}`: must be UTF-8", path.display())))
     };
     let (file, origin) = read_file(flags.config.as_deref(), &utf8(folders.config_dir())?.join("config.toml"))?;
     let container = Utf8Path::new(CONTAINER_KEY_DIR);
@@ -156,22 +156,22 @@ pub(super) fn resolve(flags: &Flags) -> Result<Resolved> {
     Ok(Resolved { catalogue_files, proxies, ..resolved })
 }
 
-/// What is logged, in the form of `RUST_LOG`: what the environment says, else what vmprov itself says at a level.
+/// Returns the log filter, in the form of `RUST_LOG`: that of the environment, else vmprov's own messages at a level.
 pub(super) fn log_filter(level: &str) -> Result<String> {
-    let said = ["VMPROV_LOG", "RUST_LOG"].into_iter().find_map(|name| {
+    let from_env = ["VMPROV_LOG", "RUST_LOG"].into_iter().find_map(|name| {
         let filter = std::env::var(name).ok().filter(|filter| !filter.is_empty())?;
         Some((name, filter))
     });
-    let Some((name, filter)) = said else { return Ok(format!("vmprov={level}")) };
+    let Some((name, filter)) = from_env else { return Ok(format!("vmprov={level}")) };
     match filter.parse::<tracing_subscriber::EnvFilter>() {
         Ok(_) => Ok(filter),
-        Err(error) => Err(Error::invalid(format!("`{}` is no filter for the log", filter.escape_debug()))
+        Err(error) => Err(Error::invalid(format!("invalid log filter `{}`", filter.escape_debug()))
             .because(error)
-            .hint(format!("It comes from environment: {name}. Give a level, as in info, or vmprov=debug."))),
+            .hint(format!("Set {name} to a level or a filter, such as info or vmprov=debug"))),
     }
 }
 
-/// The files of a folder of the image catalogue, in the order of their names.
+/// Returns the catalogue files in a folder, sorted by name.
 fn catalogue_files(folder: &Utf8Path) -> Vec<Utf8PathBuf> {
     let entries = folder.read_dir_utf8().into_iter().flatten().filter_map(std::result::Result::ok);
     let mut files: Vec<_> = entries.map(camino::Utf8DirEntry::into_path).collect();
@@ -188,7 +188,7 @@ struct Defaults<'a> {
     connect: &'a dyn Fn() -> Connection,
 }
 
-/// Lays the sources over each other; `env` looks a variable up.
+/// Combines the sources in order of precedence; `env` returns the value of a variable.
 fn layer(
     flags: &Flags,
     env: impl Fn(&str) -> Option<String>,
@@ -207,7 +207,7 @@ fn layer(
     };
     let mirror = |(from, to): (&String, &String)| Mirror::new(from, to);
     let in_file = file.mirrors.as_ref().map(|mirrors| mirrors.iter().map(mirror).collect::<Result<Vec<_>>>());
-    let in_file = in_file.transpose().map_err(|error| error.hint(format!("It comes from file: {file_name}.")))?;
+    let in_file = in_file.transpose().map_err(|error| error.hint(correct_at(&format!("file: {file_name}"))))?;
     let listed = |mirrors: &[Mirror]| mirrors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let text = |path: &Option<Utf8PathBuf>| path.as_ref().map(ToString::to_string);
     let mut connect = pick(
@@ -217,13 +217,13 @@ fn layer(
         file.connect.clone(),
         "",
     );
-    let mut remark = None;
+    let mut notice = None;
     if connect.origin == "default" {
         let Connection { uri, because } = (defaults.connect)();
         uri.clone_into(&mut connect.value);
         if let Some(because) = because {
             connect.origin = format!("default: qemu:///system cannot be used ({because})");
-            remark = Some(format!("using {uri}: qemu:///system cannot be used ({because})"));
+            notice = Some(format!("using {uri}: qemu:///system cannot be used ({because})"));
         }
     }
     let is_session = connect.value.ends_with("/session");
@@ -262,39 +262,44 @@ fn layer(
         pick("stall-timeout", (None, ""), &["VMPROV_STALL_TIMEOUT"], file.stall_timeout.clone(), DEFAULT_STALL_LIMIT),
     ];
     for Setting { name, value, origin } in &settings {
-        let why = match value.as_str() {
-            "" => "it is empty",
-            value if value.starts_with('-') => "it begins with a hyphen",
-            value if value.contains(char::is_control) => "it contains a line break or another control character",
+        let rule = match value.as_str() {
+            "" => "must not be empty",
+            value if value.starts_with('-') => "must not begin with a hyphen",
+            value if value.contains(char::is_control) => "must not contain control characters",
             _ => continue,
         };
-        let message = format!("`{}` cannot be the setting {name}: {why}", value.escape_debug());
-        return Err(Error::invalid(message).hint(format!("It comes from {origin}.")));
+        let message = format!("invalid value `{}` of the setting {name}: {rule}", value.escape_debug());
+        return Err(Error::invalid(message).hint(correct_at(origin)));
     }
     let parsed = Parsed::of(&settings)?;
     for setting in &mut settings[2..4] {
-        // libvirtd would take a relative path from its own folder.
+        // libvirtd would resolve a relative path from its own working directory.
         let path = std::path::absolute(&setting.value)
             .map_err(|error| Error::io(format!("use `{}` for {}", setting.value, setting.name), &error))?;
         setting.value = path.to_string_lossy().into_owned();
     }
     let (catalogue_files, proxies) = (Vec::new(), Proxies::default());
     let (cache_dir, data_dir) = (defaults.cache.clone(), defaults.data.clone());
-    Ok(Resolved { settings, parsed, cache_dir, data_dir, catalogue_files, proxies, remark })
+    Ok(Resolved { settings, parsed, cache_dir, data_dir, catalogue_files, proxies, notice })
+}
+
+/// Returns the hint where to correct a setting.
+fn correct_at(origin: &str) -> String {
+    format!("Correct the setting at its origin ({origin})")
 }
 
 impl Parsed {
     fn of([.., mirrors, require_verified, stall_limit]: &[Setting; 7]) -> Result<Self> {
-        let from = |setting: &Setting, error: Error| error.hint(format!("It comes from {}.", setting.origin));
+        let from = |setting: &Setting, error: Error| error.hint(correct_at(&setting.origin));
         let words = mirrors.value.split_whitespace().filter(|word| *word != "none");
         let parsed = words.map(str::parse).collect::<Result<Vec<_>>>();
         let is_yes = match require_verified.value.as_str() {
             "true" | "yes" | "1" => Ok(true),
             "false" | "no" | "0" => Ok(false),
-            other => Err(Error::invalid(format!("`{}` is neither true nor false", other.escape_debug()))),
+            other => Err(Error::invalid(format!("invalid boolean `{}`: must be true or false", other.escape_debug()))),
         };
         let limit = stall_limit.value.parse::<Limit>().and_then(|limit| match limit.0.as_secs() {
-            0 => Err(Error::invalid("no server answers within 0 s")),
+            0 => Err(Error::invalid("invalid stall timeout: must be at least 1s")),
             _ => Ok(limit),
         });
         Ok(Self {
@@ -305,7 +310,7 @@ impl Parsed {
     }
 }
 
-/// Reads the named file, or else the user's, or else the machine's.
+/// Reads the named file, else the user's, else the system's.
 fn read_file(named: Option<&Utf8Path>, user: &Utf8Path) -> Result<(File, String)> {
     let candidates = match named {
         Some(named) => vec![named],
@@ -315,13 +320,12 @@ fn read_file(named: Option<&Utf8Path>, user: &Utf8Path) -> Result<(File, String)
         match std::fs::read_to_string(path) {
             Ok(text) => {
                 let file = toml::from_str(&text).map_err(|error| {
-                    Error::invalid(format!("the configuration file {path} cannot be used"))
-                        .because(error.to_string().trim_end())
+                    Error::invalid(format!("invalid configuration file `{path}`")).because(error.to_string().trim_end())
                 })?;
                 return Ok((file, path.to_string()));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {}
-            Err(error) => return Err(Error::io(format!("read the configuration file {path}"), &error)),
+            Err(error) => return Err(Error::io(format!("read the configuration file `{path}`"), &error)),
         }
     }
     Ok((File::default(), String::new()))
@@ -356,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
+    fn flags_precede_the_environment_the_file_and_the_defaults() {
         let flags = Flags { connect: Some("a:///".to_owned()), ..NONE };
         let env = [("LIBVIRT_URI", "b:///"), ("LIBVIRT_STORAGE_POOL", "env-pool")];
         let file = "connect = 'c:///'\npool = 'file-pool'\npool-path = '/file'\nstall-timeout = '5s'\n\
@@ -376,44 +380,45 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_of_a_connection_that_they_asked_for() {
+    fn only_a_connection_by_default_has_a_notice() {
         let none = |_: &str| None;
-        let asked = File { connect: Some("qemu:///system".to_owned()), ..File::default() };
-        assert_eq!(layer(&NONE, none, &asked, "c.toml", &defaults()).unwrap().remark, None);
+        let configured = File { connect: Some("qemu:///system".to_owned()), ..File::default() };
+        assert_eq!(layer(&NONE, none, &configured, "c.toml", &defaults()).unwrap().notice, None);
         let chosen = layer(&NONE, none, &File::default(), "", &defaults()).unwrap();
-        assert_eq!(chosen.remark.as_deref(), Some("using qemu:///session: qemu:///system cannot be used (no)"));
+        assert_eq!(chosen.notice.as_deref(), Some("using qemu:///session: qemu:///system cannot be used (no)"));
         let values: Vec<_> = chosen.settings.iter().take(3).map(|setting| setting.value.as_str()).collect();
         assert_eq!(values, ["qemu:///session", "default", "/data/images"]);
     }
 
     #[test]
-    fn libvirts_own_variable_comes_after_the_services() {
+    fn libvirt_uri_precedes_libvirts_own_variable() {
         let both = [("LIBVIRT_DEFAULT_URI", "x:///"), ("LIBVIRT_URI", "y:///")];
         assert_eq!(resolved(&NONE, &both, "")[0], pair("y:///", "environment: LIBVIRT_URI"));
         assert_eq!(resolved(&NONE, &both[..1], "")[0], pair("x:///", "environment: LIBVIRT_DEFAULT_URI"));
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused_with_where_it_comes_from() {
+    fn an_error_about_an_invalid_setting_names_its_origin() {
         for (name, value) in [
             ("VMPROV_MIRRORS", "h=ftp://m"),
             ("VMPROV_REQUIRE_VERIFIED", "perhaps"),
             ("VMPROV_STALL_TIMEOUT", "0"),
             ("VMPROV_STALL_TIMEOUT", "soon"),
         ] {
-            let find = |asked: &str| (asked == name).then(|| value.to_owned());
+            let find = |variable: &str| (variable == name).then(|| value.to_owned());
             let defaults = defaults();
             let error = layer(&NONE, find, &File::default(), "", &defaults).unwrap_err();
-            assert!(error.hints[0].text.contains(&format!("environment: {name}")), "{error:?}");
+            let origin = error.hints.last().unwrap();
+            assert!(origin.text.contains(&format!("environment: {name}")), "{error:?}");
         }
         let file = toml::from_str::<File>("[mirrors]\n'a/b' = 'http://m'").unwrap();
         let defaults = defaults();
         let error = layer(&NONE, |_| None, &file, "c.toml", &defaults).unwrap_err();
-        assert!(error.hints[0].text.contains("file: c.toml"));
+        assert!(error.hints.last().unwrap().text.contains("file: c.toml"));
     }
 
     #[test]
-    fn a_misspelt_key_in_the_file_is_refused() {
+    fn an_unknown_key_in_the_file_is_rejected() {
         assert!(toml::from_str::<File>("conect = 'x'").unwrap_err().to_string().contains("conect"));
     }
 }

@@ -1,4 +1,4 @@
-//! Arguments that cannot be parsed: refused as every other failure is.
+//! Arguments that cannot be parsed: reported like every other error.
 
 use std::{error::Error as _, process::ExitCode};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::error::{Code, Error};
 
-/// Reports arguments that cannot be parsed, or prints the help that was asked for.
+/// Reports arguments that cannot be parsed, or prints the requested help.
 pub(super) fn refuse(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return output::help(error);
@@ -26,14 +26,14 @@ pub(super) fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(Code::InvalidInput.exit_status())
 }
 
-/// Whether JSON was asked for on a line that cannot be parsed. As everywhere, the last word counts.
+/// Returns whether a command line that cannot be parsed requests JSON. The last format counts, as in valid ones.
 fn wants_json(args: impl Iterator<Item = String>) -> bool {
     let mut json = false;
     let mut args = args.take_while(|arg| arg != "--");
     while let Some(arg) = args.next() {
         let format = match arg.as_str() {
             "-o" | "--output" => args.next(),
-            // Short flags can stand together: -qo json, -vojson.
+            // Short flags can be combined: -qo json, -vojson.
             short if short.starts_with('-') && !short.starts_with("--") => {
                 let flags = short.trim_start_matches(['-', 'q', 'v']);
                 match flags.strip_prefix('o').map(|format| format.trim_start_matches('=')) {
@@ -48,23 +48,23 @@ fn wants_json(args: impl Iterator<Item = String>) -> bool {
     json
 }
 
-/// clap's complaint as one of ours: its first paragraph says what is wrong, the others what is right.
+/// Converts clap's error. The first paragraph of its text is the message, the others are the hint.
 fn described(error: &clap::Error) -> Error {
     let text = error.render().to_string();
     let joined = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("vmprov");
     if matches!(error.kind(), ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) {
-        // The whole help, or a list of commands in which hidden ones stand, too.
+        // clap's own text is the whole help, or a list that includes hidden commands.
         let words = usage.split_whitespace().filter(|word| !word.starts_with(['[', '<', '-']));
         let root = Cli::command();
-        let asked = words.skip(1).try_fold(&root, |command, word| command.find_subcommand(word));
-        let visible = asked.unwrap_or(&root).get_subcommands().filter(|command| !command.is_hide_set());
+        let given = words.skip(1).try_fold(&root, |command, word| command.find_subcommand(word));
+        let visible = given.unwrap_or(&root).get_subcommands().filter(|command| !command.is_hide_set());
         let names: Vec<_> = visible.map(clap::Command::get_name).collect();
         return Error::invalid("a command is missing").hint(format!("Usage: {usage}; commands: {}", names.join(", ")));
     }
     let text = text.trim_start_matches("error: ");
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-    // The list of what is missing is part of what is wrong.
+    // The list of missing arguments is part of the message.
     let missing: Vec<_> = rest.lines().take_while(|line| line.starts_with("  ")).map(str::trim).collect();
     let message = [&[first], &missing[..]].concat().join(" ");
     let rest = rest.lines().skip(missing.len()).collect::<Vec<_>>().join("\n");
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_recognised_on_a_line_that_cannot_be_parsed() {
+    fn json_is_recognized_on_a_line_that_cannot_be_parsed() {
         let wants = |line: &str| wants_json(line.split(' ').map(str::to_owned));
         for line in
             ["-o json", "-ojson", "-o=json", "--output json", "--output=json", "x -qo json y", "-o yaml -vojson"]

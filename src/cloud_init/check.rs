@@ -1,16 +1,16 @@
-//! Refuses, in the operator's cloud-config, what contradicts what vmprov needs, and warns of what it cannot see.
+//! Refuses cloud-config settings of the operator that conflict with vmprov, and warns of content that it cannot check.
 
 use yaml_serde::{Mapping, Value};
 
 use super::parts::{Content, Form, Part};
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::model::name::Name;
 
-/// The modules that carry out vmprov's part of the configuration. All are in `cloud_init_modules` by default.
+/// The modules that apply vmprov's part of the configuration. By default, all are in `cloud_init_modules`.
 const MODULES: [&str; 4] = ["growpart", "resizefs", "users_groups", "ssh"];
 
-/// What comes of users and groups that cannot be carried out: the module ends there.
-const GIVES_UP: &str = "on which cloud-init gives up making users";
+/// The effect of users and groups that cannot be created: the module ends there.
+const STOPS_USERS: &str = "so cloud-init would stop creating users";
 
 pub(super) fn check(parts: &[Part], hostname: &Name, user: &str) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
@@ -20,7 +20,7 @@ pub(super) fn check(parts: &[Part], hostname: &Name, user: &str) -> Result<Vec<S
                 Config { label, members, hostname: hostname.as_str(), user }.check(&mut warnings)?;
             }
             Content::Script => {}
-            Content::Opaque(form) => warnings.push(format!("{label} {}", unseen(*form))),
+            Content::Opaque(form) => warnings.push(format!("{label} {}", unchecked(*form))),
             Content::Unknown(what) => {
                 warnings.push(format!("{label} is {what}, which cloud-init ignores unless a part handler takes it"));
             }
@@ -29,28 +29,28 @@ pub(super) fn check(parts: &[Part], hostname: &Name, user: &str) -> Result<Vec<S
     Ok(warnings)
 }
 
-/// What is not known of a form that only the guest can read, and what holds all the same.
-fn unseen(form: Form) -> &'static str {
+/// Returns the warning about a form that only the guest can evaluate.
+fn unchecked(form: Form) -> &'static str {
     match form {
         Form::Include => {
-            "includes what is not known before the guest fetches it: vmprov's keys, host keys, host name and, where no \
-             other part sets it, disk growth are merged after it and hold as long as it leaves `users` a list and the \
-             module lists alone, but if an address cannot be fetched at the first boot, cloud-init drops all user data, \
-             vmprov's too"
+            "includes URLs that only the guest fetches, so their content was not checked: vmprov's SSH keys, host \
+             keys, host name and, unless another part sets it, disk growth are merged after it and apply if it keeps \
+             `users` a list and does not set the module lists; if a URL cannot be fetched at the first boot, \
+             cloud-init drops all user data, including vmprov's"
         }
         Form::PartHandler => {
-            "is a part handler: should it take `text/cloud-config` for itself, vmprov's keys, host keys and host name \
-             never reach the guest"
+            "is a part handler: if it handles `text/cloud-config`, vmprov's SSH keys, host keys and host name do not \
+             reach the guest"
         }
         _ => {
-            "is filled in by the guest and was not checked: vmprov's keys, host keys, host name and, where no other \
-             part sets it, disk growth are merged after it and hold as long as it leaves `users` a list and the module \
-             lists alone"
+            "is evaluated by the guest, so it was not checked: vmprov's SSH keys, host keys, host name and, unless \
+             another part sets it, disk growth are merged after it and apply if it keeps `users` a list and does not \
+             set the module lists"
         }
     }
 }
 
-/// One cloud-config under check.
+/// A cloud-config to check.
 struct Config<'a> {
     label: &'a str,
     members: &'a Mapping,
@@ -68,7 +68,7 @@ impl Config<'_> {
         self.check_datasource(warnings)
     }
 
-    fn refuse<T>(&self, member: &str, why: &str, hint: &str) -> Result<T> {
+    fn refuse<T>(&self, member: &str, why: &str, hint: impl Into<Hint>) -> Result<T> {
         Err(Error::invalid(format!("{}: `{member}` {why}", self.label)).hint(hint))
     }
 
@@ -79,32 +79,34 @@ impl Config<'_> {
             };
             let first_label = value.as_str().and_then(|name| name.split('.').next());
             if first_label != Some(self.hostname) {
-                let why = format!("is not the VM's name, `{0}`, nor `{0}` and a domain", self.hostname);
-                return self.refuse(member, &why, "Leave it out, or create the VM under that name.");
+                let why = format!("must be the VM's name, `{0}`, or `{0}` with a domain", self.hostname);
+                return self.refuse(member, &why, "Remove it, or create the VM under that name");
             }
         }
         if self.is_true("preserve_hostname") {
-            let why = "would keep the image's host name, and the guest has to be named like the VM";
-            return self.refuse("preserve_hostname", why, "Leave it out.");
+            let why = "would keep the image's host name instead of the VM's name";
+            return self.refuse("preserve_hostname", why, "Remove it");
         }
         Ok(())
     }
 
     fn check_ssh(&self) -> Result<()> {
         if self.members.contains_key("ssh_keys") {
-            let why = "sets the host keys, which vmprov makes itself so that the first connection can be verified";
-            return self.refuse("ssh_keys", why, "Leave it out.");
+            let why = "sets the host keys, which vmprov generates so that the first connection can be verified";
+            return self.refuse("ssh_keys", why, "Remove it");
         }
         if self.user == "root" && self.is_true("disable_root") {
-            let why = "would lock out root, the user that vmprov's keys are for";
-            return self.refuse("disable_root", why, "Leave it out, or pick another user with `--user`.");
+            let why = "would lock out root, the user for vmprov's SSH keys";
+            return self.refuse("disable_root", why, Hint::set("Remove it, or choose another user", "user"));
         }
         Ok(())
     }
 
-    /// Entries of one name are merged in the guest, and the first to have a member wins, the list of keys included
-    /// (`_normalize_users` in `distros/ug_util.py`). vmprov's entry goes first, with the keys that are visible here
-    /// added to its own; an entry for the default user, whatever the image calls it, goes before both.
+    /// Checks the users.
+    ///
+    /// The guest merges entries of one name, and the first entry with a member wins, also for the list of keys
+    /// (`_normalize_users` in `distros/ug_util.py`). vmprov's entry comes first and includes the keys of the operator's
+    /// entries. An entry for the image's default user, whatever its name, precedes both.
     fn check_users(&self) -> Result<()> {
         if let Some(entry) = self.members.get("user") {
             self.check_user("user", Some("default"), entry)?;
@@ -115,22 +117,22 @@ impl Config<'_> {
                 for (index, entry) in users.iter().enumerate() {
                     let member = format!("users[{index}]");
                     if !matches!(entry, Value::String(_) | Value::Sequence(_) | Value::Mapping(_)) {
-                        let why = format!("is neither a name nor a mapping, {GIVES_UP}");
-                        return self.refuse(&member, &why, "Write `- default`, `- NAME` or `- name: NAME`.");
+                        let why = format!("is neither a name nor a mapping, {STOPS_USERS}");
+                        return self.refuse(&member, &why, "Write `- default`, `- NAME` or `- name: NAME`");
                     }
                     let name = entry.get("name").map_or(Some("default"), Value::as_str);
                     self.check_user(&member, name, entry)?;
                 }
             }
             Some(_) => {
-                let why = "is no list, so vmprov's user cannot be added";
-                return self.refuse("users", why, "Write `users: [default, …]`.");
+                let why = "is not a list, so vmprov's user cannot be added";
+                return self.refuse("users", why, "Write `users: [default, …]`");
             }
         }
         match self.members.get("groups") {
             Some(groups) if !are_groups(groups) => {
-                let why = format!("is neither a list of names nor a mapping of names to members, {GIVES_UP}");
-                self.refuse("groups", &why, "Write `groups: [NAME, …]` or `- NAME: [MEMBER, …]`.")
+                let why = format!("is neither a list of names nor a mapping of names to members, {STOPS_USERS}");
+                self.refuse("groups", &why, "Write `groups: [NAME, …]` or `- NAME: [MEMBER, …]`")
             }
             _ => Ok(()),
         }
@@ -140,36 +142,37 @@ impl Config<'_> {
         let is_default = name == Some("default");
         let is_own = name == Some(self.user);
         if is_default && has_keys(entry) {
-            let why = "carries keys for the image's default user, which would take the place of vmprov's";
-            let hint = "Put these keys into the top-level `ssh_authorized_keys`, which adds to them.";
+            let why = "has keys for the image's default user, which would replace vmprov's";
+            let hint = "Move these keys to the top-level `ssh_authorized_keys`, which adds to vmprov's";
             return self.refuse(member, why, hint);
         }
         if is_own && entry.get("ssh-authorized-keys").is_some() {
-            let why = "spells the keys in a way in which they would replace vmprov's";
-            return self.refuse(member, why, "Write `ssh_authorized_keys`.");
+            let why = "uses `ssh-authorized-keys`, which would replace vmprov's keys";
+            return self.refuse(member, why, "Write `ssh_authorized_keys` instead");
         }
         if !(is_own || is_default || has_keys(entry)) {
             return Ok(());
         }
-        // The image's default user may be the one that vmprov's keys are for. Upon a user with both keys and one of
-        // these, the module fails (`handle` in `config/cc_users_groups.py`), or passes over the keys (`create_user`
-        // in `distros/__init__.py`).
+        // The image's default user may be the one for vmprov's keys. If a user has both keys and one of these members,
+        // the module fails (`handle` in `config/cc_users_groups.py`) or ignores the keys (`create_user` in
+        // `distros/__init__.py`).
         let keyless =
             ["no_create_home", "no-create-home", "system", "ssh_redirect_user", "ssh-redirect-user", "snapuser"];
         match keyless.iter().find(|&&name| entry.get(name).is_some_and(|value| !is_false(value) && !value.is_null())) {
             Some(keyless) => {
-                let why = format!("makes `{}` with `{keyless}` and with keys, {GIVES_UP}", name.unwrap_or("a user"));
-                self.refuse(member, &why, "Leave one of them out, or pick another user for vmprov with `--user`.")
+                let name = name.unwrap_or("a user");
+                let why = format!("creates `{name}` with `{keyless}` and with keys, {STOPS_USERS}");
+                self.refuse(member, &why, Hint::set("Remove one of them, or choose another user for vmprov", "user"))
             }
             None => Ok(()),
         }
     }
 
     fn check_disk(&self, warnings: &mut Vec<String>) -> Result<()> {
-        let why = "would leave the file system at the image's size, whatever the disk's";
+        let why = "would leave the file system at the image's size, regardless of the disk size";
         if let Some(growpart) = self.members.get("growpart") {
             if !growpart.is_mapping() || growpart.get("mode").is_some_and(is_false) {
-                return self.refuse("growpart", why, "Leave it out; vmprov sets `mode: auto` for `/`.");
+                return self.refuse("growpart", why, "Remove it; vmprov sets `mode: auto` for `/`");
             }
             let grows_root = match growpart.get("devices") {
                 Some(Value::Sequence(devices)) => devices.iter().any(|device| device.as_str() == Some("/")),
@@ -177,12 +180,13 @@ impl Config<'_> {
                 None => true,
             };
             if !grows_root {
-                warnings.push(format!("{}: `growpart` does not name `/`, which may not grow to the disk", self.label));
+                let effect = "does not name `/`, so the root file system may not grow to the disk size";
+                warnings.push(format!("{}: `growpart` {effect}", self.label));
             }
         }
         match self.members.get("resize_rootfs") {
             Some(value) if !is_true(value) && value.as_str() != Some("noblock") => {
-                self.refuse("resize_rootfs", why, "Leave it out.")
+                self.refuse("resize_rootfs", why, "Remove it")
             }
             _ => Ok(()),
         }
@@ -207,26 +211,25 @@ impl Config<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let why = format!("leaves out what vmprov needs: {}", missing.join(", "));
-        self.refuse("cloud_init_modules", &why, "Add these modules, or leave the list out.")
+        let why = format!("lacks modules that vmprov needs: {}", missing.join(", "));
+        self.refuse("cloud_init_modules", &why, "Add these modules, or remove the list")
     }
 
     fn check_datasource(&self, warnings: &mut Vec<String>) -> Result<()> {
         if let Some(sources) = self.members.get("datasource_list") {
-            let has_ours = |list: &Vec<Value>| list.iter().any(|source| source.as_str() == Some("NoCloud"));
-            if !sources.as_sequence().is_some_and(has_ours) {
-                let why = "leaves out NoCloud, so the guest would see no later seed";
-                return self.refuse("datasource_list", why, "Add `NoCloud`, or leave the list out.");
+            let has_nocloud = |list: &Vec<Value>| list.iter().any(|source| source.as_str() == Some("NoCloud"));
+            if !sources.as_sequence().is_some_and(has_nocloud) {
+                let why = "lacks NoCloud, so the guest would not read a later seed";
+                return self.refuse("datasource_list", why, "Add `NoCloud`, or remove the list");
             }
         }
         if self.is_true("manual_cache_clean") {
-            let (label, effect) =
-                (self.label, "keeps the guest from seeing a later seed, so `vmprov inject` needs its agent");
-            warnings.push(format!("{label}: `manual_cache_clean` {effect}"));
+            let effect = "keeps the guest from reading a later seed, so injecting keys requires the guest agent";
+            warnings.push(format!("{}: `manual_cache_clean` {effect}", self.label));
         }
         if self.members.contains_key("network") {
             let effect =
-                "is ignored: cloud-init takes the network from the seed's `network-config`, not from user data";
+                "is ignored: cloud-init reads the network from the seed's `network-config`, not from user data";
             warnings.push(format!("{}: `network` {effect}", self.label));
         }
         Ok(())
@@ -241,7 +244,7 @@ fn has_keys(user: &Value) -> bool {
     ["ssh_authorized_keys", "ssh-authorized-keys"].iter().any(|name| user.get(name).is_some())
 }
 
-/// What `_normalize_groups` of `distros/ug_util.py` takes.
+/// Returns whether `_normalize_groups` of `distros/ug_util.py` accepts the groups.
 fn are_groups(groups: &Value) -> bool {
     let are_members = |members: &Value| members.is_string() || members.is_sequence();
     match groups {
@@ -255,8 +258,9 @@ fn are_groups(groups: &Value) -> bool {
     }
 }
 
-/// A module list's entry is a name, a list that begins with one, or a mapping with one; `cc_`, `.py` and hyphens do
-/// not matter (`_read_modules` and `form_module_name` in `config/modules.py`).
+/// Returns the module name in an entry of a module list: a name, a list that begins with one, or a mapping with one.
+///
+/// `cc_`, `.py` and hyphens do not matter (`_read_modules` and `form_module_name` in `config/modules.py`).
 fn module_name(entry: &Value) -> Option<String> {
     let name = match entry {
         Value::Sequence(list) => list.first()?.as_str()?,
@@ -268,12 +272,12 @@ fn module_name(entry: &Value) -> Option<String> {
     Some(name.strip_prefix("cc_").unwrap_or(name).to_owned())
 }
 
-/// `is_true` of `util.py`. `yes` and `on`, which YAML 1.1 makes booleans and our parser leaves text, are among the texts.
+/// Implements `is_true` of `util.py`. YAML 1.1 also parses `yes` and `on` as booleans; our parser leaves them as text.
 fn is_true(value: &Value) -> bool {
     is_one_of(value, true, ["true", "1", "on", "yes"])
 }
 
-/// `is_false` of `util.py`.
+/// Implements `is_false` of `util.py`.
 fn is_false(value: &Value) -> bool {
     is_one_of(value, false, ["off", "0", "no", "false"])
 }

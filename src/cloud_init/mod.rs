@@ -1,12 +1,12 @@
-//! What a guest is told at its first boot: the four files of its NoCloud seed.
+//! The four files of the NoCloud seed, which configures a guest at its first boot.
 //!
-//! The operator's user data goes in beside vmprov's own configuration and neither undoes the other:
+//! The seed combines the operator's user data with vmprov's own configuration, so that neither undoes the other:
 //!
-//! - `parts` takes the operator's data apart as cloud-init does,
-//! - `check` refuses what contradicts vmprov and warns of what cannot be looked into,
-//! - `render` puts the operator's data first, unchanged, and vmprov's last, with directives on how to merge them.
+//! - `parts` splits the operator's data as cloud-init does,
+//! - `check` refuses settings that conflict with vmprov, and warns of content that it cannot check,
+//! - `render` writes the operator's data first, unchanged, and vmprov's last, with directives for merging them.
 //!
-//! Nothing here does I/O. Facts about cloud-init were read in its own code: 20.4.1 (Debian 11), 22.4.2 (Debian 12) and
+//! Nothing here does I/O. Facts about cloud-init come from its source code: 20.4.1 (Debian 11), 22.4.2 (Debian 12) and
 //! 25.1.4 (Debian 13). File names below are relative to its `cloudinit/`. `tests/cloud_init` runs that code on seeds.
 
 mod check;
@@ -26,42 +26,42 @@ use crate::model::name::Name;
 
 pub use user_data::UserData;
 
-/// Everything that a guest is told through its seed.
+/// Everything that configures a guest through its seed.
 ///
-/// It is also kept whole in the seed, as `vmprov.json`, so that a later inject can build the next seed with nothing
-/// lost. cloud-init ignores the extra file (`sources/DataSourceNoCloud.py` asks for its files by name).
+/// The seed also contains all of it as `vmprov.json`, so that a later key injection can build the next seed without
+/// loss. cloud-init ignores the extra file (`sources/DataSourceNoCloud.py` reads its files by name).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seed {
-    /// What makes cloud-init run its per-instance modules again: keys are injected with a new one.
+    /// The instance id. A new one makes cloud-init run its per-instance modules again, which injects keys.
     pub instance_id: String,
-    /// The VM's name, which the guest gets as its host name.
+    /// The VM's name, which becomes the guest's host name.
     pub hostname: Name,
-    /// Who logs in with [`Self::authorized_keys`]; made where the image does not have it.
+    /// The login user for [`Self::authorized_keys`]. cloud-init creates it if the image does not have it.
     pub user: String,
-    /// The address of the VM's network interface, as libvirt writes it.
+    /// The MAC address of the VM's network interface, as libvirt writes it.
     pub mac: String,
-    /// Whole public key lines.
+    /// The public keys, one complete line each.
     pub authorized_keys: Vec<String>,
-    /// Without any, the guest makes its own.
+    /// The host keys. Without any, the guest generates its own.
     pub host_keys: Vec<HostKey>,
-    /// The operator's, checked.
+    /// The operator's user data, checked.
     pub user_data: Option<UserData>,
 }
 
-/// An ssh host key, made on the host so that even the first connection can be verified.
+/// An SSH host key, generated on the host so that even the first connection can be verified.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostKey {
-    /// `ed25519`, `ecdsa` or `rsa`: cloud-init's names, and those of the files in the guest (`config/cc_ssh.py`).
+    /// The algorithm: `ed25519`, `ecdsa` or `rsa`, as in cloud-init and in the guest's file names (`config/cc_ssh.py`).
     pub algorithm: String,
-    /// OpenSSH PEM.
+    /// The private key, as OpenSSH PEM.
     pub private: String,
-    /// One line.
+    /// The public key, as one line.
     pub public: String,
 }
 
 impl fmt::Debug for HostKey {
-    /// Without the private half.
+    /// Omits the private key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HostKey")
             .field("algorithm", &self.algorithm)
@@ -71,7 +71,7 @@ impl fmt::Debug for HostKey {
 }
 
 impl Seed {
-    /// The seed's files: name and content.
+    /// Returns the name and the content of each file.
     pub fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
         vec![
             ("meta-data", self.meta_data()),
@@ -84,9 +84,9 @@ impl Seed {
     /// Reads a seed back from its `vmprov.json`.
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
         serde_json::from_slice(bytes).map_err(|error| {
-            Error::invalid("the seed's `vmprov.json` cannot be read")
+            Error::invalid("cannot read the seed's `vmprov.json`")
                 .because(error)
-                .hint("The seed was changed or made by another version of vmprov; make the VM again to get a new one.")
+                .hint("Create the VM again: its seed was modified, or another version of vmprov wrote it")
         })
     }
 
@@ -94,13 +94,15 @@ impl Seed {
         render::yaml(&json!({"instance-id": self.instance_id, "local-hostname": self.hostname})).into_bytes()
     }
 
-    /// Asks for IPv4 by DHCP and leaves IPv6 to the router advertisements that the guest listens to anyway.
+    /// Configures IPv4 by DHCP. IPv6 is left to router advertisements, which the guest accepts anyway.
     ///
-    /// - `dhcp6` would cost a NAT network without IPv6 its boot time: ifupdown waits for `dhclient -6` to give up, and
-    ///   `NetworkManager` fails the connection, because cloud-init writes `may-fail=false` (`net/network_manager.py`).
-    /// - `set-name` is needed: up to 20.4, without netplan, the configuration's key is taken for the interface's name
-    ///   (`handle_ethernets` in `net/network_state.py`), and the guest has no network.
-    /// - `dhcp-identifier` is netplan's: the lease then follows the address that libvirt knows, not the machine-id.
+    /// - There is no `dhcp6`: on a NAT network without IPv6, ifupdown would wait until `dhclient -6` gives up, and
+    ///   `NetworkManager` would fail the connection, because cloud-init writes `may-fail=false`
+    ///   (`net/network_manager.py`).
+    /// - `set-name` is required: up to 20.4, without netplan, the configuration's key is used as the interface's name
+    ///   (`handle_ethernets` in `net/network_state.py`), and the guest would have no network.
+    /// - `dhcp-identifier` is for netplan: it makes the lease depend on the MAC address, which libvirt knows, instead
+    ///   of the machine-id.
     fn network_config(&self) -> Vec<u8> {
         let interface = "eth0";
         render::yaml(&json!({

@@ -1,4 +1,4 @@
-//! Writes `user-data`: the operator's first and unchanged, vmprov's last, merged so that both hold.
+//! Writes `user-data`: the operator's first and unchanged, then vmprov's, merged so that both take effect.
 
 use std::fmt::Write;
 
@@ -8,19 +8,21 @@ use serde_json::{Value, json};
 use super::Seed;
 use super::parts::{Content, Part, is_mime};
 
-/// Merge directives, read by `mergers/m_dict.py` and `m_list.py`. Each part says how it is merged itself; what other
-/// parts said of themselves does not matter (`_extract_mergers` in `handlers/cloud_config.py`).
+/// Keeps the value of a member that exists already.
 ///
-/// Of a member that is there already, the old value stays.
+/// The merge directives are read by `mergers/m_dict.py` and `m_list.py`. Each part declares how it is merged itself.
+/// The directives of other parts do not matter (`_extract_mergers` in `handlers/cloud_config.py`).
 const IF_ABSENT: &str = "dict(no_replace)";
-/// Lists are put in front of those that are there; `str()` has a mere string make way.
+/// Puts lists in front of existing ones. `str()` makes a list replace a string.
 const PREPEND: &str = "dict(no_replace,recurse_list)+list(prepend)+str()";
-/// The new value replaces what is there.
+/// Replaces existing values.
 const REPLACE: &str = "dict(replace)";
 
-/// JSON is YAML, apart from the characters that YAML folds or refuses in quotes (the line separators, DEL, C1 controls,
-/// the byte order mark). So everything that is not ASCII is escaped, in YAML's way: JSON's pairs of surrogates
-/// for what is beyond `\uffff` are two characters to a YAML parser.
+/// Writes a value as JSON that is also YAML.
+///
+/// YAML folds or refuses some characters in quotes: the line separators, DEL, C1 controls and the byte order mark. So
+/// everything that is not ASCII is escaped, in YAML's way. JSON's surrogate pairs for characters beyond `\uffff` would
+/// be two characters to a YAML parser.
 pub(super) fn yaml(value: &Value) -> String {
     let mut text = String::new();
     for c in format!("{value:#}\n").chars() {
@@ -37,19 +39,19 @@ pub(super) fn yaml(value: &Value) -> String {
 pub(super) fn user_data(seed: &Seed) -> Vec<u8> {
     let parts = seed.user_data.as_ref().map_or(&[][..], |data| data.parts());
     let user = user(seed, parts);
-    let mut held = held(seed, parts);
+    let mut enforced = enforced(seed, parts);
     let Some(theirs) = &seed.user_data else {
-        held["users"] = json!([user, "default"]);
-        return cloud_config(&held).into_bytes();
+        enforced["users"] = json!([user, "default"]);
+        return cloud_config(&enforced).into_bytes();
     };
-    held["merge_how"] = json!(REPLACE);
+    enforced["merge_how"] = json!(REPLACE);
     let ours = [
-        // Who says nothing about users gets the image's default one, as without vmprov.
+        // If the operator's data has no users, the image's default user is created, as without vmprov.
         ("vmprov-default-user", json!({"merge_how": IF_ABSENT, "users": ["default"]})),
-        // First in the list, because of two entries of one name the first wins, and because an entry that cloud-init
-        // cannot carry out keeps it from making those behind it (`config/cc_users_groups.py`).
+        // First in the list: the first of two entries with one name wins, and cloud-init skips the entries after one
+        // that fails (`config/cc_users_groups.py`).
         ("vmprov-user", json!({"merge_how": PREPEND, "users": [user]})),
-        ("vmprov-held", held),
+        ("vmprov-held", enforced),
     ];
     let mut entities = vec![entity(theirs.text())];
     for (name, config) in ours {
@@ -65,11 +67,11 @@ fn cloud_config(config: &Value) -> String {
     format!("#cloud-config\n{}", yaml(config))
 }
 
-/// vmprov's entry in `users`: one there, because the top-level `ssh_authorized_keys` is for the image's default user.
+/// Returns vmprov's entry in `users`. The top-level `ssh_authorized_keys` would be for the image's default user.
 ///
-/// Of a user that the operator describes too, nothing but the keys is added, and of root, who is there already, neither.
-/// The password is locked by default, and `lock_passwd` is left at that: newer versions take `false` as an order to
-/// unlock (`create_user` in `distros/__init__.py`).
+/// For a user that the operator describes too, and for root, only the keys are added. The password is locked by
+/// default, and `lock_passwd` is not set, because newer versions take `false` as an order to unlock (`create_user` in
+/// `distros/__init__.py`).
 fn user(seed: &Seed, parts: &[Part]) -> Value {
     let described: Vec<&yaml_serde::Value> = configs(parts)
         .filter_map(|config| config.get("users")?.as_sequence())
@@ -93,7 +95,7 @@ fn user(seed: &Seed, parts: &[Part]) -> Value {
     user
 }
 
-/// The texts in what may be a text, a list of them or a mapping to them, as `create_user` takes keys.
+/// Returns the strings in a string, a list or a mapping. `create_user` accepts keys in all three forms.
 fn texts(value: &yaml_serde::Value) -> Vec<&str> {
     match value {
         yaml_serde::Value::Sequence(list) => list.iter().filter_map(|item| item.as_str()).collect(),
@@ -102,28 +104,28 @@ fn texts(value: &yaml_serde::Value) -> Vec<&str> {
     }
 }
 
-/// What must hold whatever comes before it. What the operator says of the disk and of old keys has passed the check,
-/// and stays as it was merged.
-fn held(seed: &Seed, parts: &[Part]) -> Value {
+/// Returns the settings that override all others. The operator's settings for the disk and for old host keys have
+/// passed the check, so they are left as they are.
+fn enforced(seed: &Seed, parts: &[Part]) -> Value {
     let theirs = |member: &str| configs(parts).filter_map(|config| config.get(member)).last();
-    // A host name with a domain is cloud-init's other way of writing an fqdn (`get_hostname_fqdn` in `util.py`).
+    // cloud-init also accepts a `hostname` with a domain as the fqdn (`get_hostname_fqdn` in `util.py`).
     let fqdn = theirs("fqdn").or(theirs("hostname")).and_then(|name| name.as_str());
-    let mut held = json!({
+    let mut enforced = json!({
         "hostname": seed.hostname,
-        // Without it, content that is not visible here could still rename the guests of distributions that prefer it.
+        // Without it, content that was not checked could rename the guest on distributions that prefer the fqdn.
         "fqdn": fqdn.unwrap_or(seed.hostname.as_str()),
         "preserve_hostname": false,
     });
     let unless_theirs = [
         ("growpart", json!({"mode": "auto", "devices": ["/"]})),
         ("resize_rootfs", json!(true)),
-        // Removes the keys that the image came with. vmprov's are written afterwards and none are generated, at every
-        // new instance-id alike (`handle` in `config/cc_ssh.py`), so the guest's never change.
+        // Removes the image's host keys. vmprov's are written afterwards and none are generated, also with a new
+        // instance-id (`handle` in `config/cc_ssh.py`). So the guest's host keys never change.
         ("ssh_deletekeys", json!(true)),
     ];
     for (member, ours) in unless_theirs {
         if theirs(member).is_none() {
-            held[member] = ours;
+            enforced[member] = ours;
         }
     }
     if !seed.host_keys.is_empty() {
@@ -131,13 +133,13 @@ fn held(seed: &Seed, parts: &[Part]) -> Value {
             [("private", &key.private), ("public", &key.public)]
                 .map(|(half, value)| (format!("{}_{half}", key.algorithm), json!(value)))
         });
-        held["ssh_keys"] = Value::Object(keys.collect());
+        enforced["ssh_keys"] = Value::Object(keys.collect());
     }
     if seed.user == "root" {
-        // Else whoever logs in is told to use the default user (`apply_credentials` in `config/cc_ssh.py`).
-        held["disable_root"] = json!(false);
+        // Otherwise root logins are told to use the default user (`apply_credentials` in `config/cc_ssh.py`).
+        enforced["disable_root"] = json!(false);
     }
-    held
+    enforced
 }
 
 fn configs(parts: &[Part]) -> impl Iterator<Item = &yaml_serde::Mapping> {
@@ -147,8 +149,8 @@ fn configs(parts: &[Part]) -> impl Iterator<Item = &yaml_serde::Mapping> {
     })
 }
 
-/// The operator's data as a MIME entity: a message is one already. Anything else is declared `text/plain`, on which
-/// cloud-init finds out the form as it does without a message (`TYPE_NEEDED` in `user_data.py`).
+/// Returns the operator's data as a MIME entity. A MIME message is one already. Anything else is declared `text/plain`,
+/// for which cloud-init detects the form from the content (`TYPE_NEEDED` in `user_data.py`).
 fn entity(text: &str) -> String {
     let is_plain = text.bytes().all(|byte| matches!(byte, b'\t' | b'\n' | b' '..=b'~'));
     if is_mime(text) {

@@ -1,10 +1,10 @@
-//! Properties of what is written. What a guest makes of it is tested with cloud-init itself, in `tests/cloud_init`.
+//! Properties of the files. Their effect in a guest is tested with cloud-init itself, in `tests/cloud_init`.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// A seed with texts that somebody else chose.
+/// Returns a seed with the given texts in it.
 fn seed(user: &str, comment: &str) -> Seed {
     Seed {
         instance_id: "web-1".to_owned(),
@@ -30,7 +30,7 @@ fn yaml(text: &str) -> yaml_serde::Value {
     yaml_serde::from_str(text).unwrap()
 }
 
-/// Text with what is special in YAML, JSON, MIME or Unicode more often than by chance.
+/// Generates text with many characters that are special in YAML, JSON, MIME or Unicode.
 fn text() -> impl Strategy<Value = String> {
     let special = prop::sample::select(vec![
         '\u{0}',
@@ -58,7 +58,7 @@ fn text() -> impl Strategy<Value = String> {
     prop::collection::vec(prop_oneof![special, any::<char>()], 0..40).prop_map(String::from_iter)
 }
 
-/// User data of every form, with arbitrary text in it.
+/// Generates user data of every form, with arbitrary text in it.
 fn user_data() -> impl Strategy<Value = String> {
     let beginnings = prop::sample::select(vec![
         "",
@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn a_seed_is_read_back_whole(user in text(), comment in text(), data in user_data()) {
+    fn a_seed_is_read_back_unchanged(user in text(), comment in text(), data in user_data()) {
         let mut seed = seed(&user, &comment);
         seed.user_data = UserData::parse(data.as_bytes()).ok();
         let back = Seed::from_json(file(&seed, "vmprov.json").as_bytes()).unwrap();
@@ -100,7 +100,7 @@ proptest! {
         prop_assert_eq!(back.files(), seed.files());
     }
 
-    /// Neither does what follows.
+    /// Checking and rendering do not panic either.
     #[test]
     fn parsing_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200), data in user_data()) {
         for bytes in [&bytes[..], data.as_bytes(), &[b"\x1f\x8b\x08", &bytes[..]].concat()] {
@@ -114,7 +114,7 @@ proptest! {
     }
 }
 
-/// libyaml takes time that grows with the square of the depth, and mailparse and we would run out of stack.
+/// libyaml's time grows with the square of the depth, and mailparse and this crate would run out of stack.
 #[test]
 fn deep_nesting_is_an_error() {
     let lists = format!("#cloud-config\na: {}", "[".repeat(1 << 19));
@@ -135,13 +135,13 @@ fn aliases_that_multiply_are_an_error() {
 }
 
 #[test]
-fn private_halves_are_not_shown() {
+fn debug_output_omits_private_keys() {
     let shown = format!("{:?}", seed("alice", "comment"));
     assert!(shown.contains("ssh-ed25519 AAAA comment") && !shown.contains("BEGIN"), "{shown}");
 }
 
 #[test]
-fn another_versions_seed_is_refused_with_what_to_do() {
+fn another_versions_seed_is_refused_with_a_hint() {
     let error = Seed::from_json(b"{}").unwrap_err();
     assert!(error.to_string().contains("missing field") && !error.hints.is_empty(), "{error:?}");
 }

@@ -1,4 +1,4 @@
-//! [`UserData`]: what the operator gave with `--user-data`, checked.
+//! [`UserData`]: the operator's user data, checked.
 
 use std::fmt;
 use std::io::Read;
@@ -11,12 +11,12 @@ use super::parts::{self, Part};
 use crate::error::{Error, Result};
 use crate::model::name::Name;
 
-/// More than anybody writes; a file beyond it is the wrong file.
+/// The size limit of user data as given. A larger file is probably the wrong one.
 const MAX_RAW: usize = 1 << 20;
-/// What a compressed file may become, so that a small one cannot fill the memory.
+/// The size limit after decompression, so that a small file cannot fill the memory.
 const MAX_PLAIN: usize = 16 << 20;
 
-/// User data that cloud-init would act on, in any of its forms, decompressed and otherwise as given.
+/// User data in any format that cloud-init handles. It is decompressed and otherwise as given.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserData {
@@ -25,17 +25,17 @@ pub struct UserData {
 }
 
 impl UserData {
-    /// Reads a file's content, and refuses what cloud-init would ignore or stumble over.
+    /// Parses the content of a file. Refuses what cloud-init would ignore or fail on.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > MAX_RAW {
-            return Err(Error::invalid(format!("the user data has {} bytes, {MAX_RAW} are allowed", bytes.len()))
-                .hint("Give the guest an address to fetch the rest from, in `#include` or in a script."));
+            return Err(Error::invalid(format!("the user data has {} bytes, the limit is {MAX_RAW}", bytes.len()))
+                .hint("Let the guest download the rest, with `#include` or a script"));
         }
         let bytes = if bytes.starts_with(GZIP) { gunzip(bytes, "the user data")? } else { bytes.to_vec() };
         Self::try_from(into_text(bytes)?)
     }
 
-    /// Refuses what contradicts what vmprov needs; what is returned are warnings.
+    /// Refuses user data that conflicts with what vmprov needs. Returns warnings.
     pub fn check(&self, hostname: &Name, user: &str) -> Result<Vec<String>> {
         check::check(&self.parts, hostname, user)
     }
@@ -65,42 +65,42 @@ impl From<UserData> for String {
 }
 
 impl fmt::Debug for UserData {
-    /// Without the content, in which there may be passwords.
+    /// Omits the content, which may include passwords.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "UserData({} bytes, {} parts)", self.text.len(), self.parts.len())
     }
 }
 
-/// How gzip begins (RFC 1952, section 2.3.1).
+/// The first bytes of gzip data (RFC 1952, section 2.3.1).
 const GZIP: &[u8] = b"\x1f\x8b";
 
-/// Decompresses within [`MAX_PLAIN`].
+/// Decompresses gzip data of at most [`MAX_PLAIN`] bytes. `what` is its name in errors.
 pub(super) fn gunzip(bytes: &[u8], what: &str) -> Result<Vec<u8>> {
     let mut plain = Vec::new();
     let limit = MAX_PLAIN as u64 + 1;
     MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut plain).map_err(|error| {
-        Error::invalid(format!("{what} cannot be decompressed as gzip"))
+        Error::invalid(format!("cannot decompress {what} as gzip"))
             .because(error)
-            .hint("The file is damaged or incomplete; compress it again or give it uncompressed.")
+            .hint("Compress it again or provide it uncompressed: it is damaged or truncated")
     })?;
     if plain.len() > MAX_PLAIN {
-        return Err(Error::invalid(format!("{what} becomes more than {MAX_PLAIN} bytes when decompressed"))
-            .hint("Give the guest an address to fetch the rest from, in `#include` or in a script."));
+        return Err(Error::invalid(format!("{what} has more than {MAX_PLAIN} bytes when decompressed"))
+            .hint("Let the guest download the rest, with `#include` or a script"));
     }
     Ok(plain)
 }
 
-/// cloud-init takes UTF-8 without a byte order mark: one in front keeps it from seeing the first line
-/// (`type_from_starts_with` in `handlers/__init__.py`), so it is dropped. CRLF it handles by itself.
+/// Converts to text, and removes a byte order mark. With one, cloud-init would not recognize the first line
+/// (`type_from_starts_with` in `handlers/__init__.py`). It handles CRLF itself.
 fn into_text(bytes: Vec<u8>) -> Result<String> {
     let refuse = |why: &str, hint: &str| Err(Error::invalid(format!("the user data {why}")).hint(hint));
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        return refuse("is UTF-16, which cloud-init does not read", "Save it as UTF-8.");
+        return refuse("is UTF-16, which cloud-init does not support", "Save it as UTF-8");
     }
     if bytes.contains(&0) {
         return refuse(
             "is a binary file, perhaps a disk or ISO image",
-            "Give the user data itself; vmprov makes the seed's image.",
+            "Provide the user data itself; vmprov creates the seed image",
         );
     }
     match String::from_utf8(bytes) {
@@ -115,7 +115,7 @@ fn into_text(bytes: Vec<u8>) -> Result<String> {
             let line = valid.split(|&byte| byte == b'\n').count();
             refuse(
                 &format!("is not UTF-8, in line {line}"),
-                "Save it as UTF-8; binary content goes into a MIME part or a `write_files` entry, as base64.",
+                "Save it as UTF-8, with binary content as base64 in a MIME part or a `write_files` entry",
             )
         }
     }

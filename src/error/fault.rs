@@ -1,11 +1,13 @@
-//! Known faults of the host, as codes: what reads a program's words names the fault, and what explains or repairs it looks no further.
+//! Known causes of errors, as codes.
+//!
+//! The code that parses a program's output names the fault. The code that explains or repairs it reads only the fault.
 
 use camino::Utf8PathBuf;
 
-/// A fault behind an error.
+/// A known cause of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// A member of the request is missing, unknown or has a value that it cannot have.
+    /// A member of the request is missing, unknown or has an invalid value.
     Member(String),
     /// A resource does not exist.
     Missing(ResourceKind),
@@ -13,19 +15,19 @@ pub enum Fault {
     NoConnection,
     /// libvirt could not reach virtlogd.
     NoLogDaemon,
-    /// QEMU may not open a file.
+    /// QEMU has no permission to open a file.
     FileAccess(Utf8PathBuf),
     /// A network is not started.
     NetworkInactive(String),
-    /// Another interface of the host has a network's addresses.
+    /// Another interface of the host uses the network's subnet.
     SubnetInUse,
     /// dnsmasq did not start.
     Dnsmasq,
     /// A disk is full.
     DiskFull,
-    /// QEMU may not use KVM.
+    /// QEMU has no permission to use KVM.
     KvmAccess,
-    /// A port to be forwarded is in use.
+    /// The host's port of a port forward is in use.
     PortInUse,
     /// passt did not start.
     Passt,
@@ -47,7 +49,7 @@ pub enum ResourceKind {
 }
 
 impl ResourceKind {
-    /// Returns its noun in an error.
+    /// Returns its noun in error messages.
     pub const fn noun(self) -> &'static str {
         match self {
             Self::Vm => "VM",
@@ -58,7 +60,7 @@ impl ResourceKind {
         }
     }
 
-    /// Returns its word in the audit log.
+    /// Returns its name in the audit log.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Vm => "vm",

@@ -11,18 +11,18 @@ pub struct Hint {
     pub text: String,
     /// How to do it.
     pub action: Option<Action>,
-    /// Whether it tells what could not be rolled back, which no other hint replaces.
+    /// Whether it names leftovers of a failed rollback. No other hint replaces such a hint.
     pub is_about_leftovers: bool,
 }
 
-/// How to do what a hint says.
+/// The action that a hint suggests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Call an operation.
     Call(Call),
-    /// Give the failed request these members. A member without a value is one that the caller must choose.
+    /// Set these members of the failed request. The caller must choose the value of a member without one.
     Set(Vec<(&'static str, Option<Value>)>),
-    /// Run a command in a shell of the host. Only its operator can.
+    /// Run a command in a shell on the host. Only the operator can do that.
     Run(String),
 }
 
@@ -31,15 +31,15 @@ pub enum Action {
 pub struct Call {
     /// The operation's name, as in the table of operations: `vm_start`.
     pub operation: &'static str,
-    /// The members of its request.
+    /// The known members of its request.
     pub members: Map<String, Value>,
 }
 
-/// How a front end writes a hint.
+/// A front end's function that writes a hint.
 pub type WriteHint = fn(&Hint) -> String;
 
 impl Hint {
-    /// Returns a hint that is a text alone.
+    /// Returns a hint without an action.
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), action: None, is_about_leftovers: false }
     }
@@ -59,22 +59,22 @@ impl Hint {
         Self::call(text, operation, [("vm", vm)])
     }
 
-    /// Returns a hint to call an operation whose members the caller knows best.
+    /// Returns a hint to call an operation whose members the caller must choose.
     pub fn call_any(text: impl Into<String>, operation: &'static str) -> Self {
         Self::call(text, operation, [("", ""); 0])
     }
 
-    /// Returns a hint to give the request a member, whose value the caller must choose.
+    /// Returns a hint to set a member of the request. The caller must choose its value.
     pub fn set(text: impl Into<String>, member: &'static str) -> Self {
         Self::set_any(text, &[member])
     }
 
-    /// Returns a hint to give the request a member of this value.
+    /// Returns a hint to set a member of the request to this value.
     pub fn set_to(text: impl Into<String>, member: &'static str, value: impl Into<Value>) -> Self {
         Self { action: Some(Action::Set(vec![(member, Some(value.into()))])), ..Self::new(text) }
     }
 
-    /// Returns a hint to give the request one of these members.
+    /// Returns a hint to set one of these members of the request.
     pub fn set_any(text: impl Into<String>, members: &[&'static str]) -> Self {
         let members = members.iter().map(|member| (*member, None)).collect();
         Self { action: Some(Action::Set(members)), ..Self::new(text) }
@@ -85,9 +85,9 @@ impl Hint {
         Self { action: Some(Action::Run(command.into())), ..Self::new(text) }
     }
 
-    /// Returns a hint that tells what could not be rolled back.
+    /// Returns a hint that names the leftovers of a failed rollback.
     pub fn leftovers(left: &[String]) -> Self {
-        let text = format!("Remove what is left of it ({})", left.join("; "));
+        let text = format!("Remove the leftovers ({})", left.join("; "));
         Self { is_about_leftovers: true, ..Self::call_any(text, "gc") }
     }
 
@@ -112,7 +112,7 @@ impl From<&str> for Hint {
     }
 }
 
-/// Joins the texts of hints to one: a sentence each, without a full stop at the end.
+/// Joins the texts of hints into one text: one sentence each, without a full stop at the end.
 pub fn join(hints: impl IntoIterator<Item = String>) -> Option<String> {
     let joined = hints.into_iter().collect::<Vec<_>>().join(". ");
     (!joined.is_empty()).then_some(joined)

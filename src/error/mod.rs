@@ -1,7 +1,7 @@
-//! The one error type: what failed, why, and what to do next.
+//! The crate's only error type: what failed, why, and what to do next.
 //!
-//! The [`Code`] decides the exit status, the HTTP status and whether a retry can help, so that a shell script, an
-//! HTTP client and a language model are told the same thing. Nothing here knows how an error is printed.
+//! The [`Code`] decides the exit status, the HTTP status and whether a retry can help, so that shell scripts, HTTP
+//! clients and language models get the same information. Printing an error is up to the front ends.
 
 mod fault;
 mod hint;
@@ -14,13 +14,13 @@ use serde_json::Value;
 pub use fault::{Fault, ResourceKind};
 pub use hint::{Action, Call, Hint, WriteHint, join};
 
-/// What every fallible function of this crate returns.
+/// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure: its kind, what failed, why in the words of whoever said so, and what to do next.
+/// A failure: its kind, what failed, why (in the words of the program or operating system), and what to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// The kind, from which every status is derived.
+    /// The kind. Every status is derived from it.
     pub code: Code,
     /// What failed: one sentence without a full stop.
     pub message: String,
@@ -28,39 +28,39 @@ pub struct Error {
     pub cause: Option<String>,
     /// What to do next.
     pub hints: Vec<Hint>,
-    /// The fault behind it, where it is a known one.
+    /// The cause as a code, if it is a known one.
     pub fault: Option<Box<Fault>>,
-    /// What a program may want to know beyond that: members named by whoever fails.
+    /// Further information for programs, as a JSON object. Its members depend on the error.
     pub details: Option<Box<Value>>,
 }
 
 impl Error {
-    /// Makes an error of a kind.
+    /// Returns an error of a kind.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), cause: None, hints: Vec::new(), fault: None, details: None }
     }
 
-    /// Something the caller gave cannot be used.
+    /// Returns an error about invalid input.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Code::InvalidInput, message)
     }
 
-    /// Something named does not exist.
+    /// Returns an error about a resource that does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(Code::NotFound, message)
     }
 
-    /// The thing is in a state in which this cannot be done.
+    /// Returns an error about a resource whose current state does not allow the request.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(Code::Conflict, message)
     }
 
-    /// A fault of vmprov's own.
+    /// Returns an error about a bug in vmprov.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Code::Internal, message)
     }
 
-    /// Turns a file-system error into ours; `what` says what was being done to which path.
+    /// Converts an I/O error. `what` completes "cannot …" and names the path.
     pub fn io(what: impl fmt::Display, error: &std::io::Error) -> Self {
         use std::io::ErrorKind as Kind;
         let code = match error.kind() {
@@ -78,44 +78,44 @@ impl Error {
         if error.kind() == Kind::StorageFull { failed.fault(Fault::DiskFull) } else { failed }
     }
 
-    /// Adds what to do next.
+    /// Adds a hint: what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Hint>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
-    /// Adds the fault behind it.
+    /// Sets the cause as a code.
     #[must_use]
     pub fn fault(self, fault: Fault) -> Self {
         Self { fault: Some(Box::new(fault)), ..self }
     }
 
-    /// Returns the command that the first hint with one says to run on the host.
+    /// Returns the first shell command that a hint suggests.
     pub fn command(&self) -> Option<&str> {
         self.hints.iter().find_map(Hint::command)
     }
 
-    /// Returns all hints as one text, each as a front end writes it.
+    /// Returns all hints as one text, each written by a front end's function.
     pub fn hint_text(&self, write: impl Fn(&Hint) -> String) -> Option<String> {
         join(self.hints.iter().map(write))
     }
 
-    /// Returns the error with its hints as a front end writes them.
+    /// Returns the error with all its hints written by a front end's function, as one text.
     #[must_use]
     pub fn written(self, write: impl Fn(&Hint) -> String) -> Self {
         let hints = self.hint_text(write).map(Hint::new).into_iter().collect();
         Self { hints, ..self }
     }
 
-    /// Adds what a program may want to know.
+    /// Sets further information for programs.
     #[must_use]
     pub fn details(mut self, details: Value) -> Self {
         self.details = Some(Box::new(details));
         self
     }
 
-    /// Adds why it failed.
+    /// Sets the cause.
     #[must_use]
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string());
@@ -136,7 +136,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Serialize for Error {
-    /// `{"error", "code", "exitStatus", "cause", "hint", "retryable", "details"}`; `error` is the member that the first clients know.
+    /// Writes `{"error", "code", "exitStatus", "cause", "hint", "retryable", "details"}`. The message is in `error`,
+    /// because the first clients read that member.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_struct("Error", 7)?;
         object.serialize_field("error", &self.message)?;
@@ -150,40 +151,40 @@ impl Serialize for Error {
     }
 }
 
-/// The kind of a failure: every decision that a caller can make from one.
+/// The kind of a failure. A caller decides by it how to react.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// A bug in vmprov.
     Internal,
-    /// Cannot be parsed, is out of range, or contradicts itself.
+    /// The input cannot be parsed, is out of range or contradicts itself.
     InvalidInput,
     /// No such VM, key, image, pool, network or file.
     NotFound,
-    /// The name is taken.
+    /// The name is already in use.
     AlreadyExists,
-    /// The thing is in a state in which this cannot be done.
+    /// The resource's current state does not allow this.
     Conflict,
-    /// An idempotency key was used for another request.
+    /// An idempotency key was already used for a different request.
     KeyReused,
-    /// Another vmprov is working on the same thing.
+    /// Another vmprov is working on the same resource.
     Busy,
-    /// The operating system or libvirt does not permit it.
+    /// The operating system or libvirt denied access.
     Denied,
-    /// Whoever asks may not do that: their token's scope or names, or the limits of an agent.
+    /// The client is not authorized: by its token's scope or names, or by the limits of an agent.
     Forbidden,
-    /// Whoever asks has as much as they may have.
+    /// The client's quota is exceeded.
     QuotaExceeded,
-    /// A program that vmprov calls is not installed.
+    /// A program that vmprov needs is not installed.
     ToolMissing,
-    /// A program failed in a way that vmprov does not know.
+    /// An external program failed for a reason that vmprov does not recognize.
     ToolFailed,
-    /// libvirtd, a guest or a download host cannot be reached.
+    /// libvirtd, a guest or a download host is unreachable.
     Unreachable,
-    /// A call or a wait took longer than its limit.
+    /// A call or a wait exceeded its time limit.
     Timeout,
-    /// The guest itself has failed, so that waiting for it is in vain.
+    /// The guest itself failed, so waiting longer cannot help.
     GuestFailed,
-    /// Stopped by a signal; what was begun has been undone.
+    /// Canceled, for example by a signal. The changes were rolled back.
     Interrupted,
 }
 
@@ -194,7 +195,7 @@ impl Serialize for Code {
 }
 
 impl Code {
-    /// Every code, in the order of the documentation's table.
+    /// All codes, in the order of the documentation's table.
     pub const ALL: [Self; 16] = [
         Self::Internal,
         Self::InvalidInput,
@@ -214,7 +215,7 @@ impl Code {
         Self::Interrupted,
     ];
 
-    /// The name in JSON.
+    /// Returns the name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Internal => "internal",
@@ -236,7 +237,7 @@ impl Code {
         }
     }
 
-    /// The exit status of the command line.
+    /// Returns the exit status of the command line.
     pub const fn exit_status(self) -> u8 {
         match self {
             Self::Internal => 1,
@@ -254,7 +255,7 @@ impl Code {
         }
     }
 
-    /// The status over HTTP (RFC 9110, section 15).
+    /// Returns the HTTP status (RFC 9110, section 15).
     pub const fn http_status(self) -> u16 {
         match self {
             Self::InvalidInput => 400,
@@ -270,32 +271,32 @@ impl Code {
         }
     }
 
-    /// Whether the same request can succeed later without anybody changing anything.
+    /// Returns whether the same request can succeed later without a change.
     pub const fn is_retryable(self) -> bool {
         matches!(self, Self::Busy | Self::Unreachable | Self::Timeout | Self::Interrupted)
     }
 
-    /// When it happens, for the table in the manual.
+    /// Returns what the code means, for the table in the manual.
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Internal => "a bug in vmprov",
-            Self::InvalidInput => "the arguments or the input cannot be used",
+            Self::InvalidInput => "the arguments or the input are invalid",
             Self::NotFound => "no such VM, key, image, pool, network or file",
-            Self::AlreadyExists => "the name is taken",
-            Self::Conflict => "not possible in the state that the thing is in",
-            Self::KeyReused => "the Idempotency-Key was used for another request to `serve`",
-            Self::Busy => "another vmprov is working on the same thing",
-            Self::Denied => "the operating system or libvirt does not permit it",
-            Self::Forbidden => "whoever asks `serve` or `mcp` may not do that",
-            Self::QuotaExceeded => "whoever asks `serve` has as much as they may have",
-            Self::ToolMissing => "a program that vmprov calls is not installed",
-            Self::ToolFailed => "a program failed in a way that vmprov does not know",
-            Self::Unreachable => "libvirtd, the guest or the download host cannot be reached",
-            Self::Timeout => "a call or a wait took longer than its limit",
+            Self::AlreadyExists => "the name is already in use",
+            Self::Conflict => "the resource's current state does not allow this",
+            Self::KeyReused => "the Idempotency-Key was already used for a different request",
+            Self::Busy => "another vmprov is working on the same resource",
+            Self::Denied => "the operating system or libvirt denied access",
+            Self::Forbidden => "the client is not authorized",
+            Self::QuotaExceeded => "quota exceeded",
+            Self::ToolMissing => "a required program is not installed",
+            Self::ToolFailed => "an external program failed",
+            Self::Unreachable => "libvirtd, the guest or the download host is unreachable",
+            Self::Timeout => "a call or a wait exceeded its time limit",
             Self::GuestFailed => {
-                "the guest has failed: no boot device, kernel panic, stopped by itself, cloud-init error"
+                "the guest failed: no boot device, kernel panic, unexpected shutdown, cloud-init error"
             }
-            Self::Interrupted => "stopped by a signal; what was begun has been undone",
+            Self::Interrupted => "interrupted; changes were rolled back",
         }
     }
 }

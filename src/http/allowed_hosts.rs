@@ -1,4 +1,4 @@
-//! [`AllowedHost`]: a name by which clients may address the service.
+//! [`AllowedHost`]: a host name or address by which clients may address the service.
 
 use std::{net::IpAddr, str::FromStr};
 
@@ -6,7 +6,7 @@ use axum::http::uri::Authority;
 
 use crate::error::{Error, Result};
 
-/// A host name or an address, at any port.
+/// A host name or an address, with any port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedHost(String);
 
@@ -14,26 +14,27 @@ impl FromStr for AllowedHost {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let host = normal(text);
+        let host = normalize(text);
         let is_name =
             |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
         if host.parse::<IpAddr>().is_ok() || host.split('.').all(is_name) {
             return Ok(Self(host));
         }
-        Err(Error::invalid(format!("invalid host `{}`: give a name or an address without a port", text.escape_debug()))
-            .hint("Give vm.example.org, 10.0.0.5 or fd00::5, for example."))
+        let host = text.escape_debug();
+        Err(Error::invalid(format!("invalid host `{host}`: it must be a name or an address without a port"))
+            .hint("Give vm.example.org, 10.0.0.5 or fd00::5, for example"))
     }
 }
 
 impl AllowedHost {
-    /// Returns whether a request is for this host, at whatever port.
+    /// Returns whether a request names this host, with any port.
     pub(super) fn matches(&self, host: &Authority) -> bool {
-        self.0 == normal(host.host())
+        self.0 == normalize(host.host())
     }
 }
 
-/// Writes a host in the one form that is compared: without brackets, in lower case, without the dot of the root.
-fn normal(host: &str) -> String {
+/// Returns the form of a host that is compared: lower case, without brackets and without a trailing dot.
+fn normalize(host: &str) -> String {
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let host = host.strip_suffix('.').unwrap_or(host);
     match host.parse::<IpAddr>() {
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_host_has_many_spellings_and_no_other_host_has_one_of_them() {
+    fn spellings_of_the_same_host_match_and_other_hosts_do_not() {
         for (allowed, host, is_allowed) in [
             ("vm.example", "VM.Example:8092", true),
             ("VM.example.", "vm.example", true),

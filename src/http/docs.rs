@@ -1,4 +1,4 @@
-//! What the API is: as a document for programs, and as a page for people that needs nothing of the internet.
+//! The OpenAPI document, and a documentation page that works without internet access.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,29 +14,29 @@ use utoipa_swagger_ui::{Config, SwaggerFile};
 use super::{openapi, problem::Problem};
 use crate::error::Error;
 
-/// Where the document is.
+/// The path of the document.
 const DOCUMENT: &str = "/openapi.json";
 
-/// The page may use its own scripts and ask this service, and nobody else.
+/// The content security policy: the page may use its own scripts and send requests to this service only.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'";
 
-/// The document.
+/// Returns the document.
 pub(super) async fn document() -> Json<&'static Value> {
     Json(openapi::document())
 }
 
-/// The way to the page.
+/// Redirects to the page.
 pub(super) async fn page() -> Redirect {
     Redirect::permanent("/docs/")
 }
 
-/// The page itself.
+/// Returns the page.
 pub(super) async fn index() -> Response {
     file("")
 }
 
-/// What belongs to the page.
+/// Returns a file of the page.
 pub(super) async fn asset(Path(path): Path<String>) -> Response {
     file(&path)
 }
@@ -50,11 +50,9 @@ fn file(path: &str) -> Response {
             (StatusCode::OK, headers, bytes.into_owned()).into_response()
         }
         Ok(None) => {
-            let error = Error::not_found(format!("the documentation has no file `{}`", path.escape_debug()));
-            Problem::from(error.hint("GET /docs/ shows it.")).into_response()
+            let error = Error::not_found(format!("documentation file `{}` does not exist", path.escape_debug()));
+            Problem::from(error.hint("Open the documentation at /docs/")).into_response()
         }
-        Err(error) => {
-            Problem::from(Error::internal("the documentation cannot be shown").because(error)).into_response()
-        }
+        Err(error) => Problem::from(Error::internal("cannot show the documentation").because(error)).into_response(),
     }
 }

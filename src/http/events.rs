@@ -1,4 +1,4 @@
-//! `GET /api/events`: what happens, as server-sent events.
+//! `GET /api/events`: the event log as server-sent events.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -27,53 +27,53 @@ use crate::{
     },
 };
 
-/// How often a stream says that it lives, so that no proxy takes it for dead.
+/// How often an idle stream sends a comment, so that no proxy closes it.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How long a client waits before it connects again, which its `EventSource` does by itself.
+/// How long an `EventSource` waits before it reconnects.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// Tells nginx to hand on each event at once.
+/// Makes nginx forward each event at once.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// The kinds that are the service's own, beside libvirt's. A `reset` is for everybody.
+/// The service's own kinds of events, besides libvirt's. Every reader receives a `reset`.
 const OWN_KINDS: [&str; 2] = ["operation", "libvirt"];
 
-/// Which events somebody wants.
+/// Which events a reader receives.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Wanted {
-    /// About this VM.
+struct Filter {
+    /// Events of this VM only.
     vm: Option<String>,
-    /// Of these kinds; of every kind where none is named.
+    /// Events of these kinds only; all kinds if it is empty.
     kinds: Vec<String>,
 }
 
-impl Wanted {
+impl Filter {
     fn from_query(query: &str) -> Result<Self, Error> {
-        let mut wanted = Self::default();
+        let mut filter = Self::default();
         for (name, text) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
-                "vm" => wanted.vm = Some(text.into_owned()),
-                "kind" => wanted.kinds.extend(text.split(',').map(|kind| kind.trim().to_owned())),
+                "vm" => filter.vm = Some(text.into_owned()),
+                "kind" => filter.kinds.extend(text.split(',').map(|kind| kind.trim().to_owned())),
                 other => {
-                    let message = format!("there is no member `{}`", other.escape_debug());
-                    return Err(Error::invalid(message).hint("There are: vm, kind."));
+                    let message = format!("unknown query parameter `{}`", other.escape_debug());
+                    return Err(Error::invalid(message).hint("Use the parameters vm, kind"));
                 }
             }
         }
         let known = || EVENT_KINDS.into_iter().chain(OWN_KINDS);
-        if let Some(unknown) = wanted.kinds.iter().find(|kind| known().all(|known| known != kind.as_str())) {
+        if let Some(unknown) = filter.kinds.iter().find(|kind| known().all(|known| known != kind.as_str())) {
             let kinds = known().collect::<Vec<_>>().join(", ");
-            let message = format!("there is no kind of event `{}`", unknown.escape_debug());
-            return Err(Error::invalid(message).hint(format!("There are: {kinds}.")));
+            let message = format!("unknown event kind `{}`", unknown.escape_debug());
+            return Err(Error::invalid(message).hint(format!("Use one of {kinds}")));
         }
-        Ok(wanted)
+        Ok(filter)
     }
 
-    fn wants(&self, happening: &ServiceEvent) -> bool {
-        let is_about = |vm: &str| self.vm.as_deref().is_none_or(|wanted| wanted == vm);
-        let is_of_kind = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == happening.kind());
-        match happening {
+    fn matches(&self, event: &ServiceEvent) -> bool {
+        let is_about = |vm: &str| self.vm.as_deref().is_none_or(|filter| filter == vm);
+        let is_of_kind = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == event.kind());
+        match event {
             ServiceEvent::Reset(_) => true,
             ServiceEvent::Libvirt(_) => is_of_kind,
             ServiceEvent::Vm(event) => is_of_kind && is_about(&event.vm),
@@ -84,75 +84,76 @@ impl Wanted {
     }
 }
 
-/// Whether an event is a client's to see.
-fn is_for(client: &Client, happening: &ServiceEvent) -> bool {
-    match happening {
+/// Returns whether the client may see an event.
+fn is_for(client: &Client, event: &ServiceEvent) -> bool {
+    match event {
         ServiceEvent::Vm(event) => client.may_see_vm(&event.vm),
         ServiceEvent::Operation(view) => client.may_see(&view.client),
         ServiceEvent::Libvirt(_) | ServiceEvent::Reset(_) => true,
     }
 }
 
-/// Whoever reads the events.
+/// A reader of the event log.
 struct Reader {
     service: Arc<Service>,
     client: Arc<Client>,
-    wanted: Wanted,
+    filter: Filter,
     /// The number of the last event that was read.
     read: u64,
     changes: watch::Receiver<()>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// Streams events from now on, or from where the client was.
+/// Streams the events from now on, or after the last event that the client received.
 pub(super) async fn stream(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<([(HeaderName, &'static str); 1], Sse<impl Stream<Item = Result<Message, Infallible>> + use<>>), Problem> {
-    let wanted = Wanted::from_query(uri.query().unwrap_or_default())?;
-    let place = service.feed.places.clone().try_acquire_owned().map_err(|_| full())?;
-    event_listener::begin(&service);
-    let changes = service.feed.changes();
-    let (hearing, last) = service.feed.present();
-    let given = headers.get("last-event-id").filter(|id| !id.is_empty());
-    let known = given.and_then(|id| service.feed.number(id.to_str().ok()?));
+    let filter = Filter::from_query(uri.query().unwrap_or_default())?;
+    let permit = service.event_log.readers.clone().try_acquire_owned().map_err(|_| full())?;
+    event_listener::start(&service);
+    let changes = service.event_log.changes();
+    let (connection, last) = service.event_log.current();
+    let last_id = headers.get("last-event-id").filter(|id| !id.is_empty());
+    let known = last_id.and_then(|id| service.event_log.number(id.to_str().ok()?));
     let mut first = Vec::new();
     let read = known.unwrap_or(last);
-    let opening = Message::default().retry(RETRY).id(service.feed.id(read));
-    if given.is_some() && known.is_none() {
-        let reset = ServiceEvent::Reset(Reset::because("the event that was read last is not known any more"));
+    let opening = Message::default().retry(RETRY).id(service.event_log.id(read));
+    if last_id.is_some() && known.is_none() {
+        let reset = ServiceEvent::Reset(Reset::because("the events after the last one received are no longer kept"));
         first.extend(message(opening, &reset));
     } else {
-        let now = ServiceEvent::Libvirt(hearing);
-        // Even where it is not wanted its id tells the client where to go on.
-        first.push(if wanted.wants(&now) { message(opening.clone(), &now).unwrap_or(opening) } else { opening });
+        let state = ServiceEvent::Libvirt(connection);
+        // Without the event, the ID alone is sent: it tells the client where to continue.
+        let is_sent = filter.matches(&state);
+        first.push(if is_sent { message(opening.clone(), &state).unwrap_or(opening) } else { opening });
     }
-    let reader = Reader { service, client, wanted, read, changes, _place: place };
+    let reader = Reader { service, client, filter, read, changes, _permit: permit };
     let messages = stream::iter(first).chain(stream::unfold(reader, Reader::next)).map(Ok);
     let stream = Sse::new(messages).keep_alive(KeepAlive::new().interval(HEARTBEAT).text("alive"));
     Ok(([(UNBUFFERED, "no")], stream))
 }
 
 impl Reader {
-    /// Waits for the next event that is wanted; none when the service ends.
+    /// Waits for the next event that passes the filter. Returns none if the event log is closed.
     async fn next(mut self) -> Option<(Message, Self)> {
         loop {
-            // Before the look, so that what comes after it is noticed.
+            // Before reading the log, so that later events wake this reader.
             self.changes.borrow_and_update();
-            match self.service.feed.after(self.read) {
-                Next::Event(event) => {
-                    self.read = event.number;
-                    if is_for(&self.client, &event.happening) && self.wanted.wants(&event.happening) {
-                        let Event { happening, data, .. } = &*event;
-                        let message = self.opening().event(happening.kind()).data(data);
+            match self.service.event_log.after(self.read) {
+                Next::Event(next) => {
+                    let Event { number, content: event, data } = &*next;
+                    self.read = *number;
+                    if is_for(&self.client, event) && self.filter.matches(event) {
+                        let message = self.opening().event(event.kind()).data(data);
                         return Some((message, self));
                     }
                 }
                 Next::Lagged(last) => {
                     self.read = last;
-                    let reset = ServiceEvent::Reset(Reset::because("events came faster than they were read"));
+                    let reset = ServiceEvent::Reset(Reset::because("events were published faster than they were read"));
                     let message = message(self.opening(), &reset)?;
                     return Some((message, self));
                 }
@@ -163,16 +164,16 @@ impl Reader {
     }
 
     fn opening(&self) -> Message {
-        Message::default().id(self.service.feed.id(self.read))
+        Message::default().id(self.service.event_log.id(self.read))
     }
 }
 
-fn message(opening: Message, happening: &ServiceEvent) -> Option<Message> {
-    opening.event(happening.kind()).json_data(happening).ok()
+fn message(opening: Message, event: &ServiceEvent) -> Option<Message> {
+    opening.event(event.kind()).json_data(event).ok()
 }
 
 fn full() -> Problem {
-    let error = Error::new(Code::Busy, "as many clients read the events as may").hint("Try again later.");
+    let error = Error::new(Code::Busy, "too many clients are reading events").hint("Try again later");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy.name(), error).header(header::RETRY_AFTER, "30")
 }
 
@@ -184,16 +185,16 @@ mod tests {
     use super::*;
     use crate::{api::Scope, ops::vm, service::job::Job};
 
-    fn happened(vm: &str, kind: &str) -> ServiceEvent {
+    fn event_of(vm: &str, kind: &str) -> ServiceEvent {
         let (vm, kind, detail) = (vm.to_owned(), kind.to_owned(), "Started Booted".to_owned());
         ServiceEvent::Vm(vm::Event { time: jiff::Timestamp::UNIX_EPOCH, vm, kind, detail })
     }
 
-    /// Three events: of `web`, of `web` again and of `db`.
+    /// Returns a service with three events: two of `web` and one of `db`.
     fn service() -> Arc<Service> {
         let service = Service::for_test();
         for (vm, kind) in [("web", "lifecycle"), ("web", "reboot"), ("db", "lifecycle")] {
-            service.feed.tell(happened(vm, kind));
+            service.event_log.publish(event_of(vm, kind));
         }
         service
     }
@@ -213,9 +214,9 @@ mod tests {
         .unwrap()
     }
 
-    /// What is read of a service that ends: each message's id, but for its epoch, and its event.
+    /// Returns the messages of a closed event log: the ID without the epoch, and the event.
     async fn read(service: &Arc<Service>, path: &str, last: &str) -> Vec<String> {
-        service.feed.end();
+        service.event_log.close();
         let response = get(service, path, last).await;
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
         let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
@@ -228,26 +229,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_reader_is_told_what_comes_and_where_to_go_on() {
+    async fn a_new_reader_receives_the_connection_state_and_an_id_to_continue_from() {
         let service = service();
         assert_eq!(read(&service, "/api/events", "").await, ["3 libvirt"]);
         assert_eq!(read(&service, "/api/events?kind=reboot", "").await, ["3 "]);
     }
 
     #[tokio::test]
-    async fn whoever_comes_back_goes_on_behind_the_last_event_that_they_have() {
+    async fn a_reconnecting_reader_continues_after_its_last_event() {
         let service = service();
         let all = ["0 libvirt", "1 lifecycle", "2 reboot", "3 lifecycle"];
-        assert_eq!(read(&service, "/api/events", &service.feed.id(0)).await, all);
-        assert_eq!(read(&service, "/api/events", &service.feed.id(2)).await, ["2 libvirt", "3 lifecycle"]);
+        assert_eq!(read(&service, "/api/events", &service.event_log.id(0)).await, all);
+        assert_eq!(read(&service, "/api/events", &service.event_log.id(2)).await, ["2 libvirt", "3 lifecycle"]);
         assert_eq!(read(&service, "/api/events", "another-2").await, ["3 reset"]);
     }
 
     #[tokio::test]
-    async fn a_reader_chooses_by_vm_and_kind_and_is_told_of_a_reset_whatever_it_chose() {
+    async fn readers_filter_by_vm_and_kind_and_always_receive_a_reset() {
         let service = service();
-        service.feed.tell(ServiceEvent::Reset(Reset::because("a test")));
-        let all = service.feed.id(0);
+        service.event_log.publish(ServiceEvent::Reset(Reset::because("a test")));
+        let all = service.event_log.id(0);
         let of = async |query: &str| read(&service, &format!("/api/events?{query}"), &all).await;
         assert_eq!(of("vm=db").await, ["0 libvirt", "3 lifecycle", "4 reset"]);
         assert_eq!(of("vm=web&kind=lifecycle,operation").await, ["0 ", "1 lifecycle", "4 reset"]);
@@ -258,22 +259,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_is_told_what_it_has_missed() {
+    async fn a_slow_reader_receives_a_reset() {
         let service = service();
-        let response = get(&service, "/api/events", &service.feed.id(0)).await;
+        let response = get(&service, "/api/events", &service.event_log.id(0)).await;
         for _ in 0..2000 {
-            service.feed.tell(happened("db", "reboot"));
+            service.event_log.publish(event_of("db", "reboot"));
         }
-        service.feed.end();
+        service.event_log.close();
         let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         let events: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
         assert_eq!(events, ["libvirt", "reset"]);
-        assert!(text.contains(&service.feed.id(2003)), "{text}");
+        assert!(text.contains(&service.event_log.id(2003)), "{text}");
     }
 
     #[tokio::test]
-    async fn more_readers_than_may_are_refused_until_one_has_gone() {
+    async fn readers_over_the_limit_are_refused_until_one_disconnects() {
         let service = service();
         let mut readers = Vec::new();
         let mut refused = StatusCode::OK;
@@ -289,19 +290,19 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_is_for_whoever_may_ask_for_it() {
+    fn operations_are_visible_to_their_client_and_to_admins() {
         let service = Service::for_test();
         let operation = crate::api::find("vm_create").unwrap();
         let job = Job::new(
             operation,
             &serde_json::json!({"name": "web", "vm": "web"}),
             ("somebody", "1"),
-            (&service.metrics, &service.feed),
+            (&service.metrics, &service.event_log),
         );
-        let told = ServiceEvent::Operation(Box::new(job.summary()));
+        let event = ServiceEvent::Operation(Box::new(job.summary()));
         let client = |name: &str, scope| Client { name: name.to_owned(), scope, ..Client::anonymous() };
-        assert!(is_for(&client("somebody", Scope::Read), &told));
-        assert!(is_for(&client("root", Scope::Admin), &told));
-        assert!(!is_for(&client("another", Scope::Operate), &told));
+        assert!(is_for(&client("somebody", Scope::Read), &event));
+        assert!(is_for(&client("root", Scope::Admin), &event));
+        assert!(!is_for(&client("another", Scope::Operate), &event));
     }
 }

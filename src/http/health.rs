@@ -1,4 +1,4 @@
-//! Whether the service lives, and whether it can do its work.
+//! `GET /healthz` and `GET /readyz`: whether the service is alive, and whether it is ready.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +9,12 @@ use utoipa::ToSchema;
 
 use super::problem::Problem;
 use crate::{
-    error::{Code, Error},
+    error::{Code, Error, Hint},
     ops::doctor::{self, CheckStatus, Checked, DoctorOptions},
     service::{Service, client::Client, jobs},
 };
 
-/// The checks without which no VM can be made.
+/// The checks without which no VM can be created.
 const ESSENTIAL: [&str; 8] = [
     "tools.virsh",
     "tools.qemu-img",
@@ -26,75 +26,79 @@ const ESSENTIAL: [&str; 8] = [
     "network.active",
 ];
 
-/// Those that must have seen that all is well. What the others do not see may not exist here: a session has no networks.
-const SEEN: [&str; 2] = ["tools.virsh", "daemon.reachable"];
+/// The checks that must not be skipped. The others may not apply: the libvirt session of a user has no networks.
+const REQUIRED: [&str; 2] = ["tools.virsh", "daemon.reachable"];
 
-/// How old an answer may be: a storm of probes costs one look.
-const KEEP: Duration = Duration::from_secs(2);
+/// How long a result is cached, so that frequent probes cost one run of the checks.
+const TTL: Duration = Duration::from_secs(2);
 
-/// How long a call of a check may take, so that one that hangs shows by its name.
-const CALL_LIMIT: Duration = Duration::from_secs(2);
+/// The time limit of each program that a check runs, so that the response names the check that hangs.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a probe waits.
-const BOUND: Duration = Duration::from_secs(5);
+/// How long a probe waits for the checks.
+const LIMIT: Duration = Duration::from_secs(5);
 
-/// That the service can do its work
+/// The service is ready
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Ready {
     /// `true`
     ready: bool,
-    /// What was looked at; only clients that have said who they are see it
+    /// The results of the checks; only authenticated clients receive them
     #[serde(skip_serializing_if = "Option::is_none")]
     checks: Option<Vec<Checked>>,
 }
 
-/// It lives: nothing else is looked at.
+/// Returns that the service is alive, without any check.
 pub(super) async fn alive() -> &'static str {
     "OK"
 }
 
-/// It can do its work.
+/// Returns whether the service is ready.
 pub(super) async fn ready(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
 ) -> Result<Json<Ready>, Problem> {
-    if service.is_ending() {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "interrupted", jobs::ending()));
+    if service.is_shutting_down() {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "interrupted", jobs::shutting_down()));
     }
-    let host = service.host_for_listening().with_time_limit(CALL_LIMIT);
+    let host = service.background_host().with_time_limit(PROGRAM_LIMIT);
     let options = DoctorOptions { checks: ESSENTIAL.map(str::to_owned).into(), fix: false };
-    let found = service.ready.look(KEEP, BOUND, move || doctor::examine(&host, &options)).await;
-    let is_known = client.is_known();
+    let found = service.ready.get(TTL, LIMIT, move || doctor::examine(&host, &options)).await;
+    let shows_details = client.may_see_details();
     let checks = match found.as_ref() {
         Ok(found) => &found.checks,
-        Err(error) if is_known => return Err(not_ready(error.code, error.to_string(), &[])),
-        Err(error) => return Err(failing(error.code, &[])),
+        Err(error) if shows_details => return Err(not_ready(error.code, error.to_string(), &[])),
+        Err(error) => return Err(not_ready_brief(error.code, &[])),
     };
-    let bad: Vec<_> = checks.iter().filter(|checked| is_in_the_way(checked)).cloned().collect();
-    let Some(first) = bad.first() else {
-        return Ok(Json(Ready { ready: true, checks: is_known.then(|| checks.clone()) }));
+    let failed: Vec<_> = checks.iter().filter(|checked| is_failed(checked)).cloned().collect();
+    let Some(first) = failed.first() else {
+        return Ok(Json(Ready { ready: true, checks: shows_details.then(|| checks.clone()) }));
     };
     let code = first.code.unwrap_or(Code::Timeout);
-    Err(if is_known { not_ready(code, first.saw.clone(), &bad) } else { failing(code, &bad) })
+    Err(if shows_details { not_ready(code, first.observed.clone(), &failed) } else { not_ready_brief(code, &failed) })
 }
 
-/// Whether the service cannot do its work because of what was found.
-fn is_in_the_way(checked: &Checked) -> bool {
-    let is_unseen = checked.status == CheckStatus::Skip && SEEN.contains(&checked.id);
-    checked.status == CheckStatus::Fail || is_unseen
+/// Returns whether the result of a check makes the service unready.
+fn is_failed(checked: &Checked) -> bool {
+    let is_missing = checked.status == CheckStatus::Skip && REQUIRED.contains(&checked.id);
+    checked.status == CheckStatus::Fail || is_missing
 }
 
-/// The same for a client that has not said who it is: the checks' ids, without paths and versions.
-fn failing(code: Code, checks: &[Checked]) -> Problem {
+/// Returns the problem for an unauthenticated client: the IDs of the checks, without paths and versions.
+fn not_ready_brief(code: Code, checks: &[Checked]) -> Problem {
     let ids: Vec<_> = checks.iter().map(|checked| json!({ "id": checked.id })).collect();
-    let error = Error::new(code, "the service cannot do its work").hint("Only authenticated clients see the details.");
+    let error = Error::new(code, "the service is not ready").hint("Authenticate to see the details");
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, code.name(), error.details(json!({ "checks": ids })))
 }
 
-/// Whoever asks is a program that asks again: the status is always the same, and what fails stands in the details.
+/// Returns the problem for an authenticated client. The status is always the same for probes; the details contain the
+/// failed checks.
 fn not_ready(code: Code, cause: String, checks: &[Checked]) -> Problem {
-    let error = Error::new(code, "the service cannot do its work").because(cause);
-    let fix = checks.iter().find_map(|checked| checked.fix.clone());
-    let error = error.hint(fix.unwrap_or_else(|| "GET /api/doctor looks at everything.".to_owned()));
+    let fix = checks.iter().find_map(|checked| checked.fix_command.clone());
+    let hint = match fix {
+        Some(command) => Hint::run("Fix it", command),
+        None => Hint::call_any("Run all checks", "doctor"),
+    };
+    let error = Error::new(code, "the service is not ready").because(cause).hint(hint);
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, code.name(), error.details(json!({ "checks": checks })))
 }

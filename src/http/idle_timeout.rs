@@ -1,4 +1,4 @@
-//! [`IdleTimeout`]: a connection whose other end must read now and then.
+//! [`IdleTimeout`]: a connection that fails if a write waits too long for the client.
 
 use std::{
     io::{self, IoSlice},
@@ -12,30 +12,30 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// A connection on which no write may wait longer than a limit. Without one, a client that never reads would keep its place for
-/// good.
+/// A connection on which no write may wait longer than a limit. Without a limit, a client that never reads would occupy
+/// the connection forever.
 pub(super) struct IdleTimeout<S> {
     stream: S,
     limit: Duration,
-    /// When it is given up, while a write waits.
-    end: Option<Pin<Box<Sleep>>>,
+    /// When a waiting write times out.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> IdleTimeout<S> {
     pub(super) const fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, end: None }
+        Self { stream, limit, deadline: None }
     }
 
-    /// Passes on what came of a write, and gives up one that has waited too long.
+    /// Passes on the result of a write, or fails if the write has waited too long.
     fn timed<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.end = None;
+            self.deadline = None;
             return written;
         }
         let limit = self.limit;
-        let end = self.end.get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(end.as_mut().poll(cx));
-        end.as_mut().reset(Instant::now() + limit);
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(deadline.as_mut().poll(cx));
+        deadline.as_mut().reset(Instant::now() + limit);
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 }
@@ -84,22 +84,22 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(50);
 
     #[tokio::test]
-    async fn who_never_reads_is_cut_off() {
+    async fn a_write_to_a_client_that_does_not_read_times_out() {
         let (_other, stream) = tokio::io::duplex(16);
-        let mut patient = IdleTimeout::new(stream, LIMIT);
-        let error = patient.write_all(&[0; 64]).await.unwrap_err();
+        let mut connection = IdleTimeout::new(stream, LIMIT);
+        let error = connection.write_all(&[0; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
-    async fn who_reads_is_not() {
+    async fn a_write_to_a_client_that_reads_succeeds() {
         let (mut other, stream) = tokio::io::duplex(16);
-        let mut patient = IdleTimeout::new(stream, Duration::from_mins(1));
+        let mut connection = IdleTimeout::new(stream, Duration::from_mins(1));
         let reader = tokio::spawn(async move {
             let mut read = vec![0; 64];
             other.read_exact(&mut read).await.map(|_| read)
         });
-        patient.write_all(&[7; 64]).await.unwrap();
+        connection.write_all(&[7; 64]).await.unwrap();
         assert_eq!(reader.await.unwrap().unwrap(), [7; 64]);
     }
 }

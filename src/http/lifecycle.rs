@@ -1,4 +1,4 @@
-//! What the manager of the service (systemd) is told while it lives and ends.
+//! The life cycle of the service, and its notifications to the service manager (systemd).
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,45 +9,45 @@ use crate::{
     error::Result,
     service::{
         Service,
-        shutdown::{ShutdownSignal, Signals, UNDOING},
+        shutdown::{ROLLBACK_LIMIT, ShutdownSignal, Signals},
     },
 };
 
-/// Lives until somebody wants the end; reads what can be read anew on each SIGHUP.
-pub(super) async fn live(service: &Service, gate: &Authenticator, signals: &mut Signals) {
-    tell(&[NotifyState::Ready]);
+/// Waits for a signal to shut down. Reloads the tokens and the audit log on SIGHUP.
+pub(super) async fn run(service: &Service, authenticator: &Authenticator, signals: &mut Signals) {
+    notify(&[NotifyState::Ready]);
     if let Some(limit) = sd_notify::watchdog_enabled() {
-        tokio::spawn(pat(limit / 2));
+        tokio::spawn(notify_watchdog(limit / 2));
     }
     loop {
-        match signals.wish().await {
+        match signals.next().await {
             ShutdownSignal::End => return,
             ShutdownSignal::Reload => {
-                reloading();
+                notify_reloading();
                 service.reload();
-                gate.reload();
-                tell(&[NotifyState::Ready]);
+                authenticator.reload();
+                notify(&[NotifyState::Ready]);
             }
         }
     }
 }
 
-/// Ends: takes nothing more, waits for what is under way, and undoes what is not finished by then. A second signal to end cuts
-/// the waiting short, a third one the undoing.
-pub(super) async fn end(
+/// Shuts down: refuses new requests, waits at most `drain` for running operations, and then cancels and rolls back the
+/// rest. A second signal ends the wait, a third one the rollback.
+pub(super) async fn shut_down(
     service: &Arc<Service>,
     (serving, mcp): (Serving, &Mcp),
     signals: &mut Signals,
     drain: Duration,
 ) -> Result<()> {
-    tracing::info!("ending: no further requests are taken");
-    // The manager's own limit begins now, and must not be shorter than what was promised.
-    let most = u32::try_from((drain + UNDOING * 2).as_micros()).unwrap_or(u32::MAX);
-    tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(most)]);
+    tracing::info!("shutting down: no new requests are accepted");
+    // The manager's stop timeout starts now. It must be long enough for the wait and the rollback.
+    let timeout = u32::try_from((drain + ROLLBACK_LIMIT * 2).as_micros()).unwrap_or(u32::MAX);
+    notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(timeout)]);
     serving.stop();
     let deadline = tokio::time::Instant::now() + drain;
     let finished = service.drain(drain, signals).await?;
-    service.feed.end();
+    service.event_log.close();
     mcp.end().await;
     let left = if finished { deadline.saturating_duration_since(tokio::time::Instant::now()) } else { Duration::ZERO };
     tokio::select! {
@@ -57,25 +57,25 @@ pub(super) async fn end(
     Ok(())
 }
 
-/// Tells the manager again and again that the async threads get their turns.
-async fn pat(every: Duration) {
-    let mut times = tokio::time::interval(every);
+/// Notifies the manager regularly that the async threads are not blocked.
+async fn notify_watchdog(every: Duration) {
+    let mut interval = tokio::time::interval(every);
     loop {
-        times.tick().await;
-        tell(&[NotifyState::Watchdog]);
+        interval.tick().await;
+        notify(&[NotifyState::Watchdog]);
     }
 }
 
-fn reloading() {
+fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::debug!("the manager is not told of a reload: {error}"),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!("cannot notify the service manager of a reload: {error}"),
     }
 }
 
-/// Tells the manager, where there is one.
-fn tell(state: &[NotifyState<'_>]) {
+/// Notifies the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!("the service's manager cannot be told: {error}");
+        tracing::warn!("cannot notify the service manager: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Where the service listens, and how many may talk to it, how slowly.
+//! The sockets of the service, and the limits of its connections.
 
 use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
@@ -22,29 +22,29 @@ use super::{
     idle_timeout::IdleTimeout,
     socket_file::{self, SocketFile},
 };
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Hint, Result};
 
-/// How many may be connected at a time; the next one waits in the kernel's queue.
-const MOST_CONNECTIONS: usize = 1024;
+/// How many connections may be open at a time. Others wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 1024;
 
-/// How long the head of a request may take to arrive, and an idle connection is kept.
+/// How long the head of a request may take to arrive, and how long an idle connection is kept open.
 const HEAD_LIMIT: Duration = Duration::from_mins(1);
 
-/// The most that the head of a request may have, in bytes.
-const MOST_HEAD: usize = 32 << 10;
+/// The size limit of the head of a request in bytes.
+const MAX_HEAD: usize = 32 << 10;
 
-/// How long a client may take to read before it is cut off; one that reads slowly, but reads, is not.
-const READ_LIMIT: Duration = Duration::from_mins(1);
+/// How long a client may read nothing before its connection is closed. A client that reads slowly keeps it.
+const IDLE_LIMIT: Duration = Duration::from_mins(1);
 
-/// How long open connections are waited for when the service ends.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// The shortest time to wait for open connections at shutdown.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
-    /// At an address and a port.
+    /// On an address and a port.
     Tcp(SocketAddr),
-    /// At a socket of the file system.
+    /// On a Unix socket.
     Unix(Utf8PathBuf),
 }
 
@@ -54,14 +54,14 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, Error> {
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') {
-                return Err(Error::invalid(format!("`{}` is no absolute path", path.escape_debug()))
-                    .hint("Give unix:/run/vmprov/api.sock, for example."));
+                let message = format!("invalid socket path `{}`: it must be absolute", path.escape_debug());
+                return Err(Error::invalid(message).hint("Give unix:/run/vmprov/api.sock, for example"));
             }
             return Ok(Self::Unix(path.into()));
         }
         text.parse().map(Self::Tcp).map_err(|_| {
-            Error::invalid(format!("`{}` is no place to listen", text.escape_debug()))
-                .hint("Give ADDRESS:PORT, as in 127.0.0.1:8092 or [::1]:8092, or unix:/PATH.")
+            let message = format!("invalid socket `{}`: it must be ADDRESS:PORT or unix:/PATH", text.escape_debug());
+            Error::invalid(message).hint("Give 127.0.0.1:8092 or [::1]:8092, for example")
         })
     }
 }
@@ -75,29 +75,29 @@ impl fmt::Display for Listen {
     }
 }
 
-/// A socket that was opened for the service before it began, as systemd does.
+/// A socket that the service manager opened before the start, as systemd does.
 #[derive(Debug)]
 pub enum Inherited {
-    /// At an address and a port.
+    /// On an address and a port.
     Tcp(std::net::TcpListener),
-    /// At a socket of the file system, which stays when the service ends.
+    /// On a Unix socket, whose file stays when the service ends.
     Unix(std::os::unix::net::UnixListener),
 }
 
 /// An open socket.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    /// With the file that it is to be known by, where that is the service's own to remove.
+    /// With its file, if the service created it and must remove it.
     Unix(UnixListener, Option<SocketFile>),
 }
 
-/// Refuses to let in everybody from elsewhere, unless that is allowed for requests for named hosts. A socket of the file system
-/// is guarded by its mode.
-pub(super) fn require_private(places: &[Listen], inherited: &[Inherited], access: &Access) -> Result<()> {
+/// Refuses to listen on a network without authentication, unless the operator has allowed it and named the allowed
+/// hosts. A Unix socket is protected by its mode.
+pub(super) fn require_protected(sockets: &[Listen], inherited: &[Inherited], access: &Access) -> Result<()> {
     if access.tokens.is_some() || access.allow_unauthenticated && !access.allowed_hosts.is_empty() {
         return Ok(());
     }
-    let given = places.iter().filter_map(|place| match place {
+    let given = sockets.iter().filter_map(|socket| match socket {
         Listen::Tcp(address) => Some(*address),
         Listen::Unix(_) => None,
     });
@@ -108,47 +108,50 @@ pub(super) fn require_private(places: &[Listen], inherited: &[Inherited], access
     match given.chain(passed).find(|address| !address.ip().to_canonical().is_loopback()) {
         None => Ok(()),
         Some(address) if access.allow_unauthenticated => {
-            Err(Error::invalid(format!("refusing to listen on {address} without authentication under any name"))
-                .because("a web page could reach the service through a name of its own (DNS rebinding)")
-                .hint("Name the host by which clients address the service with --allowed-host HOST."))
+            Err(Error::invalid(format!("refusing to listen on {address} without authentication and allowed hosts"))
+                .because("a web page could reach the service by DNS rebinding")
+                .hint(Hint::run(
+                    "Name the host by which clients address the service",
+                    "vmprov serve --allow-unauthenticated --allowed-host HOST",
+                )))
         }
-        Some(address) => {
-            Err(Error::invalid(format!("listening at {address}, anybody on the network could do everything"))
-                .because("no tokens are given, and it is no address of the loopback")
-                .hint("Say who may ask with --tokens FILE, or that everybody may with --allow-unauthenticated and --allowed-host HOST."))
-        }
+        Some(address) => Err(Error::invalid(format!("refusing to listen on {address} without authentication"))
+            .because("every client on the network would have all rights")
+            .hint(Hint::run("Require tokens", "vmprov serve --tokens FILE"))
+            .hint(Hint::run("Or allow every client", "vmprov serve --allow-unauthenticated --allowed-host HOST"))),
     }
 }
 
-/// What a connection came over.
+/// The network of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Network {
-    /// The loopback, so that a browser on this machine may have been led to it.
+    /// The loopback interface, over which a browser on this machine can be attacked by DNS rebinding.
     Loopback,
     /// Another network.
     Other,
-    /// None: a socket of the file system.
+    /// None: a Unix socket.
     None,
 }
 
-/// Who is at the other end of a connection.
+/// The remote end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
-    /// What it came over.
+    /// The network of the connection.
     pub(super) network: Network,
-    /// Its address, for the logs.
+    /// The address, for the logs.
     pub(super) address: String,
 }
 
 /// Opens the sockets.
-pub(super) async fn open(places: &[Listen], inherited: Vec<Inherited>) -> Result<Vec<Listener>> {
+pub(super) async fn open(sockets: &[Listen], inherited: Vec<Inherited>) -> Result<Vec<Listener>> {
     let mut listeners = inherited.into_iter().map(Listener::take_over).collect::<Result<Vec<_>>>()?;
-    for place in places {
+    for socket in sockets {
         let failed = |error: &std::io::Error| {
-            let error = Error { code: Code::Conflict, ..Error::io(format!("listen at {place}"), error) };
-            error.hint("Another program may be there already: choose another place with --listen.")
+            let error = Error { code: Code::Conflict, ..Error::io(format!("listen on {socket}"), error) };
+            let text = "Choose another socket if another program uses this one";
+            error.hint(Hint::run(text, "vmprov serve --listen ADDRESS:PORT"))
         };
-        listeners.push(match place {
+        listeners.push(match socket {
             Listen::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await.map_err(|error| failed(&error))?),
             Listen::Unix(path) => {
                 let (listener, file) = socket_file::bind(path).map_err(|error| failed(&error))?;
@@ -159,68 +162,68 @@ pub(super) async fn open(places: &[Listen], inherited: Vec<Inherited>) -> Result
     Ok(listeners)
 }
 
-/// The service at work.
+/// The running server.
 pub(super) struct Serving {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     sockets: Vec<SocketFile>,
 }
 
-/// Serves at the sockets.
+/// Serves on the sockets.
 pub(super) fn serve(listeners: Vec<Listener>, routes: &Router) -> Serving {
     let stop = watch::Sender::new(false);
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut serving = Serving { stop, tasks: Vec::new(), sockets: Vec::new() };
     for mut listener in listeners {
         if let Listener::Unix(_, file) = &mut listener {
             serving.sockets.extend(file.take());
         }
         let stopped = serving.stop.subscribe();
-        serving.tasks.push(tokio::spawn(accept(listener, routes.clone(), room.clone(), stopped)));
+        serving.tasks.push(tokio::spawn(accept(listener, routes.clone(), permits.clone(), stopped)));
     }
     serving
 }
 
 impl Serving {
-    /// Takes no further connections, and closes those on which nothing is under way.
+    /// Stops accepting connections, and closes the idle ones.
     pub(super) fn stop(&self) {
         self.stop.send_replace(true);
     }
 
-    /// Waits until the connections are closed, and removes the sockets of the file system. What was asked is still answered
-    /// within `limit`, and in [`FAREWELL`] at least.
+    /// Waits until the connections are closed, at most for the longer one of `limit` and [`CLOSE_LIMIT`]. Then removes
+    /// the files of the Unix sockets.
     pub(super) async fn finish(self, limit: Duration) {
         let all_closed = futures_util::future::join_all(self.tasks);
-        if tokio::time::timeout(limit.max(FAREWELL), all_closed).await.is_err() {
-            tracing::warn!("connections were still open and are closed now");
+        if tokio::time::timeout(limit.max(CLOSE_LIMIT), all_closed).await.is_err() {
+            tracing::warn!("closing connections that are still open");
         }
         self.sockets.iter().for_each(SocketFile::remove);
     }
 }
 
-async fn accept(listener: Listener, routes: Router, room: Arc<Semaphore>, mut stopped: watch::Receiver<bool>) {
+async fn accept(listener: Listener, routes: Router, permits: Arc<Semaphore>, mut stopped: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
     loop {
-        let place = tokio::select! {
-            place = room.clone().acquire_owned() => place,
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit,
             _ = stopped.wait_for(|stopped| *stopped) => break,
         };
-        let Ok(place) = place else { break };
+        let Ok(permit) = permit else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopped.wait_for(|stopped| *stopped) => break,
         };
         match accepted {
-            Ok((stream, peer)) => connection(stream, peer, routes.clone(), &graceful, place),
+            Ok((stream, peer)) => serve_connection(stream, peer, routes.clone(), &graceful, permit),
             Err(error) => {
-                // Too many open files pass; there is nobody to tell.
-                tracing::warn!("cannot take a connection: {error}");
+                // Errors such as too many open files are temporary, so the loop continues.
+                tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
     drop(listener);
-    // As long as it takes: whoever has stopped the service bounds it.
+    // Without a limit here: the caller of `finish` limits the wait.
     graceful.shutdown().await;
 }
 
@@ -232,8 +235,8 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 impl Listener {
-    /// Where it is, as a client names it.
-    pub(super) fn place(&self) -> String {
+    /// Returns the address, as a client writes it.
+    pub(super) fn address(&self) -> String {
         let tcp = |listener: &TcpListener| Some(Listen::Tcp(listener.local_addr().ok()?).to_string());
         let unix =
             |listener: &UnixListener| Some(format!("unix:{}", listener.local_addr().ok()?.as_pathname()?.display()));
@@ -245,7 +248,7 @@ impl Listener {
     }
 
     fn take_over(inherited: Inherited) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::io("listen at the socket that was passed", &error);
+        let failed = |error: std::io::Error| Error::io("listen on the inherited socket", &error);
         match inherited {
             Inherited::Tcp(listener) => {
                 listener.set_nonblocking(true).map_err(failed)?;
@@ -276,13 +279,13 @@ impl Listener {
     }
 }
 
-/// Serves a connection in a task of its own, which has a place as long as it lives.
-fn connection(
+/// Serves a connection in its own task, which holds the permit until the connection is closed.
+fn serve_connection(
     stream: Stream,
     peer: Peer,
     routes: Router,
     graceful: &GracefulShutdown,
-    place: tokio::sync::OwnedSemaphorePermit,
+    permit: tokio::sync::OwnedSemaphorePermit,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -292,14 +295,14 @@ fn connection(
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(MOST_HEAD)
-        .serve_connection(TokioIo::new(IdleTimeout::new(stream, READ_LIMIT)), service);
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(IdleTimeout::new(stream, IDLE_LIMIT)), service);
     let served = graceful.watch(served);
     tokio::spawn(async move {
-        // A client that hangs up is no failure of the service's.
+        // A client that disconnects is not a failure of the service.
         if let Err(error) = served.await {
-            tracing::debug!("a connection ended: {error}");
+            tracing::debug!("connection ended: {error}");
         }
-        drop(place);
+        drop(permit);
     });
 }

@@ -1,4 +1,4 @@
-//! What every request passes on its way in and out.
+//! The middleware of all routes: request IDs, authentication, metrics, the audit log and common headers.
 
 use std::{sync::Arc, time::Instant};
 
@@ -22,41 +22,41 @@ use crate::{
     error::Error,
     service::{
         Service,
-        audit::{Answered, AuditOrigin, RequestInfo},
+        audit::{AuditOrigin, AuditResponse, RequestInfo},
     },
 };
 
-/// The longest id of a request that is taken over.
-const MOST_ID: usize = 128;
+/// The longest request ID that is accepted from a client.
+const MAX_ID: usize = 128;
 
-/// What is counted in the place of a route where none matches.
+/// The route in the metrics if no route matches.
 const NO_ROUTE: &str = "none";
 
-/// Puts the layers around the routes.
-pub(super) fn around(routes: Router, service: Arc<Service>, gate: Arc<Authenticator>) -> Router {
+/// Adds the middleware to the routes.
+pub(super) fn around(routes: Router, service: Arc<Service>, authenticator: Arc<Authenticator>) -> Router {
     let panicked = |_: Box<dyn std::any::Any + Send>| {
-        Problem::from(Error::internal("the service has failed in a way that nobody foresaw")).into_response()
+        Problem::from(Error::internal("the handler of the request panicked")).into_response()
     };
-    routes.layer(CatchPanicLayer::custom(panicked)).layer(from_fn_with_state((service, gate), pass))
+    routes.layer(CatchPanicLayer::custom(panicked)).layer(from_fn_with_state((service, authenticator), pass))
 }
 
-/// Gives a request its id, finds out who asks, and notes what came of it.
+/// Assigns a request its ID, authenticates it, and records the response.
 async fn pass(
-    State((service, gate)): State<(Arc<Service>, Arc<Authenticator>)>,
+    State((service, authenticator)): State<(Arc<Service>, Arc<Authenticator>)>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let began = Instant::now();
+    let started = Instant::now();
     let id = id_of(request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let flying = service.metrics.in_flight();
-    let (asked, peer) = (Arc::new(RequestInfo::default()), request.extensions().get::<Peer>().cloned());
-    request.extensions_mut().insert(asked.clone());
-    let admitted = gate.admit(request.uri(), request.headers(), peer.as_ref());
-    let client = admitted.as_ref().ok().cloned();
-    let mut response = match admitted {
+    let in_flight = service.metrics.in_flight();
+    let (info, peer) = (Arc::new(RequestInfo::default()), request.extensions().get::<Peer>().cloned());
+    request.extensions_mut().insert(info.clone());
+    let authenticated = authenticator.authenticate(request.uri(), request.headers(), peer.as_ref());
+    let client = authenticated.as_ref().ok().cloned();
+    let mut response = match authenticated {
         Ok(client) => {
             request.extensions_mut().insert(client);
             next.run(request).await
@@ -64,12 +64,12 @@ async fn pass(
         Err(problem) => problem.into_response(),
     };
     let status = response.status().as_u16();
-    drop(flying);
+    drop(in_flight);
     service.metrics.request(
         route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str),
         method.as_str(),
         status,
-        began.elapsed(),
+        started.elapsed(),
     );
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, id);
@@ -77,42 +77,42 @@ async fn pass(
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let (client, peer) = (client.as_ref().map(|client| client.name.as_str()), peer.as_ref());
     let peer = peer.map(|peer| peer.address.as_str());
-    let whence = AuditOrigin { client, peer, method: method.as_str(), path: &path };
-    let answered = Answered {
-        whence,
+    let origin = AuditOrigin { client, peer, method: method.as_str(), path: &path };
+    let record = AuditResponse {
+        origin,
         request_id: submit::request_id(response.headers()),
         status,
         code: response.extensions().get::<ProblemCode>().map(|code| code.0),
         operation_id: response.headers().get(OPERATION_ID).and_then(|id| id.to_str().ok()),
-        duration: began.elapsed(),
+        duration: started.elapsed(),
     };
-    note(&service, &asked, &answered);
+    write_logs(&service, &info, &record);
     response
 }
 
-/// Notes what came of a request.
-fn note(service: &Service, asked: &RequestInfo, answered: &Answered<'_>) {
-    service.audit.answered(asked, answered);
-    let AuditOrigin { client, method, path, .. } = answered.whence;
+/// Writes a response to the audit log and to the log.
+fn write_logs(service: &Service, info: &RequestInfo, record: &AuditResponse<'_>) {
+    service.audit.record_response(info, record);
+    let AuditOrigin { client, method, path, .. } = record.origin;
     tracing::info!(
-        request_id = answered.request_id,
+        request_id = record.request_id,
         client = client.unwrap_or_default(),
         method,
         path,
-        status = answered.status,
-        operation = answered.operation_id.unwrap_or_default(),
-        ms = answered.duration.as_millis(),
+        status = record.status,
+        operation = record.operation_id.unwrap_or_default(),
+        ms = record.duration.as_millis(),
         "answered"
     );
 }
 
-/// The id that a client has given, where it is plain and short; else a new one.
+/// Returns the client's request ID if it is short and has only visible ASCII characters; otherwise a new one.
 fn id_of(headers: &HeaderMap) -> HeaderValue {
     let is_plain =
-        |id: &&HeaderValue| !id.is_empty() && id.len() <= MOST_ID && id.as_bytes().iter().all(u8::is_ascii_graphic);
+        |id: &&HeaderValue| !id.is_empty() && id.len() <= MAX_ID && id.as_bytes().iter().all(u8::is_ascii_graphic);
     let given = headers.get(REQUEST_ID).filter(is_plain).cloned();
     given.unwrap_or_else(|| {
-        // A UUID's characters are a header's.
+        // A UUID is always a valid header value.
         HeaderValue::from_str(&Uuid::new_v4().to_string()).unwrap_or(HeaderValue::from_static("none"))
     })
 }

@@ -1,5 +1,7 @@
-//! The operations over HTTP: `vmprov serve`. It reads requests, runs operations off the async threads, and writes answers; it
-//! decides nothing that another face would have to decide again.
+//! The HTTP front end: `vmprov serve`.
+//!
+//! It reads requests, submits operations to the service, and writes responses. Everything that another front end would
+//! need, too, is in the module `service`.
 
 mod allowed_hosts;
 mod authentication;
@@ -42,33 +44,33 @@ pub use listen::{Inherited, Listen};
 use mcp_transport::Mcp;
 pub use openapi::document;
 
-/// What decides how the service runs; the command line fills it.
+/// The configuration of the HTTP service.
 #[derive(Debug)]
 pub struct Options {
-    /// How the operations work, and for whom.
+    /// The configuration of the service itself.
     pub service: service::Options,
     /// Where to listen.
     pub listen: Vec<Listen>,
-    /// Sockets that were opened for the service before it began.
+    /// Sockets that the service manager opened before the start.
     pub inherited: Vec<Inherited>,
-    /// Who may ask.
+    /// Who has access.
     pub access: Access,
-    /// How long what is under way may take to finish, once the service is told to end; then it is undone.
+    /// How long running operations may take to finish at shutdown. After that, they are cancelled and rolled back.
     pub drain: Duration,
 }
 
-/// Who may ask.
+/// Who has access.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// The file of the tokens; without one, everybody may do everything.
+    /// The token file. Without one, every client has all rights.
     pub tokens: Option<Utf8PathBuf>,
-    /// Whether that may be so where others than this machine's own programs reach the service.
+    /// Whether clients on the network need no token.
     pub allow_unauthenticated: bool,
-    /// The hosts that requests from the network may be for. Without tokens there must be one.
+    /// The hosts that requests from the network may name. Without tokens, at least one is required.
     pub allowed_hosts: Vec<AllowedHost>,
 }
 
-/// Serves until SIGTERM or SIGINT, and then until what is under way is finished or undone.
+/// Serves until SIGTERM or SIGINT, and then shuts down gracefully.
 pub fn serve(options: Options) -> Result<()> {
     service::shutdown::run(run(options))
 }
@@ -76,18 +78,18 @@ pub fn serve(options: Options) -> Result<()> {
 async fn run(options: Options) -> Result<()> {
     let Options { service, listen, inherited, access, drain } = options;
     let mut signals = Signals::new()?;
-    listen::require_private(&listen, &inherited, &access)?;
-    let gate = Arc::new(Authenticator::new(access, service.settings.pool.clone())?);
+    listen::require_protected(&listen, &inherited, &access)?;
+    let authenticator = Arc::new(Authenticator::new(access, service.settings.pool.clone())?);
     let service = Arc::new(Service::new(service)?);
     let listeners = listen::open(&listen, inherited).await?;
     for listener in &listeners {
-        tracing::info!(place = listener.place(), "listening");
+        tracing::info!(place = listener.address(), "listening");
     }
     let mcp = Mcp::new(service.clone());
-    let serving = listen::serve(listeners, &routes::router(service.clone(), gate.clone(), mcp.clone()));
-    lifecycle::live(&service, &gate, &mut signals).await;
-    let ended = lifecycle::end(&service, (serving, &mcp), &mut signals, drain).await;
-    service.end_looks();
+    let serving = listen::serve(listeners, &routes::router(service.clone(), authenticator.clone(), mcp.clone()));
+    lifecycle::run(&service, &authenticator, &mut signals).await;
+    let result = lifecycle::shut_down(&service, (serving, &mcp), &mut signals, drain).await;
+    service.cancel_reads();
     service.audit.flush().await;
-    ended
+    result
 }

@@ -1,4 +1,4 @@
-//! `/api/operations`: what is under way, and what has ended not long ago.
+//! `/api/operations`: the running and recently ended operations.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use crate::{
     service::{Service, client::Client, job::View},
 };
 
-/// What is under way, and what has ended not long ago
+/// The running and recently ended operations
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Operations)]
 pub(super) struct Listing {
-    /// They, the newest first
+    /// The operations, the newest first
     operations: Vec<View>,
 }
 
-/// Lists them.
+/// Lists the operations.
 pub(super) async fn list(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
@@ -32,23 +32,23 @@ pub(super) async fn list(
     Json(Listing { operations })
 }
 
-/// Shows one.
+/// Shows an operation.
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
     route: submit::Route,
 ) -> Result<Json<View>, Problem> {
-    let job = service.operation(&client, id(&submit::names(route)?))?;
+    let job = service.operation(&client, id(&submit::parameters(route)?))?;
     Ok(Json(job.view().written(api::as_request)))
 }
 
-/// Cancels one, and waits until it has undone what it had done.
+/// Cancels an operation, and waits for its rollback.
 pub(super) async fn cancel(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
     route: submit::Route,
 ) -> Result<Json<View>, Problem> {
-    let view = service.cancel(&client, id(&submit::names(route)?)).await?;
+    let view = service.cancel(&client, id(&submit::parameters(route)?)).await?;
     Ok(Json(view.written(api::as_request)))
 }
 

@@ -1,4 +1,4 @@
-//! `Prefer` (RFC 7240): how long a client wants to wait for an answer.
+//! The header `Prefer` (RFC 7240): how long a client waits for a response.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use axum::http::HeaderMap;
 
 use crate::service::ANSWER_WITHIN;
 
-/// The longest that anybody is kept waiting.
-const LONGEST: Duration = Duration::from_mins(10);
+/// The longest wait.
+const MAX_WAIT: Duration = Duration::from_mins(10);
 
-/// How long a client wants to wait, and what of its preferences is honoured by that.
+/// How long a client waits, and which of its preferences were applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Preference {
-    /// How long to wait before answering that it is under way.
+    /// How long to wait before answering that the operation is running.
     pub(super) wait: Duration,
-    /// `Preference-Applied`.
+    /// The header `Preference-Applied`.
     pub(super) applied: Option<String>,
 }
 
-/// Reads the preferences; what is none of ours is ignored, as it must be.
+/// Reads the preferences. Unknown ones are ignored, as the RFC requires.
 pub(super) fn read(headers: &HeaderMap) -> Preference {
     let lines = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
     let mut wait = None;
@@ -30,14 +30,14 @@ pub(super) fn read(headers: &HeaderMap) -> Preference {
             preference.split_once('=').map_or((preference, ""), |(name, value)| (name.trim(), value.trim()));
         match name.to_ascii_lowercase().as_str() {
             "respond-async" => is_async = true,
-            // The first one counts (section 2).
+            // The first value counts (section 2).
             "wait" if wait.is_none() => wait = value.trim_matches('"').parse().ok().map(Duration::from_secs),
             _ => {}
         }
     }
-    let wait = wait.map(|wait| wait.min(LONGEST));
-    let said = [is_async.then(|| "respond-async".to_owned()), wait.map(|wait| format!("wait={}", wait.as_secs()))];
-    let applied = said.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let wait = wait.map(|wait| wait.min(MAX_WAIT));
+    let parts = [is_async.then(|| "respond-async".to_owned()), wait.map(|wait| format!("wait={}", wait.as_secs()))];
+    let applied = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
     Preference {
         wait: wait.unwrap_or(if is_async { Duration::ZERO } else { ANSWER_WITHIN }),
         applied: (!applied.is_empty()).then_some(applied),
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_says_how_long_it_waits() {
+    fn preferences_set_the_wait() {
         let of = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
             for line in lines {

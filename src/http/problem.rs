@@ -1,5 +1,5 @@
-//! What went wrong, as a client reads it: RFC 9457, with the members of every other face, and `error`, which the first clients
-//! know.
+//! [`Problem`]: an error as a response (RFC 9457), with the same members as in the other front ends. The first clients
+//! read the member `error`.
 
 use axum::{
     body::Body,
@@ -18,26 +18,26 @@ use crate::{
 /// The media type of RFC 9457.
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 
-/// The code of the problem that a request was answered with, for whoever notes it.
+/// The code of the problem in a response, for the audit log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProblemCode(pub(super) &'static str);
 
-/// What went wrong, and the headers that go with it.
+/// A problem and the headers of its response.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
     details: Box<Members>,
     headers: Vec<(header::HeaderName, HeaderValue)>,
 }
 
-/// What went wrong
+/// A failure
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Problem)]
 pub(super) struct Members {
-    /// What kind of problem it is, as a URI
+    /// The kind of problem, as a URI
     #[serde(rename = "type")]
     kind: String,
-    /// What kind of problem it is, in words
+    /// The kind of problem, in words
     title: &'static str,
     /// The HTTP status
     status: u16,
@@ -45,28 +45,28 @@ pub(super) struct Members {
     detail: String,
     /// What failed
     error: String,
-    /// The kind, for programs
+    /// The kind of problem, for programs
     code: &'static str,
-    /// Why, in the words of the tool or the operating system
+    /// Why it failed, as the tool or the operating system reports it
     cause: Option<String>,
     /// What to do next
     hint: Option<String>,
-    /// Whether the same request can succeed later without anybody changing anything
+    /// Whether the same request can succeed later without a change
     retryable: bool,
-    /// What a program may want to know beyond that
+    /// More information for programs
     #[schema(value_type = Option<Object>)]
     details: Option<Value>,
-    /// The tool to call next and its arguments, where a tool was called
+    /// The tool to call next and its arguments, if a tool was called
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     next: Option<Value>,
 }
 
-/// How long to wait before the same is tried again, in seconds.
+/// After how many seconds a client should retry.
 const RETRY_AFTER: &str = "5";
 
 impl Problem {
-    /// One that is HTTP's own: the code and the status are another than those of the error.
+    /// Returns a problem with its own code and status instead of those of the error.
     pub(super) fn new(status: StatusCode, code: &'static str, error: Error) -> Self {
         let hint = error.hint_text(api::as_request);
         let Error { code: kind, message, cause, details, .. } = error;
@@ -91,12 +91,12 @@ impl Problem {
         Self { details: Box::new(details), headers: Vec::new() }
     }
 
-    /// Its HTTP status.
+    /// Returns the HTTP status.
     pub(super) fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.details.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// Adds what to call next.
+    /// Adds the tool call to make next.
     #[must_use]
     pub(super) fn next(mut self, next: Option<Value>) -> Self {
         self.details.next = next;
@@ -111,15 +111,15 @@ impl Problem {
     }
 }
 
-/// The kinds that are HTTP's own have no [`Code`].
+/// Returns the title of a kind of problem. The kinds that exist only over HTTP have no [`Code`].
 fn title(code: &str, kind: Code) -> &'static str {
     match code {
-        "foreign_host" => "the request is for another host",
+        "foreign_host" => "the request names a host that is not allowed",
         "foreign_origin" => "the request comes from a page of another site",
-        "unauthenticated" => "nobody has said who asks",
-        "method_not_allowed" => "the route does not take this method",
-        "unsupported_media_type" => "the body is not of a type that is read here",
-        "too_large" => "the body is larger than any request needs to be",
+        "unauthenticated" => "authentication required",
+        "method_not_allowed" => "the route does not support this method",
+        "unsupported_media_type" => "the media type of the body is not supported",
+        "too_large" => "the body is too large",
         _ => kind.meaning(),
     }
 }

@@ -1,4 +1,4 @@
-//! What an operation has reported, or how far it is, as a response.
+//! Responses of operations: the report, the error, or the state of a running operation.
 
 use axum::{
     Json,
@@ -17,24 +17,24 @@ use crate::{
     service::job::{Job, View},
 };
 
-/// How long to wait before an operation is looked at again, in seconds.
+/// After how many seconds a client should poll an operation.
 pub(super) const POLL: &str = "2";
 
-/// What is said of an operation that is under way.
+/// The response for an operation that is still running.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Accepted {
     /// `accepted`.
     status: &'static str,
-    /// What is to be done next, in words.
+    /// What to do next, in words.
     message: String,
-    /// Where to ask how far it is.
+    /// The path at which to poll the operation.
     poll: String,
-    /// The operation, as it is now.
+    /// The current state of the operation.
     operation: View,
 }
 
-/// A report.
+/// Returns the response with a report.
 pub(super) fn report(operation: &Operation, request: &Value, report: &Report) -> Response<Body> {
     let status = StatusCode::from_u16(operation.status_of(report)).unwrap_or(StatusCode::OK);
     match report {
@@ -54,7 +54,7 @@ pub(super) fn report(operation: &Operation, request: &Value, report: &Report) ->
     }
 }
 
-/// Where what was created is.
+/// Returns the path of the created resource.
 fn location(operation: &Operation, request: &Value) -> Option<HeaderValue> {
     let name = |member: &str| Some(api::segment(request.get(member)?.as_str()?));
     let path = match operation.name {
@@ -67,18 +67,18 @@ fn location(operation: &Operation, request: &Value) -> Option<HeaderValue> {
     HeaderValue::from_str(&path).ok()
 }
 
-/// What came of a look.
-pub(super) fn seen(operation: &Operation, request: &Value, seen: Result<&Report, &Error>) -> Response<Body> {
-    match seen {
-        Ok(found) => report(operation, request, found),
+/// Returns the response with the outcome of an operation.
+pub(super) fn outcome(operation: &Operation, request: &Value, outcome: Result<&Report, &Error>) -> Response<Body> {
+    match outcome {
+        Ok(result) => report(operation, request, result),
         Err(error) => Problem::from(error.clone()).into_response(),
     }
 }
 
-/// What came of an operation, or how far it is.
+/// Returns the response with the outcome of a job, or with its state if it is still running.
 pub(super) fn job(job: &Job, request: &Value) -> Response<Body> {
     match job.outcome() {
-        Some(outcome) => seen(job.operation, request, outcome.as_ref().map(AsRef::as_ref)),
+        Some(result) => outcome(job.operation, request, result.as_ref().map(AsRef::as_ref)),
         None => accepted(job),
     }
 }
@@ -87,8 +87,8 @@ fn accepted(job: &Job) -> Response<Body> {
     let operation = job.view().written(api::as_request);
     let poll = format!("/api/operations/{}", operation.id);
     let message = format!(
-        "{} is under way and goes on by itself. Ask how far it is with GET {poll} until its state is succeeded, failed or \
-         cancelled; DELETE {poll} cancels it. Do not send the request again.",
+        "{} is running in the background. Poll it with GET {poll} until its state is succeeded, failed or cancelled; \
+         cancel it with DELETE {poll}. Do not send the request again.",
         job.operation.name
     );
     let headers = [(header::LOCATION, poll.clone()), (header::RETRY_AFTER, POLL.to_owned())];

@@ -1,4 +1,4 @@
-//! Who may ask for what, over the routes themselves.
+//! Tests of authentication and authorization over the routes.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     service::{Options, Service},
 };
 
-/// A VM of libvirt's test driver, as a token's owner is noted in it.
+/// The state of libvirt's test driver: a VM with the token `agent1` as owner, and another VM.
 const NODE: &str = "<node><pool type='dir'><name>p</name><target><path>/p</path></target></pool>
   <domain type='test'><name>a1-old</name><uuid>6695eb01-f6a4-8304-79aa-97f2502e1931</uuid>
     <metadata><v:vm xmlns:v='urn:vmprov:vm:1' phase='ready' created='2026-11-23T03:00:00Z' by='0.1.0' owner='agent1'/></metadata>
@@ -34,7 +34,7 @@ const NODE: &str = "<node><pool type='dir'><name>p</name><target><path>/p</path>
 struct Site {
     folder: tempfile::TempDir,
     service: Arc<Service>,
-    gate: Arc<Authenticator>,
+    authenticator: Arc<Authenticator>,
     routes: Router,
 }
 
@@ -63,7 +63,7 @@ fn token(name: &str, scope: &str, more: &str) -> String {
     format!("[[token]]\nname = '{name}'\nscope = '{scope}'\nsha256 = '{sha256}'\n{more}\n")
 }
 
-/// The token of a name.
+/// Returns the token of a client.
 fn secret(name: &str) -> String {
     format!("{name}-0123456789abcdef")
 }
@@ -90,7 +90,7 @@ impl Site {
             data_dir: path("data"),
             cache_dir: path("cache"),
             mirrors: Vec::new(),
-            // Nothing is fetched from the world.
+            // Nothing is fetched from the internet.
             proxies: Proxies::read(|_| Some("http://127.0.0.1:9".to_owned())).unwrap(),
             require_verified: false,
             stall_limit: Duration::from_secs(2),
@@ -101,8 +101,13 @@ impl Site {
             Options { settings, images: Limits::default(), audit_log: Some(path("audit.log")), audit_required: false };
         let service = Arc::new(Service::new(options).unwrap());
         let access = Access { tokens: Some(path("tokens.toml")), ..Access::default() };
-        let gate = Arc::new(Authenticator::new(access, "p".to_owned()).unwrap());
-        Self { routes: routes::router(service.clone(), gate.clone(), Mcp::new(service.clone())), service, gate, folder }
+        let authenticator = Arc::new(Authenticator::new(access, "p".to_owned()).unwrap());
+        Self {
+            routes: routes::router(service.clone(), authenticator.clone(), Mcp::new(service.clone())),
+            service,
+            authenticator,
+            folder,
+        }
     }
 
     fn file(&self, name: &str) -> String {
@@ -131,7 +136,7 @@ impl Site {
         self.send(who, "POST", path, &body).await
     }
 
-    /// Asks for an operation with its example, as somebody.
+    /// Sends the example request of an operation as a client.
     async fn example(&self, who: &str, operation: &api::Operation) -> Answer {
         let mut body = operation.example.clone();
         let mut path = operation.path.to_owned();
@@ -145,7 +150,7 @@ impl Site {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_has_no_token_is_told_how_to_say_who_they_are() {
+async fn requests_without_a_valid_token_are_refused_except_on_public_routes() {
     let site = Site::new();
     for operation in api::operations() {
         let answer = site.example("", operation).await;
@@ -162,17 +167,17 @@ async fn whoever_has_no_token_is_told_how_to_say_who_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readiness_is_told_to_everybody_and_what_was_looked_at_to_tokens_alone() {
+async fn readiness_is_public_and_the_checks_are_only_for_authenticated_clients() {
     let site = Site::new();
     for who in ["", "stranger"] {
         assert_eq!(site.get(who, "/readyz").await.json(), json!({"ready": true}), "{who}");
     }
     let known = site.get("viewer", "/readyz").await;
-    assert!(known.json()["checks"][0]["saw"].is_string(), "{}", known.text());
+    assert!(known.json()["checks"][0]["observed"].is_string(), "{}", known.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_ready_is_told_to_everybody_and_why_to_tokens_alone() {
+async fn failed_checks_are_public_and_their_details_are_only_for_authenticated_clients() {
     let site = Site::new();
     fs::write(site.folder.path().join("node.xml"), "<node").unwrap();
     let path = site.folder.path().to_str().unwrap();
@@ -187,13 +192,13 @@ async fn what_is_not_ready_is_told_to_everybody_and_why_to_tokens_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operation_needs_its_scope_and_says_which() {
+async fn an_operation_requires_its_scope_and_the_error_names_it() {
     let site = Site::new();
     for operation in api::operations().iter().filter(|operation| operation.scope > Scope::Read) {
         let answer = site.example("viewer", operation).await;
         assert_eq!((answer.status, answer.code().as_str()), (403, "forbidden"), "{}", operation.name);
-        let said = answer.json()["detail"].to_string();
-        assert!(said.contains("`viewer`") && said.contains(operation.scope.name()), "{said}");
+        let output = answer.json()["detail"].to_string();
+        assert!(output.contains("`viewer`") && output.contains(operation.scope.name()), "{output}");
     }
     assert_eq!(site.get("viewer", "/api/vms").await.status, 200);
     let id = "/api/operations/6695eb01-f6a4-8304-79aa-97f2502e1931";
@@ -201,7 +206,7 @@ async fn an_operation_needs_its_scope_and_says_which() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prefix_hides_what_others_have() {
+async fn a_prefix_hides_the_vms_and_keys_of_others() {
     let site = Site::new();
     for (who, name) in [("boss", "secret-key"), ("agent1", "a1-key")] {
         let made = site.post(who, "/api/ssh-keys", json!({"name": name, "type": "ed25519"})).await;
@@ -227,7 +232,7 @@ async fn a_prefix_hides_what_others_have() {
     ] {
         let answer = site.get("agent1", path).await;
         assert_eq!(answer.status, 404, "{path}");
-        // What was asked for may be said again, and nothing else.
+        // The response may repeat the requested name, and nothing else.
         assert!(
             !answer.text().replace(path.rsplit(['/', '=']).next().unwrap(), "").contains("secret"),
             "{}",
@@ -242,7 +247,7 @@ async fn a_prefix_hides_what_others_have() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_quota_says_what_is_used_and_operations_are_their_owners_to_see() {
+async fn a_quota_error_lists_the_usage_and_operations_are_visible_to_their_owner() {
     let site = Site::new();
     let answer = site.post("agent1", "/api/vms", json!({"name": "a1-new"})).await;
     assert_eq!((answer.status, answer.code().as_str()), (403, "quota_exceeded"), "{}", answer.text());
@@ -258,7 +263,7 @@ async fn a_quota_says_what_is_used_and_operations_are_their_owners_to_see() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_uses_only_the_networks_and_pools_that_it_lists() {
+async fn a_token_can_use_only_its_listed_networks_and_pools() {
     let site = Site::new();
     for (who, network, allowed) in [
         ("agent2", "mgmt", json!(["default"])),
@@ -272,7 +277,7 @@ async fn a_token_uses_only_the_networks_and_pools_that_it_lists() {
         let message = format!("cannot use the network `{network}`: the token `{who}` is not authorized for it");
         assert_eq!((&body["error"], &body["details"]["networks"]), (&json!(message), &allowed), "{}", answer.text());
     }
-    // What is listed is let through: these fail later, because the test driver has no such network.
+    // Listed networks are allowed: these requests fail later, because the test driver has no such network.
     for (who, network) in [("lab", "lab"), ("lab", "user"), ("agent2", "default")] {
         let answer = site.post(who, "/api/vms", json!({"name": "a2-new", "network": network})).await;
         assert_ne!(answer.code(), "forbidden", "{who} {network}: {}", answer.text());
@@ -289,22 +294,22 @@ async fn a_token_uses_only_the_networks_and_pools_that_it_lists() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_read_again_and_a_broken_file_changes_nothing() {
+async fn tokens_are_reloaded_and_an_invalid_file_changes_nothing() {
     let site = Site::new();
     let path = site.folder.path().join("tokens.toml");
     fs::write(&path, "[[token]]\nname=").unwrap();
     site.service.reload();
-    site.gate.reload();
+    site.authenticator.reload();
     assert_eq!(site.get("viewer", "/api/vms").await.status, 200);
     fs::write(&path, token("new", "read", "")).unwrap();
     site.service.reload();
-    site.gate.reload();
+    site.authenticator.reload();
     assert_eq!(site.get("viewer", "/api/vms").await.status, 401);
     assert_eq!(site.get("new", "/api/vms").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn private_keys_and_tokens_leave_by_no_route_and_stand_in_no_log() {
+async fn no_response_and_no_log_contains_private_keys_or_tokens() {
     let site = Site::new();
     for kind in ["ed25519", "rsa"] {
         let made = site.post("boss", "/api/ssh-keys", json!({"name": kind, "type": kind})).await;
@@ -316,9 +321,9 @@ async fn private_keys_and_tokens_leave_by_no_route_and_stand_in_no_log() {
         fs::read_dir(site.folder.path().join("keys")).unwrap().map(|file| fs::read_to_string(file.unwrap().path()));
     let private: Vec<_> = kept.map(Result::unwrap).filter(|text| text.contains("PRIVATE KEY")).collect();
     assert!(private.len() >= 2);
-    let mut said = String::new();
+    let mut output = String::new();
     for operation in api::operations() {
-        said += &site.example("boss", operation).await.text();
+        output += &site.example("boss", operation).await.text();
     }
     for path in [
         "/api/operations",
@@ -330,24 +335,24 @@ async fn private_keys_and_tokens_leave_by_no_route_and_stand_in_no_log() {
         "/api/ssh-keys/ed25519",
     ] {
         if !path.starts_with("/api/events") {
-            said += &site.get("boss", path).await.text();
+            output += &site.get("boss", path).await.text();
         }
     }
     site.service.audit.flush().await;
-    said += &site.file("audit.log");
-    assert!(!said.contains("PRIVATE KEY") && said.len() > 4096);
+    output += &site.file("audit.log");
+    assert!(!output.contains("PRIVATE KEY") && output.len() > 4096);
     for line in private.iter().flat_map(|text| text.lines()).filter(|line| line.len() > 40 && !line.contains("PRIVATE"))
     {
-        // The beginning of OpenSSH's form holds its name and the public half alone.
-        assert!(!said.contains(line), "{line}");
+        // The first lines of the OpenSSH format contain only its name and the public key.
+        assert!(!output.contains(line), "{line}");
     }
     for who in ["boss", "viewer"] {
-        assert!(!said.contains(&secret(who)) && !said.contains(&digest::of(secret(who).as_bytes())));
+        assert!(!output.contains(&secret(who)) && !output.contains(&digest::of(secret(who).as_bytes())));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_audit_log_says_who_asked_for_what_and_what_came_of_it() {
+async fn the_audit_log_records_client_operation_target_and_status() {
     let site = Site::new();
     site.get("viewer", "/api/vms/a1-old").await;
     site.get("", "/api/vms").await;
@@ -367,9 +372,9 @@ async fn the_audit_log_says_who_asked_for_what_and_what_came_of_it() {
         let [event, client, operation, code] = ["event", "client", "operation", "code"].map(text);
         format!("{event} {client} {operation} {} {} {code}", line["target"], line["status"])
     };
-    let told: Vec<_> = lines.iter().map(of).collect();
+    let records: Vec<_> = lines.iter().map(of).collect();
     assert_eq!(
-        told[..4],
+        records[..4],
         [
             "request viewer vm_info [\"vm/a1-old\"] 200 -",
             "request - - [] 401 unauthenticated",
@@ -379,6 +384,6 @@ async fn the_audit_log_says_who_asked_for_what_and_what_came_of_it() {
     );
     assert_eq!(lines[3]["operationId"], made.headers["x-operation-id"].to_str().unwrap());
     assert_eq!((&lines[0]["route"], &lines[0]["method"]), (&"/api/vms/{vm}".into(), &"GET".into()));
-    assert!(told[4..].iter().any(|line| line.contains("vm_create [\"vm/x\",\"network/default\"]")), "{told:?}");
+    assert!(records[4..].iter().any(|line| line.contains("vm_create [\"vm/x\",\"network/default\"]")), "{records:?}");
     assert!(!log.contains("hidden"), "{log}");
 }

@@ -1,4 +1,4 @@
-//! Every route, and the layers that every request passes.
+//! The router: all routes, with the middleware.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,14 +18,14 @@ use crate::{
     service::Service,
 };
 
-/// A route of HTTP's own: its path, its method, and what answers it.
-type Own = (&'static str, &'static str, MethodRouter<Arc<Service>>);
+/// A route that is not an operation: its path, its method and its handler.
+type OwnRoute = (&'static str, &'static str, MethodRouter<Arc<Service>>);
 
-/// Where the Model Context Protocol is spoken. It has methods of its own.
+/// The path of the Model Context Protocol, which handles all methods itself.
 const MCP: &str = "/mcp";
 
-/// Every route.
-pub(super) fn router(service: Arc<Service>, gate: Arc<Authenticator>, mcp: Mcp) -> Router {
+/// Returns the router with all routes.
+pub(super) fn router(service: Arc<Service>, authenticator: Arc<Authenticator>, mcp: Mcp) -> Router {
     let mut paths: BTreeMap<&str, (Vec<&str>, MethodRouter<Arc<Service>>)> = BTreeMap::new();
     let operations = api::operations().iter().map(|operation| (operation.path, operation.method, handler(operation)));
     for (path, method, handler) in operations.chain(own()) {
@@ -41,8 +41,8 @@ pub(super) fn router(service: Arc<Service>, gate: Arc<Authenticator>, mcp: Mcp) 
         let refuse = move |method: Method| async move { submit::no_method(&methods, &method) };
         router = router.route(path, handlers.fallback(refuse));
     }
-    router = router.route(MCP, any(move |request| mcp.clone().answer(request)));
-    middleware::around(router.fallback(submit::no_route).with_state(service.clone()), service, gate)
+    router = router.route(MCP, any(move |request| mcp.clone().handle(request)));
+    middleware::around(router.fallback(submit::no_route).with_state(service.clone()), service, authenticator)
 }
 
 fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
@@ -53,7 +53,7 @@ fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
     })
 }
 
-/// The path of every route, as its template.
+/// Returns the templates of the paths of all routes.
 pub(super) fn paths() -> impl Iterator<Item = &'static str> {
     api::operations()
         .iter()
@@ -62,8 +62,8 @@ pub(super) fn paths() -> impl Iterator<Item = &'static str> {
         .chain([MCP])
 }
 
-/// What there is beside the operations.
-fn own() -> Vec<Own> {
+/// Returns the routes that are not operations.
+fn own() -> Vec<OwnRoute> {
     vec![
         ("/openapi.json", "GET", get(docs::document)),
         ("/docs", "GET", get(docs::page)),

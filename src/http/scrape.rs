@@ -1,4 +1,4 @@
-//! `GET /metrics`
+//! `GET /metrics`: the metrics for Prometheus.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,21 +14,21 @@ use crate::{
     service::{Service, client::Client, metrics},
 };
 
-/// How old libvirt's figures may be. Scrapes come every 10 s or less often, so that one scraper's are always new; a second
-/// scraper, or a person beside it, costs nothing.
-const KEEP: Duration = Duration::from_secs(8);
+/// How long libvirt's statistics are cached. A scraper that comes every 10 s or less often always receives new ones. A
+/// second scraper costs nothing.
+const TTL: Duration = Duration::from_secs(8);
 
-/// How long a scrape waits for them: the look's own limit, and what ending it takes.
-const BOUND: Duration = Duration::from_millis(3500);
+/// How long a scrape waits for the statistics: their own time limit, and the time to end the program.
+const LIMIT: Duration = Duration::from_millis(3500);
 
-/// Everything that is counted.
+/// Returns all metrics.
 pub(super) async fn metrics(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
 ) -> Result<([(HeaderName, &'static str); 1], String), Problem> {
-    client.require_whole("see what is counted of every VM")?;
-    let host = service.host_for_listening();
-    let found = service.stats.look(KEEP, BOUND, move || stats::look(&host)).await;
-    let text = service.metrics.encode(found.as_ref().as_ref());
+    client.require_unrestricted("read the metrics")?;
+    let host = service.background_host();
+    let statistics = service.stats.get(TTL, LIMIT, move || stats::read(&host)).await;
+    let text = service.metrics.encode(statistics.as_ref().as_ref());
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text))
 }

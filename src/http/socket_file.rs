@@ -1,4 +1,4 @@
-//! [`SocketFile`]: a socket of the file system, from when it is made until it is removed.
+//! [`SocketFile`]: the file of a Unix socket, from its creation to its removal.
 
 use std::{
     fs, io,
@@ -12,39 +12,38 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::{fs::Mode, process::umask};
 use tokio::net::UnixListener;
 
-/// What is taken of the rights on it, so that they are 0660: for its owner and group.
+/// The umask with which the socket is created, so that its mode is 0660: for its owner and group.
 const MASK: Mode = Mode::from_raw_mode(0o117);
 
-/// The file of a socket that the service has made.
+/// The file of a Unix socket that the service created.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: Utf8PathBuf,
-    /// Its device and inode: another file of its name is somebody else's.
+    /// The device and inode, because another file may have the same path later.
     id: (u64, u64),
 }
 
-/// Binds a socket of the file system. One that a killed service left is replaced; one that somebody listens at, and any other
-/// file, is not.
+/// Binds a Unix socket. The socket of a killed service is replaced; a socket in use or another file is not.
 pub(super) fn bind(path: &Utf8Path) -> io::Result<(UnixListener, SocketFile)> {
     if is_stale(path)? {
         fs::remove_file(path)?;
     }
-    // A mode that is given later would leave a moment in which everybody may connect.
+    // If the mode were set later, every user could connect for a moment.
     let before = umask(MASK);
-    let bound = UnixListener::bind(path);
+    let listener = UnixListener::bind(path);
     umask(before);
-    let listener = bound?;
+    let listener = listener?;
     let id = id(path)?;
     Ok((listener, SocketFile { path: path.to_owned(), id }))
 }
 
-/// Whether it is a socket at which nobody listens.
+/// Returns whether the file is a socket on which no process listens.
 fn is_stale(path: &Utf8Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(file) if file.file_type().is_socket() => {
             Ok(UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
         }
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file of that name that is no socket")),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket exists there")),
         Err(_) => Ok(false),
     }
 }
@@ -54,10 +53,10 @@ fn id(path: &Utf8Path) -> io::Result<(u64, u64)> {
 }
 
 impl SocketFile {
-    /// Removes it, unless it is another's by now.
+    /// Removes the file, unless it was replaced by another one.
     pub(super) fn remove(&self) {
-        let Self { path, id: own } = self;
-        if id(path).is_ok_and(|id| id == *own)
+        let Self { path, id: own_id } = self;
+        if id(path).is_ok_and(|id| id == *own_id)
             && let Err(error) = fs::remove_file(path)
         {
             tracing::warn!("cannot remove `{path}`: {error}");
@@ -78,23 +77,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_for_its_owner_and_group_and_goes_with_the_service() {
+    async fn the_socket_is_for_its_owner_and_group_and_is_removed() {
         let (_folder, path) = folder();
         let (_listener, file) = bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        // Somebody listens.
+        // The socket is in use.
         assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         file.remove();
         assert!(!path.exists());
     }
 
     #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_that_of_a_successor_stays() {
+    async fn a_stale_socket_is_replaced_and_the_new_one_is_not_removed_by_the_old_owner() {
         let (_folder, path) = folder();
         let (listener, old) = bind(&path).unwrap();
         drop(listener);
         let (_listener, new) = bind(&path).unwrap();
-        // Where the inode was given again, there is nothing that tells them apart.
+        // If the inode was reused, the two files cannot be distinguished.
         if old.id != new.id {
             old.remove();
             assert!(path.exists());

@@ -1,4 +1,4 @@
-//! [`Tokens`]: who may ask, by the file that the operator keeps.
+//! [`Tokens`]: the bearer tokens of the operator's token file, and their clients.
 
 use std::{collections::HashSet, os::unix::fs::PermissionsExt, sync::Arc};
 
@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     api::Scope,
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::{
         digest,
         name::{self, Name},
@@ -19,20 +19,20 @@ use crate::{
     service::client::{Client, Identity, Quota},
 };
 
-/// The fewest characters of a token that stands in the file itself: fewer can be guessed.
-const LEAST: usize = 16;
+/// The minimum length of a token in plain text. Shorter tokens can be guessed.
+const MIN_LENGTH: usize = 16;
 
-/// The rights of those who are neither a file's owner nor of its group.
+/// The mode bits of other users.
 const OTHERS: u32 = 0o007;
 
-/// Everybody who may ask.
+/// The clients, by the digests of their tokens.
 #[derive(Debug)]
 pub(super) struct Tokens(Vec<(Digest, Arc<Client>)>);
 
 /// The SHA-256 of a token, in lower-case hexadecimal.
 type Digest = String;
 
-/// The file.
+/// The token file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -40,7 +40,7 @@ struct File {
     token: Vec<Entry>,
 }
 
-/// What the file says of a token. It is never printed: it may hold the token itself.
+/// A token in the file. It is never printed, because it may contain the token in plain text.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Entry {
@@ -58,55 +58,49 @@ struct Entry {
 }
 
 impl Tokens {
-    /// Reads the file. One that holds tokens themselves must not be readable by everybody.
+    /// Reads the file. A file with tokens in plain text must not be readable by other users.
     pub(super) fn read(path: &Utf8Path, pool: &str) -> Result<Self> {
-        let failed = |error: &std::io::Error| Error::io(format!("read the tokens `{path}`"), error);
+        let failed = |error: &std::io::Error| Error::io(format!("read the token file `{path}`"), error);
         let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
         let mode = std::fs::metadata(path).map_err(|error| failed(&error))?.permissions().mode();
-        let (tokens, has_plain) = Self::parse(&text, pool).map_err(|error| Error {
-            message: format!("the tokens `{path}` cannot be used: {}", error.message),
-            ..error
-        })?;
+        let (tokens, has_plain) = Self::parse(&text, pool)
+            .map_err(|error| Error { message: format!("invalid token file `{path}`: {}", error.message), ..error })?;
         if has_plain && mode & OTHERS != 0 {
-            return Err(Error::new(
-                Code::Denied,
-                format!("the tokens `{path}` are open to every user of this machine"),
-            )
-            .because(format!("it holds tokens themselves, and its mode is {:03o}", mode & 0o777))
-            .hint(format!(
-                "Close it: chmod o= {}. Or give sha256 instead of token.",
-                shell_words::quote(path.as_str())
-            )));
+            let message = format!("other users can access the token file `{path}`");
+            return Err(Error::new(Code::Denied, message)
+                .because(format!("it contains tokens in plain text, and its mode is {:03o}", mode & 0o777))
+                .hint(Hint::run("Restrict its mode", format!("chmod o= {}", shell_words::quote(path.as_str()))))
+                .hint("Or replace each `token` with its `sha256`"));
         }
         Ok(tokens)
     }
 
-    /// Reads the file's text, and says whether a token itself stands in it.
+    /// Parses the text of the file. Also returns whether it contains a token in plain text.
     fn parse(text: &str, pool: &str) -> Result<(Self, bool)> {
         let File { token: entries } = toml::from_str(text).map_err(|error| {
-            // Its own text shows the line, which may hold a token.
+            // The full text of the error shows the line, which may contain a token.
             let line = error.span().map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-            Error::invalid("it is not as it should be").because(format!("{place}{}", error.message())).hint(FORM)
+            Error::invalid("syntax error").because(format!("{place}{}", error.message())).hint(FORMAT)
         })?;
         if entries.is_empty() {
-            return Err(Error::invalid("there is no [[token]] in it").hint(FORM));
+            return Err(Error::invalid("it has no [[token]]").hint(FORMAT));
         }
         let has_plain = entries.iter().any(|entry| entry.token.is_some());
         let (mut tokens, mut seen) = (Vec::with_capacity(entries.len()), HashSet::new());
         for entry in entries {
             let name = entry.name.to_string();
-            let refuse = |why: &str| Error::invalid(format!("the token `{name}` {why}")).hint(FORM);
+            let refuse = |why: &str| Error::invalid(format!("the token `{name}` {why}")).hint(FORMAT);
             let (digest, client) = entry.client(pool).map_err(|why| refuse(&why))?;
             if !seen.insert(name.clone()) || !seen.insert(digest.clone()) {
-                return Err(refuse("is there twice"));
+                return Err(refuse("is a duplicate"));
             }
             tokens.push((digest, Arc::new(client)));
         }
         Ok((Self(tokens), has_plain))
     }
 
-    /// Whose a token is. Every token is looked at, and each in the same time, so that the time tells nothing.
+    /// Returns the client of a token. Every token is compared in constant time, so that the time reveals nothing.
     pub(super) fn find(&self, token: &str) -> Option<Arc<Client>> {
         let given = digest::of(token.as_bytes());
         self.0.iter().fold(None, |found, (digest, client)| {
@@ -114,49 +108,49 @@ impl Tokens {
         })
     }
 
-    /// How many there are.
+    /// Returns the number of tokens.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-/// How the file is written.
-const FORM: &str = "A token is [[token]], name = \"ci\", scope = \"read\", \"operate\" or \"admin\", and sha256 = \"…\" as \
-                    sha256sum prints it, or token = \"…\" itself.";
+/// The hint about the format of the file.
+const FORMAT: &str = "Write each token as [[token]] with name = \"ci\", scope = \"read\", \"operate\" or \"admin\", and \
+                      either sha256 = \"…\" as printed by sha256sum, or token = \"…\" in plain text";
 
 impl Entry {
-    /// Who has the token, and its digest; or what is wrong with it. `pool` is the configured one.
+    /// Returns the digest of the token and its client, or what is wrong with the token. `pool` is the configured one.
     fn client(self, pool: &str) -> Result<(Digest, Client), String> {
         let Self { name, scope, sha256, token, prefix, quota, image_hosts, networks, pools, ttl_default } = self;
         let digest = match (sha256, token) {
-            // As sha256sum prints it: with a file's name behind it.
+            // sha256sum prints a file name after the digest.
             (Some(sha256), None) => sha256.split_whitespace().next().unwrap_or_default().to_ascii_lowercase(),
-            (None, Some(token)) if token.chars().count() < LEAST => {
-                return Err(format!("is too short: {LEAST} characters are the least"));
+            (None, Some(token)) if token.chars().count() < MIN_LENGTH => {
+                return Err(format!("is too short: the minimum is {MIN_LENGTH} characters"));
             }
             (None, Some(token)) if !token.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                return Err("has characters that no header can carry".to_owned());
+                return Err("has characters that are not allowed in a header".to_owned());
             }
             (None, Some(token)) => digest::of(token.as_bytes()),
-            _ => return Err("needs either sha256 or token".to_owned()),
+            _ => return Err("must have either sha256 or token".to_owned()),
         };
         if digest.len() != 64 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err("has a sha256 that is not 64 hexadecimal digits".to_owned());
+            return Err("has an invalid sha256: it must be 64 hexadecimal digits".to_owned());
         }
         if let Some(prefix) = &prefix {
             if name::prefix(prefix).is_err() {
-                return Err(format!("has the prefix `{}`, with which no name can begin", prefix.escape_debug()));
+                return Err(format!("has the invalid prefix `{}`: no name can begin with it", prefix.escape_debug()));
             }
             if scope == Scope::Admin {
-                return Err("has a prefix and the scope admin, which is not held to names".to_owned());
+                return Err("has a prefix, which is not allowed with the scope admin".to_owned());
             }
         }
-        let (name, standing) = (name.to_string(), Identity::Token);
+        let (name, identity) = (name.to_string(), Identity::Token);
         let networks = Some(networks.unwrap_or_else(|| vec![DEFAULT_NETWORK.to_owned()]));
         let pools = Some(pools.unwrap_or_else(|| vec![pool.to_owned()]));
         let is_limited = scope < Scope::Admin;
         let client =
-            Client { name, scope, prefix, quota, image_hosts, networks, pools, ttl_default, is_limited, standing };
+            Client { name, scope, prefix, quota, image_hosts, networks, pools, ttl_default, is_limited, identity };
         Ok((digest, client))
     }
 }
@@ -172,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_found_by_itself_or_by_its_digest() {
+    fn tokens_in_plain_text_and_as_digests_are_found() {
         let text = format!(
             "[[token]]\nname='ci'\nscope='read'\ntoken='{SECRET}'\n[[token]]\nname='agent'\nscope='operate'\nsha256='{}'\n\
              prefix='a-'\nimage-hosts=['cloud.debian.org']\nquota={{vms=2, vcpus=4, memory='4G', disk='40G'}}",
@@ -189,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_and_pools_are_the_configured_ones_unless_others_are_listed() {
+    fn networks_and_pools_default_to_the_configured_ones() {
         let of = |more: &str| {
             let tokens = parse(&format!("[[token]]\nname='x'\nscope='admin'\ntoken='{SECRET}'\n{more}")).unwrap();
             let client = tokens.find(SECRET).unwrap();
@@ -202,15 +196,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_without_the_token_in_the_words() {
+    fn invalid_files_are_refused_and_errors_do_not_contain_the_token() {
         let plain = format!("name='x'\nscope='read'\ntoken='{SECRET}'");
         for (text, why) in [
             (String::new(), "no [[token]]"),
             ("[[token]]\nname='x'\nscope='read'\ntoken='0123456789abcde'".to_owned(), "too short"),
-            ("[[token]]\nname='x'\nscope='read'".to_owned(), "needs either"),
+            ("[[token]]\nname='x'\nscope='read'".to_owned(), "must have either"),
             ("[[token]]\nname='x'\nscope='read'\nsha256='zz'".to_owned(), "64 hexadecimal"),
-            (format!("[[token]]\n{plain}\n[[token]]\n{plain}"), "there twice"),
-            (format!("[[token]]\n{plain}\n[[token]]\nname='y'\nscope='read'\ntoken='{SECRET}'"), "there twice"),
+            (format!("[[token]]\n{plain}\n[[token]]\n{plain}"), "is a duplicate"),
+            (format!("[[token]]\n{plain}\n[[token]]\nname='y'\nscope='read'\ntoken='{SECRET}'"), "is a duplicate"),
             (format!("[[token]]\n{plain}\nprefix='-'"), "prefix"),
             (format!("[[token]]\n{plain}\nprefix=''"), "prefix"),
             (format!("[[token]]\n{}\nprefix='a-'", plain.replace("'read'", "'admin'")), "scope admin"),
@@ -219,14 +213,14 @@ mod tests {
             (format!("[[token]]\n{}", plain.replace("'read'", "'root'")), "unknown variant"),
         ] {
             let error = parse(&text).unwrap_err();
-            let said = format!("{error} {:?}", error.hints);
-            assert!(said.contains(why), "{text}: {said}");
-            assert!(!said.contains(SECRET), "{said}");
+            let shown = format!("{error} {:?}", error.hints);
+            assert!(shown.contains(why), "{text}: {shown}");
+            assert!(!shown.contains(SECRET), "{shown}");
         }
     }
 
     #[test]
-    fn a_file_with_tokens_is_no_file_for_everybody() {
+    fn a_file_with_plain_tokens_must_not_be_readable_by_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(folder.path()).unwrap().join("tokens.toml");
         let write = |line: &str, mode| {

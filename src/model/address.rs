@@ -1,22 +1,23 @@
-//! Which addresses are public: reached over the internet, and the same for everybody.
+//! Which addresses are public: reachable over the internet, and the same host from everywhere.
 //!
-//! What is not is taken from IANA's registries of special-purpose addresses for IPv4 and IPv6 (RFC 6890).
+//! The networks that are not public come from IANA's registries of special-purpose addresses for IPv4 and IPv6
+//! (RFC 6890).
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::Host;
 
-/// The IPv4 networks that are not public: the first address, and how many bits of it are the network's.
+/// The IPv4 networks that are not public: the first address and the length of the prefix.
 const SPECIAL_V4: &[(Ipv4Addr, u32)] = &[
     (Ipv4Addr::UNSPECIFIED, 8),           // this network, and unspecified
     (Ipv4Addr::new(10, 0, 0, 0), 8),      // private (RFC 1918)
     (Ipv4Addr::new(100, 64, 0, 0), 10),   // behind a carrier's NAT (RFC 6598)
     (Ipv4Addr::new(127, 0, 0, 0), 8),     // loopback
-    (Ipv4Addr::new(169, 254, 0, 0), 16),  // link-local, clouds' metadata among it
+    (Ipv4Addr::new(169, 254, 0, 0), 16),  // link-local, including the metadata services of clouds
     (Ipv4Addr::new(172, 16, 0, 0), 12),   // private
     (Ipv4Addr::new(192, 0, 0, 0), 24),    // protocol assignments
     (Ipv4Addr::new(192, 0, 2, 0), 24),    // documentation (RFC 5737)
-    (Ipv4Addr::new(192, 88, 99, 0), 24),  // relays of 6to4, given up (RFC 7526)
+    (Ipv4Addr::new(192, 88, 99, 0), 24),  // relays of 6to4, deprecated (RFC 7526)
     (Ipv4Addr::new(192, 168, 0, 0), 16),  // private
     (Ipv4Addr::new(198, 18, 0, 0), 15),   // benchmarks (RFC 2544)
     (Ipv4Addr::new(198, 51, 100, 0), 24), // documentation
@@ -32,11 +33,11 @@ const SPECIAL_V6: &[(Ipv6Addr, u32)] = &[
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20), // documentation (RFC 9637)
 ];
 
-/// All of IPv6 that is routed between networks (RFC 4291). Unspecified, loopback, link-local (`fe80::/10`), unique local
-/// (`fc00::/7`), multicast and IPv4-compatible addresses are outside.
+/// The part of IPv6 that is routed between networks (RFC 4291). Unspecified, loopback, link-local (`fe80::/10`), unique
+/// local (`fc00::/7`), multicast and IPv4-compatible addresses are not in it.
 const GLOBAL_UNICAST: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
-/// Whether an address is public. One that leads to an IPv4 address is what that is.
+/// Returns whether an address is public. An IPv6 address that embeds an IPv4 address is public if that one is.
 pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -44,7 +45,7 @@ pub fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Whether a URL's host may be public as far as it can be told without looking it up: addresses, and the names that
+/// Returns whether a URL's host may be public, without resolving it. Addresses are checked, and so are the names that
 /// always mean the loopback (RFC 6761, section 6.3).
 pub fn may_be_public(host: &Host<&str>) -> bool {
     match *host {
@@ -66,8 +67,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     is_in(&GLOBAL_UNICAST) && !SPECIAL_V6.iter().any(is_in)
 }
 
-/// The IPv4 address that an IPv6 address leads to: mapped (`::ffff:0:0/96`), through NAT64 (`64:ff9b::/96`, RFC 6052) or
-/// through 6to4 (`2002::/16`, RFC 3056). A network's own NAT64 (`64:ff9b:1::/48`) leads nobody knows where.
+/// Returns the IPv4 address that an IPv6 address embeds: mapped (`::ffff:0:0/96`), NAT64 (`64:ff9b::/96`, RFC 6052) or
+/// 6to4 (`2002::/16`, RFC 3056). The format of a network's local NAT64 (`64:ff9b:1::/48`) is unknown here.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let of = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match address.segments() {
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_reached_over_the_internet_is_public() {
+    fn addresses_that_are_reachable_over_the_internet_are_public() {
         for address in [
             "1.1.1.1",
             "9.255.255.255",
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn every_special_network_is_not_public_from_its_first_to_its_last_address() {
+    fn no_address_of_a_special_network_is_public() {
         for address in [
             "0.0.0.0",
             "0.255.255.255",
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_seen_in_every_notation_that_a_url_may_have() {
+    fn an_address_is_recognized_in_every_notation_that_a_url_allows() {
         for host in [
             "0x7f.1",
             "2130706433",

@@ -1,9 +1,9 @@
-//! Packet filters: whether what a network's guests send and are sent gets through.
+//! Packet filters: whether the packets of a network's guests get through.
 //!
-//! Every base chain of a hook has its say, and one that drops is enough. Looked at are the chains that drop what none
-//! of their rules accepts; a rule that drops by itself is its writer's wish.
+//! Every base chain of a hook is evaluated, and one that drops a packet is enough. Only the chains with the policy drop
+//! are checked here. A single rule that drops packets is assumed to be intended.
 
-/// The chains and rules of a machine, from whatever program told them.
+/// The chains and rules of a host, from any program that lists them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ruleset {
     /// Every chain.
@@ -13,48 +13,48 @@ pub struct Ruleset {
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Chain {
-    /// Whether it is of iptables' older kind, which `nft` does not show.
+    /// Whether it belongs to legacy iptables, which `nft` does not list.
     pub legacy: bool,
-    /// Its table, with nftables' family before it: `ip filter`.
+    /// Its table, after the family of nftables: `ip filter`.
     pub table: String,
     /// Its name.
     pub name: String,
-    /// The hook that it is called from; none for one that is only jumped to.
+    /// The hook that calls it, or `None` if it is only reached by jumps.
     pub hook: Option<Hook>,
-    /// Whether what no rule decides is dropped.
+    /// Whether its policy is drop: it drops packets that no rule decides on.
     pub drops: bool,
-    /// Its rules, in their order.
+    /// Its rules in order.
     pub rules: Vec<Rule>,
 }
 
-/// Where in a packet's way a chain is called.
+/// The point in the packet flow at which a chain is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// What is for this machine: guests' DHCP and DNS.
+    /// Packets to this host, such as the guests' DHCP and DNS.
     Input,
-    /// What passes through it.
+    /// Packets that this host forwards.
     Forward,
 }
 
-/// What a rule asks for, as far as it matters here, and what it does.
+/// A rule: the conditions that matter here, and its verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rule {
-    /// The interface that the packet came by; a `*` at its end stands for anything.
+    /// The incoming interface; a `*` at the end matches any rest.
     pub from: Option<String>,
-    /// The interface that it leaves by.
+    /// The outgoing interface.
     pub to: Option<String>,
-    /// Whether it must belong to a connection that is known.
+    /// Whether the packet must belong to an established connection.
     pub known: bool,
-    /// Whether it asks for anything else.
-    pub asks_more: bool,
-    /// What becomes of the packet.
+    /// Whether it has any other condition.
+    pub continues_elsewhere: bool,
+    /// The verdict.
     pub verdict: Verdict,
 }
 
-/// What a rule does.
+/// The verdict of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Verdict {
-    /// The packet passes this hook's chain.
+    /// The chain accepts the packet.
     Accept,
     /// Another chain decides.
     Jump(String),
@@ -64,59 +64,60 @@ pub enum Verdict {
 }
 
 impl Ruleset {
-    /// The chains that drop what guests behind a bridge send, or the answers to it.
-    pub fn in_the_way(&self, bridge: &str) -> Vec<&Chain> {
-        let stops = |chain: &&Chain| match chain.hook {
-            Some(Hook::Input) => !self.lets(chain, &|rule| rule.takes_from(bridge), 0),
+    /// Returns the chains that drop the packets of guests behind a bridge, or the replies to them.
+    pub fn blocking(&self, bridge: &str) -> Vec<&Chain> {
+        let blocks = |chain: &&Chain| match chain.hook {
+            Some(Hook::Input) => !self.accepts(chain, &|rule| rule.matches_from(bridge), 0),
             Some(Hook::Forward) => {
-                !(self.lets(chain, &|rule| rule.takes_from(bridge), 0)
-                    && self.lets(chain, &|rule| rule.takes_to(bridge), 0))
+                !(self.accepts(chain, &|rule| rule.matches_from(bridge), 0)
+                    && self.accepts(chain, &|rule| rule.matches_to(bridge), 0))
             }
             None => false,
         };
-        self.chains.iter().filter(|chain| chain.drops).filter(stops).collect()
+        self.chains.iter().filter(|chain| chain.drops).filter(blocks).collect()
     }
 
-    /// Whether a rule of the chain, or of one that it jumps to, takes the packet.
-    fn lets(&self, chain: &Chain, takes: &dyn Fn(&Rule) -> bool, depth: usize) -> bool {
-        /// The kernel refuses deeper ones.
-        const DEEPEST: usize = 16;
-        depth < DEEPEST
+    /// Returns whether the chain, or a chain that it jumps to, has a matching rule that accepts.
+    fn accepts(&self, chain: &Chain, matches: &dyn Fn(&Rule) -> bool, depth: usize) -> bool {
+        /// The kernel's limit on nested jumps.
+        const MAX_DEPTH: usize = 16;
+        depth < MAX_DEPTH
             && chain.rules.iter().any(|rule| match &rule.verdict {
-                Verdict::Accept => takes(rule),
+                Verdict::Accept => matches(rule),
                 Verdict::Jump(name) => {
                     let same = |other: &&Chain| other.table == chain.table && other.name == *name;
-                    self.chains.iter().filter(same).any(|other| self.lets(other, takes, depth + 1))
+                    self.chains.iter().filter(same).any(|other| self.accepts(other, matches, depth + 1))
                 }
                 Verdict::Other => false,
             })
     }
 
-    /// Whether a table has a chain whose name begins so.
+    /// Returns whether a table has a chain whose name begins with `prefix`.
     pub fn has_chain(&self, table: &str, prefix: &str) -> bool {
         self.chains.iter().any(|chain| chain.table == table && chain.name.starts_with(prefix))
     }
 }
 
 impl Rule {
-    /// Whether guests' packets are taken. What else the rule asks for (libvirt's own: their subnet) is taken to be met.
-    fn takes_from(&self, bridge: &str) -> bool {
+    /// Returns whether it matches the guests' packets. Its other conditions are assumed to hold: libvirt's rules also
+    /// match the guests' subnet.
+    fn matches_from(&self, bridge: &str) -> bool {
         match &self.from {
-            Some(from) => !self.known && is_named(bridge, from) && !self.stays_behind(bridge),
-            None => self.to.is_none() && !self.known && !self.asks_more,
+            Some(from) => !self.known && is_named(bridge, from) && !self.is_within(bridge),
+            None => self.to.is_none() && !self.known && !self.continues_elsewhere,
         }
     }
 
-    /// Whether only what guests send each other is meant.
-    fn stays_behind(&self, bridge: &str) -> bool {
+    /// Returns whether it matches only packets from guest to guest.
+    fn is_within(&self, bridge: &str) -> bool {
         [&self.from, &self.to].iter().all(|side| side.as_ref().is_some_and(|name| is_named(bridge, name)))
     }
 
-    /// Whether the answers to them are.
-    fn takes_to(&self, bridge: &str) -> bool {
+    /// Returns whether it matches the replies to the guests' packets.
+    fn matches_to(&self, bridge: &str) -> bool {
         match (&self.to, &self.from) {
-            (Some(to), _) => is_named(bridge, to) && !self.stays_behind(bridge),
-            (None, None) => self.known || !self.asks_more,
+            (Some(to), _) => is_named(bridge, to) && !self.is_within(bridge),
+            (None, None) => self.known || !self.continues_elsewhere,
             (None, Some(_)) => false,
         }
     }
@@ -132,7 +133,7 @@ mod tests {
 
     fn accepts(from: Option<&str>, to: Option<&str>, known: bool) -> Rule {
         let own = |name: Option<&str>| name.map(str::to_owned);
-        Rule { from: own(from), to: own(to), known, asks_more: false, verdict: Verdict::Accept }
+        Rule { from: own(from), to: own(to), known, continues_elsewhere: false, verdict: Verdict::Accept }
     }
 
     fn forward(rules: Vec<Rule>) -> Ruleset {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_that_drops_is_in_the_way_unless_both_directions_are_let_through() {
+    fn a_chain_that_drops_is_reported_unless_it_accepts_both_directions() {
         let jump = Rule { verdict: Verdict::Jump("LIBVIRT_FWO".to_owned()), ..Rule::default() };
         let loops = Rule { verdict: Verdict::Jump("FORWARD".to_owned()), ..Rule::default() };
         for (rules, free) in [
@@ -164,22 +165,22 @@ mod tests {
             (vec![accepts(Some("virbr*"), None, false), accepts(None, Some("virbr+"), false)], true),
             (vec![accepts(Some("virbr0"), Some("virbr0"), false)], false),
             (vec![accepts(None, None, false)], true),
-            (vec![Rule { asks_more: true, ..accepts(None, None, false) }], false),
+            (vec![Rule { continues_elsewhere: true, ..accepts(None, None, false) }], false),
             (vec![accepts(Some("docker0"), None, false), accepts(None, None, true)], false),
         ] {
             let ruleset = forward(rules.clone());
-            assert_eq!(ruleset.in_the_way("virbr0").is_empty(), free, "{rules:?}");
+            assert_eq!(ruleset.blocking("virbr0").is_empty(), free, "{rules:?}");
         }
         let mut ruleset = forward(vec![jump]);
         ruleset.chains[1].rules = vec![accepts(Some("virbr0"), None, false), accepts(None, Some("virbr0"), false)];
-        assert!(ruleset.in_the_way("virbr0").is_empty());
-        // What another table's chain of the same hook lets through is dropped here all the same: libvirt's own table
-        // (nftables) beside Docker's chain.
+        assert!(ruleset.blocking("virbr0").is_empty());
+        // A packet that another table's chain of the same hook accepts is still dropped here. Example: libvirt's own
+        // table (nftables) next to Docker's chain.
         let libvirts = Chain { table: "ip libvirt_network".to_owned(), drops: false, ..ruleset.chains[1].clone() };
         ruleset.chains[1] = Chain { hook: Some(Hook::Forward), ..libvirts };
-        assert_eq!(ruleset.in_the_way("virbr0"), [&ruleset.chains[0]]);
+        assert_eq!(ruleset.blocking("virbr0"), [&ruleset.chains[0]]);
         ruleset.chains[0].rules.clear();
         ruleset.chains[0].drops = false;
-        assert!(ruleset.in_the_way("virbr0").is_empty());
+        assert!(ruleset.blocking("virbr0").is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Images: how they are named, and what speaks for their content.
+//! Images: their names, and how their content is verified.
 
 use std::{fmt, str::FromStr};
 
@@ -9,22 +9,22 @@ use utoipa::ToSchema;
 use super::name::Name;
 use crate::error::Error;
 
-/// What speaks for an image's content being what its publisher made; the strongest is the greatest.
+/// How an image's content was verified; the strongest is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Verification {
-    /// Nothing.
+    /// Not verified.
     None,
-    /// It came over TLS from the host that was named, unchanged on the way.
+    /// It was downloaded over TLS from the host in its URL.
     Tls,
-    /// It has the checksum that its publisher's file or the operator gave.
+    /// Its checksum matches the one from its publisher's checksum file or from the operator.
     Checksum,
-    /// Its publisher's key has signed it, or the checksum that it has.
+    /// Its publisher signed it, or signed its checksum.
     Signature,
 }
 
 impl Verification {
-    /// Its word, on every face.
+    /// Returns its name, as in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -41,20 +41,20 @@ impl fmt::Display for Verification {
     }
 }
 
-/// What an image is called: `ubuntu:24.04`, `arch`, `golden`.
+/// The name of an image: `ubuntu:24.04`, `arch`, `golden`.
 ///
-/// A DNS label, and behind a colon, if there is one, a tag of lower-case letters, digits, `.`, `_` and `-`. No path to a
-/// file with an extension is one, so what is meant can be told without looking.
+/// It is a DNS label, optionally followed by a colon and a tag of lower-case letters, digits, `.`, `_` and `-`. No path
+/// to a file with an extension is a valid name, so names and paths are distinguished without reading the file system.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:[a-z0-9][a-z0-9._-]{0,62})?$", example = "debian:12")]
 pub struct ImageName(String);
 
 impl ImageName {
-    /// The most characters that a tag may have.
-    const MOST_TAG: usize = 63;
+    /// The maximum length of a tag.
+    const MAX_TAG: usize = 63;
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -66,14 +66,14 @@ impl FromStr for ImageName {
     fn from_str(text: &str) -> Result<Self, Error> {
         let (name, tag) = text.split_once(':').map_or((text, None), |(name, tag)| (name, Some(tag)));
         let is_tag = |tag: &str| {
-            tag.len() <= Self::MOST_TAG
+            tag.len() <= Self::MAX_TAG
                 && tag.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
                 && tag.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
         };
         if name.parse::<Name>().is_err() || !tag.is_none_or(is_tag) {
-            return Err(Error::invalid(format!("`{}` cannot be an image's name", text.escape_debug())).hint(
-                "Give a name as `golden` or `debian:12`: lower-case letters, digits and hyphens, and behind a colon \
-                 also dots and underscores.",
+            return Err(Error::invalid(format!("invalid image name `{}`", text.escape_debug())).hint(
+                "Use a name such as `golden` or `debian:12`: lower-case letters, digits and hyphens, and in the tag \
+                 after the colon also dots and underscores",
             ));
         }
         Ok(Self(text.to_owned()))
@@ -100,16 +100,16 @@ impl fmt::Display for ImageName {
     }
 }
 
-/// How an image came into the pool. What cannot be fetched again is the greatest.
+/// How an image was added to the pool. The hardest to restore is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// From its publisher, or from a file that a VM was created from.
+    /// Fetched from its publisher, or copied from a file to create a VM.
     #[default]
     Fetched,
-    /// By `image import`.
+    /// Added by `image import`.
     Imported,
-    /// By `vm commit`.
+    /// Added by `vm commit`.
     Committed,
 }
 
@@ -123,11 +123,11 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Who may use an image.
+/// The clients that may use an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Visibility {
-    /// Its owner and the operator.
+    /// Only its owner and the operator.
     Private,
     /// Every client.
     #[default]
@@ -143,7 +143,7 @@ impl fmt::Display for Visibility {
     }
 }
 
-/// A processor architecture, as the kernel calls it.
+/// A processor architecture, by the kernel's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Arch {
@@ -156,7 +156,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// Its word.
+    /// Returns its name.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -172,8 +172,8 @@ impl FromStr for Arch {
         match text {
             "x86_64" => Ok(Self::X86_64),
             "aarch64" => Ok(Self::Aarch64),
-            other => Err(Error::invalid(format!("the image catalogue knows nothing for the architecture `{other}`"))
-                .hint("Give the image's path or URL instead of a name.")),
+            other => Err(Error::invalid(format!("the image catalogue has no images for the architecture `{other}`"))
+                .hint("Give the image's path or URL instead of a name")),
         }
     }
 }
@@ -184,48 +184,48 @@ impl fmt::Display for Arch {
     }
 }
 
-/// Where a publisher's files are had from instead, written `FROM=TO`.
+/// A mirror that replaces a publisher's host or URL, written `FROM=TO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mirror {
-    /// A host, or the beginning of a URL, up to a `/`.
+    /// The host, or the beginning of a URL up to a `/`, that is replaced.
     pub from: String,
-    /// What stands in its place: the beginning of an `http`, `https` or `file` URL.
+    /// The replacement: the beginning of an `http`, `https` or `file` URL.
     pub to: String,
 }
 
 impl Mirror {
-    /// Makes one, after a look at both ends.
+    /// Returns a mirror, or an error if either side is invalid.
     pub fn new(from: &str, to: &str) -> Result<Self, Error> {
         let refuse = |why: &str| {
-            Err(Error::invalid(format!("`{}={}` is no mirror: {why}", from.escape_debug(), to.escape_debug())).hint(
-                "Give HOST=URL or URL=URL, as cloud.debian.org=https://mirror.example/debian; file:///… is a folder.",
+            Err(Error::invalid(format!("invalid mirror `{}={}`: {why}", from.escape_debug(), to.escape_debug())).hint(
+                "Use HOST=URL or URL=URL, such as cloud.debian.org=https://mirror.example/debian or URL=file:///srv/x",
             ))
         };
         let is_url = |text: &str, schemes: &[&str]| {
             schemes.iter().any(|scheme| text.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty()))
         };
         if from.contains("://") && !is_url(from, &["http://", "https://"]) || from.is_empty() {
-            return refuse("what it maps is neither a host nor an http:// or https:// URL");
+            return refuse("the left side must be a host, or an http:// or https:// URL");
         }
         if !from.contains("://") && from.contains('/') {
-            return refuse("a host has no `/`");
+            return refuse("a host cannot contain `/`");
         }
         if !is_url(to, &["http://", "https://", "file:///"]) {
-            return refuse("what it leads to is no http://, https:// or file:/// URL");
+            return refuse("the right side must be an http://, https:// or file:/// URL");
         }
         let plain = |text: &str| text.trim_end_matches('/').replace(' ', "%20");
         Ok(Self { from: plain(from), to: plain(to) })
     }
 
-    /// What of a URL stands behind the part that is replaced, if it is this mirror's.
+    /// Returns the rest of a URL after the part that is replaced. Returns `None` if this mirror does not apply to it.
     pub fn rest<'u>(&self, url: &'u str) -> Option<&'u str> {
         let rest = if self.from.contains("://") {
             url.strip_prefix(&self.from)?
         } else {
-            let (_, behind) = url.split_once("://")?;
-            behind.strip_prefix(&self.from)?
+            let (_, without_scheme) = url.split_once("://")?;
+            without_scheme.strip_prefix(&self.from)?
         };
-        // Never in the middle of a host's or a folder's name.
+        // The match must not end in the middle of a host name or a folder name.
         (rest.is_empty() || rest.starts_with(['/', '?'])).then_some(rest)
     }
 }
@@ -245,7 +245,7 @@ impl fmt::Display for Mirror {
     }
 }
 
-/// How a checksum is computed.
+/// A checksum algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
@@ -256,7 +256,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Its word, as in `sha256:…`.
+    /// Returns its name, as in `sha256:…`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sha256 => "sha256",
@@ -264,7 +264,7 @@ impl Algorithm {
         }
     }
 
-    /// The length of its checksum in hexadecimal.
+    /// Returns the number of hexadecimal digits of its checksums.
     pub const fn digits(self) -> usize {
         match self {
             Self::Sha256 => 64,
@@ -277,14 +277,15 @@ impl Algorithm {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Checksum {
-    /// How it is computed.
+    /// The algorithm.
     pub algorithm: Algorithm,
-    /// Its value in hexadecimal, in lower case.
+    /// The value in lower-case hexadecimal.
     pub hex: String,
 }
 
 impl Checksum {
-    /// Makes one of a value in hexadecimal, in either case; none when it has another length or is no number.
+    /// Returns the checksum with a hexadecimal value, in upper or lower case. Returns `None` if the value has the wrong
+    /// length or is not hexadecimal.
     pub fn new(algorithm: Algorithm, hex: &str) -> Option<Self> {
         let fits = hex.len() == algorithm.digits() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         fits.then(|| Self { algorithm, hex: hex.to_ascii_lowercase() })
@@ -296,19 +297,18 @@ impl FromStr for Checksum {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let refuse = |why: String| {
-            Error::invalid(format!("`{}` is no checksum: {why}", text.escape_debug()))
-                .hint("Give sha256: or sha512: and the sum in hexadecimal, as sha256sum prints it.")
+            Error::invalid(format!("invalid checksum `{}`: {why}", text.escape_debug()))
+                .hint("Use sha256: or sha512: followed by the checksum in hexadecimal, as sha256sum prints it")
         };
-        let (algorithm, hex) =
-            text.split_once(':').ok_or_else(|| refuse("it does not say of which kind".to_owned()))?;
+        let (algorithm, hex) = text.split_once(':').ok_or_else(|| refuse("the algorithm is missing".to_owned()))?;
         let algorithm = match algorithm.to_ascii_lowercase().as_str() {
             "sha256" => Algorithm::Sha256,
             "sha512" => Algorithm::Sha512,
-            other => return Err(refuse(format!("`{}` is none of sha256 and sha512", other.escape_debug()))),
+            other => return Err(refuse(format!("unknown algorithm `{}`", other.escape_debug()))),
         };
         Self::new(algorithm, hex).ok_or_else(|| {
             let (name, digits) = (algorithm.as_str(), algorithm.digits());
-            refuse(format!("a {name} sum has {digits} hexadecimal digits"))
+            refuse(format!("a {name} checksum has {digits} hexadecimal digits"))
         })
     }
 }
@@ -341,14 +341,16 @@ mod tests {
     fn a_checksum_is_read_and_written() {
         let sum = format!("SHA256:{}", "Ab".repeat(32)).parse::<Checksum>().unwrap();
         assert_eq!(sum.to_string(), format!("sha256:{}", "ab".repeat(32)));
-        for (bad, word) in [("ab", "which kind"), ("md5:00", "none of"), ("sha512:ab", "128"), ("sha256:zz", "64")] {
+        for (bad, word) in
+            [("ab", "is missing"), ("md5:00", "unknown algorithm"), ("sha512:ab", "128"), ("sha256:zz", "64")]
+        {
             let error = bad.parse::<Checksum>().unwrap_err();
             assert!(error.message.contains(word), "{error}");
         }
     }
 
     #[test]
-    fn a_name_is_told_from_a_path() {
+    fn names_are_distinguished_from_paths() {
         for name in ["arch", "ubuntu:24.04", "centos-stream:9", "golden", "a:b_c-d.e"] {
             assert_eq!(name.parse::<ImageName>().unwrap().as_str(), name);
         }
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_says_more_than_a_checksum() {
+    fn a_signature_is_stronger_than_a_checksum() {
         assert!(Verification::Signature > Verification::Checksum && Verification::Tls > Verification::None);
     }
 }

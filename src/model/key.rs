@@ -1,4 +1,4 @@
-//! SSH keys as data: what is asked for ([`NewKey`]) and what is told ([`Key`]). Private material never comes here.
+//! SSH keys as data: the request ([`NewKey`]) and the report ([`Key`]). Neither contains private material.
 
 use camino::Utf8PathBuf;
 use clap::{Args, ValueEnum};
@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     model::name::Name,
 };
 
-/// The kinds of key that vmprov makes.
+/// A type of key to generate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyKind {
-    /// Taken by every guest there is
+    /// Accepted by every guest
     #[default]
     Rsa,
-    /// Smaller and made at once, but unknown to very old guests
+    /// Smaller and faster to generate, but unknown to very old guests
     Ed25519,
 }
 
-/// Describes the key to generate
+/// The key to generate
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct NewKey {
@@ -37,55 +37,57 @@ pub struct NewKey {
     #[serde(default, rename = "type")]
     pub kind: KeyKind,
     /// Size of an RSA key in bits, 2048 to 8192 (default: 4096)
-    // Not a plain number with a default: `--bits` beside `--type ed25519` has to be noticed.
+    // Not a plain number with a default: `--bits` together with `--type ed25519` must be refused.
     #[arg(long)]
     #[serde(default)]
     #[schema(minimum = 2048, maximum = 8192, multiple_of = 128)]
     pub bits: Option<u32>,
 }
 
-/// What the specification asks for.
+/// The default size of an RSA key in bits.
 const DEFAULT_RSA_BITS: u32 = 4096;
 
-/// Below this RSA is breakable, and OpenSSH is about to refuse it.
+/// The minimum size in bits. Smaller RSA keys are breakable, and OpenSSH is about to refuse them.
 pub const MIN_RSA_BITS: u32 = 2048;
 
-/// Twice the size takes sixteen times as long: at 16384 one request would keep every core busy for minutes, and who
-/// wants more than 8192 wants Ed25519.
+/// The maximum size in bits. Twice the size takes sixteen times as long: at 16384 one request would keep every core
+/// busy for minutes. Ed25519 is the better choice beyond 8192 bits.
 pub const MAX_RSA_BITS: u32 = 8192;
 
 /// Each prime, half the modulus, fills whole 64-bit words.
 const RSA_BITS_STEP: u32 = 128;
 
-/// Enough for a sentence, and far from the length at which readers of `authorized_keys` give up.
+/// The maximum length of a comment: enough for a sentence, and far below what programs that read `authorized_keys`
+/// reject.
 const MAX_COMMENT_BYTES: usize = 255;
 
 impl NewKey {
-    /// Refuses what cannot be made, whichever way it came in.
+    /// Refuses an invalid request, whichever front end it came from.
     pub fn check(&self) -> Result<()> {
         self.check_bits()?;
         self.comment().map(drop)
     }
 
-    /// The comment: as given, else the name.
+    /// Returns the comment, or the name if none was given.
     pub fn comment(&self) -> Result<&str> {
         comment(self.comment.as_deref().unwrap_or(self.name.as_str()))
     }
 
-    /// The size of the modulus if this is to be an RSA key.
+    /// Returns the size of the modulus in bits, for an RSA key.
     pub fn rsa_bits(&self) -> u32 {
         self.bits.unwrap_or(DEFAULT_RSA_BITS)
     }
 
     fn check_bits(&self) -> Result<()> {
         match (self.kind, self.bits) {
-            (KeyKind::Ed25519, Some(_)) => Err(Error::invalid("an ed25519 key has no choice of bits")
-                .hint("Leave out `--bits`, or ask for `--type rsa`.")),
+            (KeyKind::Ed25519, Some(_)) => Err(Error::invalid("the size of an ed25519 key is fixed")
+                .hint("Leave out `bits`")
+                .hint(Hint::set_to("Request an RSA key", "type", "rsa"))),
             (KeyKind::Rsa, Some(bits))
                 if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) || bits % RSA_BITS_STEP != 0 =>
             {
-                Err(Error::invalid(format!("an RSA key cannot have {bits} bits")).hint(format!(
-                    "Take {MIN_RSA_BITS} to {MAX_RSA_BITS}, in steps of {RSA_BITS_STEP}; {DEFAULT_RSA_BITS} is the default."
+                Err(Error::invalid(format!("invalid size of an RSA key: {bits} bits")).hint(format!(
+                    "Use {MIN_RSA_BITS} to {MAX_RSA_BITS} in steps of {RSA_BITS_STEP}; default {DEFAULT_RSA_BITS}"
                 )))
             }
             _ => Ok(()),
@@ -93,28 +95,28 @@ impl NewKey {
     }
 }
 
-/// Trims a comment and refuses one that would not stay within its line, on a terminal either.
+/// Returns the comment without surrounding blanks. Refuses one with control characters: they could break its line in
+/// `authorized_keys`, or on a terminal.
 pub fn comment(text: &str) -> Result<&str> {
     let text = text.trim();
-    let refuse = |why: String| {
-        Err(Error::invalid(format!("`{}` cannot be the comment of a key", text.escape_debug())).because(why))
-    };
+    let refuse =
+        |why: String| Err(Error::invalid(format!("invalid key comment `{}`", text.escape_debug())).because(why));
     if text.chars().any(char::is_control) {
         return refuse("it contains a line break or another control character".to_owned());
     }
     if text.len() > MAX_COMMENT_BYTES {
-        return refuse(format!("it has {} bytes, {MAX_COMMENT_BYTES} are allowed", text.len()));
+        return refuse(format!("it has {} bytes; the maximum is {MAX_COMMENT_BYTES}", text.len()));
     }
     Ok(text)
 }
 
-/// A key that vmprov keeps, as it is reported.
+/// A key in the key store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Key {
     /// Name of the key
     pub name: Name,
-    /// `rsa`, `ed25519`; imported ones also `ecdsa`, `ecdsa-sk`, `ed25519-sk`
+    /// `rsa` or `ed25519`; imported keys also `ecdsa`, `ecdsa-sk` or `ed25519-sk`
     #[serde(rename = "type")]
     pub kind: String,
     /// Size in bits, as `ssh-keygen -l` counts them
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn both_doors_give_the_same_key() {
+    fn the_command_line_and_json_give_the_same_key() {
         assert_eq!(typed("k"), json(r#"{"name":"k"}"#));
         assert_eq!(
             typed("k --comment c --type rsa --bits 2048"),

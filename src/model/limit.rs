@@ -1,4 +1,4 @@
-//! [`Limit`]: how long something may take, as an operator types it.
+//! [`Limit`]: a time limit, as an operator types it.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::error::Error;
 pub struct Limit(pub Duration);
 
 impl Limit {
-    /// How long a guest may take to come up when nobody says.
+    /// The default time that a guest may take to boot.
     pub const WAIT: Self = Self(Duration::from_mins(5));
 
-    /// More than a day is no wait but a mistake.
+    /// The maximum. A wait of more than a day is probably a mistake.
     const MAX: Duration = Duration::from_hours(24);
 }
 
@@ -25,8 +25,8 @@ impl FromStr for Limit {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let refuse = || {
-            Error::invalid(format!("`{}` is no time limit", text.escape_debug()))
-                .hint("Give up to 24 hours as in 90s, 5m or 1h30m; a number alone is seconds.")
+            Error::invalid(format!("invalid duration `{}`", text.escape_debug()))
+                .hint("Use up to 24 hours, such as 90s, 5m or 1h30m; a number alone is seconds")
         };
         let seconds = text.parse::<u32>().ok().map(|seconds| Duration::from_secs(seconds.into()));
         let friendly = || Duration::try_from(text.parse::<jiff::SignedDuration>().ok()?).ok();
@@ -36,7 +36,7 @@ impl FromStr for Limit {
 }
 
 impl<'de> Deserialize<'de> for Limit {
-    /// From text, or a number of seconds.
+    /// Reads text or a number of seconds.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         number_or_text(deserializer)
     }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_typed_as_people_say_them() {
+    fn a_limit_has_units_or_is_a_number_of_seconds() {
         for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("0", 0)] {
             assert_eq!(text.parse::<Limit>().unwrap().0.as_secs(), seconds);
         }

@@ -1,4 +1,4 @@
-//! The nouns: plain data, parsed and validated, without any input or output.
+//! The data types of the domain: parsed and validated, without I/O.
 
 pub mod address;
 pub mod change;

@@ -1,4 +1,4 @@
-//! [`Name`]: what vmprov lets a VM or a key be called.
+//! [`Name`]: the name of a VM or a key.
 
 use std::{fmt, str::FromStr};
 
@@ -9,7 +9,7 @@ use crate::error::Error;
 
 /// A DNS label (RFC 1123): lower-case letters, digits and hyphens, at most 63, a letter or digit at both ends.
 ///
-/// Parsed once, it is safe everywhere that a name goes: domain, volume, file, host name, URL segment, argument.
+/// After parsing it is safe in every use of a name: domain, volume, file, host name, URL segment, argument.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", example = "web")]
@@ -19,17 +19,17 @@ pub struct Name(String);
 const MAX_LEN: usize = 63;
 
 impl Name {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Reads what names begin with.
+/// Reads a prefix of names.
 pub fn prefix(text: &str) -> Result<String, Error> {
     if text.is_empty() || format!("{text}x").parse::<Name>().is_err() {
-        return Err(Error::invalid(format!("no name can begin with `{}`", text.escape_debug()))
-            .hint("Give lower-case letters, digits and hyphens, as in agent-."));
+        return Err(Error::invalid(format!("invalid name prefix `{}`", text.escape_debug()))
+            .hint("Use lower-case letters, digits and hyphens, as in agent-"));
     }
     Ok(text.to_owned())
 }
@@ -39,16 +39,15 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let refuse = |why: &str| {
-            Err(Error::invalid(format!("`{}` cannot be a name: {why}", text.escape_debug())).hint(
-                "A name is 1 to 63 lower-case letters, digits and hyphens, and begins and ends with a letter or digit.",
-            ))
+            Err(Error::invalid(format!("invalid name `{}`: {why}", text.escape_debug()))
+                .hint("Use 1 to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends"))
         };
         let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         if text.is_empty() {
             return refuse("it is empty");
         }
         if text.len() > MAX_LEN {
-            return refuse(&format!("it has {} bytes, {MAX_LEN} are allowed", text.len()));
+            return refuse(&format!("it has {} bytes; the maximum is {MAX_LEN}", text.len()));
         }
         if let Some(c) = text.chars().find(|&c| !is_alphanumeric(c) && c != '-') {
             return refuse(&format!("it contains `{}`", c.escape_debug()));
@@ -91,14 +90,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dns_labels_are_names() {
+    fn a_dns_label_is_a_name() {
         for text in ["a", "0", "web", "web-1", "0a", &"a".repeat(63)] {
             assert_eq!(text.parse::<Name>().unwrap().as_str(), text);
         }
     }
 
     #[test]
-    fn everything_else_is_refused_with_the_reason() {
+    fn any_other_text_is_refused_with_the_reason() {
         for (text, why) in [
             ("", "empty"),
             ("-web", "hyphen"),

@@ -1,22 +1,22 @@
-//! [`Proxies`]: through whom the web is reached.
+//! [`Proxies`]: the HTTP proxies to use.
 
 use url::Url;
 
 use crate::error::Error;
 
-/// Through whom the web is reached, by the scheme of what is fetched.
+/// The HTTP proxies to use, by the scheme of the URL.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// For `http` URLs.
+    /// The proxy for `http` URLs.
     pub http: Option<Url>,
-    /// For `https` URLs.
+    /// The proxy for `https` URLs.
     pub https: Option<Url>,
-    /// The hosts that are reached without, as in `NO_PROXY`: `example.org`, `.example.org`, `*`.
+    /// The hosts that are reached without a proxy, as in `NO_PROXY`: `example.org`, `.example.org`, `*`.
     pub except: Vec<String>,
 }
 
 impl Proxies {
-    /// Reads what `env` finds, in either case of the letters: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`.
+    /// Reads `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case, through `env`.
     pub fn read(env: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let find = |name: &str| {
             let lower = name.to_ascii_lowercase();
@@ -33,15 +33,15 @@ impl Proxies {
 }
 
 impl Proxies {
-    /// The proxy through which a URL is reached; none where it is reached without.
+    /// Returns the proxy for a URL, or `None` if it is reached without one.
     pub fn of(&self, url: &Url) -> Option<&Url> {
         let proxy = if url.scheme() == "https" { &self.https } else { &self.http };
         let host = url.host_str().unwrap_or_default();
         let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
         let is_excepted = |except: &String| {
             let except = except.trim_start_matches('.');
-            let is_below = |host: &str| host.strip_suffix(except).is_some_and(|before| before.ends_with('.'));
-            except == "*" || [host, &with_port].iter().any(|host| *host == except || is_below(host))
+            let is_subdomain = |host: &str| host.strip_suffix(except).is_some_and(|before| before.ends_with('.'));
+            except == "*" || [host, &with_port].iter().any(|host| *host == except || is_subdomain(host))
         };
         proxy.as_ref().filter(|_| !self.except.iter().any(is_excepted))
     }
@@ -52,9 +52,9 @@ fn parse(name: &str, value: &str) -> Result<Url, Error> {
     let known = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"];
     match Url::parse(&url) {
         Ok(url) if url.has_host() && known.contains(&url.scheme()) => Ok(url),
-        // It may hold a password, so it is not repeated.
-        _ => Err(Error::invalid(format!("{name} names no proxy"))
-            .hint(format!("Set it as in {name}=http://proxy.example:3128, or unset it."))),
+        // The value may contain a password, so the error does not repeat it.
+        _ => Err(Error::invalid(format!("invalid proxy URL in {name}"))
+            .hint(format!("Set it to a URL, as in {name}=http://proxy.example:3128, or unset it"))),
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_scheme_has_its_own_and_all_stands_in() {
+    fn each_scheme_has_its_own_proxy_and_all_proxy_is_the_default() {
         let read = |pairs: &[(&str, &str)]| {
             let find =
                 |name: &str| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());

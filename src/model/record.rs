@@ -1,6 +1,7 @@
-//! What vmprov records of a VM. libvirt keeps it in the domain's `<metadata>` (`tools/virsh/metadata.rs`), so serde's names are those of its XML.
+//! The record of a VM. libvirt stores it in the domain's `<metadata>` (`tools/virsh/metadata.rs`), so serde's names are
+//! the names in its XML.
 //!
-//! It holds no secret: everyone who may read a domain's XML may read it.
+//! It contains no secrets, because every user who may read a domain's XML may read it.
 
 use std::{fmt, net::IpAddr};
 
@@ -12,7 +13,7 @@ use super::{image::Verification, specification::Specification};
 /// The record of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmRecord {
-    /// How far the VM has come.
+    /// The phase of the VM's life.
     #[serde(rename = "@phase")]
     pub phase: Phase,
     /// When it was created (RFC 3339, UTC).
@@ -21,37 +22,37 @@ pub struct VmRecord {
     /// The version of vmprov that created it.
     #[serde(rename = "@by")]
     pub by: String,
-    /// The name of the machine or container that created it, for people.
+    /// The name of the host or container that created it, for people.
     #[serde(rename = "@host", default)]
     pub host: String,
-    /// When `reap` may delete it; none for a VM that does not expire.
+    /// When `reap` may delete it, or `None` if it does not expire.
     #[serde(rename = "@expires", default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
-    /// Whether it is protected from being deleted.
+    /// Whether it is protected from deletion.
     #[serde(rename = "@protected", default, skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
-    /// On whose behalf it was created, where that was not whoever has the rights of vmprov itself.
+    /// The client that it was created for, or `None` for the operator on the command line.
     #[serde(rename = "@owner", default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// The image that its disk came from; none for a blank disk.
+    /// The image that its disk was created from, or `None` for a blank disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Provenance>,
-    /// What it was asked to be; older versions did not note it.
+    /// The requested specification. Older versions did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub specification: Option<StoredSpecification>,
-    /// The user that keys are for, where a seed tells the guest of one.
+    /// The login user that the seed configures, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// cloud-init's instance-id in the current seed.
     #[serde(rename = "instance-id", default, skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
-    /// The way to its port of ssh, where its network is not one that the host can reach.
+    /// The port forward to its SSH port, if the host cannot reach its network.
     #[serde(rename = "ssh-forward", default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<PortForward>,
-    /// The ssh keys that it has been given.
+    /// The SSH keys that were given to it.
     #[serde(rename = "key", default)]
     pub keys: Vec<InjectedKey>,
-    /// The public halves of its ssh host keys, as in `known_hosts`.
+    /// Its public SSH host keys, as in `known_hosts`.
     #[serde(rename = "host-key", default)]
     pub host_keys: Vec<String>,
     /// The volumes that are deleted with it.
@@ -59,49 +60,49 @@ pub struct VmRecord {
     pub volumes: Vec<OwnedVolume>,
 }
 
-/// How far a VM has come.
+/// The phase of a VM's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// `create` is at it, or was killed.
+    /// `create` is running, or was killed.
     Creating,
-    /// Whole.
+    /// The VM is complete.
     Ready,
-    /// `delete` is at it, or was killed.
+    /// `delete` is running, or was killed.
     Deleting,
-    /// No VM at all: a test whether KVM works, which ends by itself or was killed.
+    /// Not a VM but a test whether KVM works, which ends on its own or was killed.
     Probe,
 }
 
-/// Where a VM's disk came from.
+/// The provenance of a VM's disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// The path or URL that was given.
+    /// The requested path or URL.
     #[serde(rename = "@source")]
     pub source: String,
-    /// The SHA-256 of the image as it was given, in hexadecimal.
+    /// The SHA-256 of the original image file, in hexadecimal.
     #[serde(rename = "@sha256")]
     pub sha256: String,
-    /// The base volume that the disk is an overlay on.
+    /// The base image: the volume that the disk is an overlay on.
     #[serde(rename = "@base")]
     pub base: String,
-    /// What spoke for its content at the time; older versions did not note it.
+    /// How its content was verified at that time. Older versions did not record it.
     #[serde(rename = "@verification", default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
 }
 
-/// A port of the host that leads to the guest's port of ssh.
+/// A port of the host that is forwarded to the guest's SSH port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortForward {
-    /// The address of the host's.
+    /// The address of the host.
     #[serde(rename = "@address")]
     pub address: IpAddr,
-    /// The port there.
+    /// The port at that address.
     #[serde(rename = "@port")]
     pub port: u16,
 }
 
-/// A specification, kept as it was when it was noted, also when another version would write another.
+/// A specification, exactly as it was recorded, even if this version would write it differently.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredSpecification {
     /// The SHA-256 of its JSON, in hexadecimal.
@@ -118,10 +119,10 @@ impl From<&Specification> for StoredSpecification {
     }
 }
 
-/// A key that a VM has been given.
+/// A key that was given to a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InjectedKey {
-    /// Its name in the key store at the time.
+    /// Its name in the key store at that time.
     #[serde(rename = "@name")]
     pub name: String,
     /// Its fingerprint, `SHA256:…`.
@@ -157,14 +158,14 @@ pub enum VolumeRole {
     Disk,
     /// A NoCloud seed.
     Seed,
-    /// An installer that was uploaded for this VM alone.
+    /// An installer that was uploaded for this VM only.
     Installer,
-    /// What the VM has said on its serial console since its last start. libvirt writes it.
+    /// The output of the VM's serial console since its last start. libvirt writes it.
     Console,
 }
 
 impl VmRecord {
-    /// What is noted of a VM before anything of it is there.
+    /// Returns the record of a VM of which nothing has been created yet.
     pub fn new(host: String) -> Self {
         Self {
             phase: Phase::Creating,
@@ -185,12 +186,12 @@ impl VmRecord {
         }
     }
 
-    /// Whether a create or delete of it is unfinished.
+    /// Returns whether a create or delete of it is unfinished.
     pub fn is_incomplete(&self) -> bool {
         self.phase != Phase::Ready
     }
 
-    /// Whether it has a seed.
+    /// Returns whether it has a seed.
     pub fn has_seed(&self) -> bool {
         self.volumes.iter().any(|volume| volume.role == VolumeRole::Seed)
     }

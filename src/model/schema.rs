@@ -1,4 +1,4 @@
-//! How the types that have a form of their own in JSON are described to a program; all others derive it.
+//! Schemas of the types whose JSON form is written by hand. All other types derive their schema.
 
 use utoipa::{
     PartialSchema, ToSchema,
@@ -17,19 +17,19 @@ use super::{
 };
 use crate::error::{Code, Error};
 
-/// Text of a form.
+/// Returns the schema of text that matches a pattern.
 fn text(pattern: &str, example: &str) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).pattern(Some(pattern)).examples([example])
 }
 
-/// A number in the member's unit, or text with a unit of its own.
+/// Returns the schema of a number in the member's unit, or of text with a unit.
 fn quantity(unit: &str, (least, most): (u64, u64), pattern: &str, example: &str) -> RefOr<Schema> {
     let number = ObjectBuilder::new()
         .schema_type(SchemaType::new(Type::Integer))
         .minimum(Some(least))
         .maximum(Some(most))
         .description(Some(format!("A number of {unit}")));
-    OneOfBuilder::new().item(number).item(text(pattern, example).description(Some("The same with a unit"))).into()
+    OneOfBuilder::new().item(number).item(text(pattern, example).description(Some("Text with a unit"))).into()
 }
 
 impl PartialSchema for Memory {
@@ -100,7 +100,7 @@ impl PartialSchema for Error {
             .property("error", text("What failed"))
             .property("code", Ref::from_schema_name("Code"))
             .property("exitStatus", ObjectBuilder::new().schema_type(Type::Integer))
-            .property("cause", or_null("Why, in the words of the tool or the operating system"))
+            .property("cause", or_null("Why it failed, as the tool or operating system reports it"))
             .property("hint", or_null("What to do next"))
             .property("retryable", ObjectBuilder::new().schema_type(Type::Boolean))
             .property("details", ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Object, Type::Null])))

@@ -1,4 +1,4 @@
-//! [`Memory`] and [`DiskSize`]: how much, as an operator types it and as a program counts it.
+//! [`Memory`] and [`DiskSize`]: sizes, as text that an operator types and as numbers.
 
 use std::{fmt, str::FromStr};
 
@@ -11,37 +11,37 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
-/// A guest's memory. A bare number is MiB, as in the API that came before vmprov.
+/// A guest's memory. A bare number is MiB, as in the API that preceded vmprov.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Memory(u64);
 
-/// A disk's virtual size. A bare number is GiB, as in the API that came before vmprov.
+/// A disk's virtual size. A bare number is GiB, as in the API that preceded vmprov.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DiskSize(u64);
 
 impl Memory {
-    /// What a VM gets when nobody says.
+    /// The default.
     pub const DEFAULT: Self = Self(2048 * MIB);
-    /// Less than any Linux boots in; typed units are more likely wrong than meant.
+    /// The minimum. No Linux boots with less, so a smaller size probably has the wrong unit.
     const MIN: u64 = 64 * MIB;
-    /// More than any host has; QEMU's q35 ends far below.
+    /// The maximum: more than any host has. The limit of QEMU's q35 is far below.
     const MAX: u64 = 16 * TIB;
 
-    /// The size in MiB.
+    /// Returns the size in MiB.
     pub const fn mib(self) -> u64 {
         self.0 / MIB
     }
 }
 
 impl DiskSize {
-    /// What a VM gets when nobody says.
+    /// The default.
     pub const DEFAULT: Self = Self(20 * GIB);
-    /// A qcow2 cluster times a few: smaller is a typing error.
+    /// The minimum: a few qcow2 clusters. A smaller size is a typing error.
     const MIN: u64 = MIB;
-    /// ext4 with 4 KiB blocks ends at 16 TiB; XFS guests go further.
+    /// The maximum. ext4 with 4 KiB blocks ends at 16 TiB, but XFS supports more.
     const MAX: u64 = 64 * TIB;
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     pub const fn bytes(self) -> u64 {
         self.0
     }
@@ -59,18 +59,18 @@ impl Default for DiskSize {
     }
 }
 
-/// Reads `20`, `20G`, `20GiB`, `512 M`: binary units, as QEMU's. A number without a unit counts in `unit`.
+/// Reads `20`, `20G`, `20GiB` or `512 M`. Units are binary, as in QEMU. A number without a unit is in `unit`.
 fn parse(text: &str, unit: u64, what: &str, min: u64, max: u64) -> Result<u64, Error> {
     let refuse = |why: String| {
-        Error::invalid(format!("`{}` is no {what}: {why}", text.escape_debug()))
-            .hint("Give a whole number with K, M, G or T, such as 512M or 20G.")
+        Error::invalid(format!("invalid {what} `{}`: {why}", text.escape_debug()))
+            .hint("Use a whole number with K, M, G or T, such as 512M or 20G")
     };
     let trimmed = text.trim();
     let digits = trimmed.len() - trimmed.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, suffix) = trimmed.split_at(digits);
     let number: u64 = number.parse().map_err(|_| {
         refuse(match number {
-            "" => "it does not begin with a whole number".to_owned(),
+            "" => "it must begin with a whole number".to_owned(),
             _ => "the number is too large".to_owned(),
         })
     })?;
@@ -81,19 +81,19 @@ fn parse(text: &str, unit: u64, what: &str, min: u64, max: u64) -> Result<u64, E
         "m" => MIB,
         "g" => GIB,
         "t" => TIB,
-        _ => return Err(refuse(format!("`{}` is no unit", suffix.escape_debug()))),
+        _ => return Err(refuse(format!("unknown unit `{}`", suffix.escape_debug()))),
     };
     let bytes = number.saturating_mul(factor);
     if bytes < min {
-        return Err(refuse(format!("the least is {}", human(min))));
+        return Err(refuse(format!("the minimum is {}", human(min))));
     }
     if bytes > max {
-        return Err(refuse(format!("the most is {}", human(max))));
+        return Err(refuse(format!("the maximum is {}", human(max))));
     }
     Ok(bytes)
 }
 
-/// Bytes in the largest unit that holds them whole, or in GiB with one decimal: `20G`, `512M`, `2.2G`.
+/// Returns a number of bytes in the largest unit that fits, if necessary with one decimal: `20G`, `512M`, `2.2G`.
 pub fn human(bytes: u64) -> String {
     for (factor, unit) in [(TIB, 'T'), (GIB, 'G'), (MIB, 'M'), (KIB, 'K')] {
         if bytes >= factor && bytes.is_multiple_of(factor) {
@@ -111,7 +111,7 @@ impl FromStr for Memory {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        // libvirt rounds to whole MiB; so do we, upwards, before anybody is told a size.
+        // libvirt rounds to whole MiB. Rounding up here makes every report show the real size.
         parse(text, MIB, "memory size", Self::MIN, Self::MAX).map(|bytes| Self(bytes.next_multiple_of(MIB)))
     }
 }
@@ -120,7 +120,7 @@ impl FromStr for DiskSize {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        // QEMU wants whole sectors.
+        // QEMU requires whole sectors.
         parse(text, GIB, "disk size", Self::MIN, Self::MAX).map(|bytes| Self(bytes.next_multiple_of(512)))
     }
 }
@@ -137,15 +137,15 @@ impl fmt::Display for DiskSize {
     }
 }
 
-/// A size in JSON: a number in the field's unit, or text with a unit.
+/// A size in JSON: a number in the member's unit, or text with a unit.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "neither a whole number nor text")]
+#[serde(untagged, expecting = "expected a whole number or text")]
 enum NumberOrText {
     Number(u64),
     Text(String),
 }
 
-/// Reads what is a number or text in JSON as if it had been typed.
+/// Reads a number or a text in JSON as the command line reads it.
 pub(super) fn number_or_text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -169,19 +169,19 @@ impl<'de> Deserialize<'de> for DiskSize {
 }
 
 impl Serialize for Memory {
-    /// A number of MiB.
+    /// Writes a number of MiB.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.mib())
     }
 }
 
 impl Serialize for DiskSize {
-    /// A number of GiB where it is whole, else text that is exact: what people read is rounded.
+    /// Writes a whole number of GiB if possible, otherwise exact text. The form for people is rounded.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 {
             bytes if bytes.is_multiple_of(GIB) => serializer.serialize_u64(bytes / GIB),
             bytes if bytes.is_multiple_of(MIB) => serializer.collect_str(&format_args!("{}M", bytes / MIB)),
-            // Every unit that is read is a multiple of this one.
+            // Every unit that `parse` accepts is a multiple of this one.
             bytes => serializer.collect_str(&format_args!("{}K", bytes / KIB)),
         }
     }
@@ -200,17 +200,17 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_the_reason() {
+    fn an_invalid_size_is_refused_with_the_reason() {
         for (text, why) in [
             ("", "whole number"),
             ("-1", "whole number"),
-            ("0", "least"),
-            ("1.5G", "no unit"),
-            ("2X", "no unit"),
+            ("0", "minimum"),
+            ("1.5G", "unknown unit"),
+            ("2X", "unknown unit"),
             ("b", "whole number"),
-            ("5ib", "no unit"),
+            ("5ib", "unknown unit"),
             ("99999999999999999999999", "too large"),
-            ("999999999T", "most"),
+            ("999999999T", "maximum"),
         ] {
             let error = text.parse::<DiskSize>().unwrap_err();
             assert!(error.message.contains(why), "{text:?}: {error}");
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_size_is_the_same_after_json() {
+    fn a_disk_size_survives_json() {
         for text in ["20G", "2000G", "1999999M", "1025K", "512M", "64T"] {
             let size: DiskSize = text.parse().unwrap();
             let json = serde_json::to_string(&size).unwrap();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_print_as_they_are_typed() {
+    fn a_size_is_printed_as_it_is_typed() {
         for text in ["64M", "2G", "1T", "1536M"] {
             let memory: Memory = text.parse().unwrap();
             assert_eq!(memory, memory.to_string().replace("1.5G", "1536M").parse().unwrap());

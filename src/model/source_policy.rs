@@ -1,4 +1,4 @@
-//! [`Sources`]: what a request may name as an image or as an installer.
+//! [`SourcePolicy`]: the sources of images and installers that a request may name.
 
 use core::net::Ipv6Addr;
 use std::{fmt, str::FromStr};
@@ -10,46 +10,46 @@ use url::{Host, Url};
 use super::address::may_be_public;
 use crate::error::{Code, Error, Hint};
 
-/// What a request may name as an image or as an installer. Names of the catalogue and of images in the pool always may
-/// be named: where those lead is the operator's choice.
+/// The sources of images and installers that a request may name. Images of the catalogue and of the pool are always
+/// allowed, because the operator chooses those.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SourcePolicy {
-    /// Anything: whoever asks has the rights of this process anyway.
+    /// Any source, for a caller who has the rights of this process anyway.
     #[default]
     Any,
-    /// What is public, and what the operator adds.
+    /// Public hosts, and what the operator adds.
     Limited(Limits),
 }
 
-/// What may be named beside public `https` URLs, and which of those.
+/// The sources that are allowed in addition to public `https` URLs, and which of those.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Hosts that are allowed although they are private, or have no TLS.
+    /// Hosts that are allowed even if they are private or have no TLS.
     pub hosts: Vec<HostPattern>,
-    /// Folders of this machine, by absolute paths, below which files may be named.
+    /// Folders of this host, as absolute paths, in which files are allowed.
     pub folders: Vec<Utf8PathBuf>,
-    /// Where given, the only hosts that may be named at all. One that is private must be among `hosts`, too. Where such a
-    /// host redirects to is held to the rest of these limits, not to this list: publishers hand out their files from
-    /// elsewhere.
+    /// If given, the only hosts that a request may name. A private host must be in `hosts`, too. The target of a
+    /// redirect must satisfy the other limits, but need not be in this list: publishers often redirect to mirrors.
     pub only: Option<Vec<HostPattern>>,
 }
 
 impl Limits {
-    /// Whether the operator allows a URL's host, be it private or without TLS.
+    /// Returns whether the operator allows a URL's host even if it is private or has no TLS.
     pub fn allow(&self, url: &Url) -> bool {
         self.hosts.iter().any(|pattern| pattern.matches(url))
     }
 
-    /// Refuses a URL that may not be named, as far as it can be told from the URL alone.
+    /// Refuses a URL that is not allowed, as far as the URL alone shows it.
     pub fn check(&self, url: &Url) -> Result<(), Error> {
         if let Some(only) = &self.only
             && !only.iter().any(|pattern| pattern.matches(url))
         {
             let listed: Vec<_> = only.iter().map(ToString::to_string).collect();
-            let listed = if listed.is_empty() { "no host".to_owned() } else { listed.join(", ") };
+            let listed = if listed.is_empty() { "none".to_owned() } else { listed.join(", ") };
             return Err(Error::new(Code::Forbidden, format!("cannot fetch `{url}`"))
-                .because(format!("images may be named from {listed} only"))
-                .hint("Give a name of `vmprov image search`, or ask the operator for the host."));
+                .because(format!("its host is not one of the allowed hosts ({listed})"))
+                .hint(Hint::call_any("Choose a published image", "image_search"))
+                .hint("Ask the operator to allow the host"));
         }
         if self.allow(url) {
             return Ok(());
@@ -61,13 +61,13 @@ impl Limits {
     }
 }
 
-/// The refusal of a URL without TLS.
+/// Returns the error for a URL without TLS.
 pub fn without_tls(url: &Url) -> Error {
-    refusal(url, "images are fetched over https alone")
+    refusal(url, "images can only be fetched over https")
 }
 
-/// The refusal of a URL whose host has an address that is not public. What that is or whether anything answers there is
-/// not told.
+/// Returns the error for a URL whose host has an address that is not public. It does not reveal the address, or whether
+/// a server responds there.
 pub fn not_public(url: &Url) -> Error {
     refusal(url, &format!("the address of `{}` is not public", url.host_str().unwrap_or_default()))
 }
@@ -76,11 +76,12 @@ fn refusal(url: &Url, why: &str) -> Error {
     let host = url.host_str().unwrap_or_default();
     Error::new(Code::Forbidden, format!("cannot fetch `{url}`"))
         .because(why)
+        .hint(Hint::call_any("Choose a published image", "image_search"))
         .hint(Hint::run("Ask the operator to allow the host", format!("vmprov serve --allow-image-host {host}")))
 }
 
-/// The hosts that an operator means: a name, `*.` and the domain that they are below, or an IP address; with `:` and a
-/// port, that port of them only.
+/// A pattern of hosts: a host name, `*.` followed by a domain, or an IP address. With `:` and a port, it matches only
+/// that port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostPattern {
@@ -91,20 +92,20 @@ pub struct HostPattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hosts {
     One(Host),
-    /// All whose names end with a dot and this.
+    /// All subdomains of this domain.
     Below(String),
 }
 
 impl HostPattern {
-    /// Whether a URL's host is one of them.
+    /// Returns whether it matches a URL's host.
     pub fn matches(&self, url: &Url) -> bool {
         let fits = match (&self.hosts, url.host()) {
-            (Hosts::One(Host::Domain(name)), Some(Host::Domain(host))) => undotted(host) == name,
+            (Hosts::One(Host::Domain(name)), Some(Host::Domain(host))) => without_root_dot(host) == name,
             (Hosts::One(Host::Ipv4(address)), Some(Host::Ipv4(host))) => host == *address,
             (Hosts::One(Host::Ipv6(address)), Some(Host::Ipv6(host))) => host == *address,
             (Hosts::Below(domain), Some(Host::Domain(host))) => {
-                let before = undotted(host).strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
-                before.is_some_and(|before| !before.is_empty())
+                let subdomain = without_root_dot(host).strip_suffix(domain.as_str());
+                subdomain.and_then(|rest| rest.strip_suffix('.')).is_some_and(|subdomain| !subdomain.is_empty())
             }
             _ => false,
         };
@@ -112,21 +113,21 @@ impl HostPattern {
     }
 }
 
-/// A name without the dot of the root.
-fn undotted(name: &str) -> &str {
+/// Returns a name without the trailing dot of the DNS root.
+fn without_root_dot(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 
 impl Hosts {
     fn parse(text: &str) -> Result<Self, &'static str> {
-        let (domain, is_below) = text.strip_prefix("*.").map_or((text, false), |domain| (domain, true));
+        let (domain, has_wildcard) = text.strip_prefix("*.").map_or((text, false), |domain| (domain, true));
         match Host::parse(domain) {
-            _ if domain.contains(['*', '%']) => Err("a `*` may only stand for what is before the first dot"),
-            Ok(Host::Domain(name)) if is_below => Ok(Self::Below(undotted(&name).to_owned())),
-            Ok(_) if is_below => Err("there are no hosts below an address"),
-            Ok(Host::Domain(name)) => Ok(Self::One(Host::Domain(undotted(&name).to_owned()))),
+            _ if domain.contains(['*', '%']) => Err("`*` is only allowed before the first dot, and `%` nowhere"),
+            Ok(Host::Domain(name)) if has_wildcard => Ok(Self::Below(without_root_dot(&name).to_owned())),
+            Ok(_) if has_wildcard => Err("an IP address has no subdomains"),
+            Ok(Host::Domain(name)) => Ok(Self::One(Host::Domain(without_root_dot(&name).to_owned()))),
             Ok(address) => Ok(Self::One(address)),
-            Err(_) => Err("it is neither a name nor an address"),
+            Err(_) => Err("it is neither a host name nor an IP address"),
         }
     }
 }
@@ -136,21 +137,21 @@ impl FromStr for HostPattern {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let refuse = |why: &str| {
-            Error::invalid(format!("`{}` means no host: {why}", text.escape_debug())).hint(
-                "Give a name, *.DOMAIN or an address, and behind a colon a port if only that is meant: \
-                 mirror.example:8080, *.example.org, 10.0.0.7, [fd00::7]:8080.",
+            Error::invalid(format!("invalid host pattern `{}`: {why}", text.escape_debug())).hint(
+                "Use a host name, *.DOMAIN or an IP address, optionally with a port: mirror.example:8080, \
+                 *.example.org, 10.0.0.7, [fd00::7]:8080",
             )
         };
         if let Ok(address) = text.parse::<Ipv6Addr>() {
             return Ok(Self { hosts: Hosts::One(Host::Ipv6(address)), port: None });
         }
-        // A colon before the closing bracket is the address's.
+        // A colon before the closing bracket belongs to the address.
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
             _ => (text, None),
         };
         let port =
-            port.map(|port| port.parse().ok().filter(|port| *port != 0).ok_or_else(|| refuse("its port is none")));
+            port.map(|port| port.parse().ok().filter(|port| *port != 0).ok_or_else(|| refuse("its port is invalid")));
         Ok(Self { hosts: Hosts::parse(host).map_err(refuse)?, port: port.transpose()? })
     }
 }
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_matches_what_it_names_and_nothing_that_looks_like_it() {
+    fn a_pattern_matches_its_hosts_and_no_similar_ones() {
         for (pattern, yes, no) in [
             ("m.example", "http://M.example./x", "https://a.m.example/x"),
             ("m.example", "https://m.example:8443/x", "https://m.example.evil/x"),
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_no_host_is_refused() {
+    fn an_invalid_pattern_is_refused() {
         for text in [
             "",
             "*",
@@ -252,13 +253,13 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_public_or_allowed_or_refused_with_what_allows_it() {
+    fn a_url_is_allowed_or_refused_with_a_hint_how_to_allow_it() {
         let limits = Limits { hosts: patterns(&["10.0.0.7", "m.lan"]), ..Limits::default() };
         for url in ["https://example.org/x", "https://1.1.1.1/x", "http://10.0.0.7/x", "http://m.lan:81/x"] {
             limits.check(&Url::parse(url).unwrap()).unwrap();
         }
         for (url, host, why) in [
-            ("http://example.org/x", "example.org", "https alone"),
+            ("http://example.org/x", "example.org", "only be fetched over https"),
             ("https://10.0.0.8/x", "10.0.0.8", "not public"),
             ("https://localhost/x", "localhost", "not public"),
             ("https://[::1]/x", "[::1]", "not public"),
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_hosts_takes_away_and_never_adds() {
+    fn a_list_of_hosts_restricts_and_never_allows() {
         let (hosts, only) = (patterns(&["m.lan", "n.lan"]), patterns(&["m.lan", "*.example.org", "10.0.0.7"]));
         let limits = Limits { hosts, only: Some(only), ..Limits::default() };
         let check = |url: &str| limits.check(&Url::parse(url).unwrap());
@@ -283,6 +284,6 @@ mod tests {
         }
         let nothing = Limits { only: Some(Vec::new()), ..Limits::default() };
         let error = nothing.check(&Url::parse("https://example.org/x").unwrap()).unwrap_err();
-        assert_eq!(error.cause.unwrap(), "images may be named from no host only");
+        assert_eq!(error.cause.unwrap(), "its host is not one of the allowed hosts (none)");
     }
 }

@@ -1,4 +1,5 @@
-//! [`Specification`]: what a VM was made to be, kept so that a later create can tell whether it asks for the same.
+//! [`Specification`]: the requested properties of a VM. They are stored with the VM, so that a later create can check
+//! whether it requests the same.
 
 use std::fmt;
 
@@ -8,31 +9,31 @@ use utoipa::ToSchema;
 
 use super::{digest, size::human};
 
-/// What becomes of a VM of the name that is there already
+/// What to do if a VM with this name exists
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum IfExists {
-    /// It stays, and create fails
+    /// Keep it; fail
     #[default]
     Fail,
-    /// It stays, and create succeeds where it was asked for with the same specification
+    /// Keep it; succeed if its specification matches
     Ok,
-    /// It is deleted, and made anew
+    /// Delete it and create a new one
     Replace,
 }
 
-/// What a VM was asked to be, in one form only: whatever means the same is the same here. The user data may hold
-/// secrets, so only its digest is kept.
+/// The requested properties of a VM in canonical form: equivalent requests give equal specifications. The user data may
+/// contain secrets, so only its digest is stored.
 ///
-/// Specifications are compared by the digest of their JSON. A member that is added must therefore be left out where it
-/// has its default, or each VM of an older version would be another.
+/// Specifications are compared by the digest of their JSON. A new member must therefore be left out when it has its
+/// default value. Otherwise no VM of an older version would match its request any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Specification {
-    /// The image: its name, its absolute path or its URL.
+    /// The image: a name, an absolute path or a URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The checksum that the image had to have.
+    /// The required checksum of the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
     /// The installer's absolute path.
@@ -46,10 +47,10 @@ pub struct Specification {
     pub disk_bytes: u64,
     /// The network.
     pub network: String,
-    /// The keys, each with its fingerprint, in the order of their names.
+    /// The keys, each with its fingerprint, ordered by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ssh_keys: Vec<String>,
-    /// The user, where one was named.
+    /// The login user, if one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The SHA-256 of the user data.
@@ -59,15 +60,15 @@ pub struct Specification {
     pub autostart: bool,
 }
 
-/// A member of a specification that is to be another, as people read it.
+/// A member of a specification that differs, as text for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Difference {
-    /// The member, as a request calls it.
+    /// The name of the member in a request.
     pub member: &'static str,
-    /// How it is, or is noted to be.
+    /// The current or recorded value.
     pub from: String,
-    /// What is asked for.
+    /// The requested value.
     pub to: String,
 }
 
@@ -78,23 +79,23 @@ impl fmt::Display for Difference {
 }
 
 impl Specification {
-    /// The one form in which it is kept.
+    /// Returns the canonical JSON, in which it is stored.
     pub fn to_json(&self) -> String {
-        // Plain data of strings and numbers; writing that to a string does not fail.
+        // Serializing strings and numbers to a string does not fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads what [`Self::to_json`] wrote; none when it is of another form.
+    /// Reads the output of [`Self::to_json`]. Returns `None` if the text has another form.
     pub fn from_json(json: &str) -> Option<Self> {
         serde_json::from_str(json).ok()
     }
 
-    /// What tells it from others: the SHA-256 of its JSON.
+    /// Returns the SHA-256 of its JSON, which identifies it.
     pub fn sha256(&self) -> String {
         digest::of(self.to_json().as_bytes())
     }
 
-    /// Every member in which `wanted` differs.
+    /// Returns every member in which `wanted` differs.
     pub fn differences(&self, wanted: &Self) -> Vec<Difference> {
         let pairs = self.members().into_iter().zip(wanted.members());
         let differ = pairs.filter(|((_, from), (_, to))| from != to);
@@ -121,7 +122,7 @@ impl Specification {
     }
 }
 
-/// A size as people read it, and to the byte where that is rounded: two that differ must not look alike.
+/// Returns a size for people, with the exact bytes if it was rounded: two sizes that differ must not look alike.
 pub fn exact(bytes: u64) -> String {
     let text = human(bytes);
     if text.contains('.') { format!("{text} ({bytes} bytes)") } else { text }
@@ -147,9 +148,9 @@ mod tests {
         }
     }
 
-    /// What is kept in VMs that are there: it must not become another form.
+    /// Existing VMs store this form, so it must not change.
     #[test]
-    fn its_form_is_fixed() {
+    fn its_json_form_is_fixed() {
         let json = "{\"image\":\"debian:12\",\"memoryMib\":2048,\"vcpus\":2,\"diskBytes\":21474836480,\
                     \"network\":\"default\",\"sshKeys\":[\"dev SHA256:x\"],\"autostart\":false}";
         assert_eq!(specification().to_json(), json);
@@ -159,8 +160,8 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_told() {
-        let whole = Specification {
+    fn every_difference_is_reported() {
+        let other = Specification {
             image: None,
             checksum: Some("sha256:ab".to_owned()),
             iso: Some("/x.iso".to_owned()),
@@ -173,7 +174,7 @@ mod tests {
             user_data: Some("cd".to_owned()),
             autostart: true,
         };
-        let told: Vec<_> = specification().differences(&whole).iter().map(ToString::to_string).collect();
+        let differences: Vec<_> = specification().differences(&other).iter().map(ToString::to_string).collect();
         let expected = [
             "image: debian:12 -> none",
             "checksum: none -> sha256:ab",
@@ -187,7 +188,7 @@ mod tests {
             "userData: none -> sha256:cd",
             "autostart: false -> true",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(differences, expected);
         assert_eq!(specification().differences(&specification()), []);
     }
 }

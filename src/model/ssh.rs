@@ -1,6 +1,7 @@
-//! How OpenSSH's configuration is written.
+//! OpenSSH's configuration syntax.
 
-/// A value as `ssh_config(5)` and `ssh -o` take it: in quotes where it has blanks, with `%` doubled, which would begin a token.
+/// Returns a value as `ssh_config(5)` and `ssh -o` read it. A value with blanks is quoted; `%` is doubled, because it
+/// would begin a token.
 pub fn quoted(value: &str) -> String {
     let value = value.replace('%', "%%");
     if value.contains([' ', '"', '\\']) {

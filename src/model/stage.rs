@@ -1,49 +1,49 @@
-//! [`Stage`]: how far a guest has come on its way up.
+//! [`Stage`]: the boot stage of a guest.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How far a guest has come, named by what is missing.
+/// The boot stage of a guest, named by what keeps it from being ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
-    /// It does not run any more.
+    /// It is not running any more.
     Stopped,
-    /// It runs, but its CPUs are stopped.
+    /// Its CPUs are paused.
     Paused,
-    /// Its firmware or boot loader has found nothing to boot.
+    /// Its firmware or boot loader found nothing to boot.
     NoBootDevice,
-    /// Its kernel has panicked.
+    /// Its kernel panicked.
     KernelPanic,
-    /// It has ended up in a shell for repairs.
+    /// It booted into an emergency shell.
     EmergencyShell,
-    /// It has sent nothing to its network, so no DHCP request either.
+    /// It has sent nothing to its network, not even a DHCP request.
     NoDhcpRequest,
-    /// It has sent something, but no DHCP server of libvirt's has given it an address.
+    /// It has sent packets, but none of libvirt's DHCP servers has given it an address.
     NoLease,
-    /// It has an address, but nothing answers there.
+    /// It has an address, but does not respond there.
     Silent,
-    /// It answers, but not at the port of ssh.
+    /// It responds, but its SSH port is closed.
     PortClosed,
-    /// Its ssh server has another host key than it was given.
+    /// Its SSH server has a different host key than the one it was given.
     HostKeyChanged,
-    /// Its ssh server does not take the key.
+    /// Its SSH server rejects the key.
     KeyRefused,
-    /// Its ssh server does not let in, for another reason.
+    /// Its SSH server refuses the login for another reason.
     LoginFailed,
-    /// cloud-init is still at work.
+    /// cloud-init is still running.
     CloudInitRunning,
-    /// cloud-init has ended with an error.
+    /// cloud-init has finished with an error.
     CloudInitError,
-    /// Its guest agent does not answer.
+    /// Its guest agent does not respond.
     AgentSilent,
-    /// It runs, where it is to stop.
+    /// It is still running, although it is expected to stop.
     Running,
 }
 
 impl Stage {
-    /// The name, as in JSON.
+    /// Returns the name, as in JSON.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",

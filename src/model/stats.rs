@@ -1,4 +1,5 @@
-//! What libvirt counts of VMs and storage pools: one look's figures. What it does not tell is none, never 0.
+//! Statistics of VMs and storage pools, as libvirt reports them at one moment. A value that libvirt does not report is
+//! `None`, never 0.
 
 use std::time::Duration;
 
@@ -6,152 +7,152 @@ use uuid::Uuid;
 
 use super::vm::State;
 
-/// Every VM and every storage pool.
+/// The statistics of every VM and every storage pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// The VMs, in the order of their names.
+    /// The VMs, ordered by name.
     pub vms: Vec<VmStats>,
-    /// The pools, in the order of their names.
+    /// The pools, ordered by name.
     pub pools: Vec<PoolStats>,
 }
 
-/// One VM.
+/// The statistics of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmStats {
-    /// Its name: anything that libvirt allows.
+    /// Its name, which can be anything that libvirt allows.
     pub name: String,
     /// Its UUID.
     pub uuid: Uuid,
     /// Its state.
     pub state: State,
-    /// The processor time that it has used since its start.
+    /// The CPU time that it has used since its start.
     pub cpu_time: Option<Duration>,
     /// Its virtual CPUs.
     pub vcpus: Option<u64>,
-    /// The virtual CPUs that it can have without another start.
+    /// The virtual CPUs that it can have without a restart.
     pub max_vcpus: Option<u64>,
     /// Its memory.
     pub memory: MemoryStats,
-    /// Each virtual CPU of one that runs.
+    /// Its virtual CPUs one by one, if it is running.
     pub cpus: Vec<CpuStats>,
-    /// Its disks, drives without a medium among them.
+    /// Its disks, including drives without a medium.
     pub disks: Vec<DiskStats>,
-    /// The network interfaces of one that runs.
+    /// Its network interfaces, if it is running.
     pub interfaces: Vec<InterfaceStats>,
 }
 
-/// A VM's memory, in bytes. What the guest itself must tell is known only where it drives its balloon.
+/// A VM's memory, in bytes. The values that the guest reports are known only if it has a balloon driver.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryStats {
-    /// What it has now.
+    /// The memory that it has now.
     pub current: Option<u64>,
-    /// What it can have.
+    /// The memory that it can have at most.
     pub maximum: Option<u64>,
-    /// What its process has on the host.
+    /// The resident set size of its process on the host.
     pub rss: Option<u64>,
-    /// What the guest uses for nothing at all.
+    /// The memory that the guest does not use at all.
     pub unused: Option<u64>,
-    /// What the guest's system can use.
+    /// The memory that the guest's system can use in total.
     pub available: Option<u64>,
-    /// What the guest could give to programs without swapping.
+    /// The memory that the guest could give to programs without swapping.
     pub usable: Option<u64>,
-    /// What the guest has read from its swap.
+    /// The bytes that the guest has read from its swap.
     pub swap_in: Option<u64>,
-    /// What the guest has written to its swap.
+    /// The bytes that the guest has written to its swap.
     pub swap_out: Option<u64>,
-    /// What the guest keeps of its disks.
+    /// The memory that the guest uses to cache its disks.
     pub disk_caches: Option<u64>,
-    /// How often the guest had to read a page from a disk.
+    /// The number of page faults that needed a read from a disk.
     pub major_faults: Option<u64>,
-    /// How often the guest had a page that was not mapped yet.
+    /// The number of page faults that needed no read from a disk.
     pub minor_faults: Option<u64>,
 }
 
-/// One virtual CPU.
+/// The statistics of one virtual CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuStats {
     /// Its number, from 0.
     pub number: u64,
-    /// What it does, in libvirt's numbers (`virVcpuState`): 0 nothing, 1 it runs, 2 it is blocked.
+    /// Its state, as a number of libvirt's `virVcpuState`: 0 offline, 1 running, 2 blocked.
     pub state: Option<u64>,
     /// How long it has run.
     pub time: Option<Duration>,
-    /// How long it has waited for input or output.
+    /// How long it has waited for I/O.
     pub wait: Option<Duration>,
-    /// How long it could have run, had the host had a processor for it.
+    /// How long it was ready to run, but the host had no CPU free for it.
     pub delay: Option<Duration>,
 }
 
-/// One disk.
+/// The statistics of one disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskStats {
-    /// What the guest's side of it is called: `vda`.
+    /// Its name in the domain: `vda`.
     pub target: String,
     /// The file, device or volume behind it.
     pub source: Option<String>,
     /// Its virtual size in bytes.
     pub capacity: Option<u64>,
-    /// What was read.
+    /// The reads.
     pub reads: Transfers,
-    /// What was written.
+    /// The writes.
     pub writes: Transfers,
-    /// How often what was written was made safe; it has no bytes.
+    /// The flushes, which transfer no bytes.
     pub flushes: Transfers,
 }
 
-/// What was done with a disk since the VM's start.
+/// A disk's requests of one kind since the VM's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Transfers {
-    /// How many bytes.
+    /// The number of bytes.
     pub bytes: Option<u64>,
-    /// In how many requests.
+    /// The number of requests.
     pub requests: Option<u64>,
-    /// For how long in all.
+    /// The total time that they took.
     pub time: Option<Duration>,
 }
 
-/// One network interface.
+/// The statistics of one network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceStats {
-    /// What the host's side of it is called: `vnet0`.
+    /// The name of its device on the host: `vnet0`.
     pub target: String,
-    /// What the guest was sent.
+    /// The packets that the guest received.
     pub received: Traffic,
-    /// What the guest sent.
+    /// The packets that the guest sent.
     pub transmitted: Traffic,
 }
 
-/// What went one way through an interface since the VM's start.
+/// An interface's traffic in one direction since the VM's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// How many bytes.
+    /// The number of bytes.
     pub bytes: Option<u64>,
-    /// How many packets.
+    /// The number of packets.
     pub packets: Option<u64>,
-    /// How many were damaged.
+    /// The number of packets with errors.
     pub errors: Option<u64>,
-    /// How many there was no room for.
+    /// The number of packets that were dropped.
     pub drops: Option<u64>,
 }
 
-/// One storage pool.
+/// The statistics of one storage pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolStats {
     /// Its name.
     pub name: String,
     /// Whether it is started.
     pub active: bool,
-    /// The room in one that is.
+    /// Its space, if it is started.
     pub space: Option<Space>,
 }
 
-/// The room in a storage pool, in bytes, as of libvirt's last look at it.
+/// The space in a storage pool, in bytes, when libvirt last refreshed the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// All that there is.
+    /// The total space.
     pub capacity: u64,
-    /// What is used.
+    /// The used space.
     pub allocation: u64,
-    /// What is left.
+    /// The free space.
     pub available: u64,
 }

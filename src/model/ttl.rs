@@ -1,4 +1,4 @@
-//! [`Ttl`] and [`Lifetime`]: how long a VM is kept, as an operator types it.
+//! [`Ttl`] and [`Lifetime`]: the lifetime of a VM, as an operator types it.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::error::Error;
 
-/// A time to live: `30m`, `2h`, `7d`, `1h30m`. A number alone could be anything, and is refused.
+/// A time to live: `30m`, `2h`, `7d`, `1h30m`. A number alone is refused, because its unit is unclear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schema(
@@ -19,12 +19,12 @@ use crate::error::Error;
 pub struct Ttl(SignedDuration);
 
 impl Ttl {
-    /// Less is gone before anybody has logged in.
+    /// The minimum. A VM with less would expire before its first login.
     const MIN: SignedDuration = SignedDuration::from_mins(1);
-    /// What is to live for longer than a year need not expire.
+    /// The maximum. A VM that is kept for more than a year does not need to expire.
     const MAX: SignedDuration = SignedDuration::from_hours(366 * 24);
 
-    /// The time as a duration of whole seconds.
+    /// Returns the time as a duration of whole seconds.
     pub const fn duration(self) -> Duration {
         self.0.unsigned_abs()
     }
@@ -35,11 +35,11 @@ impl FromStr for Ttl {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let refuse = || {
-            Error::invalid(format!("`{}` is no time to live", text.escape_debug()))
-                .hint("Give 1 minute to 366 days as in 30m, 2h, 7d or 1h30m.")
+            Error::invalid(format!("invalid time to live `{}`", text.escape_debug()))
+                .hint("Use 1 minute to 366 days, such as 30m, 2h, 7d or 1h30m")
         };
         let span: Span = text.parse().map_err(|_| refuse())?;
-        // A day has 24 hours here, also when the clocks are changed; months are of no certain length.
+        // A day always has 24 hours here, even when the clocks change. Months have no fixed length and are refused.
         let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| refuse())?;
         let duration = SignedDuration::from_secs(duration.as_secs());
         if (Self::MIN..=Self::MAX).contains(&duration) { Ok(Self(duration)) } else { Err(refuse()) }
@@ -70,7 +70,7 @@ impl From<Ttl> for String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Lifetime {
-    /// It expires after so long.
+    /// It expires after this time.
     Limited(Ttl),
     /// It does not expire.
     Unlimited,
@@ -82,7 +82,7 @@ impl FromStr for Lifetime {
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
             "never" => Ok(Self::Unlimited),
-            text => text.parse().map(Self::Limited).map_err(|error: Error| error.hint("Or give never.")),
+            text => text.parse().map(Self::Limited).map_err(|error: Error| error.hint("Use never for no expiry")),
         }
     }
 }
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_typed_as_people_say_them() {
+    fn a_time_to_live_has_units() {
         for (text, seconds) in
             [("1m", 60), ("30m", 1800), ("2h", 7200), ("7d", 604_800), ("1h30m", 5400), ("366d", 31_622_400)]
         {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_same_words() {
+    fn json_has_the_same_forms() {
         for (json, lifetime) in
             [("\"never\"", Lifetime::Unlimited), ("\"2h\"", Lifetime::Limited("2h".parse().unwrap()))]
         {

@@ -1,7 +1,7 @@
-//! What guests are run with: KVM, where a probe has shown that it works, or emulation.
+//! Chooses the accelerator of guests: KVM if a probe has shown that it works, otherwise emulation.
 //!
-//! KVM that is present proves nothing: it has been met refusing to start guests, and running guests that never execute.
-//! So a domain is started with it, once for each boot of the hypervisor's machine.
+//! That KVM is present proves nothing: on some hosts it refuses to start guests, on others guests start but never
+//! execute. So a domain is started with it, once for each boot of the hypervisor's machine.
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -18,21 +18,21 @@ use crate::{
     tools::virsh::{Capabilities, NewDomain},
 };
 
-/// How long firmware may take to show that it runs. With KVM that works it takes about a second.
+/// How long the firmware may take to show that it runs. With working KVM it takes about a second.
 const PROBE_LIMIT: Duration = Duration::from_secs(15);
 
-/// How often KVM is probed where another client ended the probe.
-const MOST_PROBES: usize = 3;
+/// How many times KVM is probed if another client ends the probe.
+const MAX_PROBES: usize = 3;
 
-/// What virsh says of a domain whose guest reset itself, where a reset ends the domain. A reset from outside, QEMU's end by a
-/// signal and a power-off by another client have other words.
+/// What virsh reports for a domain whose guest reset itself, if a reset ends the domain. It reports something else for
+/// a reset from outside, for a QEMU that was killed by a signal, and for a power-off by another client.
 const RESET_BY_GUEST: &str = "Shutdown Finished after guest request";
 
-/// What QEMU and libvirt name when KVM is what they complain of.
+/// The words in messages of QEMU and libvirt about KVM.
 const KVM_WORDS: &[&str] = &["kvm", "msr"];
 
 /// Messages about a temporary shortage, which prove nothing about KVM.
-const PASSING: &[&str] = &[
+const TEMPORARY: &[&str] = &[
     "Cannot allocate memory",
     "No space left on device",
     "Disk quota exceeded",
@@ -41,16 +41,16 @@ const PASSING: &[&str] = &[
     "Device or resource busy",
 ];
 
-/// What a probe of KVM has shown.
+/// The outcome of probing KVM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It is proven, and remembered.
+    /// The verdict is proven, and cached.
     Proven(Verdict),
-    /// Nothing is proven; why not. The next one who needs to know probes again.
+    /// Nothing is proven, for this reason. The next operation that needs a verdict probes again.
     Unknown(String),
 }
 
-/// What is known of KVM on this hypervisor without a probe.
+/// Returns the cached verdict on this hypervisor's KVM, if there is one.
 pub(super) fn verdict(host: &Host) -> Option<Verdict> {
     kvm_verdict::read(&host.settings.cache_dir, &key(host).ok()?)
 }
@@ -59,15 +59,14 @@ fn key(host: &Host) -> Result<Key> {
     Ok(Key { hypervisor: host.hypervisor()?, is_local: host.virsh.is_local() })
 }
 
-/// What to ask libvirt's capabilities for before it is known which hypervisor it is: its own preference, unless KVM has been
-/// seen to fail. [`accelerator`] asks again where that was wrong.
+/// Returns the virtualization type to read libvirt's capabilities for before the hypervisor is known: libvirt's own
+/// choice, or emulation if KVM has failed on some hypervisor. [`accelerator`] reads them again if that was wrong.
 pub(super) fn virttype(host: &Host) -> Option<&'static str> {
     kvm_verdict::has_failed(&host.settings.cache_dir).then_some("qemu")
 }
 
-/// Chooses what guests are run with: KVM where it works, else emulation with a warning. Where a probe proves nothing,
-/// libvirt's choice stands: emulation would stay for as long as the VM exists. `offered` is what libvirt said when it was
-/// asked for the `virttype`.
+/// Chooses KVM if it works, otherwise emulation with a warning. If a probe proves nothing, libvirt's choice is kept,
+/// since a VM that was created emulated stays emulated. `offered` are libvirt's capabilities for the `virttype`.
 pub(super) fn accelerator(
     host: &Host,
     virttype: Option<&str>,
@@ -84,27 +83,27 @@ pub(super) fn accelerator(
     };
     match outcome {
         Some(Outcome::Proven(Verdict::Fails(reason))) => {
-            host.warn(warnings, format!("KVM is there but does not work ({reason}): {slow}"));
+            host.warn(warnings, format!("KVM exists but does not work ({reason}): {slow}"));
             return if offered.is_kvm() { host.virsh.emulation() } else { Ok(offered) };
         }
         Some(Outcome::Unknown(reason)) => {
-            let text = format!("cannot tell whether KVM works ({reason}): it is used, and probed again next time");
+            let text = format!("cannot tell whether KVM works ({reason}): using it, and probing it again next time");
             host.warn(warnings, text);
         }
         Some(Outcome::Proven(Verdict::Works)) | None => {}
     }
     if offered.kind == "qemu" {
-        let why = "this host offers no KVM (is /dev/kvm there, and virtualisation on in the firmware?)";
+        let why = "this host does not offer KVM (/dev/kvm is missing, or virtualization is disabled in the firmware)";
         host.warn(warnings, format!("{why}: {slow}"));
     }
     Ok(offered)
 }
 
-/// Probes KVM, whatever is known of it, and remembers what is proven.
+/// Probes KVM, whether or not a verdict is cached, and caches a proven verdict.
 pub(super) fn probe(host: &Host, offered: &Capabilities) -> Result<Outcome> {
-    host.step("trying whether KVM works");
+    host.step("probing KVM");
     let mut outcome = probe_once(host, offered)?;
-    for _ in 1..MOST_PROBES {
+    for _ in 1..MAX_PROBES {
         if !matches!(outcome, Probed::Ended(_)) {
             break;
         }
@@ -122,14 +121,14 @@ pub(super) fn probe(host: &Host, offered: &Capabilities) -> Result<Outcome> {
 /// How a single probe ended.
 enum Probed {
     Proven(Verdict),
-    /// It ran, and something else ended or paused it.
+    /// It ran, and something other than its guest ended or paused it.
     Ended(String),
-    /// It could not be started, for a reason that has nothing to do with KVM.
+    /// It could not be started, for a reason that does not concern KVM.
     NotStarted(String),
 }
 
-/// Runs a domain whose firmware finds nothing to boot and resets at once, upon which libvirt ends it. An event tells who
-/// reset it: the guest, which proves that its CPU executes.
+/// Runs a domain whose firmware finds nothing to boot and resets at once, whereupon libvirt ends the domain. The event
+/// tells whether the guest caused the reset, which proves that its CPU executes.
 fn probe_once(host: &Host, offered: &Capabilities) -> Result<Probed> {
     let uuid = Uuid::new_v4();
     let metadata = VmRecord { phase: Phase::Probe, ..VmRecord::new(crate::store::system::host_name()) };
@@ -147,7 +146,7 @@ fn probe_once(host: &Host, offered: &Capabilities) -> Result<Probed> {
         uefi: false,
         metadata: &metadata,
     };
-    // As for every VM that is not whole: as long as this is held, `gc` leaves it alone.
+    // As with every incomplete VM, `gc` does not touch it while this lease is held.
     let lease = vm::lock_now(host, &name)?;
     let host = &lease.host;
     undoing(|undo| {
@@ -156,40 +155,40 @@ fn probe_once(host: &Host, offered: &Capabilities) -> Result<Probed> {
             Err(error) if !matches!(error.code, Code::NotFound | Code::Conflict) => Err(error),
             _ => Ok(()),
         };
-        undo.push("the domain that tries KVM", end.clone());
+        undo.push("the domain that probes KVM", end.clone());
         let probed = match host.virsh.create_transient_paused(&domain.to_xml()?) {
             Err(error) => not_started(error, &name)?,
             Ok(()) => watch(host, uuid)?,
         };
-        // There may be something of it whatever happened.
+        // The domain may still exist, whatever happened.
         end()?;
         Ok(probed)
     })
 }
 
-/// What it means that the probe could not be started.
+/// Returns what a failure to start the probe means.
 fn not_started(error: Error, name: &str) -> Result<Probed> {
     if matches!(error.code, Code::Interrupted | Code::Unreachable | Code::Denied) {
         return Err(error);
     }
     let code = error.code;
     let cause = error.cause.unwrap_or(error.message);
-    let reason = qemus_word(&cause).to_owned();
+    let reason = qemu_message(&cause).to_owned();
     let is_proof = code == Code::ToolFailed && is_about_kvm(&cause.replace(name, ""));
-    // libvirt may notice QEMU's end before it has read QEMU's last words, and the next probe has them.
-    let is_wordless = cause.contains("unexpectedly closed the monitor") && reason == cause;
-    Ok(match (is_proof, is_wordless) {
+    // libvirt may notice that QEMU ended before it has read QEMU's last message. The next probe may get the message.
+    let lacks_message = cause.contains("unexpectedly closed the monitor") && reason == cause;
+    Ok(match (is_proof, lacks_message) {
         (true, _) => Probed::Proven(Verdict::Fails(reason)),
         (false, true) => Probed::Ended(reason),
         (false, false) => Probed::NotStarted(reason),
     })
 }
 
-/// Lets the probe's CPU run, and waits for the outcome.
+/// Resumes the probe, and waits for the outcome.
 fn watch(host: &Host, uuid: Uuid) -> Result<Probed> {
     let (mut resumed, mut end) = (Ok(()), None);
     let resume = || resumed = host.virsh.resume(uuid, State::Paused);
-    let heard = host.virsh.events(Some(uuid), Some(PROBE_LIMIT), resume, |event| {
+    let watched = host.virsh.events(Some(uuid), Some(PROBE_LIMIT), resume, |event| {
         let is_end = event.kind == "lifecycle"
             && ["Shutdown", "Stopped", "Suspended", "Crashed"].iter().any(|word| event.detail.starts_with(word));
         if !is_end {
@@ -199,7 +198,7 @@ fn watch(host: &Host, uuid: Uuid) -> Result<Probed> {
         Ok(ControlFlow::Break(()))
     });
     // Another client may have ended it already.
-    for result in [heard, resumed] {
+    for result in [watched, resumed] {
         match result {
             Err(error) if matches!(error.code, Code::Interrupted | Code::Unreachable) => return Err(error),
             Err(error) => return Ok(Probed::Ended(error.cause.unwrap_or(error.message))),
@@ -222,14 +221,15 @@ fn watch(host: &Host, uuid: Uuid) -> Result<Probed> {
     })
 }
 
-/// Whether a complaint says that KVM does not work.
+/// Returns whether an error message proves that KVM does not work.
 fn is_about_kvm(cause: &str) -> bool {
     let lower = cause.to_lowercase();
-    KVM_WORDS.iter().any(|word| lower.contains(word)) && !PASSING.iter().any(|text| cause.contains(text))
+    KVM_WORDS.iter().any(|word| lower.contains(word)) && !TEMPORARY.iter().any(|text| cause.contains(text))
 }
 
-/// QEMU's own complaint inside libvirt's: `… qemu-system-x86_64: error: failed to set MSR …: qemu-system-x86_64: …`.
-fn qemus_word(cause: &str) -> &str {
+/// Returns QEMU's own message within libvirt's: `… qemu-system-x86_64: error: failed to set MSR …: qemu-system-x86_64:
+/// …`.
+fn qemu_message(cause: &str) -> &str {
     let is_program = |word: &str| word.starts_with("qemu-system-") || word.contains(" qemu-system-");
     let mut parts = cause.split(": ").skip_while(|part| !is_program(part)).skip(1);
     parts.find(|part| *part != "error").unwrap_or(cause)
@@ -240,19 +240,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_warning_has_qemus_own_words() {
+    fn qemus_own_message_is_extracted() {
         let cause = "Failed to create domain from /dev/stdin: internal error: QEMU unexpectedly closed the monitor (vm='x'): \
                      2026-11-23T04:03:13.6Z qemu-system-x86_64: error: failed to set MSR 0x10a: qemu-system-x86_64: \
                      target/i386/kvm/kvm.c:3849: kvm_buf_set_msrs: Assertion failed.";
-        assert_eq!(qemus_word(cause), "failed to set MSR 0x10a");
-        assert_eq!(qemus_word("something: else"), "something: else");
+        assert_eq!(qemu_message(cause), "failed to set MSR 0x10a");
+        assert_eq!(qemu_message("something: else"), "something: else");
     }
 
     #[test]
-    fn only_words_about_kvm_prove_that_it_does_not_work() {
+    fn only_messages_about_kvm_prove_that_it_does_not_work() {
         let name = "vmprov-kvm-test-0";
         let closed =
-            |words: &str| format!("QEMU unexpectedly closed the monitor (vm='{name}'): qemu-system-x86_64: {words}");
+            |text: &str| format!("QEMU unexpectedly closed the monitor (vm='{name}'): qemu-system-x86_64: {text}");
         for (cause, is_proof) in [
             (closed("Could not access KVM kernel module: Permission denied"), true),
             (closed("error: failed to set MSR 0x10a"), true),

@@ -1,13 +1,13 @@
-//! [`Allowance`]: whether a caller may have more, for what an operation learns only on its way.
+//! [`Allowance`]: a quota check for resources whose size an operation learns only while it runs.
 
 use crate::error::Result;
 
-/// Where a caller's quota is asked before an operation creates what the request alone does not tell. It counts until the
-/// operation ends; what is there then is counted by what libvirt has.
+/// Checks a caller's quota before an operation creates what its request does not state. A reservation counts until the
+/// operation ends; after that, usage is what libvirt reports.
 pub trait Allowance: Send + Sync {
-    /// Reserves an image and its bytes in the pool, by the volume that will lead to it. An operation makes one image: a
-    /// later call takes the place of an earlier one.
-    fn take_image(&self, companion: &str, bytes: u64) -> Result<()>;
+    /// Reserves an image and its bytes in the pool; the volume of its manifest identifies it. An operation makes one
+    /// image: a later call replaces an earlier one.
+    fn take_image(&self, manifest: &str, bytes: u64) -> Result<()>;
 
     /// Reserves the bytes of another volume in the pool.
     fn take_volume(&self, name: &str, bytes: u64) -> Result<()>;

@@ -1,4 +1,4 @@
-//! Which libvirt is meant when nobody says: the system's, or the user's own where that is not to be had.
+//! The default connection: the system's libvirt, or the user's own if the system's cannot be used.
 
 use std::{io::ErrorKind, os::unix::net::UnixStream, path::Path, time::Duration};
 
@@ -10,23 +10,24 @@ use crate::{
     tools::{Runner, virsh::Virsh},
 };
 
-/// The system's libvirt, which has networks and starts VMs with the host.
+/// The URI of the system's libvirt, which has networks and starts VMs with the host.
 pub const SYSTEM: &str = "qemu:///system";
 
-/// The user's own, which needs no privilege.
+/// The URI of the user's own libvirt, which needs no privilege.
 pub const SESSION: &str = "qemu:///session";
 
-/// The sockets of the system's libvirt: of its one daemon, or of the one for QEMU (libvirt's `daemons.rst`).
+/// The sockets of the system's libvirt: of the monolithic daemon, and of the modular one for QEMU (libvirt's
+/// `daemons.rst`).
 const SOCKETS: [&str; 2] = ["/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock"];
 
-/// Those daemons themselves, which a session starts by itself.
+/// The daemons, which libvirt starts itself for a session.
 const DAEMONS: [&str; 4] =
     ["/usr/sbin/libvirtd", "/usr/sbin/virtqemud", "/usr/bin/libvirtd", "/usr/local/sbin/libvirtd"];
 
-/// How long the system's libvirt may take to say whether it lets this user in.
+/// How long the system's libvirt may take to accept or refuse this user.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A connection that was chosen.
+/// The chosen connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
     /// Its URI.
@@ -35,10 +36,10 @@ pub struct Connection {
     pub because: Option<String>,
 }
 
-/// Chooses the connection. root always means the system's.
+/// Chooses the connection. For root it is always the system's.
 pub fn choose() -> Connection {
     let because = if geteuid().is_root() { None } else { why_not_system(&Runner::default()) };
-    // Without a daemon to start, the system's error says better what is missing.
+    // If there is no daemon to start, the error of the system's connection tells better what is missing.
     let because = because.filter(|_| DAEMONS.iter().any(|daemon| Path::new(daemon).exists()));
     Connection { uri: if because.is_some() { SESSION } else { SYSTEM }, because }
 }
@@ -46,15 +47,15 @@ pub fn choose() -> Connection {
 /// The group whose members may use the system's libvirt (`unix_sock_group` of Debian's and Fedora's packages).
 const GROUP: &str = "libvirt";
 
-/// Why this user cannot use the system's libvirt; none where they can, or could if it ran: that it is down must not look
-/// as if their VMs were gone.
+/// Returns why this user cannot use the system's libvirt. None if they can, or could if it ran: otherwise a stopped
+/// daemon would look as if their VMs were gone.
 fn why_not_system(runner: &Runner) -> Option<String> {
     let own = Account::own();
     let is_member = Account::of(own.uid, own.gids[0]).gids.iter().chain(&own.gids).any(|gid| group_name(*gid) == GROUP);
     let mut because = "it is not running".to_owned();
     for socket in SOCKETS {
         match UnixStream::connect(socket) {
-            // Whom a group lets in is in; a socket that is open to all has polkit behind it.
+            // A socket restricted to a group admits all its members; behind one that is open to all, polkit decides.
             Ok(_) if !is_open_to_all(socket) => return None,
             Ok(_) => return refused_by_polkit(runner),
             Err(_) if is_member => return None,

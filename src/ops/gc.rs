@@ -1,4 +1,4 @@
-//! `gc`: what killed operations left.
+//! `gc`: removes leftovers of interrupted operations.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -16,16 +16,16 @@ use crate::{
     tools::virsh::DomainSummary,
 };
 
-/// What is cleaned up beside the leftovers of interrupted operations
+/// What to remove besides the leftovers of interrupted operations
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct GcOptions {
-    /// Delete overlays whose backing file is gone and that nothing uses; they are only listed otherwise
+    /// Delete unused overlays whose backing file is missing (listed only by default)
     #[arg(long)]
     pub orphans: bool,
 }
 
-/// What was cleaned up.
+/// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Collected {
@@ -33,13 +33,13 @@ pub struct Collected {
     pub vms: Vec<String>,
     /// The volumes that were removed, as `pool/volume`, and files of this machine.
     pub volumes: Vec<String>,
-    /// The incomplete VMs that were left alone, and why.
+    /// The incomplete VMs that were not removed, and why.
     pub skipped: Vec<Skipped>,
-    /// Overlays, as `pool/volume`, that nothing uses and whose backing file is gone. They are deleted only on request.
+    /// Unused overlays, as `pool/volume`, whose backing file is missing. They are deleted only on request.
     pub orphans: Vec<String>,
 }
 
-/// An incomplete VM that was left alone.
+/// An incomplete VM that was not removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Skipped {
@@ -49,8 +49,8 @@ pub struct Skipped {
     pub reason: String,
 }
 
-/// Removes every VM whose create or delete was cut short, and base images whose upload was. What another vmprov works on
-/// is left alone.
+/// Removes every VM whose create or delete was interrupted, and base images whose upload was. What another vmprov is
+/// working on is not touched.
 pub fn collect(host: &Host, options: GcOptions) -> Result<Collected> {
     if options.orphans {
         let mut collected = remove_unfinished(host)?;
@@ -94,25 +94,25 @@ fn remove_unfinished(host: &Host) -> Result<Collected> {
     Ok(collected)
 }
 
-/// The VMs whose create or delete was cut short, or is under way.
+/// Returns the VMs whose create or delete was interrupted, or is running.
 pub(super) fn incomplete(host: &Host) -> Result<Vec<(DomainSummary, VmRecord)>> {
     let mut known = vm::known(host)?;
     known.retain(|(_, metadata)| metadata.is_incomplete());
     Ok(known)
 }
 
-/// Whose an incomplete VM is.
+/// The result of claiming an incomplete VM.
 pub(super) enum Claim {
-    /// Ours to remove, as long as the lease is held; this is what it is now.
+    /// It may be removed while the lease is held. This is its current record.
     Ours(Box<(Lease, VmRecord)>),
-    /// Somebody's who works on it, as this says.
+    /// Another operation is working on it, as this message says.
     Theirs(String),
-    /// Nobody's: it has been finished or removed since it was listed.
+    /// It was completed or removed after it was listed.
     Settled,
 }
 
-/// Claims an incomplete VM. What was read of it before its lease was taken proves nothing: by then it may be whole, or its
-/// name another VM's.
+/// Claims an incomplete VM. Its record is read again under the lease: meanwhile the VM may have been completed, or its
+/// name given to another VM.
 pub(super) fn claim(host: &Host, listed: &DomainSummary) -> Result<Claim> {
     let lease = match vm::lock_now(host, &listed.name) {
         Ok(lease) => lease,

@@ -1,4 +1,4 @@
-//! ssh keys: made, taken in, listed, deleted.
+//! Operations on SSH keys: generate, import, list, delete.
 
 use camino::Utf8Path;
 use serde::Serialize;
@@ -14,23 +14,23 @@ use crate::{
     store::keys::Listing,
 };
 
-/// Makes a key pair.
+/// Generates a key pair.
 pub fn generate(host: &Host, new: &NewKey) -> Result<Key> {
     host.step(format!("generating the key {}", new.name));
     host.keys.generate(new)
 }
 
-/// Takes in an existing key, public or private.
+/// Imports an existing key, public or private.
 pub fn import(host: &Host, name: &Name, file: &Utf8Path) -> Result<Key> {
     host.keys.import(name, file)
 }
 
-/// Every key, and what is in the folder that cannot be used.
+/// Every key, and the files of the key directory that cannot be used.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Keys {
-    /// The keys, in the order of their names.
+    /// The keys, sorted by name.
     pub keys: Vec<Key>,
-    /// What is there and is no key: one broken file hides no other.
+    /// The errors of files that are not usable keys; one broken file does not hide the keys.
     pub unusable: Vec<Error>,
 }
 
@@ -39,7 +39,7 @@ pub fn list(host: &Host) -> Result<Keys> {
     let Listing { mut keys, mut unusable } = host.keys.list()?;
     keys.retain(|key| host.caller.sees(key.name.as_str()));
     if host.caller.prefix.is_some() {
-        // They name files of others.
+        // These errors name files of other clients.
         unusable.clear();
     }
     for text in unusable.iter().map(ToString::to_string).chain(host.keys.warning()) {
@@ -48,28 +48,28 @@ pub fn list(host: &Host) -> Result<Keys> {
     Ok(Keys { keys, unusable })
 }
 
-/// One key.
+/// Returns a key.
 pub fn get(host: &Host, name: &Name) -> Result<Key> {
-    host.keys.get(name).map_err(|error| near(host, name, error))
+    host.keys.get(name).map_err(|error| with_similar(host, name, error))
 }
 
 /// A key that was deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct DeletedKey {
-    /// `deleted`.
+    /// Always `deleted`.
     pub status: &'static str,
-    /// Its name.
+    /// The key's name.
     pub key: Name,
 }
 
-/// Deletes a key; VMs that have it keep it.
+/// Deletes a key. VMs that it was added to keep it.
 pub fn delete(host: &Host, name: &Name) -> Result<DeletedKey> {
-    host.keys.delete(name).map_err(|error| near(host, name, error))?;
+    host.keys.delete(name).map_err(|error| with_similar(host, name, error))?;
     Ok(DeletedKey { status: "deleted", key: name.clone() })
 }
 
-/// Adds the names that are near to the error for one that is not there.
-fn near(host: &Host, name: &Name, error: Error) -> Error {
+/// Returns the error with similar names added, if it is about a key that does not exist.
+fn with_similar(host: &Host, name: &Name, error: Error) -> Error {
     match (error.code, host.keys.list()) {
         (Code::NotFound, Ok(listing)) => {
             let known = listing.keys.iter().map(|key| key.name.as_str()).filter(|name| host.caller.sees(name));

@@ -1,7 +1,7 @@
 //! [`Lease`]: one operation at a time on a VM, across processes, containers and machines.
 //!
-//! Who works on what is told by libvirt itself (`tools/virsh/lease.rs`). A holder that dies cannot give its lease back, so
-//! a lease has a term and is renewed; and whoever shares the folder of locks with its holder sees at once that it has died.
+//! libvirt itself stores the leases (`tools/virsh/lease.rs`). A holder that dies cannot release its lease, so a lease
+//! has a term and is renewed. Processes that share the lock folder with the holder notice its death at once.
 
 use std::{
     sync::{
@@ -29,25 +29,25 @@ use crate::{
     },
 };
 
-/// After how long a lease that was not renewed may be taken from a holder that cannot be seen.
+/// The time without renewal after which a lease may be taken from a holder that cannot be observed.
 const TERM: Duration = Duration::from_mins(1);
 
-/// For how long after a renewal its holder works on. The rest of the term is for clocks that differ.
+/// How long after a renewal the holder may go on working. The rest of the term allows for clocks that differ.
 const SAFE_TERM: Duration = Duration::from_secs(40);
 
-/// How often it is renewed.
+/// The interval between renewals.
 const RENEWAL: Duration = Duration::from_secs(15);
 
-/// How often a lease that somebody has is tried again, which costs next to nothing.
+/// The interval between attempts to take a lease that is held, which cost next to nothing.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How often is looked whether its holder has died, which costs a process.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval between checks whether the holder has died, which cost a process each.
+const HOLDER_CHECK: Duration = Duration::from_secs(1);
 
-/// What a holder says of itself.
+/// How a holder describes itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Holder {
-    /// The boot and the folder of locks of its machine or container.
+    /// The boot and the lock folder of its machine or container.
     place: String,
     /// Its machine's or container's name, for people.
     host: String,
@@ -61,17 +61,17 @@ struct Holder {
 pub(super) struct Lease {
     /// The host to change it on: its calls are refused once the lease is lost.
     pub(super) host: Host,
-    /// What it rests on; dropped with it.
+    /// What backs it; dropped with it.
     _kind: Kind,
 }
 
-/// What a lease rests on.
+/// What backs a lease.
 enum Kind {
     /// Nothing: a dry run changes nothing.
     None,
-    /// A lock of this machine alone, where libvirt's driver has no secrets.
+    /// A lock on this machine only, if libvirt's driver does not support secrets.
     Local { _lock: Lock },
-    /// A secret of libvirt's.
+    /// A secret in libvirt.
     Shared { _secret: Shared },
 }
 
@@ -80,12 +80,12 @@ struct Shared {
     uuid: Uuid,
     stop: Option<Sender<()>>,
     renewer: Option<JoinHandle<()>>,
-    /// Shows those who share the folder of locks that this process lives.
+    /// Shows processes that share the lock folder that this one is alive.
     _alive: Lock,
 }
 
-/// How a lock is called that shows that the holder of a lease lives.
-fn sign_of_life(lease: Uuid) -> String {
+/// Returns the name of the lock that shows that the holder of a lease is alive.
+fn liveness_lock(lease: Uuid) -> String {
     format!("the lease {lease}")
 }
 
@@ -112,8 +112,8 @@ impl Lease {
             return Ok(Self { host: host.clone(), _kind: Kind::None });
         };
         let (uuid, deadline) = (Uuid::new_v4(), Instant::now() + limit);
-        let alive = Lock::take(&sign_of_life(uuid), Duration::ZERO, &host.runner.cancel)?;
-        let mut looked: Option<(Uuid, Instant)> = None;
+        let alive = Lock::take(&liveness_lock(uuid), Duration::ZERO, &host.runner.cancel)?;
+        let mut checked: Option<(Uuid, Instant)> = None;
         loop {
             let start = fence::now();
             match session.take(what, uuid, &Holder::this()?)? {
@@ -128,17 +128,17 @@ impl Lease {
                     let name = format!("{what} at {}", host.hypervisor()?);
                     let left = deadline.saturating_duration_since(Instant::now());
                     let lock = Lock::take(&name, left, &host.runner.cancel);
-                    let lock = lock.map_err(|error| as_to(error, what))?;
+                    let lock = lock.map_err(|error| lease_error(error, what))?;
                     return Ok(Self { host: host.clone(), _kind: Kind::Local { _lock: lock } });
                 }
                 Taken::Theirs(other) => {
-                    let just_seen = looked.is_some_and(|(uuid, when)| uuid == other && when.elapsed() < LOOK);
-                    if just_seen && Instant::now() < deadline {
+                    let is_recent = checked.is_some_and(|(uuid, when)| uuid == other && when.elapsed() < HOLDER_CHECK);
+                    if is_recent && Instant::now() < deadline {
                         host.runner.cancel.check()?;
                         std::thread::sleep(POLL);
                         continue;
                     }
-                    looked = Some((other, Instant::now()));
+                    checked = Some((other, Instant::now()));
                     let Some(stored) = host.virsh.operation_lease(other)? else { continue };
                     match Holder::of(&stored) {
                         Some(holder) if !holder.has_died(other, host)? => {
@@ -146,8 +146,8 @@ impl Lease {
                                 return Err(holder.is_busy(what));
                             }
                         }
-                        // By its UUID: it cannot be somebody else's lease that goes.
-                        _ => session.give_back(other)?,
+                        // The UUID ensures that no other holder's lease is removed.
+                        _ => session.release(other)?,
                     }
                 }
             }
@@ -155,8 +155,8 @@ impl Lease {
     }
 }
 
-/// The error of a lock, where people know it as a lease on `what`.
-fn as_to(error: Error, what: &str) -> Error {
+/// Returns the error of a lock as that of a lease on `what`.
+fn lease_error(error: Error, what: &str) -> Error {
     match error.code {
         Code::Busy => Error { message: format!("another vmprov is working on {what}"), ..error },
         _ => error,
@@ -179,10 +179,10 @@ impl Shared {
     }
 }
 
-/// Renews a lease. A failure is tried again; the fence closes by itself when none succeeds in time.
+/// Renews a lease. A failed renewal is tried again; the fence closes by itself if none succeeds in time.
 fn renew(session: &Mutex<LeaseSession>, what: &str, uuid: Uuid, fence: &Fence) {
     let start = fence::now();
-    // One that was lost long ago may have been somebody else's meanwhile, even if it is nobody's now.
+    // Another holder may have had an expired lease in the meantime, even if it is free now.
     if fence.check().is_err() {
         return fence.close();
     }
@@ -202,8 +202,8 @@ impl Drop for Shared {
         {
             tracing::debug!("the thread that renews a lease has panicked");
         }
-        // What cannot be given back ends with its term.
-        if let Err(error) = self.session.lock().unwrap_or_else(PoisonError::into_inner).give_back(self.uuid) {
+        // A lease that cannot be released ends with its term.
+        if let Err(error) = self.session.lock().unwrap_or_else(PoisonError::into_inner).release(self.uuid) {
             tracing::debug!("cannot give back a lease: {error}");
         }
     }
@@ -223,16 +223,16 @@ impl Holder {
         serde_json::to_string(&holder).map_err(|error| failed(&error))
     }
 
-    /// The holder of a lease; none when it does not say what only a vmprov would.
+    /// Returns the holder of a lease; none if its description is not one of vmprov.
     fn of(lease: &StoredLease) -> Option<Self> {
         serde_json::from_str(&lease.description).ok()
     }
 
-    /// Whether it is certain that nobody works under this lease any more.
+    /// Returns whether it is certain that nothing works under this lease any more.
     fn has_died(&self, lease: Uuid, host: &Host) -> Result<bool> {
         if self.place == lock::place()? {
-            return match Lock::take(&sign_of_life(lease), Duration::ZERO, &host.runner.cancel) {
-                Ok(_it_had_left) => Ok(true),
+            return match Lock::take(&liveness_lock(lease), Duration::ZERO, &host.runner.cancel) {
+                Ok(_taken_from_it) => Ok(true),
                 Err(error) if error.code == Code::Busy => Ok(false),
                 Err(error) => Err(error),
             };
@@ -244,12 +244,13 @@ impl Holder {
         let Self { host, process, expires, .. } = self;
         let message = format!("another vmprov is working on {what}");
         Error::new(Code::Busy, message)
-            .because(format!("process {process} on `{host}` has a lease on it until {expires:.0}, which it renews"))
-            .hint("Try again when it is done. If that process has died, its lease ends at that time.")
+            .because(format!("process {process} on `{host}` has its lease, which ends at {expires:.0} unless renewed"))
+            .hint("Try again when that process has finished")
+            .hint("Wait for the lease to end if the process has died")
     }
 }
 
-/// Ends the leases whose holders have died.
+/// Removes the leases whose holders have died.
 pub(super) fn remove_stale(host: &Host) -> Result<()> {
     let mut session = None;
     for lease in host.virsh.operation_leases()? {
@@ -259,7 +260,7 @@ pub(super) fn remove_stale(host: &Host) -> Result<()> {
                 Some(session) => session,
                 none => none.insert(host.virsh.lease_session()?),
             };
-            session.give_back(lease.uuid)?;
+            session.release(lease.uuid)?;
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! The verbs: what vmprov does. A request goes in, a report comes out; nothing here knows of a command line, HTTP or a
-//! terminal.
+//! The operations of vmprov. Each takes a request and returns a report. Nothing here depends on a command line, HTTP or
+//! a terminal.
 
 mod accelerator;
 mod allowance;
@@ -36,39 +36,39 @@ pub use allowance::Allowance;
 pub use caller::Caller;
 use progress::Progress;
 
-/// What decides where an operation works; a face fills it from its flags, environment and files.
+/// Where and how operations work. A front end fills it from its options, environment and files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The libvirt connection.
     pub uri: String,
     /// The storage pool for disks, base images and seeds.
     pub pool: String,
-    /// Where that pool is made when it is missing.
+    /// Where that pool is created if it does not exist.
     pub pool_path: Utf8PathBuf,
-    /// Where ssh keys are kept.
+    /// Where SSH keys are stored.
     pub key_dir: Utf8PathBuf,
-    /// Where what plain ssh needs of the VMs is kept.
+    /// Where the files that plain `ssh` needs to reach the VMs are stored.
     pub data_dir: Utf8PathBuf,
-    /// Where downloads are, while they are, and what was found out of this host.
+    /// Where unfinished downloads and the cached results of host checks are stored.
     pub cache_dir: Utf8PathBuf,
-    /// Where publishers' files are had from instead.
+    /// The mirrors that publishers' files are downloaded from instead.
     pub mirrors: Vec<Mirror>,
-    /// Through whom the web is reached.
+    /// The proxies for HTTP requests.
     pub proxies: Proxies,
-    /// Whether images are refused that neither a checksum nor a signature speaks for.
+    /// Whether images without a checksum or signature are refused.
     pub require_verified: bool,
-    /// How long a server may be silent.
+    /// How long a server may send no data before the download fails.
     pub stall_limit: Duration,
-    /// The site's own files of the image catalogue; a later one wins.
+    /// The site's own files of the image catalogue; a later file overrides an earlier one.
     pub catalogue_files: Vec<Utf8PathBuf>,
-    /// What may be named as an image or as an installer.
+    /// The images and installers that requests may name.
     pub sources: SourcePolicy,
 }
 
-/// Everything that an operation may touch.
+/// The host as an operation sees it: libvirt, programs, stored keys, HTTP.
 #[derive(Clone)]
 pub struct Host {
-    /// Where it works.
+    /// Its settings.
     pub settings: Settings,
     pub(crate) virsh: Virsh,
     pub(crate) runner: Runner,
@@ -80,52 +80,53 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host to work on. Nothing is called yet.
+    /// Returns a host to work on. This calls nothing yet.
     pub fn new(settings: Settings, cancel: Cancel, progress: Arc<dyn Progress>) -> Self {
         Self::with(settings, Runner { cancel, ..Runner::default() }, progress)
     }
 
-    /// The same host, where somebody counts what is called and fetched.
+    /// Returns the same host with an observer that counts program runs and downloads.
     #[must_use]
     pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Self {
         let runner = Runner { observer: Some(observer), ..self.runner.clone() };
         self.like(self.settings.clone(), runner)
     }
 
-    /// The same host, on which nothing is changed: what would be called is written down for [`Self::planned`].
+    /// Returns the same host for a dry run: nothing is changed, and the commands that would run are recorded for
+    /// [`Self::planned`].
     #[must_use]
     pub fn dry_run(&self) -> Self {
         let runner = Runner { plan: Some(Arc::default()), ..self.runner.clone() };
         self.like(self.settings.clone(), runner)
     }
 
-    /// The same host for a request that may name these images and installers only.
+    /// Returns the same host for requests that may name only these images and installers.
     #[must_use]
     pub fn limited_to(&self, sources: SourcePolicy) -> Self {
         let settings = Settings { sources, ..self.settings.clone() };
         self.like(settings, self.runner.clone())
     }
 
-    /// The same host for somebody who sees less than everything, or whose VMs are counted.
+    /// Returns the same host on behalf of a caller, who may see only part of it or have a quota.
     #[must_use]
     pub fn on_behalf_of(&self, caller: Caller) -> Self {
         Self { caller, ..self.clone() }
     }
 
-    /// The same host for an operation that asks there before it creates more than the request tells.
+    /// Returns the same host with a quota check for what an operation creates beyond what its request states.
     #[must_use]
     pub fn within(&self, allowance: Arc<dyn Allowance>) -> Self {
         Self { allowance, ..self.clone() }
     }
 
-    /// The same host for a process that also does other work: what computes leaves it processors.
+    /// Returns the same host for a process that also does other work: computations leave processors free for it.
     #[must_use]
     pub fn in_background(self) -> Self {
         let keys = self.keys.with_effort(Effort::Background);
         Self { keys, ..self }
     }
 
-    /// What a dry run would have called.
+    /// Returns the commands that a dry run would have run.
     pub fn planned(&self) -> Vec<String> {
         self.runner.planned()
     }
@@ -155,17 +156,17 @@ impl Host {
         }
     }
 
-    /// The same host, whose calls nobody can cancel: for undoing what was begun.
+    /// Returns the same host without cancellation, for rollback.
     fn uncancellable(&self) -> Self {
         self.like(self.settings.clone(), self.runner.uncancellable())
     }
 
-    /// The same host, on which nothing is changed any more once the fence is closed.
+    /// Returns the same host, which refuses changes once the fence is closed.
     fn fenced_by(&self, fence: Fence) -> Self {
         self.like(self.settings.clone(), Runner { fence: Some(fence), ..self.runner.clone() })
     }
 
-    /// The same host, none of whose calls may take longer than this: for a look that nobody waits long for.
+    /// Returns the same host with a time limit for each call, for probes that must be quick.
     #[must_use]
     pub fn with_time_limit(&self, limit: Duration) -> Self {
         let limit = self.runner.limit.map_or(limit, |present| present.min(limit));
@@ -177,7 +178,8 @@ impl Host {
         self.runner.plan.is_some()
     }
 
-    /// Which hypervisor it works on, however the URI is spelled: for the names of locks, and for what is remembered of it.
+    /// Returns the hypervisor's identity, which does not depend on how the URI is spelled. It is part of the names of
+    /// locks and of cached results.
     fn hypervisor(&self) -> Result<String> {
         self.virsh.hypervisor()
     }
@@ -186,7 +188,7 @@ impl Host {
         self.progress.step(text.as_ref());
     }
 
-    /// Warns at once, and in the operation's report.
+    /// Adds a warning to the operation's report and sends it to its progress at once.
     fn warn(&self, warnings: &mut Vec<String>, text: impl Into<String>) {
         let text = text.into();
         self.progress.warn(&text);
@@ -194,33 +196,33 @@ impl Host {
     }
 }
 
-/// Returns the error for a resource that does not exist, with the names that are similar. `list` is how to list them.
+/// Returns the error for a resource that does not exist, with similar names. `list` is the hint to list existing ones.
 fn missing<'a>(kind: ResourceKind, name: &str, known: impl IntoIterator<Item = &'a str>, list: Hint) -> Error {
     unknown(kind.noun(), name, known, list).fault(Fault::Missing(kind))
 }
 
-/// Returns the error for a name that does not exist, with the names that are similar. `list` is how to list them.
+/// Returns the error for a name that does not exist, with similar names. `list` is the hint to list existing ones.
 fn unknown<'a>(what: &str, name: &str, known: impl IntoIterator<Item = &'a str>, list: Hint) -> Error {
-    /// Below this, Jaro-Winkler calls words alike that nobody would mistake for each other.
-    const ALIKE: f64 = 0.75;
-    let mut near: Vec<_> = known
+    /// The least Jaro-Winkler similarity. Below it are words that no one would confuse.
+    const MIN_SIMILARITY: f64 = 0.75;
+    let mut similar: Vec<_> = known
         .into_iter()
         .map(|other| (strsim::jaro_winkler(name, other), other))
-        .filter(|(near, _)| *near > ALIKE)
+        .filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
         .collect();
-    near.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    let error = Error::not_found(format!("there is no {what} `{}`", name.escape_debug()));
-    let error = match &near[..] {
+    similar.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    let error = Error::not_found(format!("{what} `{}` does not exist", name.escape_debug()));
+    let error = match &similar[..] {
         [] => error,
-        near => {
-            let names: Vec<_> = near.iter().take(3).map(|(_, name)| format!("`{}`", name.escape_debug())).collect();
+        similar => {
+            let names: Vec<_> = similar.iter().take(3).map(|(_, name)| format!("`{}`", name.escape_debug())).collect();
             error.hint(format!("Check the name; similar: {}", names.join(", ")))
         }
     };
     error.hint(list)
 }
 
-/// Does two things at once; in a dry run one after the other, so that its commands have an order.
+/// Runs two closures in parallel. A dry run runs them in sequence, so that the recorded commands have a fixed order.
 fn side_by_side<A: Send, B>(
     host: &Host,
     beside: impl FnOnce() -> Result<A> + Send,

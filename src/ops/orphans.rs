@@ -1,4 +1,4 @@
-//! Volumes that nothing uses and nobody can open: overlays whose backing file is gone.
+//! Unused volumes that cannot be opened: overlays whose backing file is missing.
 
 use std::collections::HashSet;
 
@@ -11,8 +11,8 @@ use crate::{
     tools::virsh::{Storage, StoredVolume},
 };
 
-/// Returns the orphaned overlays of the configured pool, each before what it builds on: no domain or snapshot names them,
-/// no VM owns them, and the file that they build on is missing from a pool that is started.
+/// Returns the orphaned overlays of the configured pool, each before the files of its backing chain. No domain or
+/// snapshot names such an overlay, no VM owns it, and its backing file is missing from an active pool.
 pub(super) fn find<'s>(host: &Host, storage: &'s Storage) -> Vec<&'s StoredVolume> {
     let chains = Chains::new(host, storage);
     let named: HashSet<_> = (storage.domains.iter())
@@ -35,7 +35,7 @@ pub(super) fn find<'s>(host: &Host, storage: &'s Storage) -> Vec<&'s StoredVolum
     orphans
 }
 
-/// Names the orphaned overlays as `pool/volume`, and deletes them if asked to.
+/// Returns the orphaned overlays as `pool/volume`, and deletes them if requested.
 pub(super) fn collect(host: &Host, delete: bool) -> Result<Vec<String>> {
     let storage = host.virsh.storage(true)?;
     let mut names = Vec::new();

@@ -1,4 +1,4 @@
-//! What must be there before a VM can be created: the storage pool and the network. The accelerator is `accelerator.rs`.
+//! Prepares what a new VM needs: the storage pool and the network. For the accelerator see `accelerator.rs`.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::{
     tools::virsh::{HostInventory, Pool},
 };
 
-/// The third octets that a new `default` network is tried with: libvirt's own first.
+/// The third octets to try for a new `default` network. The first is libvirt's own.
 const SUBNETS: [u8; 5] = [122, 123, 124, 142, 222];
 
-/// How long another vmprov may take to make the storage pool.
+/// How long another vmprov may take to create the storage pool.
 const POOL_WAIT: Duration = Duration::from_mins(1);
 
-/// The storage pool, made or started where that is needed.
+/// Returns the storage pool, after creating or starting it if needed.
 pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
     let name = &host.settings.pool;
-    let Some(pool) = found else { return make_pool(host) };
+    let Some(pool) = found else { return create_pool(host) };
     if !pool.holds_files() {
         return Err(Error::conflict(format!(
             "the storage pool `{name}` is of type `{}`, which cannot hold overlays",
             pool.kind
         ))
-        .hint("Choose a pool of files with --pool, or let vmprov make one by naming one that is not there."));
+        .hint(Hint::set("Choose a pool that holds files, or a new name for vmprov to create", "pool")));
     }
     if !pool.active {
         start_pool(host, pool)?;
@@ -34,44 +34,48 @@ pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
     Ok(Pool { active: true, ..pool.clone() })
 }
 
-/// Makes the storage pool, whole or not at all.
-fn make_pool(host: &Host) -> Result<Pool> {
+/// Creates the storage pool completely, or not at all.
+fn create_pool(host: &Host) -> Result<Pool> {
     let (name, path) = (&host.settings.pool, &host.settings.pool_path);
     let what = format!("the storage pool `{name}` at {}", host.hypervisor()?);
-    let _one_maker = Lock::take(&what, POOL_WAIT, &host.runner.cancel)?;
-    if let Some(made) = host.virsh.pool(name)? {
-        return pool(host, Some(&made)); // another vmprov was first
+    let _lock = Lock::take(&what, POOL_WAIT, &host.runner.cancel)?;
+    if let Some(created) = host.virsh.pool(name)? {
+        return pool(host, Some(&created)); // another vmprov was first
     }
     undoing(|undo| {
         let undoer = host.uncancellable();
         let claim = undo.push(format!("storage pool `{name}`"), move || undoer.virsh.remove_pool(name));
-        let made = host.virsh.make_pool(name, path);
-        if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
-            // Somebody whom our lock does not reach was first.
+        let created = host.virsh.make_pool(name, path);
+        if created.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
+            // A process that does not share our lock created it first.
             claim.waive();
         }
-        made
+        created
     })?;
-    note(host, "made", &format!("the storage pool `{name}` in {path}"), "missing");
+    note(host, "created", &format!("the storage pool `{name}` in {path}"), "missing");
     if host.is_dry_run() {
         return Ok(Pool::to_be_made(name, path));
     }
-    let made = host.virsh.pool(name)?;
-    made.ok_or_else(|| Error::internal(format!("the storage pool `{name}` is gone after it was made")))
+    let created = host.virsh.pool(name)?;
+    created.ok_or_else(|| Error::internal(format!("the storage pool `{name}` disappeared after it was created")))
 }
 
-/// Starts a storage pool. The folder of one whose making was cut short is made first.
+/// Starts a storage pool. If its creation was interrupted, its folder is created first. Another process may start it at
+/// the same time, which makes our own calls fail.
 pub(super) fn start_pool(host: &Host, pool: &Pool) -> Result<()> {
-    match host.virsh.start_pool(&pool.name) {
+    let started = match host.virsh.start_pool(&pool.name) {
         Err(error) if error.code == Code::ToolFailed && pool.kind == "dir" => {
-            host.virsh.build_pool(&pool.name)?;
-            host.virsh.start_pool(&pool.name)
+            host.virsh.build_pool(&pool.name).and_then(|()| host.virsh.start_pool(&pool.name))
         }
+        result => result,
+    };
+    match started {
+        Err(_) if host.virsh.pool(&pool.name)?.is_some_and(|now| now.active) => Ok(()),
         result => result,
     }
 }
 
-/// Says what was done beside what was asked for, or would be.
+/// Reports what was done, or would be done, in addition to the request.
 fn note(host: &Host, done: &str, what: &str, because: &str) {
     if host.is_dry_run() {
         host.progress.note(&format!("{what} is {because}: it would be {done}"));
@@ -80,61 +84,63 @@ fn note(host: &Host, done: &str, what: &str, because: &str) {
     }
 }
 
-/// Whether the network of the user who runs libvirt is meant: by its name, or because a session has no other.
-pub(super) fn is_user_network(host: &Host, name: &str, survey: &HostInventory) -> bool {
-    let is_meant = name == USER_NETWORK || name == DEFAULT_NETWORK && host.virsh.is_session();
-    is_meant && !survey.networks.iter().any(|known| known == name)
+/// Returns whether a name means user-mode networking: by its own name, or as the default of a session, which has no
+/// networks.
+pub(super) fn is_user_network(host: &Host, name: &str, inventory: &HostInventory) -> bool {
+    let is_user = name == USER_NETWORK || name == DEFAULT_NETWORK && host.virsh.is_session();
+    is_user && !inventory.networks.iter().any(|known| known == name)
 }
 
-/// Refuses a network that is neither there nor made by [`network`].
-pub(super) fn check_network(host: &Host, name: &str, survey: &HostInventory) -> Result<()> {
-    if is_user_network(host, name, survey) {
+/// Refuses a network that does not exist and that [`network`] would not create.
+pub(super) fn check_network(host: &Host, name: &str, inventory: &HostInventory) -> Result<()> {
+    if is_user_network(host, name, inventory) {
         if host.virsh.is_local() {
             return Ok(());
         }
-        return Err(Error::conflict("a VM in the network of its user is reached on the machine that it runs on only")
-            .hint("Run vmprov on that machine, or name a network of libvirt's with --network."));
+        return Err(Error::conflict("a VM with user-mode networking is reachable only from the machine it runs on")
+            .hint("Run vmprov on that machine")
+            .hint(Hint::set("Choose a libvirt network", "network")));
     }
-    if name == DEFAULT_NETWORK || survey.networks.iter().any(|known| known == name) {
+    if name == DEFAULT_NETWORK || inventory.networks.iter().any(|known| known == name) {
         return Ok(());
     }
-    let known = survey.networks.iter().map(String::as_str);
+    let known = inventory.networks.iter().map(String::as_str);
     Err(missing(ResourceKind::Network, name, known, Hint::run("List the networks", "virsh net-list --all")))
 }
 
-/// Makes or starts the network where that is needed. Only `default` is made: what another should look like is the
-/// operator's to say.
-pub(super) fn network(host: &Host, name: &str, survey: &HostInventory) -> Result<()> {
-    if survey.active_networks.iter().any(|active| active == name) {
+/// Creates or starts the network if needed. Only `default` is created: the operator must define any other.
+pub(super) fn network(host: &Host, name: &str, inventory: &HostInventory) -> Result<()> {
+    if inventory.active_networks.iter().any(|active| active == name) {
         return Ok(());
     }
-    if survey.networks.iter().any(|known| known == name) {
+    if inventory.networks.iter().any(|known| known == name) {
         host.virsh.start_network(name)?;
         note(host, "started", &format!("the network `{name}`"), "inactive");
         return Ok(());
     }
     for subnet in SUBNETS {
-        let made = undoing(|undo| {
+        let created = undoing(|undo| {
             let undoer = host.uncancellable();
             let claim = undo.push(format!("network `{name}`"), move || undoer.virsh.remove_network(name));
             match host.virsh.define_network(name, subnet) {
-                // Another vmprov made it first.
+                // Another vmprov created it first.
                 Err(error) if error.code == Code::AlreadyExists => claim.waive(),
                 result => result?,
             }
             host.virsh.autostart_network(name)?;
             host.virsh.start_network(name)
         });
-        match made {
-            // "Network is already in use by interface …": another network of this machine has the addresses.
+        match created {
+            // "Network is already in use by interface …": another network of this machine uses the addresses.
             Err(error) if error.code == Code::AlreadyExists => {}
             Err(error) => return Err(error),
             Ok(()) => {
-                note(host, "made", &format!("the network `{name}` (NAT, 192.168.{subnet}.0/24)"), "missing");
+                note(host, "created", &format!("the network `{name}` (NAT, 192.168.{subnet}.0/24)"), "missing");
                 return Ok(());
             }
         }
     }
-    Err(Error::conflict("every address range that the network `default` could have is in use on this host")
-        .hint("Define a network with a range that is free (virsh net-define) and name it with --network."))
+    Err(Error::conflict("every address range for the network `default` is in use on this host")
+        .hint(Hint::run("Define a network with a free address range", "virsh net-define FILE"))
+        .hint(Hint::set("Choose that network", "network")))
 }

@@ -1,17 +1,17 @@
-//! [`Progress`]: what an operation tells whoever waits for it.
+//! [`Progress`]: receives an operation's progress.
 
-/// Told of an operation's progress. The command line draws it, an HTTP operation records it, `()` ignores it.
+/// Receives an operation's progress. The command line displays it, an HTTP operation records it, `()` ignores it.
 pub trait Progress: Send + Sync {
-    /// What is being done now, as in "waiting for an address".
+    /// Called when a step begins, as in "waiting for an address".
     fn step(&self, _text: &str) {}
 
-    /// How many bytes of the current step are done, of how many where that is known.
+    /// Called with the bytes of the current step that are done, and with their total if that is known.
     fn bytes(&self, _done: u64, _total: Option<u64>) {}
 
-    /// Something that the user should know although nothing failed.
+    /// Called with a warning.
     fn warn(&self, _text: &str) {}
 
-    /// Something that was done beside what was asked for.
+    /// Called with a note about something that the operation did beyond the request.
     fn note(&self, _text: &str) {}
 }
 

@@ -12,24 +12,24 @@ use crate::{
     tools::virsh::DomainSummary,
 };
 
-/// Whether expired VMs are deleted
+/// Whether to delete expired VMs
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ReapOptions {
-    /// Delete nothing; say what would be
+    /// List the expired VMs without deleting them
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// What came of the VMs that have expired.
+/// The results for the expired VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reaped {
-    /// Each of them, by name.
+    /// The result for each expired VM.
     pub results: Vec<ReapedVm>,
 }
 
-/// A VM that has expired.
+/// An expired VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReapedVm {
@@ -37,23 +37,23 @@ pub struct ReapedVm {
     pub vm: String,
     /// When it expired (RFC 3339, UTC).
     pub expires: Timestamp,
-    /// What came of it.
+    /// The outcome.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
-/// What came of a VM that has expired.
+/// The outcome for an expired VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", tag = "status")]
 pub enum Outcome {
-    /// It is gone, with the volumes that it owned, as `pool/volume`.
+    /// It was deleted, with the volumes that it owned.
     Deleted {
-        /// Those volumes.
+        /// Those volumes, as `pool/volume`.
         deleted: Vec<String>,
     },
-    /// It would be deleted if this were no dry run.
+    /// It has expired, and was not deleted because this is a dry run.
     Expired,
-    /// It was left alone.
+    /// It was not deleted.
     Skipped {
         /// Why.
         reason: String,
@@ -63,7 +63,7 @@ pub enum Outcome {
 }
 
 impl Reaped {
-    /// What failed, in the order of the VMs.
+    /// Returns the failures, in the order of the VMs.
     pub fn failures(&self) -> impl Iterator<Item = &Error> {
         self.results.iter().filter_map(|vm| match &vm.outcome {
             Outcome::Failed(error) => Some(error),
@@ -72,8 +72,8 @@ impl Reaped {
     }
 }
 
-/// Deletes every VM that has expired, running or not; with `dryRun` only says which these are. One that is protected
-/// or incomplete is left alone, and so is one that another vmprov works on. A failure does not keep the others.
+/// Deletes every expired VM, running or not; with `dryRun`, only lists them. A VM is skipped if it is protected or
+/// incomplete, or if another vmprov is working on it. A failure does not stop the others from being deleted.
 pub fn reap(host: &Host, options: ReapOptions) -> Result<Reaped> {
     let ReapOptions { dry_run } = options;
     let now = Timestamp::now();
@@ -81,7 +81,7 @@ pub fn reap(host: &Host, options: ReapOptions) -> Result<Reaped> {
     for (listed, metadata) in vm::known(host)? {
         let Some(expires) = metadata.expires.filter(|expires| *expires <= now) else { continue };
         let failed = |error: Error| {
-            let message = format!("the VM `{}` has expired and was not deleted: {}", listed.name, error.message);
+            let message = format!("expired VM `{}` was not deleted: {}", listed.name, error.message);
             Outcome::Failed(Error { message, ..error })
         };
         let outcome = reap_one(host, &listed, now, dry_run).unwrap_or_else(failed);
@@ -99,11 +99,12 @@ fn reap_one(host: &Host, listed: &DomainSummary, now: Timestamp, dry_run: bool) 
         result => result?,
     };
     let host = &lease.host;
-    // Before we had the lock somebody may have given it longer, or deleted it and made another of its name.
+    // Before the lease was taken, its TTL may have been extended, or it may have been deleted and another VM created
+    // with its name.
     let described = host.virsh.describe(&[(listed.uuid, false)])?;
     let metadata = described.get(&listed.uuid).and_then(|known| known.metadata.as_ref());
     let Some(metadata) = metadata else {
-        return Ok(Outcome::Skipped { reason: "it has gone meanwhile".to_owned() });
+        return Ok(Outcome::Skipped { reason: "it was deleted meanwhile".to_owned() });
     };
     if let Some(reason) = why_not(metadata, now) {
         return Ok(Outcome::Skipped { reason: reason.to_owned() });
@@ -116,14 +117,14 @@ fn reap_one(host: &Host, listed: &DomainSummary, now: Timestamp, dry_run: bool) 
     Ok(Outcome::Deleted { deleted: deleted.iter().map(ToString::to_string).collect() })
 }
 
-/// Why a VM must be left alone.
+/// Returns why a VM must not be deleted, if so.
 fn why_not(metadata: &VmRecord, now: Timestamp) -> Option<&'static str> {
     if metadata.is_incomplete() {
-        return Some("creating or deleting it was cut short; `vmprov gc` removes what is left");
+        return Some("its create or delete was interrupted; `gc` removes it");
     }
     if metadata.protected {
         return Some("it is protected");
     }
     let expired = metadata.expires.is_some_and(|expires| expires <= now);
-    (!expired).then_some("it has been given longer meanwhile")
+    (!expired).then_some("its TTL was extended")
 }

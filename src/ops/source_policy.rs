@@ -1,25 +1,25 @@
-//! What a request names as an image or as an installer is held against what it may name, before anything is looked at.
+//! Checks the image or installer that a request names against the source policy, before anything else is examined.
 
 use camino::Utf8Path;
 use url::Url;
 
 use super::Host;
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::source_policy::SourcePolicy,
     store::local_file::LocalFile,
 };
 
-/// Refuses a URL that may not be named, also where the image that it leads to is in the pool already.
+/// Refuses a URL that the policy does not allow, even if its image is already in the pool.
 pub(super) fn check_url(host: &Host, url: &Url) -> Result<()> {
     let SourcePolicy::Limited(limits) = &host.settings.sources else { return Ok(()) };
     limits.check(url)?;
-    // What a mirror stands in for is never connected to, and may not even have an address here.
+    // vmprov never connects to a URL that a mirror replaces, and its host may not even resolve here.
     if super::image::is_mirrored(host, url)? { Ok(()) } else { host.http.admit(url) }
 }
 
-/// Opens a file. A file outside the allowed folders is refused before the system is asked about it, so a client cannot learn
-/// whether it exists. `failed` converts the system's error.
+/// Opens a file. A file outside the allowed folders is refused before the system is asked about it, so a client cannot
+/// learn whether it exists. `failed` converts the system's error.
 pub(super) fn open(host: &Host, given: &Utf8Path, failed: impl Fn(std::io::Error) -> Error) -> Result<LocalFile> {
     let SourcePolicy::Limited(limits) = &host.settings.sources else { return LocalFile::open(given).map_err(failed) };
     for folder in &limits.folders {
@@ -29,7 +29,8 @@ pub(super) fn open(host: &Host, given: &Utf8Path, failed: impl Fn(std::io::Error
             return Ok(file);
         }
     }
-    Err(Error::new(Code::Forbidden, format!("the file `{}` may not be named", given.as_str().escape_debug()))
-        .because("it is in no folder that the operator allows")
-        .hint("Give a name of `vmprov image search` or an https:// URL. The operator may allow a folder with --allow-image-folder DIR."))
+    Err(Error::new(Code::Forbidden, format!("cannot use the file `{}`", given.as_str().escape_debug()))
+        .because("it is outside the folders that the operator allows")
+        .hint(Hint::call_any("Choose a published image or an https:// URL", "image_search"))
+        .hint(Hint::run("Ask the operator to allow its folder", "vmprov serve --allow-image-folder DIR")))
 }

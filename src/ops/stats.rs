@@ -1,4 +1,4 @@
-//! What libvirt counts of every VM and storage pool, for whoever watches them.
+//! The statistics of every VM and storage pool, for monitoring.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use crate::{
     model::stats::{PoolStats, Stats},
 };
 
-/// How long a look may take in all. Whoever watches comes again in some seconds, and is to be told meanwhile that libvirt
-/// does not answer.
+/// The time limit for reading all statistics. A monitoring system scrapes again within seconds, and must be told in
+/// time that libvirt does not answer.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Looks once: one process, and a second one only where other pools are active beside the configured one, since they can
-/// be asked for their room only when their names are known. Where libvirt does not answer within 3 s this fails with
-/// [`Timeout`](crate::error::Code::Timeout), at the latest when a `virsh` that does not heed SIGTERM has been killed.
-pub fn look(host: &Host) -> Result<Stats> {
+/// Reads the statistics with one process. A second one runs only if pools other than the configured one are active,
+/// since the space of a pool can be read only once its name is known. If libvirt does not answer within 3 s, this fails
+/// with [`Timeout`](crate::error::Code::Timeout), at the latest when a `virsh` that ignores SIGTERM has been killed.
+pub fn read(host: &Host) -> Result<Stats> {
     let started = Instant::now();
     let mut stats = host.with_time_limit(LIMIT).virsh.stats(&host.settings.pool)?;
     let unmeasured = |pool: &PoolStats| pool.active && pool.space.is_none();

@@ -1,4 +1,4 @@
-//! [`undoing`]: whole, or not at all.
+//! [`undoing`]: rolls back partial work when an operation fails.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::error::{Error, Hint, Result};
 
-/// What is to be undone when the work fails, in the order it was begun.
+/// The steps that roll back an operation's work if it fails, in the order in which the work was begun.
 #[derive(Default)]
 pub struct Undo<'a>(Vec<Step<'a>>);
 
@@ -17,12 +17,12 @@ struct Step<'a> {
     undo: Box<dyn FnOnce() -> Result<()> + 'a>,
 }
 
-/// That what a step undoes is ours.
+/// Whether this operation made what a step undoes.
 #[derive(Debug, Clone, Default)]
 pub struct Claim(Arc<AtomicBool>);
 
 impl Claim {
-    /// It turned out not to be: the step is left out.
+    /// Skips the step, because this operation did not make what it would undo.
     pub fn waive(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
@@ -33,15 +33,15 @@ impl Claim {
 }
 
 impl<'a> Undo<'a> {
-    /// Adds a step. It is added before what it undoes is tried, because a call that failed may have done its work;
-    /// so it must bear that there is nothing to undo.
+    /// Adds a step. Add it before the call that it undoes, because a call that failed may have done its work. So a step
+    /// must succeed if there is nothing to undo.
     pub fn push(&mut self, what: impl Into<String>, undo: impl FnOnce() -> Result<()> + 'a) -> Claim {
         let claim = Claim::default();
         self.0.push(Step { what: what.into(), claim: claim.clone(), undo: Box::new(undo) });
         claim
     }
 
-    /// Undoes in reverse order, all of it even where a step fails, and names what is left behind.
+    /// Runs all steps in reverse order, even if some of them fail, and returns what could not be undone.
     fn run(&mut self) -> Vec<String> {
         let undo = |Step { what, undo, .. }: Step| {
             tracing::info!("# undoing: {what}");
@@ -52,21 +52,21 @@ impl<'a> Undo<'a> {
 }
 
 impl Drop for Undo<'_> {
-    /// Runs in a panic only: [`undoing`] has emptied it otherwise.
+    /// Runs the steps in a panic. In every other case [`undoing`] has already emptied the list.
     fn drop(&mut self) {
         self.run();
     }
 }
 
-/// Does `work`; when it fails, everything that it pushed is undone and what could not be is named in the error.
+/// Runs `work`. If it fails, undoes every step that it pushed; the error names what could not be undone.
 pub fn undoing<'a, T>(work: impl FnOnce(&mut Undo<'a>) -> Result<T>) -> Result<T> {
-    undoing_with(work, left_behind)
+    undoing_with(work, with_leftovers)
 }
 
-/// The same, where `tell` names in the error what could not be undone.
+/// Does the same as [`undoing`], but `report` adds to the error what could not be undone.
 pub fn undoing_with<'a, T>(
     work: impl FnOnce(&mut Undo<'a>) -> Result<T>,
-    tell: impl FnOnce(Error, &[String]) -> Error,
+    report: impl FnOnce(Error, &[String]) -> Error,
 ) -> Result<T> {
     let mut undo = Undo::default();
     match work(&mut undo) {
@@ -76,12 +76,12 @@ pub fn undoing_with<'a, T>(
         }
         Err(error) => {
             let left = undo.run();
-            Err(if left.is_empty() { error } else { tell(error, &left) })
+            Err(if left.is_empty() { error } else { report(error, &left) })
         }
     }
 }
 
-fn left_behind(error: Error, left: &[String]) -> Error {
+fn with_leftovers(error: Error, left: &[String]) -> Error {
     error.hint(Hint::leftovers(left))
 }
 
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_undoes_in_reverse_and_names_what_is_left() {
+    fn failure_undoes_in_reverse_order_and_names_leftovers() {
         let log = RefCell::new(Vec::new());
         let error = undoing(|undo| {
             for step in ["a", "b", "c"] {
@@ -102,7 +102,7 @@ mod tests {
                     if step == "b" { Err(Error::internal("stuck")) } else { Ok(()) }
                 });
             }
-            undo.push("d", || unreachable!("it was not ours")).waive();
+            undo.push("d", || unreachable!("its claim was waived")).waive();
             Err::<(), _>(Error::internal("boom").hint("Do this"))
         })
         .unwrap_err();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn success_keeps_everything() {
+    fn success_undoes_nothing() {
         assert_eq!(
             undoing(|undo| {
                 undo.push("a", || unreachable!("nothing failed"));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_undoes_too() {
+    fn panic_undoes_everything() {
         let undone = AtomicBool::new(false);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             undoing::<()>(|undo| {

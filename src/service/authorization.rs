@@ -1,4 +1,4 @@
-//! What a client may ask of an operation, by what the request names.
+//! Authorizes requests: checks the client's scope, and the names in the request.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -10,42 +10,42 @@ use crate::{
     model::image::ImageName,
 };
 
-/// Returns every name in a request, and what it names.
-pub(crate) fn named<'r>(operation: &Operation, request: &'r Value) -> Vec<(Reference, &'r str)> {
+/// Returns every name in a request, with its reference.
+fn references<'r>(operation: &Operation, request: &'r Value) -> Vec<(Reference, &'r str)> {
     let references = operation.references.iter();
     references.flat_map(|reference| reference.names(request).map(move |name| (*reference, name))).collect()
 }
 
-/// Returns the names of what a request is about, as `kind/name`. A URL or a path is none: it may hold a secret.
-pub(crate) fn targets(operation: &Operation, asked: &Value) -> Vec<String> {
-    let named = named(operation, asked).into_iter().map(|(reference, name)| (reference.kind, name));
+/// Returns the names in a request, as `kind/name`. URLs and paths are left out, because they may contain secrets.
+pub(crate) fn targets(operation: &Operation, request: &Value) -> Vec<String> {
+    let names = references(operation, request).into_iter().map(|(reference, name)| (reference.kind, name));
     let is_name = |kind: Kind, name: &str| kind != Kind::Image || name.parse::<ImageName>().is_ok();
-    let named = named.filter(|(kind, name)| is_name(*kind, name));
-    named.map(|(kind, name)| format!("{}/{name}", kind.word())).collect()
+    let names = names.filter(|(kind, name)| is_name(*kind, name));
+    names.map(|(kind, name)| format!("{}/{name}", kind.word())).collect()
 }
 
-/// Refuses an operation that needs another scope.
-pub(crate) fn scope(client: &Client, operation: &Operation) -> Result<()> {
-    client.require(operation.scope, &format!("ask for {}", operation.name))
+/// Refuses an operation that requires a higher scope than the client's.
+pub(crate) fn require_scope(client: &Client, operation: &Operation) -> Result<()> {
+    client.require(operation.scope, &format!("call {}", operation.name))
 }
 
-/// Refuses a request for what is not the client's. `pool` is where the operations create volumes.
-pub(crate) fn request(client: &Client, operation: &Operation, request: &Value, pool: &str) -> Result<()> {
+/// Refuses a request that names resources the client may not use. `pool` is where operations create volumes.
+pub(crate) fn authorize(client: &Client, operation: &Operation, request: &Value, pool: &str) -> Result<()> {
     if operation.name == "vm_delete" && request["unmanaged"] == Value::Bool(true) {
-        client.require(Scope::Admin, "delete VMs that vmprov did not make")?;
+        client.require(Scope::Admin, "delete unmanaged VMs")?;
     }
     if operation.command == "doctor" {
-        client.require_whole("look at the whole host")?;
+        client.require_unrestricted("check the host")?;
     }
     if operation.may_take(Resource::Disk) {
-        listed(client, Kind::Pool, pool, client.pools.as_deref())?;
+        require_listed(client, Kind::Pool, pool, client.pools.as_deref())?;
     }
-    for (reference, name) in named(operation, request) {
+    for (reference, name) in references(operation, request) {
         match reference.kind {
-            Kind::Vm | Kind::Key => within_prefix(client, reference, name)?,
-            Kind::Network => listed(client, Kind::Network, name, client.networks.as_deref())?,
-            Kind::Pool => listed(client, Kind::Pool, name, client.pools.as_deref())?,
-            // Whether it is there for the client depends on its owner, which the operation reads.
+            Kind::Vm | Kind::Key => require_prefix(client, reference, name)?,
+            Kind::Network => require_listed(client, Kind::Network, name, client.networks.as_deref())?,
+            Kind::Pool => require_listed(client, Kind::Pool, name, client.pools.as_deref())?,
+            // The operation checks the image's owner.
             Kind::Image => {}
         }
     }
@@ -53,29 +53,30 @@ pub(crate) fn request(client: &Client, operation: &Operation, request: &Value, p
 }
 
 /// Refuses a network or a pool that is not listed for the client.
-fn listed(client: &Client, kind: Kind, name: &str, allowed: Option<&[String]>) -> Result<()> {
+fn require_listed(client: &Client, kind: Kind, name: &str, allowed: Option<&[String]>) -> Result<()> {
     let Some(allowed) = allowed.filter(|allowed| !allowed.iter().any(|allowed| allowed == name)) else { return Ok(()) };
     let (noun, title) = (kind.noun(), client.title());
     let hint = match allowed {
-        [] => format!("Ask the operator: no {noun} is listed for {title}."),
-        allowed => format!("Use one of the {noun}s that are listed for {title}: {}.", allowed.join(", ")),
+        [] => format!("Ask the operator to list a {noun} for {title}"),
+        allowed => format!("Use one of the {noun}s that are listed for {title}: {}", allowed.join(", ")),
     };
     let message = format!("cannot use the {noun} `{}`: {title} is not authorized for it", name.escape_debug());
     Err(Error::new(Code::Forbidden, message).hint(hint).details(json!({format!("{noun}s"): allowed})))
 }
 
-/// Refuses a name of a VM or a key that does not begin with the client's prefix.
-fn within_prefix(client: &Client, reference: Reference, name: &str) -> Result<()> {
+/// Refuses the name of a VM or a key that does not begin with the client's prefix. A resource without the prefix is
+/// reported as missing, so that the client cannot find out whether it exists.
+fn require_prefix(client: &Client, reference: Reference, name: &str) -> Result<()> {
     let Some(prefix) = &client.prefix else { return Ok(()) };
     if name.starts_with(prefix.as_str()) && Uuid::parse_str(name).is_err() {
         return Ok(());
     }
-    let what = reference.kind.noun();
-    let said = format!("All names of {} begin with `{prefix}`.", client.title());
+    let (noun, name) = (reference.kind.noun(), name.escape_debug());
+    let hint = format!("Use names that begin with `{prefix}`: {} is restricted to them", client.title());
     Err(if reference.is_new {
-        Error::new(Code::Forbidden, format!("the {what} may not be called `{}`", name.escape_debug())).hint(said)
+        Error::new(Code::Forbidden, format!("the {noun} name `{name}` is not allowed")).hint(hint)
     } else {
-        Error::not_found(format!("there is no {what} `{}`", name.escape_debug())).hint(said)
+        Error::not_found(format!("{noun} `{name}` does not exist")).hint(hint)
     })
 }
 
@@ -91,17 +92,17 @@ mod tests {
             scope,
             prefix: Some("a1-".to_owned()),
             name: "agent1".to_owned(),
-            standing: Identity::Token,
+            identity: Identity::Token,
             ..Client::anonymous()
         }
     }
 
-    fn refused(operation: &Operation, asked: &Value) -> Option<u16> {
-        request(&agent(Scope::Operate), operation, asked, "default").err().map(|error| error.code.http_status())
+    fn refused(operation: &Operation, request: &Value) -> Option<u16> {
+        authorize(&agent(Scope::Operate), operation, request, "default").err().map(|error| error.code.http_status())
     }
 
-    /// Members that hold free text and name no resource, as `operation.member`. A new member that holds text has to be
-    /// declared: here, or as a reference in the operation's row.
+    /// Members that hold free text and name no resource, as `operation.member`. A new text member must be declared
+    /// here, or as a reference in the operation's row.
     const TEXT: &[&str] = &[
         "vm_create.imageUrl",
         "vm_create.checksum",
@@ -135,7 +136,7 @@ mod tests {
         "doctor_fix.checks",
     ];
 
-    /// Whether a schema takes text of the client's own, at any depth. A choice of fixed words names no resource.
+    /// Returns whether a schema accepts free text at any depth. A choice of fixed words names no resource.
     fn takes_text(schema: &Value) -> bool {
         if schema.get("enum").is_some() || schema.get("const").is_some() {
             return false;
@@ -166,21 +167,21 @@ mod tests {
                 assert!(members.contains_key(reference.member), "{}: {}", operation.name, reference.member);
             }
         }
-        assert_eq!((undeclared, declared), (Vec::<String>::new(), Vec::new()), "what do these name?");
+        assert_eq!((undeclared, declared), (Vec::<String>::new(), Vec::new()), "undeclared or unknown members");
     }
 
     #[test]
-    fn no_operation_lets_a_prefixed_token_name_a_vm_or_key_of_others() {
+    fn no_operation_accepts_a_vm_or_key_name_without_the_tokens_prefix() {
         let mut guarded = 0;
         for operation in api::operations() {
             let references = operation.references.iter();
             for reference in references.filter(|reference| matches!(reference.kind, Kind::Vm | Kind::Key)) {
                 for foreign in ["web", "a1", "a10-web", "6695eb01-f6a4-8304-79aa-97f2502e193f", ""] {
                     for value in [json!(foreign), json!(["a1-web", foreign])] {
-                        let mut asked = operation.example.clone();
-                        asked[reference.member] = value;
+                        let mut request = operation.example.clone();
+                        request[reference.member] = value;
                         let member = reference.member;
-                        assert!(refused(operation, &asked).is_some(), "{}: {member}: {foreign}", operation.name);
+                        assert!(refused(operation, &request).is_some(), "{}: {member}: {foreign}", operation.name);
                         guarded += 1;
                     }
                 }
@@ -190,24 +191,24 @@ mod tests {
     }
 
     #[test]
-    fn no_operation_names_or_fills_what_is_not_listed() {
+    fn no_operation_uses_an_unlisted_network_or_pool() {
         let client = Client { networks: Some(vec![]), pools: Some(vec![]), ..agent(Scope::Operate) };
         let (mut networks, mut pools) = (0, 0);
         for operation in api::operations() {
-            let asked = operation.read(operation.example.clone()).unwrap();
+            let request = operation.read(operation.example.clone()).unwrap();
             let names_network = operation.references.iter().any(|reference| reference.kind == Kind::Network);
-            let fills = operation.may_take(Resource::Disk);
-            if fills || names_network {
-                let error = request(&client, operation, &asked, "default").unwrap_err();
+            let uses_pool = operation.may_take(Resource::Disk);
+            if uses_pool || names_network {
+                let error = authorize(&client, operation, &request, "default").unwrap_err();
                 assert_eq!(error.code, Code::Forbidden, "{}", operation.name);
-                (networks, pools) = (networks + usize::from(names_network), pools + usize::from(fills));
+                (networks, pools) = (networks + usize::from(names_network), pools + usize::from(uses_pool));
             }
         }
         assert_eq!((networks, pools), (1, 5));
     }
 
     #[test]
-    fn what_is_made_is_told_the_prefix_and_what_is_looked_for_is_not_there() {
+    fn a_new_name_without_the_prefix_is_forbidden_and_an_existing_one_is_not_found() {
         let find = |name| api::find(name).unwrap();
         assert_eq!(refused(find("vm_create"), &json!({"name": "web"})), Some(403));
         assert_eq!(refused(find("ssh_key_generate"), &json!({"name": "dev"})), Some(403));
@@ -219,18 +220,19 @@ mod tests {
     }
 
     #[test]
-    fn vms_that_vmprov_did_not_make_are_deleted_by_admins_alone() {
+    fn only_admins_delete_unmanaged_vms() {
         let delete = api::find("vm_delete").unwrap();
-        let asked = json!({"vm": "a1-web", "unmanaged": true});
-        assert_eq!(refused(delete, &asked), Some(403));
-        assert!(request(&Client::anonymous(), delete, &asked, "default").is_ok());
+        let request = json!({"vm": "a1-web", "unmanaged": true});
+        assert_eq!(refused(delete, &request), Some(403));
+        assert!(authorize(&Client::anonymous(), delete, &request, "default").is_ok());
     }
 
     #[test]
-    fn each_scope_includes_those_before_it() {
+    fn each_scope_includes_the_lower_ones() {
         for operation in api::operations() {
             for has in [Scope::Read, Scope::Operate, Scope::Admin] {
-                assert_eq!(scope(&agent(has), operation).is_ok(), has >= operation.scope, "{}", operation.name);
+                let authorized = require_scope(&agent(has), operation);
+                assert_eq!(authorized.is_ok(), has >= operation.scope, "{}", operation.name);
             }
         }
     }

@@ -1,29 +1,27 @@
-//! Work off the async threads, as much of it at a time as is allowed.
+//! Runs blocking work on its own threads, limited by permits.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::error::{Error, Result};
 
-/// Runs something that blocks when there is room for it.
+/// Waits for a permit and runs blocking work.
 pub(crate) async fn run<T: Send + 'static>(
-    room: &'static Semaphore,
+    permits: &'static Semaphore,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    run_at(place(room).await?, work).await
+    run_with(permit(permits).await?, work).await
 }
 
-/// Waits for room.
-pub(crate) async fn place(room: &'static Semaphore) -> Result<SemaphorePermit<'static>> {
-    room.acquire().await.map_err(|error| Error::internal("the pool is closed").because(error))
+/// Waits for a permit.
+pub(crate) async fn permit(permits: &'static Semaphore) -> Result<SemaphorePermit<'static>> {
+    permits.acquire().await.map_err(|error| Error::internal("the semaphore is closed").because(error))
 }
 
-/// Runs something that blocks and has its room.
-pub(crate) async fn run_at<T: Send + 'static>(
-    _place: SemaphorePermit<'static>,
+/// Runs blocking work that has a permit.
+pub(crate) async fn run_with<T: Send + 'static>(
+    _permit: SemaphorePermit<'static>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|panic| {
-        Err(Error::internal("an operation has failed in a way that nobody foresaw").because(panic))
-    })
+    done.unwrap_or_else(|panic| Err(Error::internal("the operation panicked").because(panic)))
 }

@@ -1,4 +1,4 @@
-//! [`Client`]: who asks, and what they may.
+//! [`Client`]: a client of the service, and its rights.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,62 +14,62 @@ use crate::{
     ops::Caller,
 };
 
-/// Who asks, and what they may.
+/// A client of the service, and its rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Client {
-    /// Their name: that of their token.
+    /// The name: that of its token.
     pub(crate) name: String,
-    /// What they may do.
+    /// The highest scope of the operations that it may call.
     pub(crate) scope: Scope,
-    /// How the names of all VMs and keys begin that there are for them.
+    /// The prefix of the names of all VMs and keys that it can see.
     pub(crate) prefix: Option<String>,
-    /// How much they may have.
+    /// The most resources that it may use.
     pub(crate) quota: Quota,
-    /// The only hosts that they may have images from.
+    /// The only hosts from which it may fetch images.
     pub(crate) image_hosts: Option<Vec<HostPattern>>,
-    /// The only networks that they may attach VMs to.
+    /// The only networks to which it may attach VMs.
     pub(crate) networks: Option<Vec<String>>,
-    /// The only storage pools that they may create volumes in.
+    /// The only storage pools in which it may create volumes.
     pub(crate) pools: Option<Vec<String>>,
-    /// When a VM of theirs expires where they do not say.
+    /// The TTL of its VMs if a request contains none.
     pub(crate) ttl_default: Option<Ttl>,
-    /// Whether their images are private to them, and those of others hidden: all but the operator's own clients.
+    /// Whether its images are private and those of others hidden from it: true for all but the operator's own clients.
     pub(crate) is_limited: bool,
-    /// How they are known.
-    pub(crate) standing: Identity,
+    /// How it is identified.
+    pub(crate) identity: Identity,
 }
 
-/// How somebody is known.
+/// How a client is identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Identity {
-    /// Not at all: nobody has to say who they are.
+    /// Not at all, because the service requires no authentication.
     Anonymous,
     /// By a token.
     Token,
-    /// As the agent at the other end of a pipe.
+    /// As the agent at the other end of the pipe.
     Agent,
 }
 
-/// How much somebody may have; what is not said is not limited.
+/// The most resources that a client may use. A member without a value is not limited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Quota {
-    /// How many there may be.
+    /// The number of VMs.
     pub(crate) vms: Option<u64>,
-    /// Their virtual CPUs.
+    /// The virtual CPUs of the VMs.
     pub(crate) vcpus: Option<u64>,
-    /// Their memory; a number alone is MiB.
+    /// The memory of the VMs; a number without a unit is MiB.
     pub(crate) memory: Option<Memory>,
-    /// The bytes in the pool of their VMs and images; a number alone is GiB.
+    /// The size of the volumes of its VMs and images; a number without a unit is GiB.
     pub(crate) disk: Option<DiskSize>,
-    /// How many images they may have made.
+    /// The number of images that it created.
     pub(crate) images: Option<u64>,
-    /// How many keys there may be that they see.
+    /// The number of keys that it can see.
     pub(crate) keys: Option<u64>,
 }
 
 impl Quota {
-    /// Returns the most of a resource: MiB of memory, bytes of disk.
+    /// Returns the limit of a resource, in MiB for memory and in bytes for disk.
     pub(crate) fn limit(&self, resource: Resource) -> Option<u64> {
         match resource {
             Resource::Vms => self.vms,
@@ -83,17 +83,17 @@ impl Quota {
 }
 
 impl Client {
-    /// Whether an operation is theirs to see, by the name of the client that asked for it.
+    /// Returns whether the client may see a job. `client` is the name of the client that submitted the job.
     pub(crate) fn may_see(&self, client: &str) -> bool {
         self.scope == Scope::Admin || client == self.name
     }
 
-    /// Whether a VM is theirs to see, by its name.
+    /// Returns whether the client may see the VM of this name.
     pub(crate) fn may_see_vm(&self, name: &str) -> bool {
         self.prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix))
     }
 
-    /// Somebody where nobody has to say who they are.
+    /// Returns the client of a service that requires no authentication.
     pub(crate) fn anonymous() -> Self {
         Self {
             name: "anonymous".to_owned(),
@@ -105,59 +105,59 @@ impl Client {
             pools: None,
             ttl_default: None,
             is_limited: false,
-            standing: Identity::Anonymous,
+            identity: Identity::Anonymous,
         }
     }
 
-    /// Somebody who asks only whether the service lives, and is told no more than that.
+    /// Returns an unauthenticated client, which may read only the public routes, without details.
     pub(crate) fn unauthenticated() -> Self {
         Self { scope: Scope::Read, ..Self::anonymous() }
     }
 
-    /// Whether they may see more than that the service lives.
-    pub(crate) fn is_known(&self) -> bool {
+    /// Returns whether the client may see the details of a health check.
+    pub(crate) fn may_see_details(&self) -> bool {
         *self != Self::unauthenticated()
     }
 
-    /// Them, in an error.
+    /// Returns how errors name the client.
     pub(crate) fn title(&self) -> String {
-        match self.standing {
-            Identity::Anonymous => "whoever has no token".to_owned(),
+        match self.identity {
+            Identity::Anonymous => "the anonymous client".to_owned(),
             Identity::Token => format!("the token `{}`", self.name),
             Identity::Agent => format!("the agent `{}`", self.name),
         }
     }
 
-    /// On whose behalf an operation works.
+    /// Returns the caller of the operations that the client submits.
     pub(crate) fn caller(&self) -> Caller {
-        let is_known = self.standing != Identity::Anonymous;
-        let owner = is_known.then(|| self.name.clone());
+        let is_identified = self.identity != Identity::Anonymous;
+        let owner = is_identified.then(|| self.name.clone());
         Caller { owner, prefix: self.prefix.clone(), is_limited: self.is_limited }
     }
 
-    /// Adds to a request what holds for all of theirs.
-    pub(crate) fn bound(&self, operation: &Operation, request: &mut Value) {
+    /// Adds the client's default TTL to a request that creates a VM without one.
+    pub(crate) fn apply_defaults(&self, operation: &Operation, request: &mut Value) {
         if let Some(ttl) = self.ttl_default.filter(|_| operation.name == "vm_create" && request["ttl"].is_null()) {
             request["ttl"] = Value::String(ttl.to_string());
         }
     }
 
-    /// Refuses what tells of everybody's VMs at once.
-    pub(crate) fn require_whole(&self, what: &str) -> Result<()> {
+    /// Refuses an action that concerns the VMs of all clients, if the client is restricted to a prefix.
+    pub(crate) fn require_unrestricted(&self, what: &str) -> Result<()> {
         let Some(prefix) = &self.prefix else { return Ok(()) };
-        Err(Error::new(Code::Forbidden, format!("{} may not {what}", self.title()))
-            .because(format!("it is for names that begin with `{prefix}`, and that tells of all"))
-            .hint("The operator may."))
+        Err(Error::new(Code::Forbidden, format!("{} is not authorized to {what}", self.title()))
+            .because(format!("it is restricted to names that begin with `{prefix}`"))
+            .hint("Ask the operator to do it"))
     }
 
-    /// Refuses what needs another scope.
+    /// Refuses an action that requires a higher scope. `what` is the action as a verb phrase.
     pub(crate) fn require(&self, needed: Scope, what: &str) -> Result<()> {
         if self.scope >= needed {
             return Ok(());
         }
-        Err(Error::new(Code::Forbidden, format!("{} may not {what}", self.title()))
-            .because(format!("that needs the scope {}, and it has {}", needed.name(), self.scope.name()))
-            .hint("Ask the operator for it."))
+        Err(Error::new(Code::Forbidden, format!("{} is not authorized to {what}", self.title()))
+            .because(format!("this requires the scope `{}`, and it has `{}`", needed.name(), self.scope.name()))
+            .hint(format!("Ask the operator for the scope `{}`", needed.name())))
     }
 }
 
@@ -169,17 +169,17 @@ mod tests {
     use crate::api;
 
     #[test]
-    fn a_vm_expires_where_nobody_says_when() {
+    fn the_default_ttl_applies_to_creates_without_one() {
         let client = Client { ttl_default: Some("4h".parse().unwrap()), ..Client::anonymous() };
-        let bounded = |client: &Client, name: &str, asked: Value| {
+        let ttl = |client: &Client, name: &str, request: Value| {
             let operation = api::find(name).unwrap();
-            let mut request = operation.read(asked).unwrap();
-            client.bound(operation, &mut request);
+            let mut request = operation.read(request).unwrap();
+            client.apply_defaults(operation, &mut request);
             request["ttl"].clone()
         };
-        assert_eq!(bounded(&client, "vm_create", json!({"name": "web"})), "4h");
-        assert_eq!(bounded(&client, "vm_create", json!({"name": "web", "ttl": "8h"})), "8h");
-        assert_eq!(bounded(&client, "vm_start", json!({"vm": "web"})), Value::Null);
-        assert_eq!(bounded(&Client::anonymous(), "vm_create", json!({"name": "web"})), Value::Null);
+        assert_eq!(ttl(&client, "vm_create", json!({"name": "web"})), "4h");
+        assert_eq!(ttl(&client, "vm_create", json!({"name": "web", "ttl": "8h"})), "8h");
+        assert_eq!(ttl(&client, "vm_start", json!({"vm": "web"})), Value::Null);
+        assert_eq!(ttl(&Client::anonymous(), "vm_create", json!({"name": "web"})), Value::Null);
     }
 }

@@ -1,4 +1,4 @@
-//! One `virsh event` for all readers of the [`Feed`](super::event_log::Feed), for as long as the service lives.
+//! Runs one `virsh event` for all readers of the [`EventLog`](super::event_log::EventLog), until the service stops.
 
 use std::{
     ops::ControlFlow,
@@ -11,64 +11,64 @@ use std::{
 
 use super::{
     Service,
-    event_log::{HearingState, ServiceEvent},
+    event_log::{ConnectionState, ServiceEvent},
 };
 use crate::ops::vm::{self, EventFilter};
 
-/// How long virsh takes, once it is connected, until it listens: milliseconds. It cannot tell, and whoever is told that
-/// libvirt is heard relies on it.
-const SETTLING: Duration = Duration::from_millis(250);
+/// How long virsh needs to register for events after it has connected. This takes milliseconds. virsh does not report
+/// it, but no event may be missed after `connected` was published.
+const REGISTRATION: Duration = Duration::from_millis(250);
 
-/// How long to wait before libvirt is tried again at first, and at most.
-const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// The first and the longest delay between two attempts to connect to libvirt.
+const RETRY_DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// Whether it has begun: without a reader nobody has to listen.
+/// Whether the listener was started. The first reader starts it.
 #[derive(Default)]
 pub(crate) struct EventListener(AtomicBool);
 
 #[cfg(test)]
 impl EventListener {
-    /// Nobody begins to listen.
-    pub(crate) fn close(&self) {
+    /// Prevents that the listener is started.
+    pub(crate) fn disable(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
 
-/// Begins to listen, unless that has begun.
-pub(crate) fn begin(service: &Arc<Service>) {
-    if !service.ears.0.swap(true, Ordering::SeqCst) {
+/// Starts the listener, unless it was started before.
+pub(crate) fn start(service: &Arc<Service>) {
+    if !service.listener.0.swap(true, Ordering::SeqCst) {
         tokio::spawn(listen(service.clone()));
     }
 }
 
 async fn listen(service: Arc<Service>) {
-    let (first, most) = WAITS;
-    let mut wait = first;
-    while !service.is_over() {
+    let (first, longest) = RETRY_DELAYS;
+    let mut delay = first;
+    while !service.is_stopped() {
         let listening = service.clone();
-        let reason = tokio::task::spawn_blocking(move || hear(&listening)).await;
-        if service.is_over() {
+        let reason = tokio::task::spawn_blocking(move || forward_events(&listening)).await;
+        if service.is_stopped() {
             return;
         }
-        let was_heard = service.feed.present().0.state == HearingState::Connected;
-        service.feed.lost(reason.unwrap_or_else(|panic| panic.to_string()));
-        wait = if was_heard { first } else { most.min(wait * 2) };
-        tokio::time::sleep(wait).await;
+        let was_connected = service.event_log.current().0.state == ConnectionState::Connected;
+        service.event_log.disconnected(reason.unwrap_or_else(|panic| panic.to_string()));
+        delay = if was_connected { first } else { longest.min(delay * 2) };
+        tokio::time::sleep(delay).await;
     }
 }
 
-/// Hears until libvirt goes, and returns why it went.
-fn hear(service: &Service) -> String {
+/// Publishes libvirt's events until the connection ends, and returns why it ended.
+fn forward_events(service: &Service) -> String {
     let connected = || {
-        std::thread::sleep(SETTLING);
-        service.reads.outdate();
-        service.feed.heard();
+        std::thread::sleep(REGISTRATION);
+        service.reads.invalidate();
+        service.event_log.connected();
     };
-    let heard = vm::listen(&service.host_for_listening(), &EventFilter::default(), None, connected, |event| {
-        // Whoever asks because of it must not be shown what was looked at before.
-        service.reads.outdate();
-        service.feed.tell(ServiceEvent::Vm(event.clone()));
+    let ended = vm::listen(&service.background_host(), &EventFilter::default(), None, connected, |event| {
+        // A client that reads because of this event must not receive an older report.
+        service.reads.invalidate();
+        service.event_log.publish(ServiceEvent::Vm(event.clone()));
         Ok(ControlFlow::Continue(()))
     });
-    heard.map_or_else(|error| error.to_string(), |()| "virsh has ended".to_owned())
+    ended.map_or_else(|error| error.to_string(), |()| "virsh exited".to_owned())
 }

@@ -1,7 +1,6 @@
-//! [`Feed`]: what has happened, kept for a while and numbered, so that whoever reads it goes on where they were.
+//! [`EventLog`]: the latest events, numbered, so that a reader can continue where it stopped.
 //!
-//! A reader has a number and nothing else: one who is slow, or comes back, costs no memory, and is told when what they have
-//! not read is gone.
+//! A reader is only a number. A slow or reconnecting reader costs no memory, and is told if it missed events.
 
 use std::{
     collections::VecDeque,
@@ -17,28 +16,28 @@ use super::job::View;
 use crate::{api, ops::vm};
 
 /// How many events are kept.
-const KEPT: usize = 1024;
+const CAPACITY: usize = 1024;
 
-/// How many may read at a time.
-const MOST_READERS: usize = 256;
+/// How many clients may read at a time.
+const MAX_READERS: usize = 256;
 
-/// Something that happened.
+/// An event of libvirt or of the service.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = ServiceEvent)]
 pub(crate) enum ServiceEvent {
-    /// Something that libvirt tells of a VM.
+    /// An event of a VM, from libvirt.
     Vm(vm::Event),
-    /// An operation has another state, or is further: as it is then, without its result.
+    /// A new state or more progress of an operation: the operation at that time, without its result.
     Operation(Box<View>),
-    /// libvirt can be heard, or no more.
-    Libvirt(Hearing),
-    /// Events may have been missed: what is to be known has to be asked for again.
+    /// The connection to libvirt's events was established or lost.
+    Libvirt(LibvirtConnection),
+    /// Events may have been lost. Clients must read again what they show.
     Reset(Reset),
 }
 
 impl ServiceEvent {
-    /// Its name, as a reader chooses by it.
+    /// Returns the event's kind, by which readers filter.
     pub(crate) fn kind(&self) -> &str {
         match self {
             Self::Vm(event) => &event.kind,
@@ -50,8 +49,8 @@ impl ServiceEvent {
 }
 
 impl ServiceEvent {
-    /// As its readers are told it, over HTTP.
-    fn over_http(&self) -> Self {
+    /// Returns the event with the hints of its error as requests.
+    fn with_written_hints(&self) -> Self {
         match self {
             Self::Operation(view) => Self::Operation(Box::new(view.as_ref().clone().written(api::as_request))),
             other => other.clone(),
@@ -59,31 +58,31 @@ impl ServiceEvent {
     }
 }
 
-/// Whether libvirt can be heard
+/// The connection to libvirt's events
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Hearing {
-    /// When that became so (RFC 3339, UTC)
+pub(crate) struct LibvirtConnection {
+    /// When the state changed (RFC 3339, UTC)
     pub(crate) time: Timestamp,
     /// `connecting`, `connected` or `disconnected`
-    pub(crate) state: HearingState,
-    /// Why it cannot be heard
+    pub(crate) state: ConnectionState,
+    /// Why the connection was lost
     pub(crate) reason: Option<String>,
 }
 
-/// How it is with what libvirt tells.
+/// The state of the connection to libvirt's events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum HearingState {
-    /// It has not answered yet.
+pub(crate) enum ConnectionState {
+    /// libvirt has not answered yet.
     Connecting,
-    /// It is heard.
+    /// Events are received.
     Connected,
-    /// It is not; it is tried again and again.
+    /// No events are received; the service keeps trying to reconnect.
     Disconnected,
 }
 
-/// Events may have been missed
+/// Events may have been lost
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Reset {
@@ -95,127 +94,128 @@ pub(crate) struct Reset {
 
 impl Reset {
     pub(crate) const fn because(reason: &'static str) -> Self {
-        Self { reason, hint: "Ask again for what you show: GET /api/vms, GET /api/operations." }
+        Self { reason, hint: "Read the lists again: events were lost" }
     }
 }
 
-/// An event: its number, and what happened.
+/// A numbered event.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Event {
     pub(crate) number: u64,
-    pub(crate) happening: ServiceEvent,
-    /// The same as JSON, written once for all readers.
+    pub(crate) content: ServiceEvent,
+    /// The event as JSON, serialized once for all readers.
     pub(crate) data: String,
 }
 
-/// What comes after a number.
+/// What follows an event number.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Next {
-    /// This.
+    /// The next event.
     Event(Arc<Event>),
-    /// Events that are gone; the present is behind this number.
+    /// The next events are no longer kept. The number is that of the latest event.
     Lagged(u64),
     /// Nothing yet.
     Nothing,
-    /// Nothing any more.
+    /// Nothing, and the log is closed.
     End,
 }
 
-/// What has happened.
-pub(crate) struct Feed {
-    /// Which run of the service it is: numbers begin anew with each.
+/// The log of the latest events.
+pub(crate) struct EventLog {
+    /// Identifies this run of the service, because each run numbers its events from 1.
     epoch: String,
-    kept: Mutex<Kept>,
-    /// Told of each change of what is kept.
+    entries: Mutex<Entries>,
+    /// Notified of each new event, and of the end.
     changed: watch::Sender<()>,
-    pub(crate) places: Arc<Semaphore>,
+    /// The permits of the readers.
+    pub(crate) readers: Arc<Semaphore>,
 }
 
-struct Kept {
+struct Entries {
     /// The number of the last event.
     last: u64,
     events: VecDeque<Arc<Event>>,
-    hearing: Hearing,
-    has_ended: bool,
+    connection: LibvirtConnection,
+    is_closed: bool,
 }
 
-impl Feed {
+impl EventLog {
     pub(crate) fn new() -> Self {
-        let hearing = Hearing { time: Timestamp::now(), state: HearingState::Connecting, reason: None };
+        let connection = LibvirtConnection { time: Timestamp::now(), state: ConnectionState::Connecting, reason: None };
         Self {
             epoch: format!("{:x}", Timestamp::now().as_microsecond()),
-            kept: Mutex::new(Kept { last: 0, events: VecDeque::new(), hearing, has_ended: false }),
+            entries: Mutex::new(Entries { last: 0, events: VecDeque::new(), connection, is_closed: false }),
             changed: watch::Sender::new(()),
-            places: Arc::new(Semaphore::new(MOST_READERS)),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of something.
-    pub(crate) fn tell(&self, happening: ServiceEvent) {
-        self.lock().add(happening);
+    /// Adds an event and wakes all readers.
+    pub(crate) fn publish(&self, event: ServiceEvent) {
+        self.lock().add(event);
         self.changed.send_replace(());
     }
 
-    /// Says that libvirt is heard. Whatever happened while it was not is unknown.
-    pub(crate) fn heard(&self) {
-        let mut kept = self.lock();
-        let was_lost = kept.hearing.state == HearingState::Disconnected;
-        kept.hear(HearingState::Connected, None);
+    /// Publishes that libvirt is connected. After a disconnection, also publishes a reset, because events were lost.
+    pub(crate) fn connected(&self) {
+        let mut entries = self.lock();
+        let was_lost = entries.connection.state == ConnectionState::Disconnected;
+        entries.set_connection(ConnectionState::Connected, None);
         if was_lost {
-            kept.add(ServiceEvent::Reset(Reset::because("libvirt could not be heard for a while")));
+            entries.add(ServiceEvent::Reset(Reset::because("the connection to libvirt was interrupted")));
         }
-        drop(kept);
+        drop(entries);
         self.changed.send_replace(());
     }
 
-    /// Says that libvirt cannot be heard. Each further failure to reach it is no news.
-    pub(crate) fn lost(&self, reason: String) {
-        let mut kept = self.lock();
-        if kept.hearing.state != HearingState::Disconnected {
-            kept.hear(HearingState::Disconnected, Some(reason));
+    /// Publishes that libvirt is disconnected. Repeated failures to reconnect are not published.
+    pub(crate) fn disconnected(&self, reason: String) {
+        let mut entries = self.lock();
+        if entries.connection.state != ConnectionState::Disconnected {
+            entries.set_connection(ConnectionState::Disconnected, Some(reason));
         }
-        drop(kept);
+        drop(entries);
         self.changed.send_replace(());
     }
 
-    /// Whether libvirt is heard now, and the number of the last event.
-    pub(crate) fn present(&self) -> (Hearing, u64) {
-        let kept = self.lock();
-        (kept.hearing.clone(), kept.last)
+    /// Returns the state of the connection to libvirt, and the number of the last event.
+    pub(crate) fn current(&self) -> (LibvirtConnection, u64) {
+        let entries = self.lock();
+        (entries.connection.clone(), entries.last)
     }
 
-    /// Says that nothing comes any more.
-    pub(crate) fn end(&self) {
-        self.lock().has_ended = true;
+    /// Closes the log: no more events follow.
+    pub(crate) fn close(&self) {
+        self.lock().is_closed = true;
         self.changed.send_replace(());
     }
 
-    /// Is told of each change from now on.
+    /// Subscribes to changes of the log.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// What comes after a number.
+    /// Returns what follows an event number.
     pub(crate) fn after(&self, number: u64) -> Next {
-        let kept = self.lock();
-        let Some(first) = kept.events.front().map(|event| event.number).filter(|_| number < kept.last) else {
-            return if kept.has_ended { Next::End } else { Next::Nothing };
+        let entries = self.lock();
+        let Some(first) = entries.events.front().map(|event| event.number).filter(|_| number < entries.last) else {
+            return if entries.is_closed { Next::End } else { Next::Nothing };
         };
-        let Some(at) = (number + 1).checked_sub(first) else { return Next::Lagged(kept.last) };
-        let event = usize::try_from(at).ok().and_then(|at| kept.events.get(at));
-        event.map_or(Next::Lagged(kept.last), |event| Next::Event(event.clone()))
+        let Some(at) = (number + 1).checked_sub(first) else { return Next::Lagged(entries.last) };
+        let event = usize::try_from(at).ok().and_then(|at| entries.events.get(at));
+        event.map_or(Next::Lagged(entries.last), |event| Next::Event(event.clone()))
     }
 
-    /// The id of an event, for good.
+    /// Returns the ID of an event, which is unique across runs of the service.
     pub(crate) fn id(&self, number: u64) -> String {
         format!("{}-{number}", self.epoch)
     }
 
-    /// The number that an id names, where all that came after it is still there.
+    /// Returns the number of an ID, if all later events are still kept.
     pub(crate) fn number(&self, id: &str) -> Option<u64> {
         let number = id.strip_prefix(&self.epoch)?.strip_prefix('-')?.parse().ok()?;
         let is_known = number <= self.lock().last && !matches!(self.after(number), Next::Lagged(_));
@@ -223,21 +223,21 @@ impl Feed {
     }
 }
 
-impl Kept {
-    fn add(&mut self, happening: ServiceEvent) {
-        // It has nothing that JSON cannot hold.
-        let data = serde_json::to_string(&happening.over_http()).unwrap_or_default();
+impl Entries {
+    fn add(&mut self, event: ServiceEvent) {
+        // An event always serializes: it has no map with keys other than strings.
+        let data = serde_json::to_string(&event.with_written_hints()).unwrap_or_default();
         self.last += 1;
-        self.events.push_back(Arc::new(Event { number: self.last, happening, data }));
-        if self.events.len() > KEPT {
+        self.events.push_back(Arc::new(Event { number: self.last, content: event, data }));
+        if self.events.len() > CAPACITY {
             self.events.pop_front();
         }
     }
 
-    fn hear(&mut self, state: HearingState, reason: Option<String>) {
-        self.hearing = Hearing { time: Timestamp::now(), state, reason };
-        let hearing = self.hearing.clone();
-        self.add(ServiceEvent::Libvirt(hearing));
+    fn set_connection(&mut self, state: ConnectionState, reason: Option<String>) {
+        self.connection = LibvirtConnection { time: Timestamp::now(), state, reason };
+        let connection = self.connection.clone();
+        self.add(ServiceEvent::Libvirt(connection));
     }
 }
 
@@ -245,52 +245,56 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn tell(feed: &Feed, times: usize) {
+    fn publish(log: &EventLog, times: usize) {
         for _ in 0..times {
-            feed.tell(ServiceEvent::Reset(Reset::because("a test")));
+            log.publish(ServiceEvent::Reset(Reset::because("a test")));
         }
     }
 
     #[test]
-    fn whoever_comes_back_goes_on_where_they_were_and_is_told_when_that_is_gone() {
-        let feed = Feed::new();
-        assert_eq!(feed.after(0), Next::Nothing);
-        assert_eq!(feed.number(&feed.id(0)), Some(0));
-        tell(&feed, KEPT);
-        assert!(matches!(feed.after(0), Next::Event(event) if event.number == 1));
-        assert!(matches!(feed.after(7), Next::Event(event) if event.number == 8));
-        tell(&feed, 1);
-        let last = KEPT as u64 + 1;
-        assert_eq!(feed.after(0), Next::Lagged(last));
-        assert_eq!(feed.number(&feed.id(0)), None);
-        assert_eq!(feed.number(&feed.id(1)), Some(1));
-        assert_eq!(feed.number(&feed.id(last)), Some(last));
-        assert_eq!(feed.after(last), Next::Nothing);
-        for unknown in [feed.id(last + 1), feed.id(u64::MAX), format!("0-{last}"), "x".to_owned(), String::new()] {
-            assert_eq!(feed.number(&unknown), None, "{unknown}");
+    fn a_reader_continues_after_its_last_event_and_is_told_if_events_are_no_longer_kept() {
+        let log = EventLog::new();
+        assert_eq!(log.after(0), Next::Nothing);
+        assert_eq!(log.number(&log.id(0)), Some(0));
+        publish(&log, CAPACITY);
+        assert!(matches!(log.after(0), Next::Event(event) if event.number == 1));
+        assert!(matches!(log.after(7), Next::Event(event) if event.number == 8));
+        publish(&log, 1);
+        let last = CAPACITY as u64 + 1;
+        assert_eq!(log.after(0), Next::Lagged(last));
+        assert_eq!(log.number(&log.id(0)), None);
+        assert_eq!(log.number(&log.id(1)), Some(1));
+        assert_eq!(log.number(&log.id(last)), Some(last));
+        assert_eq!(log.after(last), Next::Nothing);
+        for unknown in [log.id(last + 1), log.id(u64::MAX), format!("0-{last}"), "x".to_owned(), String::new()] {
+            assert_eq!(log.number(&unknown), None, "{unknown}");
         }
-        assert_eq!(feed.lock().events.len(), KEPT);
+        assert_eq!(log.lock().events.len(), CAPACITY);
     }
 
     #[test]
-    fn what_was_told_before_the_end_is_still_read() {
-        let feed = Feed::new();
-        tell(&feed, 1);
-        feed.end();
-        assert!(matches!(feed.after(0), Next::Event(_)));
-        assert_eq!(feed.after(1), Next::End);
+    fn events_published_before_the_log_is_closed_can_still_be_read() {
+        let log = EventLog::new();
+        publish(&log, 1);
+        log.close();
+        assert!(matches!(log.after(0), Next::Event(_)));
+        assert_eq!(log.after(1), Next::End);
     }
 
     #[test]
-    fn a_libvirt_that_comes_back_is_news_with_a_reset_and_one_that_stays_away_is_none() {
-        let feed = Feed::new();
-        feed.heard();
-        feed.lost("it is gone".to_owned());
-        feed.lost("it is still gone".to_owned());
-        feed.heard();
-        let kept = feed.lock();
-        let told: Vec<_> = kept.events.iter().map(|event| event.happening.kind()).collect();
-        assert_eq!(told, ["libvirt", "libvirt", "libvirt", "reset"]);
-        assert!(kept.events[1].data.contains(r#""state":"disconnected","reason":"it is gone""#), "{:?}", kept.events);
+    fn a_reconnection_publishes_a_reset_and_a_repeated_failure_publishes_nothing() {
+        let log = EventLog::new();
+        log.connected();
+        log.disconnected("it is gone".to_owned());
+        log.disconnected("it is still gone".to_owned());
+        log.connected();
+        let entries = log.lock();
+        let published: Vec<_> = entries.events.iter().map(|event| event.content.kind()).collect();
+        assert_eq!(published, ["libvirt", "libvirt", "libvirt", "reset"]);
+        assert!(
+            entries.events[1].data.contains(r#""state":"disconnected","reason":"it is gone""#),
+            "{:?}",
+            entries.events
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! [`Jobs`]: the operations that are under way, and those that ended not long ago.
+//! [`Jobs`]: the running jobs, and those that ended recently.
 
 use std::{
     collections::VecDeque,
@@ -23,63 +23,62 @@ use crate::{
     ops::doctor,
 };
 
-/// How many operations run at a time; the others wait for their turn.
-static ROOM: Semaphore = Semaphore::const_new(16);
+/// The permits of jobs that change something.
+static CHANGE_PERMITS: Semaphore = Semaphore::const_new(16);
 
-/// How many wait for guests beside those. They cost next to nothing, and must not hold up the others.
-static WAITING_ROOM: Semaphore = Semaphore::const_new(64);
+/// The permits of jobs that wait for guests. They cost next to nothing and must not block the changes.
+static GUEST_PERMITS: Semaphore = Semaphore::const_new(64);
 
-/// How many compute at a time. Others wait beside [`ROOM`], so that they hold up nothing else.
-static COMPUTING_ROOM: Semaphore = Semaphore::const_new(1);
+/// The permits of jobs that compute. They are separate, so that waiting for one blocks no change.
+static COMPUTE_PERMITS: Semaphore = Semaphore::const_new(1);
 
-/// How many of those one client may have, so that others can wait, too.
-const MOST_WAITS: usize = 32;
+/// How many jobs that wait for guests one client may have, so that permits remain for other clients.
+const MAX_WAITS: usize = 32;
 
-/// How many operations that have ended are remembered.
-const REMEMBERED: usize = 512;
+/// How many ended jobs are kept.
+const MAX_ENDED: usize = 512;
 
-/// How many bytes of their reports are kept: commands in guests print as they like.
-const MOST_BYTES: usize = 16 << 20;
+/// How many bytes of reports are kept. The output of commands in guests can be large.
+const MAX_REPORT_BYTES: usize = 16 << 20;
 
-/// How many may wait and run at a time. More than that is no use but abuse.
-const MOST: usize = 1024;
+/// How many jobs may be queued and running at a time. No legitimate use needs more.
+const MAX_ACTIVE: usize = 1024;
 
-/// How often it is told how far an operation is.
-const TELLING: Duration = Duration::from_secs(1);
+/// How often the progress of a job is published.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Every operation that is known.
+/// The active jobs and the ended jobs that are kept.
 #[derive(Default)]
 pub(crate) struct Jobs {
     known: Mutex<VecDeque<Known>>,
-    turns: VmQueues,
+    queues: VmQueues,
 }
 
 struct Known {
     id: Uuid,
     job: Arc<Job>,
-    /// The client's own name for it, and what it named.
     key: Option<IdempotencyKey>,
 }
 
-/// A client's own name for a request, so that it is carried out once however often it is sent.
+/// A key by which a client marks a request, so that sending the request again does not run it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IdempotencyKey {
-    /// Whose name it is.
+    /// The name of the client.
     pub(crate) client: String,
-    /// The name.
+    /// The key.
     pub(crate) key: String,
-    /// What it names.
+    /// The digest of the request.
     pub(crate) fingerprint: String,
 }
 
-/// What is to be done, and for whom.
-pub(crate) struct Order {
+/// A job to start.
+pub(crate) struct NewJob {
     pub(crate) operation: &'static Operation,
     pub(crate) request: Value,
     pub(crate) client: Arc<Client>,
     pub(crate) request_id: String,
     pub(crate) reservation: Option<Arc<Reservation>>,
-    /// The VM in whose queue it is put.
+    /// The VM in whose queue the job waits.
     pub(crate) queue: Option<String>,
     pub(crate) key: Option<IdempotencyKey>,
 }
@@ -89,165 +88,166 @@ impl Jobs {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins what was ordered, or finds it where it was ordered before under the same key. It goes on when nobody waits for it
-    /// any more.
-    pub(crate) fn begin(service: &Arc<Service>, order: Order) -> Result<Arc<Job>> {
-        let Order { operation, request, client, request_id, reservation, queue, key } = order;
+    /// Starts a job, or returns the job with the same idempotency key. The job continues if the client stops waiting.
+    pub(crate) fn begin(service: &Arc<Service>, new: NewJob) -> Result<Arc<Job>> {
+        let NewJob { operation, request, client, request_id, reservation, queue, key } = new;
         let jobs = &service.jobs;
         let mut known = jobs.lock();
-        if let Some(found) = key.as_ref().and_then(|key| ordered_before(&known, key)) {
+        if let Some(found) = key.as_ref().and_then(|key| find_by_key(&known, key)) {
             return found;
         }
-        if service.is_ending() {
-            return Err(ending());
+        if service.is_shutting_down() {
+            return Err(shutting_down());
         }
-        if known.iter().filter(|known| !known.job.is_ended()).count() >= MOST {
-            return Err(Error::new(Code::Busy, format!("{MOST} operations are under way already"))
-                .hint("Try again when some of them have ended."));
+        if known.iter().filter(|known| !known.job.is_ended()).count() >= MAX_ACTIVE {
+            return Err(Error::new(Code::Busy, format!("{MAX_ACTIVE} operations are already queued or running"))
+                .hint("Try again when some of them have ended"));
         }
-        require_patience(&known, operation, &client)?;
+        require_wait_capacity(&known, operation, &client)?;
         let about = (&client.name[..], &request_id[..]);
-        let job = Arc::new(Job::new(operation, &request, about, (&service.metrics, &service.feed)));
-        let turn = queue.map(|vm| jobs.turns.take(&vm));
+        let job = Arc::new(Job::new(operation, &request, about, (&service.metrics, &service.event_log)));
+        let ticket = queue.map(|vm| jobs.queues.take(&vm));
         known.push_front(Known { id: job.id, job: job.clone(), key });
         forget(&mut known);
         drop(known);
-        tokio::spawn(tell(job.clone()));
-        let work = Work { client, request, turn, reservation };
-        tokio::spawn(carry_out(service.clone(), job.clone(), work));
+        tokio::spawn(publish_progress(job.clone()));
+        let work = Work { client, request, ticket, reservation };
+        tokio::spawn(run(service.clone(), job.clone(), work));
         Ok(job)
     }
 
-    /// Finds one.
+    /// Returns the job with this ID.
     pub(crate) fn find(&self, id: Uuid) -> Option<Arc<Job>> {
         self.lock().iter().find(|known| known.id == id).map(|known| known.job.clone())
     }
 
-    /// Returns those that a client may see, the newest first.
+    /// Returns the jobs that a client may see, the newest first.
     pub(crate) fn visible_to(&self, client: &Client) -> Vec<Arc<Job>> {
         self.lock().iter().filter(|known| client.may_see(&known.job.client)).map(|known| known.job.clone()).collect()
     }
 
-    fn under_way(&self) -> Vec<Arc<Job>> {
+    fn active(&self) -> Vec<Arc<Job>> {
         self.lock().iter().map(|known| known.job.clone()).filter(|job| !job.is_ended()).collect()
     }
 
-    /// Waits until nothing is under way; false where something is when the time is over.
+    /// Waits until all active jobs have ended, at most for `limit`; returns whether all have ended.
     pub(crate) async fn finish(&self, limit: Duration) -> bool {
         let all_end = async {
-            for job in self.under_way() {
+            for job in self.active() {
                 job.ends().await;
             }
         };
         tokio::time::timeout(limit, all_end).await.is_ok()
     }
 
-    /// Tells all that is under way to end, and to undo what it has done.
+    /// Cancels all active jobs, which then roll back their changes.
     pub(crate) fn stop(&self) {
-        for job in self.under_way() {
+        for job in self.active() {
             job.stop();
         }
     }
 }
 
-/// Refuses one wait too many.
-fn require_patience(known: &VecDeque<Known>, operation: &Operation, client: &Client) -> Result<()> {
-    let is_theirs = |job: &Job| job.operation.waits() && !job.is_ended() && job.client == client.name;
-    if operation.waits() && known.iter().filter(|known| is_theirs(&known.job)).count() >= MOST_WAITS {
-        let message = format!("{MOST_WAITS} waits and commands of {} are under way already", client.title());
-        return Err(Error::new(Code::Busy, message).hint("Try again when some of them have ended."));
+/// Refuses a job that waits for a guest if the client already has [`MAX_WAITS`] of them.
+fn require_wait_capacity(known: &VecDeque<Known>, operation: &Operation, client: &Client) -> Result<()> {
+    let is_counted = |job: &Job| job.operation.waits() && !job.is_ended() && job.client == client.name;
+    if operation.waits() && known.iter().filter(|known| is_counted(&known.job)).count() >= MAX_WAITS {
+        let message = format!("{MAX_WAITS} waits and commands of {} are already running", client.title());
+        return Err(Error::new(Code::Busy, message).hint("Try again when some of them have ended"));
     }
     Ok(())
 }
 
-/// The error for a request that comes while the service ends.
-pub(crate) fn ending() -> Error {
-    Error::new(Code::Interrupted, "the service is ending").hint("Try again in a moment.")
+/// Returns the error for a request that arrives while the service shuts down.
+pub(crate) fn shutting_down() -> Error {
+    Error::new(Code::Interrupted, "the service is shutting down").hint("Try again in a moment")
 }
 
-/// What was ordered under a key.
-fn ordered_before(known: &VecDeque<Known>, key: &IdempotencyKey) -> Option<Result<Arc<Job>>> {
-    let is_meant = |other: &IdempotencyKey| other.client == key.client && other.key == key.key;
-    let found = known.iter().find(|known| known.key.as_ref().is_some_and(is_meant))?;
+/// Returns the job that was started with an idempotency key. Fails if the key was used for a different request.
+fn find_by_key(known: &VecDeque<Known>, key: &IdempotencyKey) -> Option<Result<Arc<Job>>> {
+    let is_same = |other: &IdempotencyKey| other.client == key.client && other.key == key.key;
+    let found = known.iter().find(|known| known.key.as_ref().is_some_and(is_same))?;
     Some(if found.key.as_ref().is_some_and(|other| other.fingerprint == key.fingerprint) {
         Ok(found.job.clone())
     } else {
-        let message = format!("the Idempotency-Key `{}` was used for another request", key.key.escape_debug());
+        let message = format!("the idempotency key `{}` was used for another request", key.key.escape_debug());
         Err(Error::new(Code::KeyReused, message)
-            .hint("Take a new key for each new request, and the same one only to send the very same request again."))
+            .hint("Use a new key for each new request")
+            .hint("Reuse a key only to send the same request again"))
     })
 }
 
-/// Forgets what ended longest ago.
+/// Removes the jobs that ended longest ago.
 fn forget(known: &mut VecDeque<Known>) {
     let (mut ended, mut bytes) = (0, 0);
     known.retain(|known| {
         ended += usize::from(known.job.is_ended());
-        bytes += known.job.weight();
-        !known.job.is_ended() || ended <= REMEMBERED && bytes <= MOST_BYTES
+        bytes += known.job.report_size();
+        !known.job.is_ended() || ended <= MAX_ENDED && bytes <= MAX_REPORT_BYTES
     });
 }
 
-/// Tells how far an operation is, until it has ended.
-async fn tell(job: Arc<Job>) {
-    while tokio::time::timeout(TELLING, job.ends()).await.is_err() {
-        job.tell_progress();
+/// Publishes the progress of a job until it has ended.
+async fn publish_progress(job: Arc<Job>) {
+    while tokio::time::timeout(PROGRESS_INTERVAL, job.ends()).await.is_err() {
+        job.publish_progress();
     }
 }
 
-/// What it takes to carry an order out.
+/// What a job needs to run.
 struct Work {
     client: Arc<Client>,
     request: Value,
-    turn: Option<Ticket>,
+    ticket: Option<Ticket>,
     reservation: Option<Arc<Reservation>>,
 }
 
-async fn carry_out(service: Arc<Service>, job: Arc<Job>, work: Work) {
-    let Work { client, request, mut turn, reservation } = work;
-    let cancelled = || Error::new(Code::Interrupted, "cancelled before it was begun");
-    let room = match job.operation {
-        operation if operation.waits() => &WAITING_ROOM,
-        operation if operation.computes(&request) => &COMPUTING_ROOM,
-        _ => &ROOM,
+/// Runs a job, from waiting in the queue to recording its outcome.
+async fn run(service: Arc<Service>, job: Arc<Job>, work: Work) {
+    let Work { client, request, mut ticket, reservation } = work;
+    let cancelled = || Error::new(Code::Interrupted, "canceled before it started");
+    let permits = match job.operation {
+        operation if operation.waits() => &GUEST_PERMITS,
+        operation if operation.computes(&request) => &COMPUTE_PERMITS,
+        _ => &CHANGE_PERMITS,
     };
-    let turn_and_room = async {
-        if let Some(turn) = &mut turn {
-            turn.comes().await;
+    let queued = async {
+        if let Some(ticket) = &mut ticket {
+            ticket.ready().await;
         }
-        blocking::place(room).await
+        blocking::permit(permits).await
     };
-    let place = tokio::select! {
-        () = job.is_cancelled() => Err(cancelled()),
-        place = turn_and_room => place,
+    let permit = tokio::select! {
+        () = job.cancelled() => Err(cancelled()),
+        permit = queued => permit,
     };
-    let outcome = match place {
+    let outcome = match permit {
         Err(error) => Err(error),
-        Ok(place) => {
+        Ok(permit) => {
             let host = service.host(&client, job.cancel.clone(), job.clone());
             let host = match &reservation {
                 Some(reservation) => host.within(reservation.clone()),
                 None => host,
             };
-            let at_work = job.clone();
+            let running = job.clone();
             let work = move || {
-                if !at_work.begin() {
+                if !running.begin() {
                     return Err(cancelled());
                 }
-                at_work.operation.run(&host, request).map_err(|error| doctor::explain(&host, error))
+                running.operation.run(&host, request).map_err(|error| doctor::explain(&host, error))
             };
-            blocking::run_at(place, work).await
+            blocking::run_with(permit, work).await
         }
     };
-    service.reads.outdate();
-    // What there is of it is libvirt's to tell now.
+    service.reads.invalidate();
+    // From now on, libvirt reports what the job created.
     if let Some(reservation) = reservation {
         reservation.end(outcome.is_ok());
     }
-    job.end(outcome, |view| service.audit.ended(view, &job.targets));
-    // One that was cancelled while it waited must not let the next one past those before it.
-    if let Some(turn) = &mut turn {
-        turn.comes().await;
+    job.end(outcome, |view| service.audit.record_end(view, &job.targets));
+    // A job that was cancelled in the queue keeps its ticket, so that the next job still waits for the earlier ones.
+    if let Some(ticket) = &mut ticket {
+        ticket.ready().await;
     }
 }
 
@@ -258,21 +258,21 @@ mod tests {
     use super::{super::job::State, *};
     use crate::api::Report;
 
-    /// Far longer than anything here takes.
+    /// Far longer than any of these tests takes.
     const LIMIT: Duration = Duration::from_secs(30);
 
-    fn order() -> Order {
+    fn new_job() -> NewJob {
         let operation = crate::api::find("gc").unwrap();
         let request = operation.read(json!({})).unwrap();
         let client = Arc::new(Client::anonymous());
-        Order { operation, request, client, request_id: "1".to_owned(), reservation: None, queue: None, key: None }
+        NewJob { operation, request, client, request_id: "1".to_owned(), reservation: None, queue: None, key: None }
     }
 
     #[tokio::test]
-    async fn one_that_waits_for_room_is_cancelled_at_once() {
+    async fn a_job_that_waits_for_a_permit_is_cancelled_at_once() {
         let service = Service::for_test();
-        let _all = ROOM.acquire_many(16).await.unwrap();
-        let job = Jobs::begin(&service, order()).unwrap();
+        let _all = CHANGE_PERMITS.acquire_many(16).await.unwrap();
+        let job = Jobs::begin(&service, new_job()).unwrap();
         tokio::task::yield_now().await;
         assert!(job.stop());
         tokio::time::timeout(LIMIT, job.ends()).await.unwrap();
@@ -280,23 +280,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_for_a_guest_has_room_of_its_own() {
+    async fn jobs_that_wait_for_guests_have_their_own_permits() {
         let service = Service::for_test();
-        let _all = ROOM.acquire_many(16).await.unwrap();
+        let _all = CHANGE_PERMITS.acquire_many(16).await.unwrap();
         let operation = crate::api::find("vm_wait").unwrap();
         let request = operation.read(json!({"vm": "nobody"})).unwrap();
-        let job = Jobs::begin(&service, Order { operation, request, ..order() }).unwrap();
+        let job = Jobs::begin(&service, NewJob { operation, request, ..new_job() }).unwrap();
         tokio::time::timeout(LIMIT, job.ends()).await.unwrap();
         assert_eq!(job.view().state, State::Failed);
     }
 
     #[tokio::test]
-    async fn a_service_that_ends_takes_nothing_more_and_ends_what_is_under_way() {
+    async fn a_closed_service_refuses_new_jobs_and_cancels_active_ones() {
         let service = Service::for_test();
-        let _all = ROOM.acquire_many(16).await.unwrap();
-        let job = Jobs::begin(&service, order()).unwrap();
+        let _all = CHANGE_PERMITS.acquire_many(16).await.unwrap();
+        let job = Jobs::begin(&service, new_job()).unwrap();
         service.close();
-        assert_eq!(Jobs::begin(&service, order()).err().unwrap().code, Code::Interrupted);
+        assert_eq!(Jobs::begin(&service, new_job()).err().unwrap().code, Code::Interrupted);
         assert!(!service.jobs.finish(Duration::ZERO).await);
         service.jobs.stop();
         assert!(service.jobs.finish(LIMIT).await);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_its_clients_own_and_names_one_request() {
+    fn an_idempotency_key_belongs_to_one_client_and_one_request() {
         let key = |client: &str, fingerprint: &str| IdempotencyKey {
             client: client.to_owned(),
             key: "same".to_owned(),
@@ -316,28 +316,28 @@ mod tests {
             operation,
             &json!({"vm": "web"}),
             ("alice", "request"),
-            (&service.metrics, &service.feed),
+            (&service.metrics, &service.event_log),
         ));
         let known =
             VecDeque::from([Known { id: job.view().id, job: job.clone(), key: Some(key("alice", "start web")) }]);
-        let found = |key: &IdempotencyKey| ordered_before(&known, key);
+        let found = |key: &IdempotencyKey| find_by_key(&known, key);
         assert!(Arc::ptr_eq(&found(&key("alice", "start web")).unwrap().unwrap(), &job));
         let Some(Err(error)) = found(&key("alice", "start other")) else {
-            panic!("another request has the key's answer")
+            panic!("the key was accepted for another request")
         };
         assert_eq!(error.code, Code::KeyReused);
-        assert!(found(&key("bob", "start web")).is_none(), "it is another client's");
+        assert!(found(&key("bob", "start web")).is_none(), "the key belongs to another client");
     }
 
     #[test]
-    fn a_list_has_no_results_and_every_view_of_an_operation_shares_its_one() {
+    fn lists_have_no_results_and_all_views_of_a_job_share_its_result() {
         let service = Service::for_test();
         let operation = crate::api::find("vm_exec").unwrap();
         let job = Arc::new(Job::new(
             operation,
             &json!({"vm": "web"}),
             ("alice", "request"),
-            (&service.metrics, &service.feed),
+            (&service.metrics, &service.event_log),
         ));
         job.end(Ok(Report::Text("x".repeat(1 << 20))), |_| ());
         service.jobs.lock().push_front(Known { id: job.id, job: job.clone(), key: None });
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_longest_ago_is_forgotten_and_what_is_under_way_never() {
+    fn the_oldest_ended_jobs_are_forgotten_and_active_jobs_never() {
         let service = Service::for_test();
         let operation = crate::api::find("vm_start").unwrap();
         let job = || {
@@ -360,11 +360,11 @@ mod tests {
                 operation,
                 &json!({"vm": "web"}),
                 ("alice", "request"),
-                (&service.metrics, &service.feed),
+                (&service.metrics, &service.event_log),
             ))
         };
         let mut known = VecDeque::new();
-        for number in 0..REMEMBERED + 20 {
+        for number in 0..MAX_ENDED + 20 {
             let job = job();
             if number > 0 {
                 job.end(Err(Error::not_found("none")), |_| ());
@@ -373,13 +373,13 @@ mod tests {
         }
         let newest = known[0].id;
         forget(&mut known);
-        assert_eq!((known.len(), known[0].id), (REMEMBERED + 1, newest));
-        assert!(!known[REMEMBERED].job.is_ended());
-        let large = || Ok(Report::Text("x".repeat(MOST_BYTES / 2)));
+        assert_eq!((known.len(), known[0].id), (MAX_ENDED + 1, newest));
+        assert!(!known[MAX_ENDED].job.is_ended());
+        let large = || Ok(Report::Text("x".repeat(MAX_REPORT_BYTES / 2)));
         for known in known.iter().take(3) {
             known.job.end(large(), |_| ());
         }
         forget(&mut known);
-        assert_eq!((known.len(), known[0].id), (3, newest), "two large reports, and what is under way");
+        assert_eq!((known.len(), known[0].id), (3, newest), "two large reports and the active job");
     }
 }

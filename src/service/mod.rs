@@ -1,7 +1,7 @@
-//! What the faces share that serve many callers: who may, what is under way, looks that are shared, and what is counted.
+//! What the front ends that serve several clients share: authorization, jobs, coalesced reads, events, quotas, the
+//! audit log and metrics.
 //!
-//! Nothing here knows how a request came or how it is answered: texts speak the command line's words, and each face puts them
-//! into its own.
+//! Nothing here knows the protocol of a request or of its response.
 
 pub(crate) mod audit;
 pub(crate) mod authorization;
@@ -45,33 +45,33 @@ use audit::Audit;
 use cached_probe::CachedProbe;
 use client::Client;
 use event_listener::EventListener;
-use event_log::Feed;
+use event_log::EventLog;
 use job::Job;
-use jobs::{IdempotencyKey, Jobs, Order};
+use jobs::{IdempotencyKey, Jobs, NewJob};
 use metrics::Metrics;
 use quota::Quotas;
 use single_flight::{SharedReport, SingleFlight};
 
-/// How long an answer may take where nobody says: many clients give up after 60 s.
+/// How long a client waits for a job by default. Many clients time out after 60 s.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(45);
 
-/// How long a look may take. Whoever asks gives up after a minute, and should be told why before that.
-pub(crate) const LOOK_LIMIT: Duration = Duration::from_secs(30);
+/// The time limit of each program that a read runs. Clients time out after a minute, and must receive the error before.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What decides how a service works.
+/// The configuration of a service.
 #[derive(Debug)]
 pub struct Options {
-    /// Where the operations work.
+    /// The settings of the operations: libvirt connection, storage pool, folders.
     pub settings: Settings,
-    /// What may be named as an image or as an installer beside what is public.
+    /// The non-public sources that requests may name as an image or an installer.
     pub images: Limits,
-    /// Where it is noted who has asked for what.
+    /// The file of the audit log.
     pub audit_log: Option<Utf8PathBuf>,
-    /// Whether a change is refused while it might not be recorded there.
+    /// Whether changes are refused while their records might be lost.
     pub audit_required: bool,
 }
 
-/// What all requests share.
+/// The state that all requests share.
 pub(crate) struct Service {
     settings: Settings,
     pub(crate) jobs: Jobs,
@@ -79,14 +79,14 @@ pub(crate) struct Service {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stats: CachedProbe<Stats>,
     pub(crate) ready: CachedProbe<Diagnosis>,
-    pub(crate) feed: Arc<Feed>,
-    pub(crate) ears: EventListener,
-    /// Ends whatever only looks or listens.
-    looks: Cancel,
+    pub(crate) event_log: Arc<EventLog>,
+    pub(crate) listener: EventListener,
+    /// Cancels every read and the event listener.
+    read_cancel: Cancel,
     pub(crate) quotas: Quotas,
     pub(crate) audit: Audit,
     limits: Limits,
-    is_ending: AtomicBool,
+    is_closed: AtomicBool,
 }
 
 impl Service {
@@ -103,111 +103,110 @@ impl Service {
             metrics: Arc::new(metrics),
             stats: CachedProbe::default(),
             ready: CachedProbe::default(),
-            feed: Arc::new(Feed::new()),
-            ears: EventListener::default(),
-            looks: Cancel::default(),
-            is_ending: AtomicBool::new(false),
+            event_log: Arc::new(EventLog::new()),
+            listener: EventListener::default(),
+            read_cancel: Cancel::default(),
+            is_closed: AtomicBool::new(false),
         })
     }
 
-    /// Begins what a client asks for, where they may: what is [`Operation::read`].
-    pub(crate) async fn ask(self: &Arc<Self>, asked: Submission) -> Result<Begun> {
-        let Submission { client, operation, mut request, request_id, key } = asked;
-        authorization::request(&client, operation, &request, &self.settings.pool)?;
+    /// Authorizes a request and starts it. The request must have passed [`Operation::read`].
+    pub(crate) async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Begun> {
+        let Submission { client, operation, mut request, request_id, key } = submission;
+        authorization::authorize(&client, operation, &request, &self.settings.pool)?;
         if operation.effect != Effect::Read {
             self.audit.require()?;
         }
-        if operation.pace == ExecutionMode::Quick {
-            return Ok(Begun::Look(SingleFlight::look(self, &client, operation, request).await));
+        if operation.mode == ExecutionMode::Quick {
+            return Ok(Begun::Read(SingleFlight::read(self, &client, operation, request).await));
         }
-        client.bound(operation, &mut request);
+        client.apply_defaults(operation, &mut request);
         let reservation = Quotas::reserve(self, &client, operation, &request).await?;
         let queue = self.queue(&client, operation, &request).await;
-        Jobs::begin(self, Order { operation, request, client, request_id, reservation, queue, key }).map(Begun::Job)
+        Jobs::begin(self, NewJob { operation, request, client, request_id, reservation, queue, key }).map(Begun::Job)
     }
 
-    /// The VM in whose queue a request has to wait: by its name, whatever the request names it by.
+    /// Returns the name of the VM in whose queue the request waits, also if the request contains the VM's UUID.
     async fn queue(self: &Arc<Self>, client: &Arc<Client>, operation: &Operation, request: &Value) -> Option<String> {
         let vm = operation.vm(request).filter(|_| operation.is_ordered(request))?;
         let info = api::find("vm_info").filter(|_| Uuid::parse_str(vm).is_ok());
         if let Some(info) = info
-            && let Ok(Report::Json(found)) = &*SingleFlight::look(self, client, info, json!({"vm": vm})).await
+            && let Ok(Report::Json(found)) = &*SingleFlight::read(self, client, info, json!({"vm": vm})).await
             && let Some(name) = found["name"].as_str()
         {
             return Some(name.to_owned());
         }
-        // One that is not there is refused by the operation itself.
+        // If the VM does not exist, the operation itself fails.
         Some(vm.to_owned())
     }
 
-    /// The host, for an operation that a client may cancel.
+    /// Returns the host for a client's operation, which the client can cancel.
     pub(crate) fn host(&self, client: &Client, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
         let limits = Limits { only: client.image_hosts.clone(), ..self.limits.clone() };
-        let host = self.own_host(cancel, progress).limited_to(SourcePolicy::Limited(limits));
+        let host = self.base_host(cancel, progress).limited_to(SourcePolicy::Limited(limits));
         host.on_behalf_of(client.caller())
     }
 
-    /// The host, for a client's look.
-    pub(crate) fn host_for_look(&self, client: &Client) -> Host {
-        self.host(client, self.looks.clone(), Arc::new(())).with_time_limit(LOOK_LIMIT)
+    /// Returns the host for a client's read.
+    pub(crate) fn host_for_read(&self, client: &Client) -> Host {
+        self.host(client, self.read_cancel.clone(), Arc::new(())).with_time_limit(READ_TIMEOUT)
     }
 
-    /// The host, for whatever listens as long as the service lives.
-    pub(crate) fn host_for_listening(&self) -> Host {
-        self.own_host(self.looks.clone(), Arc::new(()))
+    /// Returns the host for the service's own reads: probes, metrics and the event listener.
+    pub(crate) fn background_host(&self) -> Host {
+        self.base_host(self.read_cancel.clone(), Arc::new(()))
     }
 
-    fn own_host(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
+    fn base_host(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
         Host::new(self.settings.clone(), cancel, progress).observed_by(self.metrics.clone()).in_background()
     }
 
-    /// Ends every look: nobody waits for an answer any more.
-    pub(crate) fn end_looks(&self) {
-        self.looks.raise();
+    /// Cancels every read. Called when no client waits for a response any more.
+    pub(crate) fn cancel_reads(&self) {
+        self.read_cancel.raise();
     }
 
-    /// Whether nobody waits for an answer any more.
-    pub(crate) fn is_over(&self) -> bool {
-        self.looks.check().is_err()
+    /// Returns whether [`Self::cancel_reads`] was called.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.read_cancel.check().is_err()
     }
 
-    /// Reads again what the operator may have changed.
+    /// Reopens the audit log, which the operator may have rotated.
     pub(crate) fn reload(&self) {
         self.audit.reopen();
     }
 
-    /// Takes no further work.
+    /// Makes the service refuse new jobs.
     pub(crate) fn close(&self) {
-        self.is_ending.store(true, Ordering::SeqCst);
+        self.is_closed.store(true, Ordering::SeqCst);
     }
 
-    /// Whether no further work is taken.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.is_ending.load(Ordering::SeqCst)
+    /// Returns whether the service refuses new jobs because it shuts down.
+    pub(crate) fn is_shutting_down(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
     }
 }
 
-/// What a client asks for.
+/// A client's request to run an operation.
 pub(crate) struct Submission {
     pub(crate) client: Arc<Client>,
     pub(crate) operation: &'static Operation,
     pub(crate) request: Value,
     pub(crate) request_id: String,
-    /// The client's own name for it.
     pub(crate) key: Option<IdempotencyKey>,
 }
 
-/// What was begun.
+/// The result of a submission.
 pub(crate) enum Begun {
-    /// A look, and what it has seen.
-    Look(SharedReport),
-    /// Something that may take long.
+    /// The report of a finished read.
+    Read(SharedReport),
+    /// A job, which may take long.
     Job(Arc<Job>),
 }
 
 #[cfg(test)]
 impl Service {
-    /// One that works on libvirt's in-memory driver and keeps no files, and that has not begun to listen to it.
+    /// Returns a service that uses libvirt's in-memory driver, writes no files, and never listens to libvirt's events.
     pub(crate) fn for_test() -> Arc<Self> {
         let settings = Settings {
             uri: "test:///default".to_owned(),
@@ -224,8 +223,8 @@ impl Service {
             sources: SourcePolicy::Any,
         };
         let options = Options { settings, images: Limits::default(), audit_log: None, audit_required: false };
-        let service = Self::new(options).expect("without files there is nothing that can fail");
-        service.ears.close();
+        let service = Self::new(options).expect("a service without files always starts");
+        service.listener.disable();
         Arc::new(service)
     }
 }
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_vm_has_one_queue_whatever_it_is_called_by() {
+    async fn a_vm_has_one_queue_for_its_name_and_its_uuid() {
         let service = Service::for_test();
         let client = Arc::new(Client::anonymous());
         let (start, stop) = (api::find("vm_start").unwrap(), api::find("vm_stop").unwrap());

@@ -1,4 +1,4 @@
-//! What is under way, as a client asks for it.
+//! Lists, shows and cancels the jobs that a client may see.
 
 use std::sync::Arc;
 
@@ -15,30 +15,30 @@ use crate::{
 };
 
 impl Service {
-    /// What is under way and what has ended not long ago, of a client's; the newest first, without results. Those stay where
-    /// they are, because together they are large.
+    /// Returns the active and recently ended jobs that a client may see, the newest first. Results are omitted, because
+    /// together they are large.
     pub(crate) fn operations(&self, client: &Client) -> impl Iterator<Item = View> {
         self.jobs.visible_to(client).into_iter().map(|job| job.summary())
     }
 
-    /// One of them.
+    /// Returns a job that a client may see.
     pub(crate) fn operation(&self, client: &Client, id: &str) -> Result<Arc<Job>> {
         let found = Uuid::parse_str(id).ok().and_then(|id| self.jobs.find(id));
         found.filter(|job| client.may_see(&job.client)).ok_or_else(|| {
-            Error::not_found(format!("there is no operation `{}`", id.escape_debug()))
-                .hint("What has ended is forgotten after a while, and when the service is started again.")
+            Error::not_found(format!("operation `{}` does not exist", id.escape_debug()))
+                .hint("Check the ID: ended operations are forgotten after a while and when the service restarts")
         })
     }
 
-    /// Cancels one, and waits until it has undone what it had done, or for as long as an answer may take.
+    /// Cancels a job and waits for its rollback, at most for [`ANSWER_WITHIN`].
     pub(crate) async fn cancel(&self, client: &Client, id: &str) -> Result<View> {
         client.require(Scope::Operate, "cancel operations")?;
         self.audit.require()?;
         let job = self.operation(client, id)?;
         if !job.stop() {
             let View { id, operation, state, .. } = job.summary();
-            let message = format!("the operation {id} ({operation}) has ended already: it is {}", state.name());
-            return Err(Error::conflict(message).hint("What it has done can only be undone by another."));
+            let message = format!("operation `{id}` ({operation}) has already {}", state.name());
+            return Err(Error::conflict(message).hint("Undo its changes with another operation"));
         }
         job.ends_within(ANSWER_WITHIN).await;
         Ok(job.view())

@@ -1,5 +1,7 @@
-//! [`Quotas`]: how much a client may have. What there is, is looked at each time; what is under way is reserved here, so that
-//! many operations at once take no more than one after the other would.
+//! [`Quotas`]: enforces the quotas of clients.
+//!
+//! The resources that a client owns are counted for each request. What running operations will create is reserved here,
+//! so that concurrent operations together stay within the quota.
 
 use std::{
     collections::BTreeMap,
@@ -22,47 +24,47 @@ use crate::{
     ops::{Allowance, Host, doctor, image, key, vm},
 };
 
-/// One look at what there is at a time: the next one must see what this one reserves.
-static TURN: Semaphore = Semaphore::const_new(1);
+/// Held while one request counts and reserves, so that the next request sees the reservation.
+static RESERVING: Semaphore = Semaphore::const_new(1);
 
-/// How many looks there are at a time: one, as [`TURN`] has it.
-static ROOM: Semaphore = Semaphore::const_new(1);
+/// The permits of counts: one, because [`RESERVING`] allows no more at a time.
+static COUNT_PERMITS: Semaphore = Semaphore::const_new(1);
 
-/// What one thing takes of each resource: MiB of memory, bytes of disk.
-type Share = BTreeMap<Resource, u64>;
+/// How much one item uses of each resource; memory in MiB, disk in bytes.
+type Usage = BTreeMap<Resource, u64>;
 
-/// What a client has, by kind and name.
-type Shares = BTreeMap<Thing, Share>;
+/// The usage of a client's items.
+type Usages = BTreeMap<Item, Usage>;
 
-/// What counts: the kind, as the details of an error have it, and the name.
-type Thing = (&'static str, String);
+/// An item that counts: its kind, as in the details of an error, and its name.
+type Item = (&'static str, String);
 
 const VMS: &str = "vms";
 const IMAGES: &str = "images";
 const KEYS: &str = "keys";
 const VOLUMES: &str = "volumes";
 
-/// What is under way, or ended while something else was under way.
+/// The reservations of running operations, and of those that ended while another one of the same client was running.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Quotas(Arc<Mutex<Vec<Reserved>>>);
+pub(crate) struct Quotas(Arc<Mutex<Vec<Entry>>>);
 
 #[derive(Debug, Clone)]
-struct Reserved {
+struct Entry {
     id: uuid::Uuid,
     client: String,
-    shares: Shares,
-    /// Whether it has ended, and what it made is there. An older look may not have seen that.
+    usages: Usages,
+    /// Whether the operation has succeeded. A count that started before may have missed what it created.
     is_ended: bool,
 }
 
-/// What is reserved for an operation until it ends. The operation may ask it for more.
+/// The resources that are reserved for an operation until it ends. The operation may reserve more.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     quotas: Quotas,
     id: uuid::Uuid,
     client: Arc<Client>,
-    /// What the client had when it was reserved.
-    owned: Shares,
+    /// What the client owned when the reservation was made.
+    owned: Usages,
 }
 
 impl Drop for Reservation {
@@ -72,53 +74,53 @@ impl Drop for Reservation {
 }
 
 impl Reservation {
-    /// Ends it: what was made is counted where it is from now on, and what failed is not there.
-    pub(crate) fn end(&self, has_made: bool) {
-        let mut known = self.quotas.lock();
-        for reserved in known.iter_mut().filter(|reserved| reserved.id == self.id && has_made) {
-            reserved.is_ended = true;
+    /// Ends the reservation. What a successful operation created is counted from now on.
+    pub(crate) fn end(&self, has_succeeded: bool) {
+        let mut entries = self.quotas.lock();
+        for entry in entries.iter_mut().filter(|entry| entry.id == self.id && has_succeeded) {
+            entry.is_ended = true;
         }
-        known.retain(|reserved| reserved.id != self.id || reserved.is_ended);
+        entries.retain(|entry| entry.id != self.id || entry.is_ended);
         let client = &self.client.name;
-        if !known.iter().any(|reserved| reserved.client == *client && !reserved.is_ended) {
-            known.retain(|reserved| reserved.client != *client);
+        if !entries.iter().any(|entry| entry.client == *client && !entry.is_ended) {
+            entries.retain(|entry| entry.client != *client);
         }
     }
 
-    /// Reserves more, in place of what `replaces` of it.
-    fn take(&self, thing: Thing, share: Share, replaces: impl Fn(&Thing) -> bool) -> Result<()> {
-        let mut known = self.quotas.lock();
-        let before = total(&merged(&self.owned, &known, &self.client.name));
-        let Some(at) = known.iter().position(|reserved| reserved.id == self.id) else { return Ok(()) };
-        let mut shares = known[at].shares.clone();
-        shares.retain(|thing, _| !replaces(thing));
-        shares.insert(thing, share);
-        let earlier = std::mem::replace(&mut known[at].shares, shares);
-        let refused = require_room(&self.client, &before, &merged(&self.owned, &known, &self.client.name));
-        if refused.is_err() {
-            known[at].shares = earlier;
+    /// Reserves an item in place of the reserved items that `replaces` matches.
+    fn take(&self, item: Item, usage: Usage, replaces: impl Fn(&Item) -> bool) -> Result<()> {
+        let mut entries = self.quotas.lock();
+        let before = total(&merge(&self.owned, &entries, &self.client.name));
+        let Some(at) = entries.iter().position(|entry| entry.id == self.id) else { return Ok(()) };
+        let mut usages = entries[at].usages.clone();
+        usages.retain(|item, _| !replaces(item));
+        usages.insert(item, usage);
+        let earlier = std::mem::replace(&mut entries[at].usages, usages);
+        let checked = require_within_quota(&self.client, &before, &merge(&self.owned, &entries, &self.client.name));
+        if checked.is_err() {
+            entries[at].usages = earlier;
         }
-        refused
+        checked
     }
 }
 
 impl Allowance for Reservation {
-    fn take_image(&self, companion: &str, bytes: u64) -> Result<()> {
-        let share = Share::from([(Resource::Images, 1), (Resource::Disk, bytes)]);
-        self.take((IMAGES, companion.to_owned()), share, |(kind, _)| *kind == IMAGES)
+    fn take_image(&self, manifest: &str, bytes: u64) -> Result<()> {
+        let usage = Usage::from([(Resource::Images, 1), (Resource::Disk, bytes)]);
+        self.take((IMAGES, manifest.to_owned()), usage, |(kind, _)| *kind == IMAGES)
     }
 
     fn take_volume(&self, name: &str, bytes: u64) -> Result<()> {
-        self.take((VOLUMES, name.to_owned()), Share::from([(Resource::Disk, bytes)]), |_| false)
+        self.take((VOLUMES, name.to_owned()), Usage::from([(Resource::Disk, bytes)]), |_| false)
     }
 }
 
 impl Quotas {
-    fn lock(&self) -> MutexGuard<'_, Vec<Reserved>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves what an operation will take; none where nothing that it takes is limited.
+    /// Reserves what an operation will create. Returns none if the client's quota limits none of it.
     pub(crate) async fn reserve(
         service: &Arc<Service>,
         client: &Arc<Client>,
@@ -130,130 +132,135 @@ impl Quotas {
         if limited.is_empty() {
             return Ok(None);
         }
-        let _turn = TURN.acquire().await.map_err(|error| Error::internal("the quotas are closed").because(error))?;
-        // These come first: what ends after that is there by the time that is looked at.
-        let mut under_way = service.quotas.lock().clone();
-        under_way.retain(|reserved| !reserved.is_ended);
-        let owned = look(service, client, limited).await?;
-        let mut shares = merged(&owned.shares, &under_way, &client.name);
-        let before = total(&shares);
-        let wanted = wanted(operation, request, &owned.vms, &shares)?;
-        shares.extend(wanted.clone());
-        require_room(client, &before, &shares)?;
-        Ok(Some(Arc::new(service.quotas.hold(client, owned.shares, wanted))))
+        let _reserving =
+            RESERVING.acquire().await.map_err(|error| Error::internal("the semaphore is closed").because(error))?;
+        // Copied before counting: what an operation creates after this exists when it is counted.
+        let mut active = service.quotas.lock().clone();
+        active.retain(|entry| !entry.is_ended);
+        let owned = count_owned(service, client, limited).await?;
+        let mut usages = merge(&owned.usages, &active, &client.name);
+        let before = total(&usages);
+        let requested = requested(operation, request, &owned.vms, &usages)?;
+        usages.extend(requested.clone());
+        require_within_quota(client, &before, &usages)?;
+        Ok(Some(Arc::new(service.quotas.add(client, owned.usages, requested))))
     }
 
-    fn hold(&self, client: &Arc<Client>, owned: Shares, shares: Shares) -> Reservation {
+    fn add(&self, client: &Arc<Client>, owned: Usages, usages: Usages) -> Reservation {
         let id = uuid::Uuid::new_v4();
-        self.lock().push(Reserved { id, client: client.name.clone(), shares, is_ended: false });
+        self.lock().push(Entry { id, client: client.name.clone(), usages, is_ended: false });
         Reservation { quotas: self.clone(), id, client: client.clone(), owned }
     }
 }
 
-/// Returns what a request is known to take. What an operation learns only on its way, it asks its [`Allowance`] for.
-fn wanted(operation: &Operation, request: &Value, owned: &[vm::OwnedVm], shares: &Shares) -> Result<Shares> {
+/// Returns what a request is known to create. What an operation learns only while it runs, it reserves through its
+/// [`Allowance`].
+fn requested(operation: &Operation, request: &Value, owned: &[vm::OwnedVm], usages: &Usages) -> Result<Usages> {
     let request = || request.clone();
-    let one = |kind, name: String, share: Share| Shares::from([((kind, name), share)]);
+    let one = |kind, name: String, usage: Usage| Usages::from([((kind, name), usage)]);
     Ok(match operation.name {
         "vm_create" => {
-            let new: NewVm = api::again(request())?;
+            let new: NewVm = api::reread(request())?;
             one(
                 VMS,
                 new.name.to_string(),
-                share(1, new.vcpus, new.memory.mib(), new.disk_size.bytes() + vm::BESIDE_DISK),
+                usage(1, new.vcpus, new.memory.mib(), new.disk_size.bytes() + vm::BESIDE_DISK),
             )
         }
         "vm_set" => {
-            let change: Change = api::again(request())?;
-            let is_meant = |vm: &&vm::OwnedVm| vm.name == change.vm || vm.uuid.to_string() == change.vm;
-            let name = owned.iter().find(is_meant).map_or(&change.vm, |vm| &vm.name);
-            // One that is not the client's own does not count.
-            let Some(mut share) = shares.get(&(VMS, name.clone())).cloned() else { return Ok(Shares::new()) };
+            let change: Change = api::reread(request())?;
+            let is_same = |vm: &&vm::OwnedVm| vm.name == change.vm || vm.uuid.to_string() == change.vm;
+            let name = owned.iter().find(is_same).map_or(&change.vm, |vm| &vm.name);
+            // A VM of another owner does not count.
+            let Some(mut usage) = usages.get(&(VMS, name.clone())).cloned() else { return Ok(Usages::new()) };
             let changed = [
                 (Resource::Vcpus, change.vcpus.map(u64::from)),
                 (Resource::Memory, change.memory.map(Memory::mib)),
                 (Resource::Disk, change.disk_size.map(|size| DiskSize::bytes(size) + vm::BESIDE_DISK)),
             ];
-            share.extend(changed.into_iter().filter_map(|(resource, amount)| Some((resource, amount?))));
-            one(VMS, name.clone(), share)
+            usage.extend(changed.into_iter().filter_map(|(resource, amount)| Some((resource, amount?))));
+            one(VMS, name.clone(), usage)
         }
         "ssh_key_generate" => {
-            let new: NewKey = api::again(request())?;
-            one(KEYS, new.name.to_string(), Share::from([(Resource::Keys, 1)]))
+            let new: NewKey = api::reread(request())?;
+            one(KEYS, new.name.to_string(), Usage::from([(Resource::Keys, 1)]))
         }
-        // Their one image is asked for before it is uploaded.
-        "vm_commit" | "image_pull" | "image_import" => Shares::new(),
-        other => return Err(Error::internal(format!("nobody has said how much {other} takes"))),
+        // These operations reserve their image before they upload it.
+        "vm_commit" | "image_pull" | "image_import" => Usages::new(),
+        other => return Err(Error::internal(format!("the resources that {other} uses are not declared"))),
     })
 }
 
-fn share(vms: u64, vcpus: u32, memory_mib: u64, disk_bytes: u64) -> Share {
+fn usage(vms: u64, vcpus: u32, memory_mib: u64, disk_bytes: u64) -> Usage {
     use Resource::{Disk, Memory, Vcpus, Vms};
-    Share::from([(Vms, vms), (Vcpus, vcpus.into()), (Memory, memory_mib), (Disk, disk_bytes)])
+    Usage::from([(Vms, vms), (Vcpus, vcpus.into()), (Memory, memory_mib), (Disk, disk_bytes)])
 }
 
-/// What a client has.
+/// The VMs that a client owns, and the usage of all its items.
 #[derive(Default)]
-struct Counted {
+struct Owned {
     vms: Vec<vm::OwnedVm>,
-    shares: Shares,
+    usages: Usages,
 }
 
-async fn look(service: &Service, client: &Client, limited: Vec<Resource>) -> Result<Counted> {
-    let (host, owner) = (service.host_for_look(client), client.name.clone());
-    blocking::run(&ROOM, move || owned(&host, &owner, &limited).map_err(|error| doctor::explain(&host, error))).await
+async fn count_owned(service: &Service, client: &Client, limited: Vec<Resource>) -> Result<Owned> {
+    let (host, owner) = (service.host_for_read(client), client.name.clone());
+    let count = move || owned(&host, &owner, &limited).map_err(|error| doctor::explain(&host, error));
+    blocking::run(&COUNT_PERMITS, count).await
 }
 
-/// Looks at what somebody has of the resources that are limited.
-fn owned(host: &Host, owner: &str, limited: &[Resource]) -> Result<Counted> {
+/// Returns what an owner has of the limited resources.
+fn owned(host: &Host, owner: &str, limited: &[Resource]) -> Result<Owned> {
     let is_limited = |resources: &[Resource]| resources.iter().any(|resource| limited.contains(resource));
-    let mut found = Counted::default();
+    let mut found = Owned::default();
     if is_limited(&[Resource::Vms, Resource::Vcpus, Resource::Memory, Resource::Disk]) {
         found.vms = vm::owned(host, owner)?;
-        found.shares.extend(found.vms.iter().map(of_vm));
+        found.usages.extend(found.vms.iter().map(of_vm));
     }
     if is_limited(&[Resource::Images, Resource::Disk]) {
-        let share = |bytes| Share::from([(Resource::Images, 1), (Resource::Disk, bytes)]);
+        let usage = |bytes| Usage::from([(Resource::Images, 1), (Resource::Disk, bytes)]);
         let images = image::owned(host, owner)?.into_iter();
-        found.shares.extend(images.map(|image| ((IMAGES, image.companion), share(image.bytes))));
+        found.usages.extend(images.map(|image| ((IMAGES, image.manifest), usage(image.bytes))));
     }
     if is_limited(&[Resource::Keys]) {
         let keys = key::list(host)?.keys.into_iter();
-        found.shares.extend(keys.map(|key| ((KEYS, key.name.to_string()), Share::from([(Resource::Keys, 1)]))));
+        found.usages.extend(keys.map(|key| ((KEYS, key.name.to_string()), Usage::from([(Resource::Keys, 1)]))));
     }
     Ok(found)
 }
 
-fn of_vm(vm: &vm::OwnedVm) -> (Thing, Share) {
-    ((VMS, vm.name.clone()), share(1, vm.vcpus, vm.memory_mib, vm.disk_bytes))
+fn of_vm(vm: &vm::OwnedVm) -> (Item, Usage) {
+    ((VMS, vm.name.clone()), usage(1, vm.vcpus, vm.memory_mib, vm.disk_bytes))
 }
 
-/// Returns what a client has, with what is under way. What is in both counts once, as the larger one.
-fn merged(owned: &Shares, under_way: &[Reserved], client: &str) -> Shares {
-    let mut shares = owned.clone();
-    let theirs = under_way.iter().filter(|reserved| reserved.client == client);
-    for (thing, share) in theirs.flat_map(|reserved| &reserved.shares) {
-        let merged = shares.entry(thing.clone()).or_default();
-        for (resource, amount) in share {
-            let known = merged.entry(*resource).or_default();
-            *known = (*known).max(*amount);
+/// Returns the usage of a client including its reservations. An item that is in both counts once, with the larger
+/// usage.
+fn merge(owned: &Usages, active: &[Entry], client: &str) -> Usages {
+    let mut usages = owned.clone();
+    let reserved = active.iter().filter(|entry| entry.client == client);
+    for (item, usage) in reserved.flat_map(|entry| &entry.usages) {
+        let merged = usages.entry(item.clone()).or_default();
+        for (resource, amount) in usage {
+            let largest = merged.entry(*resource).or_default();
+            *largest = (*largest).max(*amount);
         }
     }
-    shares
+    usages
 }
 
-fn total(shares: &Shares) -> Share {
-    let mut total = Share::new();
-    for (resource, amount) in shares.values().flatten() {
+fn total(usages: &Usages) -> Usage {
+    let mut total = Usage::new();
+    for (resource, amount) in usages.values().flatten() {
         let sum = total.entry(*resource).or_default();
         *sum = sum.saturating_add(*amount);
     }
     total
 }
 
-/// Refuses what exceeds the quota. What takes no more than before is let through, so that a lowered quota can be come back to.
-fn require_room(client: &Client, before: &Share, shares: &Shares) -> Result<()> {
-    let after = total(shares);
+/// Refuses a usage that exceeds the quota. A usage that is not higher than before is allowed, so that a client can get
+/// back below a lowered quota.
+fn require_within_quota(client: &Client, before: &Usage, usages: &Usages) -> Result<()> {
+    let after = total(usages);
     for (resource, wanted) in after {
         let used = before.get(&resource).copied().unwrap_or_default();
         let limit = client.quota.limit(resource).filter(|limit| wanted > *limit && wanted > used);
@@ -265,9 +272,9 @@ fn require_room(client: &Client, before: &Share, shares: &Shares) -> Result<()> 
         };
         let name = resource.name();
         let mut details = Map::new();
-        for (kind, thing) in shares.iter().filter(|(_, share)| share.contains_key(&resource)).map(|(thing, _)| thing) {
+        for (kind, item) in usages.iter().filter(|(_, usage)| usage.contains_key(&resource)).map(|(item, _)| item) {
             let names = details.entry(*kind).or_insert_with(|| json!([]));
-            names.as_array_mut().into_iter().for_each(|names| names.push(json!(thing)));
+            names.as_array_mut().into_iter().for_each(|names| names.push(json!(item)));
         }
         let counted: Vec<_> = details.iter().map(|(kind, names)| format!("{kind} {names}")).collect();
         details.extend([
@@ -276,13 +283,10 @@ fn require_room(client: &Client, before: &Share, shares: &Shares) -> Result<()> 
             ("wanted".to_owned(), json!(wanted)),
             ("limit".to_owned(), json!(limit)),
         ]);
-        return Err(Error::new(
-            Code::QuotaExceeded,
-            format!("the quota of {} does not suffice: {name}", client.title()),
-        )
-        .because(format!("with this it would be {}, and {} is the most", text(wanted), text(limit)))
-        .hint(format!("Delete something, or ask for less. What counts, with this: {}.", counted.join("; ")))
-        .details(Value::Object(details)));
+        return Err(Error::new(Code::QuotaExceeded, format!("quota exceeded for {}", client.title()))
+            .because(format!("{name} would be {}, limit {}", text(wanted), text(limit)))
+            .hint(format!("Delete something or request less (counted: {})", counted.join("; ")))
+            .details(Value::Object(details)));
     }
     Ok(())
 }

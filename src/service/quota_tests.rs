@@ -15,14 +15,14 @@ fn resource_of(error: &Error) -> String {
     error.details.as_ref().unwrap()["resource"].as_str().unwrap().to_owned()
 }
 
-/// What is refused of a request, by the resource that does not suffice.
-fn refused(quota: &str, owned: &[vm::OwnedVm], under_way: &[Reserved], name: &str, request: Value) -> Option<String> {
+/// Returns the resource for which a request is refused.
+fn refused(quota: &str, owned: &[vm::OwnedVm], active: &[Entry], name: &str, request: Value) -> Option<String> {
     let operation = api::find(name).unwrap();
     let request = operation.read(request).unwrap();
-    let mut shares = merged(&owned.iter().map(of_vm).collect(), under_way, "a");
-    let before = total(&shares);
-    shares.extend(wanted(operation, &request, owned, &shares).unwrap());
-    require_room(&client(quota), &before, &shares).err().map(|error| resource_of(&error))
+    let mut usages = merge(&owned.iter().map(of_vm).collect(), active, "a");
+    let before = total(&usages);
+    usages.extend(requested(operation, &request, owned, &usages).unwrap());
+    require_within_quota(&client(quota), &before, &usages).err().map(|error| resource_of(&error))
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn each_resource_has_its_limit() {
     for fine in ["vms=3", "vcpus=6", "memory='4G'", "disk='41G'", ""] {
         assert_eq!(create(fine), None, "{fine}");
     }
-    // The console's log and the seed need room beside the disk.
+    // The console log and the seed use space in addition to the disk.
     for (short, resource) in [("vms=2", "vms"), ("vcpus=5", "vcpus"), ("memory=4095", "memory"), ("disk=40", "disk")] {
         assert_eq!(create(short).as_deref(), Some(resource));
     }
@@ -42,7 +42,7 @@ fn each_resource_has_its_limit() {
 }
 
 #[test]
-fn each_operation_declares_what_it_creates_and_how_much_that_is() {
+fn each_operation_declares_the_resources_it_uses_and_how_much() {
     for operation in api::operations() {
         let Some(takes) = operation.takes else { panic!("{} does not declare what it creates", operation.name) };
         if takes.is_empty() {
@@ -50,9 +50,9 @@ fn each_operation_declares_what_it_creates_and_how_much_that_is() {
         }
         let request = operation.read(operation.example.clone()).unwrap();
         let vms = [owned("web", 1)];
-        let shares = vms.iter().map(of_vm).collect();
-        let counted = total(&wanted(operation, &request, &vms, &shares).unwrap());
-        // An image's size is not known before; it is asked for on the way, as is whether there will be one at all.
+        let usages = vms.iter().map(of_vm).collect();
+        let counted = total(&requested(operation, &request, &vms, &usages).unwrap());
+        // Whether there will be an image, and its size, is known only while the operation runs.
         let makes_image = takes.contains(&Resource::Images);
         let known =
             |resource: &&Resource| **resource != Resource::Images && (**resource != Resource::Disk || !makes_image);
@@ -63,36 +63,36 @@ fn each_operation_declares_what_it_creates_and_how_much_that_is() {
 }
 
 #[test]
-fn what_is_under_way_counts_once_and_what_is_replaced_not_twice() {
+fn reserved_and_replaced_items_count_once() {
     let quotas = Quotas::default();
-    let vm = |name: &str| Shares::from([((VMS, name.to_owned()), share(1, 2, 1024, 1))]);
-    let first = quotas.hold(&client(""), Shares::new(), vm("x"));
+    let vm = |name: &str| Usages::from([((VMS, name.to_owned()), usage(1, 2, 1024, 1))]);
+    let first = quotas.add(&client(""), Usages::new(), vm("x"));
     let other = Arc::new(Client { name: "b".to_owned(), ..Client::anonymous() });
-    let _others = quotas.hold(&other, Shares::new(), vm("z"));
-    let under_way = quotas.lock().clone();
+    let _others = quotas.add(&other, Usages::new(), vm("z"));
+    let active = quotas.lock().clone();
     let new = |name: &str| json!({"name": name, "vcpus": 2});
-    assert_eq!(refused("vcpus=4", &[], &under_way, "vm_create", new("n")), None);
-    assert_eq!(refused("vcpus=3", &[], &under_way, "vm_create", new("n")).as_deref(), Some("vcpus"));
-    assert_eq!(refused("vcpus=4", &[owned("x", 2)], &under_way, "vm_create", new("n")), None);
-    assert_eq!(refused("vms=1", &[owned("x", 2)], &under_way, "vm_create", new("x")), None);
+    assert_eq!(refused("vcpus=4", &[], &active, "vm_create", new("n")), None);
+    assert_eq!(refused("vcpus=3", &[], &active, "vm_create", new("n")).as_deref(), Some("vcpus"));
+    assert_eq!(refused("vcpus=4", &[owned("x", 2)], &active, "vm_create", new("n")), None);
+    assert_eq!(refused("vms=1", &[owned("x", 2)], &active, "vm_create", new("x")), None);
     drop(first);
     assert_eq!(quotas.lock().len(), 1);
 }
 
 #[test]
-fn images_that_are_made_at_once_take_no_more_than_the_quota() {
+fn concurrently_created_images_stay_within_the_quota() {
     let quotas = Quotas::default();
     let client = client("disk='10M'\nimages=2");
-    let begin = || quotas.hold(&client, Shares::new(), Shares::new());
+    let begin = || quotas.add(&client, Usages::new(), Usages::new());
     let (one, two, three) = (begin(), begin(), begin());
     one.take_image("a", 4 << 20).unwrap();
     two.take_image("b", 6 << 20).unwrap();
     assert_eq!(resource_of(&two.take_image("b", (6 << 20) + 1).unwrap_err()), "disk");
     assert_eq!(resource_of(&three.take_image("c", 0).unwrap_err()), "images");
-    // What has been made meanwhile was not there when the others looked, and counts on.
+    // An image that was created after the others were counted still counts.
     one.end(true);
     assert_eq!(resource_of(&three.take_image("c", 0).unwrap_err()), "images");
-    // What failed is room again, and so is what turned out smaller.
+    // A failed image is not counted any more; a smaller one counts with its new size.
     drop(two);
     three.take_image("c", 6 << 20).unwrap();
     three.take_image("d", 1 << 20).unwrap();
@@ -103,12 +103,12 @@ fn images_that_are_made_at_once_take_no_more_than_the_quota() {
 }
 
 #[test]
-fn a_change_counts_with_what_it_makes_of_the_vm() {
+fn a_change_counts_with_the_new_size_of_the_vm() {
     let two = [owned("x", 2), owned("y", 2)];
     let set = |quota: &str, request| refused(quota, &two, &[], "vm_set", request);
     assert_eq!(set("vcpus=5", json!({"vm": "x", "vcpus": 3})), None);
     assert_eq!(set("vcpus=5", json!({"vm": "x", "vcpus": 4})).as_deref(), Some("vcpus"));
-    // Less than before is always allowed, also where it is still too much.
+    // A decrease is always allowed, even if the result still exceeds the quota.
     assert_eq!(set("vcpus=1", json!({"vm": "x", "vcpus": 1})), None);
     assert_eq!(set("vcpus=1", json!({"vm": "somebody-elses", "vcpus": 9})), None);
     assert_eq!(set("disk=25", json!({"vm": "x", "diskSize": 16})).as_deref(), Some("disk"));

@@ -1,46 +1,46 @@
-//! How a service lives and ends, whatever its face: its threads, the signals that it heeds, and what becomes of what is under way.
+//! The threads, the signals and the graceful shutdown of a service, for every front end.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Service;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Hint, Result};
 
-/// How many threads work for the connections. They only read and write; whatever waits for a program has its own.
+/// How many threads serve the connections. They only read and write; work that waits for a program has its own threads.
 const WORKERS: usize = 2;
 
-/// How long the last calls of programs may take to end, once nobody waits for them.
-const LAST_CALLS: Duration = Duration::from_secs(6);
+/// How long the service waits for the last programs to exit.
+const PROGRAM_EXIT_LIMIT: Duration = Duration::from_secs(6);
 
-/// How long undoing may take when a service ends.
-pub(crate) const UNDOING: Duration = Duration::from_mins(1);
+/// How long the rollback of cancelled operations may take at shutdown.
+pub(crate) const ROLLBACK_LIMIT: Duration = Duration::from_mins(1);
 
-/// Runs a service on threads of its own, until it has ended.
+/// Runs a service on its own threads until it ends.
 pub(crate) fn run(service: impl Future<Output = Result<()>>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .map_err(|error| Error::io("start the threads of the service", &error))?;
-    let ended = runtime.block_on(service);
-    runtime.shutdown_timeout(LAST_CALLS);
-    ended
+    let result = runtime.block_on(service);
+    runtime.shutdown_timeout(PROGRAM_EXIT_LIMIT);
+    result
 }
 
-/// The signals that a service heeds.
+/// The signals that a service handles.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
-/// What somebody wants of a service.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ShutdownSignal {
-    /// That it ends.
+    /// To shut down.
     End,
-    /// That it reads again what may have changed.
+    /// To reload the files that may have changed.
     Reload,
 }
 
@@ -54,8 +54,8 @@ impl Signals {
         })
     }
 
-    /// Waits until somebody wants something.
-    pub(crate) async fn wish(&mut self) -> ShutdownSignal {
+    /// Waits for the next signal.
+    pub(crate) async fn next(&mut self) -> ShutdownSignal {
         tokio::select! {
             _ = self.terminate.recv() => ShutdownSignal::End,
             _ = self.interrupt.recv() => ShutdownSignal::End,
@@ -63,45 +63,46 @@ impl Signals {
         }
     }
 
-    /// Waits until somebody wants the service to end, be it for the first time or again.
+    /// Waits for the next signal to shut down.
     pub(crate) async fn end(&mut self) {
-        while self.wish().await != ShutdownSignal::End {}
+        while self.next().await != ShutdownSignal::End {}
     }
 }
 
 impl Service {
-    /// Takes nothing more, waits for what is under way, and undoes what is not finished by then; says whether all of it was
-    /// finished. A first signal to end cuts the waiting short, a second one the undoing.
+    /// Refuses new jobs, waits at most `drain` for the active ones, and then cancels and rolls back the rest. Returns
+    /// whether all jobs ended without cancellation. A signal to shut down ends the wait, a second one the rollback.
     pub(crate) async fn drain(&self, drain: Duration, signals: &mut Signals) -> Result<bool> {
         self.close();
-        let mut was_hurried = false;
+        let mut is_interrupted = false;
         let finished = tokio::select! {
             finished = self.jobs.finish(drain) => finished,
             () = signals.end() => {
-                was_hurried = true;
+                is_interrupted = true;
                 false
             }
         };
         if finished {
             return Ok(true);
         }
-        tracing::warn!("what is under way is undone");
+        tracing::warn!("cancelling the active operations and rolling back their changes");
         self.jobs.stop();
-        let given_up = async {
-            if !was_hurried {
+        let aborted = async {
+            if !is_interrupted {
                 signals.end().await;
             }
             signals.end().await;
         };
-        let undone = tokio::select! {
-            undone = self.jobs.finish(UNDOING) => undone,
-            () = given_up => {
-                let error = Error::new(Code::Interrupted, "the service was ended before everything was undone");
-                return Err(error.hint("Clean up with: vmprov gc"));
+        let rolled_back = tokio::select! {
+            finished = self.jobs.finish(ROLLBACK_LIMIT) => finished,
+            () = aborted => {
+                let error = Error::new(Code::Interrupted, "the service was stopped before the rollback had finished");
+                return Err(error.hint(Hint::call_any("Remove the leftovers", "gc")));
             }
         };
-        if !undone {
-            tracing::error!("something could not be undone in time; clean up with: vmprov gc");
+        if !rolled_back {
+            let limit = ROLLBACK_LIMIT.as_secs();
+            tracing::error!("some changes were not rolled back within {limit} s; remove the leftovers: `vmprov gc`");
         }
         Ok(false)
     }

@@ -1,4 +1,4 @@
-//! [`SingleFlight`]: one look answers all who ask for the same at the same time.
+//! [`SingleFlight`]: coalesces identical concurrent reads into one.
 
 use std::{
     collections::HashMap,
@@ -16,77 +16,81 @@ use futures_util::{
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::{LOOK_LIMIT, Service, blocking, client::Client};
+use super::{READ_TIMEOUT, Service, blocking, client::Client};
 use crate::{
     api::{Operation, Report},
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     ops::doctor,
 };
 
-/// How many different looks there are at a time.
-static ROOM: Semaphore = Semaphore::const_new(8);
+/// The permits of reads that run at a time.
+static READ_PERMITS: Semaphore = Semaphore::const_new(8);
 
-/// How many may wait for their turn and run. More than that is no use but abuse.
-const MOST: usize = 512;
+/// How many different reads may wait and run. No legitimate use needs more.
+const MAX_READS: usize = 512;
 
-/// How long an answer is waited for: the limit of one call of a program, and what ending it takes. Several may have to be made,
-/// and others may have to be waited for.
-const LIMIT: Duration = LOOK_LIMIT.saturating_add(Duration::from_secs(5));
+/// How long a client waits for a read: the time limit of one program, and the time to end it. A read may run several
+/// programs, and may have to wait for other reads.
+const LIMIT: Duration = READ_TIMEOUT.saturating_add(Duration::from_secs(5));
 
-/// What a look has seen, for all who asked.
+/// The outcome of a read, shared by all callers.
 pub(crate) type SharedReport = Arc<Result<Report>>;
 
-/// The looks that are under way.
+/// The running reads.
 #[derive(Default)]
 pub(crate) struct SingleFlight {
-    under_way: Mutex<HashMap<String, Shared<BoxFuture<'static, SharedReport>>>>,
-    /// Raised when something has been changed: whoever asks after that must not be shown what was seen before.
+    pending: Mutex<HashMap<String, Shared<BoxFuture<'static, SharedReport>>>>,
+    /// Incremented by each change. A client that reads after a change must not receive an older report.
     changes: AtomicU64,
 }
 
 impl SingleFlight {
-    /// Says that something has been changed.
-    pub(crate) fn outdate(&self) {
+    /// Makes later reads ignore the running ones, because something has changed.
+    pub(crate) fn invalidate(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Looks, or waits for somebody's look that is under way.
-    pub(crate) async fn look(
+    /// Runs a read, or waits for the identical read that is running.
+    pub(crate) async fn read(
         service: &Arc<Service>,
         client: &Arc<Client>,
         operation: &'static Operation,
         request: Value,
     ) -> SharedReport {
         let reads = &service.reads;
-        // Those who see the same share a look, whoever they are.
+        // Clients that can see the same share a read.
         let caller = client.caller();
         let view = (&client.prefix, &client.image_hosts, caller.tenant());
         let key = format!("{} {} {view:?} {request}", reads.changes.load(Ordering::SeqCst), operation.name);
-        let look = {
-            let mut under_way = reads.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(look) = under_way.get(&key) {
-                look.clone()
-            } else if under_way.len() >= MOST {
-                return Arc::new(Err(Error::new(Code::Busy, format!("{MOST} different looks are under way already"))
-                    .hint("Try again when some of them have ended.")));
+        let read = {
+            let mut pending = reads.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(read) = pending.get(&key) {
+                read.clone()
+            } else if pending.len() >= MAX_READS {
+                return Arc::new(Err(too_many()));
             } else {
-                let look = begin(service.clone(), client.clone(), operation, request, key.clone());
-                under_way.insert(key, look.clone());
-                look
+                let read = start(service.clone(), client.clone(), operation, request, key.clone());
+                pending.insert(key, read.clone());
+                read
             }
         };
-        tokio::time::timeout(LIMIT, look).await.unwrap_or_else(|_| Arc::new(Err(late())))
+        tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| Arc::new(Err(timed_out())))
     }
 }
 
-/// A look that takes too long. It goes on, and whoever asks again waits for the same.
-fn late() -> Error {
-    Error::new(Code::Timeout, format!("nothing was found within {} s", LIMIT.as_secs()))
-        .hint("libvirtd may be stuck; look: vmprov doctor")
+fn too_many() -> Error {
+    Error::new(Code::Busy, format!("{MAX_READS} different reads are already running"))
+        .hint("Try again when some of them have ended")
 }
 
-/// Begins a look, which goes on when nobody waits for it any more.
-fn begin(
+/// Returns the error for a read that takes too long. The read continues, and later identical requests wait for it.
+fn timed_out() -> Error {
+    Error::new(Code::Timeout, format!("the read took longer than {} s", LIMIT.as_secs()))
+        .hint(Hint::call_any("Check whether libvirtd is stuck", "doctor"))
+}
+
+/// Starts a read, which continues if all clients stop waiting.
+fn start(
     service: Arc<Service>,
     client: Arc<Client>,
     operation: &'static Operation,
@@ -94,16 +98,14 @@ fn begin(
     key: String,
 ) -> Shared<BoxFuture<'static, SharedReport>> {
     let task = tokio::spawn(async move {
-        let host = service.host_for_look(&client);
-        let seen =
-            blocking::run(&ROOM, move || operation.run(&host, request).map_err(|error| doctor::explain(&host, error)));
-        let seen = Arc::new(seen.await);
-        service.reads.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        seen
+        let host = service.host_for_read(&client);
+        let work = move || operation.run(&host, request).map_err(|error| doctor::explain(&host, error));
+        let report = Arc::new(blocking::run(&READ_PERMITS, work).await);
+        service.reads.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        report
     });
-    let seen = task
-        .map(|seen| seen.unwrap_or_else(|panic| Arc::new(Err(Error::internal("a look has failed").because(panic)))));
-    seen.boxed().shared()
+    let panicked = |panic| Arc::new(Err(Error::internal("the read panicked").because(panic)));
+    task.map(move |report| report.unwrap_or_else(panicked)).boxed().shared()
 }
 
 #[cfg(test)]
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
     use crate::model::stats::Stats;
 
-    /// How many virshs were started.
+    /// Returns how many virsh processes were started.
     fn processes(service: &Service) -> u64 {
         let text = service.metrics.encode(Ok(&Stats::default()));
         let name = "vmprov_processes_started_total{program=\"virsh\"} ";
@@ -127,37 +129,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_ask_at_the_same_time_have_one_look() {
+    async fn identical_concurrent_reads_are_coalesced() {
         let service = Service::for_test();
         let ((operation, request), client) = (list(), Arc::new(Client::anonymous()));
-        SingleFlight::look(&service, &client, operation, request.clone()).await.as_ref().as_ref().unwrap();
+        SingleFlight::read(&service, &client, operation, request.clone()).await.as_ref().as_ref().unwrap();
         let one = processes(&service);
         assert!(one > 0);
-        let seen = join_all((0..50).map(|_| SingleFlight::look(&service, &client, operation, request.clone()))).await;
-        assert!(seen.iter().all(|other| Arc::ptr_eq(other, &seen[0])));
+        let reports =
+            join_all((0..50).map(|_| SingleFlight::read(&service, &client, operation, request.clone()))).await;
+        assert!(reports.iter().all(|other| Arc::ptr_eq(other, &reports[0])));
         assert_eq!(processes(&service), 2 * one);
-        assert!(service.reads.under_way.lock().unwrap().is_empty());
+        assert!(service.reads.pending.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn whoever_asks_after_a_change_is_not_shown_what_was_looked_at_before() {
+    async fn a_read_after_a_change_does_not_share_an_earlier_read() {
         let service = Service::for_test();
         let ((operation, request), client) = (list(), Arc::new(Client::anonymous()));
-        let mut before = Box::pin(SingleFlight::look(&service, &client, operation, request.clone()));
+        let mut before = Box::pin(SingleFlight::read(&service, &client, operation, request.clone()));
         assert!((&mut before).now_or_never().is_none());
-        service.reads.outdate();
-        let (before, after) = tokio::join!(before, SingleFlight::look(&service, &client, operation, request));
+        service.reads.invalidate();
+        let (before, after) = tokio::join!(before, SingleFlight::read(&service, &client, operation, request));
         assert!(!Arc::ptr_eq(&before, &after));
     }
 
     #[tokio::test]
-    async fn one_look_too_many_is_refused() {
+    async fn a_read_over_the_limit_is_refused() {
         let service = Service::for_test();
         let (client, info) = (Arc::new(Client::anonymous()), crate::api::find("vm_info").unwrap());
-        let _all = ROOM.acquire_many(8).await.unwrap();
-        let look = |vm: usize| SingleFlight::look(&service, &client, info, json!({"vm": vm.to_string()}));
-        let mut waiting: Vec<_> = (0..MOST).map(|vm| Box::pin(look(vm))).collect();
-        assert!(waiting.iter_mut().all(|look| look.now_or_never().is_none()));
-        assert_eq!(look(MOST).await.as_ref().as_ref().unwrap_err().code, Code::Busy);
+        let _all = READ_PERMITS.acquire_many(8).await.unwrap();
+        let read = |vm: usize| SingleFlight::read(&service, &client, info, json!({"vm": vm.to_string()}));
+        let mut waiting: Vec<_> = (0..MAX_READS).map(|vm| Box::pin(read(vm))).collect();
+        assert!(waiting.iter_mut().all(|read| read.now_or_never().is_none()));
+        assert_eq!(read(MAX_READS).await.as_ref().as_ref().unwrap_err().code, Code::Busy);
     }
 }

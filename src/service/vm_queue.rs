@@ -1,4 +1,4 @@
-//! [`VmQueues`]: one after the other for each VM, in the order of arrival.
+//! [`VmQueues`]: a queue for each VM, so that its jobs run one after the other in the order of arrival.
 
 use std::{
     collections::HashMap,
@@ -7,21 +7,21 @@ use std::{
 
 use tokio::sync::oneshot;
 
-/// From this many VMs on, those are forgotten whose last turn is over.
+/// The number of queues from which on empty queues are removed.
 const MANY: usize = 256;
 
-/// Who is last in each queue.
+/// The last ticket of each queue.
 #[derive(Default)]
 pub(crate) struct VmQueues(Mutex<HashMap<String, oneshot::Receiver<()>>>);
 
-/// A place in a queue. Whoever drops it lets the next one go on.
+/// A position in a queue. Dropping the ticket makes the next one ready.
 pub(crate) struct Ticket {
     before: Option<oneshot::Receiver<()>>,
     _end: oneshot::Sender<()>,
 }
 
 impl VmQueues {
-    /// Takes the last place in a queue.
+    /// Returns a ticket at the end of a queue.
     pub(crate) fn take(&self, queue: &str) -> Ticket {
         let (end, ended) = oneshot::channel();
         let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -34,10 +34,10 @@ impl VmQueues {
 }
 
 impl Ticket {
-    /// Waits until everybody before has gone. Whoever gives up waiting still has the place.
-    pub(crate) async fn comes(&mut self) {
+    /// Waits until all earlier tickets are dropped. A caller that stops waiting keeps its position.
+    pub(crate) async fn ready(&mut self) {
         if let Some(before) = &mut self.before {
-            // Its sender is dropped when that turn ends; nothing is ever sent.
+            // The sender is dropped with the earlier ticket; nothing is ever sent.
             let _ = before.await;
             self.before = None;
         }
@@ -51,15 +51,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn turns_come_in_the_order_in_which_they_were_taken() {
-        let turns = VmQueues::default();
+    async fn tickets_become_ready_in_the_order_in_which_they_were_taken() {
+        let queues = VmQueues::default();
         let order = Arc::new(Mutex::new(Vec::new()));
-        let taken: Vec<_> = (0..5).map(|_| turns.take("web")).collect();
-        // Begun backwards, so that only the queue decides.
-        let tasks = taken.into_iter().enumerate().rev().map(|(number, mut turn)| {
+        let tickets: Vec<_> = (0..5).map(|_| queues.take("web")).collect();
+        // The tasks start in reverse, so that only the queue decides the order.
+        let tasks = tickets.into_iter().enumerate().rev().map(|(number, mut ticket)| {
             let order = order.clone();
             tokio::spawn(async move {
-                turn.comes().await;
+                ticket.ready().await;
                 order.lock().unwrap().push(number);
             })
         });
@@ -70,14 +70,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_queue_waits_for_nobody_and_old_ones_are_forgotten() {
-        let turns = VmQueues::default();
-        let _held = turns.take("web");
-        turns.take("other").comes().await;
+    async fn queues_are_independent_and_empty_ones_are_removed() {
+        let queues = VmQueues::default();
+        let _held = queues.take("web");
+        queues.take("other").ready().await;
         for number in 0..2 * MANY {
-            turns.take(&number.to_string()).comes().await;
+            queues.take(&number.to_string()).ready().await;
         }
-        assert!(turns.0.lock().unwrap().len() <= MANY + 1);
-        assert!(turns.0.lock().unwrap().contains_key("web"));
+        assert!(queues.0.lock().unwrap().len() <= MANY + 1);
+        assert!(queues.0.lock().unwrap().contains_key("web"));
     }
 }

@@ -1,21 +1,22 @@
-//! The users and groups of this machine, from `/etc/passwd` and `/etc/group`. Those of a directory service are not
-//! there; they are then known by their numbers.
+//! The users and groups of this machine, from `/etc/passwd` and `/etc/group`.
+//!
+//! Users and groups of a directory service are not in these files, so their numbers stand for their names.
 
 use std::fs;
 
-/// A user, and the groups that a process of theirs is in.
+/// A user, and the groups of a process that runs as this user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Their name, or their number where the machine has no name for it.
+    /// The name, or the number if the name is unknown.
     pub name: String,
-    /// Their number.
+    /// The user id.
     pub uid: u32,
-    /// Their groups, the primary one first.
+    /// The group ids, the primary one first.
     pub gids: Vec<u32>,
 }
 
 impl Account {
-    /// Whose process this is.
+    /// Returns the account of this process.
     pub fn own() -> Self {
         let uid = rustix::process::geteuid().as_raw();
         let mut gids = vec![rustix::process::getegid().as_raw()];
@@ -23,7 +24,7 @@ impl Account {
         Self { name: user_name(uid), uid, gids }
     }
 
-    /// A user as a program has them that takes on their numbers and their groups.
+    /// Returns the account of a process that switches to this user, this primary group and the user's other groups.
     pub fn of(uid: u32, gid: u32) -> Self {
         let name = user_name(uid);
         let mut gids = vec![gid];
@@ -32,12 +33,12 @@ impl Account {
     }
 }
 
-/// The name of a user, or the number.
+/// Returns the name of a user, or the number if the name is unknown.
 pub fn user_name(uid: u32) -> String {
     name_of(&read("/etc/passwd"), uid)
 }
 
-/// The name of a group, or the number.
+/// Returns the name of a group, or the number if the name is unknown.
 pub fn group_name(gid: u32) -> String {
     name_of(&read("/etc/group"), gid)
 }
@@ -46,7 +47,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Both files have the name first and the number third.
+/// Returns the name of a number. In both files, the first field is the name and the third is the number.
 fn name_of(text: &str, number: u32) -> String {
     let name = |line: &str| {
         let fields: Vec<_> = line.split(':').collect();
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_groups_are_found_by_number() {
+    fn names_and_groups_are_found() {
         let passwd =
             "root:x:0:0:root:/root:/bin/bash\n\nbroken\nlibvirt-qemu:x:64055:993:Libvirt Qemu,,,:/var/lib:/x\n";
         assert_eq!(name_of(passwd, 64055), "libvirt-qemu");

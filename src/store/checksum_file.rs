@@ -1,4 +1,4 @@
-//! [`Sums`]: a file's checksums, computed while it passes.
+//! [`Sums`]: a file's checksums, computed while the file is read or downloaded.
 
 use std::io::Read;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// The SHA-256 by which an image is known, and the SHA-512 where somebody asks for it.
+/// The SHA-256 that identifies an image, and the SHA-512 if it was requested.
 #[derive(Debug, Clone)]
 pub struct Sums {
     sha256: Sha256,
@@ -22,19 +22,19 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Begins; SHA-256 is always computed.
+    /// Returns the state before the first byte. SHA-256 is computed even if it is not in `algorithms`.
     pub fn new(algorithms: &[Algorithm]) -> Self {
         let sha512 = algorithms.contains(&Algorithm::Sha512).then(Sha512::new);
         Self { sha256: Sha256::new(), sha512 }
     }
 
-    /// The same, begun anew.
+    /// Returns the state before the first byte, for the same algorithms.
     #[must_use]
-    pub fn anew(&self) -> Self {
+    pub fn restarted(&self) -> Self {
         Self { sha256: Sha256::new(), sha512: self.sha512.as_ref().map(|_| Sha512::new()) }
     }
 
-    /// Takes the next bytes in.
+    /// Adds the next bytes of the file.
     pub fn update(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
         if let Some(sha512) = &mut self.sha512 {
@@ -42,7 +42,7 @@ impl Sums {
         }
     }
 
-    /// A file's, from its beginning to its end.
+    /// Computes the checksums of a whole file.
     pub fn of(file: &Utf8Path, algorithms: &[Algorithm], cancel: &Cancel) -> Result<Self> {
         let failed = |error: std::io::Error| Error::io(format!("read the image `{file}`"), &error);
         let mut sums = Self::new(algorithms);
@@ -57,12 +57,12 @@ impl Sums {
         }
     }
 
-    /// The SHA-256 in hexadecimal.
+    /// Returns the SHA-256 in hexadecimal.
     pub fn sha256(&self) -> String {
         digest::hex(&self.sha256.clone().finalize())
     }
 
-    /// The one of a kind; none that was not computed.
+    /// Returns the checksum of an algorithm, or `None` if it was not computed.
     pub fn get(&self, algorithm: Algorithm) -> Option<Checksum> {
         let hex = match algorithm {
             Algorithm::Sha256 => self.sha256(),

@@ -1,4 +1,4 @@
-//! Fetching a large file: into a `.part` that a later call goes on with, its checksum computed on the way.
+//! Downloads of large files: into a `.part` file that a later call resumes, with the checksum computed on the way.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checksum_file::Sums,
     disk_space,
-    http::{Answer, Conditions, Failure, Http, Listener, broken},
+    http::{Answer, Conditions, Failure, Http, Listener, truncated},
     lock::Lock,
     partial_file,
 };
@@ -23,48 +23,48 @@ use crate::{
     model::{digest, image::Algorithm},
 };
 
-/// How long another vmprov may take to fetch the same.
-const TURN: Duration = Duration::from_hours(2);
+/// How long to wait for another vmprov that downloads the same file.
+const LOCK_LIMIT: Duration = Duration::from_hours(2);
 
-/// What a try must bring to count as one that got on, in bytes.
-const WORTHWHILE: u64 = 1 << 20;
+/// The number of new bytes from which an attempt counts as progress.
+const MIN_PROGRESS: u64 = 1 << 20;
 
-/// After how many bytes of unknown length is looked whether there is still room.
-const LOOK: u64 = 64 << 20;
+/// The number of bytes after which the free space is checked again if the length is unknown.
+const CHECK_INTERVAL: u64 = 64 << 20;
 
-/// A file that has been fetched whole.
+/// A file that was downloaded completely.
 #[derive(Debug)]
 pub struct Downloaded {
-    /// Where it is.
+    /// Its path.
     pub path: Utf8PathBuf,
     /// Its checksums.
     pub sums: Sums,
-    /// What is known of it.
+    /// What the server said about it.
     pub facts: Facts,
-    /// Nobody else fetches it meanwhile.
-    _alone: Lock,
+    /// Keeps other processes from downloading the same file.
+    _lock: Lock,
 }
 
 impl Downloaded {
-    /// Removes it.
+    /// Removes the file.
     pub fn discard(&self) {
         partial_file::discard(&self.path);
     }
 }
 
-/// What a server said of a file, kept beside it while it is being fetched.
+/// What a server said about a file. It is stored beside the `.part` file during the download.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Facts {
-    /// The address that was asked.
+    /// The URL that was requested.
     pub url: String,
     /// The length in bytes.
     pub length: Option<u64>,
     /// The entity tag.
     pub etag: Option<String>,
-    /// When it was changed, in the server's words.
+    /// The `Last-Modified` header, as the server sent it.
     pub last_modified: Option<String>,
-    /// Whether every hop of every part had TLS.
+    /// Whether every hop of every request used TLS.
     pub tls: bool,
 }
 
@@ -79,13 +79,13 @@ impl Facts {
         }
     }
 
-    /// What `If-Range` can compare: a strong entity tag, or else a date (RFC 9110, section 13.1.5).
+    /// Returns a validator for `If-Range`: a strong entity tag, or else a date (RFC 9110, section 13.1.5).
     fn validator(&self) -> Option<&String> {
         let strong = self.etag.as_ref().filter(|etag| !etag.starts_with("W/"));
         strong.or(self.last_modified.as_ref())
     }
 
-    /// Whether a part of the one and a part of the other are parts of the same file, as far as anybody can tell.
+    /// Returns whether both can describe the same file. Members that only one of them has do not count.
     fn is_same(&self, other: &Self) -> bool {
         let differ = |a: &Option<String>, b: &Option<String>| a.is_some() && b.is_some() && a != b;
         self.length == other.length
@@ -94,8 +94,10 @@ impl Facts {
     }
 }
 
-/// Fetches `url` into `folder`, going on where an earlier call was cut short. `admit` is told the length as soon as it
-/// is known, or else what has come so far, and may refuse. What another try may finish leaves its `.part`, everything else leaves nothing.
+/// Downloads `url` into `folder`, and resumes an interrupted download.
+///
+/// `admit` is called with the length as soon as it is known, or else with the bytes received, and may refuse the file.
+/// A failed download keeps its `.part` file if another call can resume it, and leaves nothing otherwise.
 pub fn download(
     http: &Http,
     url: &str,
@@ -105,63 +107,63 @@ pub fn download(
     listener: &dyn Listener,
     cancel: &Cancel,
 ) -> Result<Downloaded> {
-    fs::create_dir_all(folder).map_err(|error| Error::io(format!("make the folder `{folder}`"), &error))?;
+    fs::create_dir_all(folder).map_err(|error| Error::io(format!("create the folder `{folder}`"), &error))?;
     let mut part = Part::open(url, folder, algorithms, cancel)?;
     let fetched = http.retrying(listener, || part.fetch(http, url, admit, listener));
-    // One that cannot be gone on with is only in the way.
-    let lasting = fetched.as_ref().is_err_and(|error| !error.code.is_retryable());
-    if lasting || fetched.is_err() && (part.have == 0 || part.facts.validator().is_none()) {
+    let is_permanent = fetched.as_ref().is_err_and(|error| !error.code.is_retryable());
+    if is_permanent || fetched.is_err() && (part.received == 0 || part.facts.validator().is_none()) {
         partial_file::discard(&part.path);
     }
     fetched?;
-    Ok(Downloaded { path: part.path, sums: part.sums, facts: part.facts, _alone: part.alone })
+    Ok(Downloaded { path: part.path, sums: part.sums, facts: part.facts, _lock: part.lock })
 }
 
-/// What `url`'s part is called.
+/// Returns the path of the `.part` file for `url`.
 fn part_of(url: &str, folder: &Utf8Path) -> Utf8PathBuf {
     folder.join(format!("{}.part", &digest::of(url.as_bytes())[..16]))
 }
 
-/// A file on its way.
+/// A download in progress.
 struct Part {
     path: Utf8PathBuf,
     file: File,
-    have: u64,
+    /// The size of the file, in bytes.
+    received: u64,
     sums: Sums,
     facts: Facts,
-    /// The most that was ever there, in bytes.
-    reached: u64,
-    alone: Lock,
+    /// The largest size that the file ever had, in bytes.
+    max_received: u64,
+    lock: Lock,
 }
 
 impl Part {
     fn open(url: &str, folder: &Utf8Path, algorithms: &[Algorithm], cancel: &Cancel) -> Result<Self> {
         let path = part_of(url, folder);
         let failed = |error: &std::io::Error| Error::io(format!("write `{path}`"), error);
-        // Another vmprov may fetch the same for another pool; each of this pool waits before it comes here.
-        let alone = partial_file::lock(&path, TURN, cancel)?;
+        // Only a vmprov that uses another pool can hold this lock: those with the same pool have waited before.
+        let lock = partial_file::lock(&path, LOCK_LIMIT, cancel)?;
         let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow);
         let file = options.open(&path).map_err(|error| failed(&error))?;
-        let known =
+        let saved =
             fs::read(partial_file::facts_of(&path)).ok().and_then(|json| serde_json::from_slice::<Facts>(&json).ok());
-        let facts = known.filter(|facts| facts.url == url && facts.validator().is_some());
-        let (sums, nothing) = (Sums::new(algorithms), Facts::default());
-        let mut part = Self { path: path.clone(), file, have: 0, sums, facts: nothing, reached: 0, alone };
+        let facts = saved.filter(|facts| facts.url == url && facts.validator().is_some());
+        let (sums, no_facts) = (Sums::new(algorithms), Facts::default());
+        let mut part = Self { path: path.clone(), file, received: 0, sums, facts: no_facts, max_received: 0, lock };
         match facts {
             Some(facts) => {
                 part.facts = facts;
-                part.read_again(cancel)?;
+                part.hash_existing(cancel)?;
             }
             None => part.restart().map_err(|error| failed(&error))?,
         }
         Ok(part)
     }
 
-    /// Computes the checksums of what is there.
-    fn read_again(&mut self, cancel: &Cancel) -> Result<()> {
-        let failed = |error: std::io::Error| Error::io("read what was fetched before", &error);
+    /// Computes the checksums of what an earlier call downloaded.
+    fn hash_existing(&mut self, cancel: &Cancel) -> Result<()> {
+        let failed = |error: std::io::Error| Error::io("read the partial download", &error);
         let mut buffer = vec![0; 1 << 20];
         loop {
             cancel.check()?;
@@ -169,8 +171,8 @@ impl Part {
                 0 => return Ok(()),
                 read => {
                     self.sums.update(&buffer[..read]);
-                    self.have += read as u64;
-                    self.reached = self.have;
+                    self.received += read as u64;
+                    self.max_received = self.received;
                 }
             }
         }
@@ -179,12 +181,12 @@ impl Part {
     fn restart(&mut self) -> std::io::Result<()> {
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
-        self.have = 0;
-        self.sums = self.sums.anew();
+        self.received = 0;
+        self.sums = self.sums.restarted();
         Ok(())
     }
 
-    /// Tries once to get the rest.
+    /// Makes one attempt to download the rest.
     fn fetch(
         &mut self,
         http: &Http,
@@ -192,24 +194,25 @@ impl Part {
         admit: &dyn Fn(u64) -> Result<()>,
         listener: &dyn Listener,
     ) -> Result<(), Failure> {
-        let failed = |error: &std::io::Error| Error::io(format!("write the file fetched from `{url}`"), error);
-        let behind = self.facts.validator().filter(|_| self.have > 0).map(|validator| (self.have, validator.clone()));
-        let mut answer = http.get(url, &Conditions { behind: behind.clone(), ..Conditions::default() })?;
-        let told = Facts::of(url, &answer);
+        let failed = |error: &std::io::Error| Error::io(format!("write the file downloaded from `{url}`"), error);
+        let validator = self.facts.validator().filter(|_| self.received > 0);
+        let resume = validator.map(|validator| (self.received, validator.clone()));
+        let mut answer = http.get(url, &Conditions { resume: resume.clone(), ..Conditions::default() })?;
+        let facts = Facts::of(url, &answer);
         match (answer.status, answer.range()) {
-            (206, Some((Some(from), _))) if behind.is_some() && from == self.have && told.is_same(&self.facts) => {
+            (206, Some((Some(from), _))) if resume.is_some() && from == self.received && facts.is_same(&self.facts) => {
                 self.facts.tls &= answer.tls;
             }
-            // Nothing comes behind what is there: it is whole.
+            // There are no bytes after those received: the file is complete.
             (416, range)
-                if behind.is_some()
-                    && Some(self.have) == range.map_or(self.facts.length, |(_, total)| total)
-                    && self.facts.length.is_none_or(|length| length == self.have) =>
+                if resume.is_some()
+                    && Some(self.received) == range.map_or(self.facts.length, |(_, total)| total)
+                    && self.facts.length.is_none_or(|length| length == self.received) =>
             {
                 return Ok(());
             }
-            // The file has become another one, or the server counts otherwise: all over again.
-            (206 | 416, _) if behind.is_some() => {
+            // The file has changed, or the server sent another range: start over.
+            (206 | 416, _) if resume.is_some() => {
                 self.restart().map_err(|error| failed(&error))?;
                 answer = http.get(url, &Conditions::default())?;
                 if answer.status != 200 {
@@ -219,15 +222,15 @@ impl Part {
             }
             (200, _) => {
                 self.restart().map_err(|error| failed(&error))?;
-                self.facts = told;
+                self.facts = facts;
             }
             _ => return Err(answer.refusal(url)),
         }
         if let Some(length) = self.facts.length {
             admit(length)?;
-            disk_space::require(self.path.parent().unwrap_or(&self.path), length.saturating_sub(self.have))?;
+            disk_space::require(self.path.parent().unwrap_or(&self.path), length.saturating_sub(self.received))?;
         }
-        self.note().map_err(|error| failed(&error))?;
+        self.save_facts().map_err(|error| failed(&error))?;
         self.receive(url, &mut answer, admit, listener)
     }
 
@@ -243,41 +246,43 @@ impl Part {
             let chunk = match answer.chunk(url) {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
-                Err(failure) => return Err(self.judge(failure)),
+                Err(failure) => return Err(self.with_progress(failure)),
             };
             let written = self.file.write_all(&chunk);
-            written.map_err(|error| Error::io(format!("write the file fetched from `{url}`"), &error))?;
+            written.map_err(|error| Error::io(format!("write the file downloaded from `{url}`"), &error))?;
             self.sums.update(&chunk);
-            self.have += chunk.len() as u64;
-            // A body without a length may have no end.
-            if length.is_none() && self.have / LOOK != (self.have - chunk.len() as u64) / LOOK {
-                admit(self.have)?;
-                disk_space::require(self.path.parent().unwrap_or(&self.path), LOOK)?;
+            let before = self.received;
+            self.received += chunk.len() as u64;
+            // A body without a length may be endless.
+            if length.is_none() && self.received / CHECK_INTERVAL != before / CHECK_INTERVAL {
+                admit(self.received)?;
+                disk_space::require(self.path.parent().unwrap_or(&self.path), CHECK_INTERVAL)?;
             }
             listener.received(chunk.len() as u64);
-            listener.bytes(self.have, length);
+            listener.bytes(self.received, length);
         }
         match length {
-            Some(length) if length != self.have => {
-                Err(self.judge(broken(url, self.have, Some(length), "the connection was closed")))
+            Some(length) if length != self.received => {
+                Err(self.with_progress(truncated(url, self.received, Some(length), "the connection was closed")))
             }
             _ => Ok(()),
         }
     }
 
-    /// Adds where it broke off, and whether this try was worth its while: a line that breaks again and again still
-    /// brings the file, as long as each try brings more of it than was ever there.
-    fn judge(&mut self, mut failure: Failure) -> Failure {
+    /// Adds where the transfer ended, and whether the attempt made progress.
+    ///
+    /// An unreliable connection still completes the download, as long as each attempt gets further than all before it.
+    fn with_progress(&mut self, mut failure: Failure) -> Failure {
         if failure.error.code == Code::Unreachable {
-            failure.error.message = broken(&self.facts.url, self.have, self.facts.length, "").error.message;
+            failure.error.message = truncated(&self.facts.url, self.received, self.facts.length, "").error.message;
         }
-        failure.progressed = self.have >= self.reached + WORTHWHILE;
-        self.reached = self.reached.max(self.have);
+        failure.progressed = self.received >= self.max_received + MIN_PROGRESS;
+        self.max_received = self.max_received.max(self.received);
         failure
     }
 
-    /// Notes what a later call needs to go on. Before the body: a kill can come at any byte of it.
-    fn note(&self) -> std::io::Result<()> {
+    /// Saves what a later call needs to resume. This is done before the body is read: a kill can come at any byte.
+    fn save_facts(&self) -> std::io::Result<()> {
         let json = serde_json::to_vec(&self.facts).map_err(std::io::Error::other)?;
         let path = partial_file::facts_of(&self.path);
         let fresh = path.with_extension("json.new");

@@ -1,31 +1,31 @@
-//! SSH host keys for a guest, made before it exists so that the first connection can be strict. Touches no file.
+//! SSH host keys for a guest, generated before it exists so that its first connection can be verified. Does no I/O.
 
 use ssh_key::{Algorithm, EcdsaCurve, LineEnding, PrivateKey, rand_core::OsRng};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 
-/// One host key pair. It has neither `Debug` nor `Serialize`, so that it cannot get into a log or an answer.
+/// A host key pair. It has neither `Debug` nor `Serialize`, so that it cannot end up in a log or a response.
 pub struct HostKey {
-    /// What cloud-init's `ssh_keys` calls it: `ed25519_private`, `ecdsa_public`, ….
+    /// The algorithm, as in the member names of cloud-init's `ssh_keys`: `ed25519_private`, `ecdsa_public`, ….
     pub algorithm: &'static str,
     /// The private key in the format of OpenSSH.
     pub private: Zeroizing<String>,
-    /// The public key as one line.
+    /// The public key, as one line.
     pub public: String,
 }
 
-/// Makes the host keys of a guest; `comment` ends their public lines.
+/// Generates the host keys of a guest, with `comment` at the end of their public lines.
 ///
-/// Two kinds: every client of the last ten years takes Ed25519, and one in FIPS mode takes only the other.
+/// There are two kinds: every client of the last ten years accepts Ed25519, but a client in FIPS mode only ECDSA.
 pub fn generate(comment: &str) -> Result<Vec<HostKey>> {
     let kinds = [("ed25519", Algorithm::Ed25519), ("ecdsa", Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 })];
-    let make = |(name, algorithm)| host_key(name, algorithm, comment);
+    let generate_one = |(name, algorithm)| host_key(name, algorithm, comment);
     kinds
         .into_iter()
-        .map(make)
+        .map(generate_one)
         .collect::<ssh_key::Result<_>>()
-        .map_err(|error| Error::internal("cannot make host keys").because(error))
+        .map_err(|error| Error::internal("cannot generate host keys").because(error))
 }
 
 fn host_key(name: &'static str, algorithm: Algorithm, comment: &str) -> ssh_key::Result<HostKey> {
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_halves_of_a_host_key_belong_together() {
+    fn private_and_public_key_match() {
         let keys = generate("web").unwrap();
         assert_eq!(keys.iter().map(|key| key.algorithm).collect::<Vec<_>>(), ["ed25519", "ecdsa"]);
         for key in keys {

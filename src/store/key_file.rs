@@ -1,32 +1,32 @@
-//! What a key file holds: OpenSSH's private and public formats, and a plain word on every other. Touches no file.
+//! Parses key files: OpenSSH's private and public formats, and a clear error for any other. Does no I/O.
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use ssh_key::{Algorithm, EcdsaCurve, PrivateKey, PublicKey, public::KeyData};
 use zeroize::Zeroizing;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     model::key::{self, MIN_RSA_BITS},
 };
 
-/// The content of a file that somebody wants to use as a key.
+/// The content of a key file.
 pub(super) enum KeyFile {
-    /// A private key, perhaps encrypted, as text to be stored; its public half can be read in any case.
+    /// A private key as text to be stored, and its public half. That can be read even if the key is encrypted.
     Private(Zeroizing<String>, PublicKey),
     /// A public key.
     Public(PublicKey),
 }
 
-/// How private keys in OpenSSH's own format begin.
+/// The first line of a private key in OpenSSH's own format.
 const PRIVATE_HEADER: &str = "-----BEGIN OPENSSH PRIVATE KEY-----";
 
-/// And how they end.
+/// The last line of a private key in OpenSSH's own format.
 const PRIVATE_FOOTER: &str = "-----END OPENSSH PRIVATE KEY-----\n";
 
-/// The largest modulus that OpenSSH takes.
+/// The largest RSA modulus that OpenSSH accepts, in bits.
 const MAX_RSA_BITS: u32 = 16384;
 
-/// Recognises the content of `file`; the path is only for the messages, which never quote the content.
+/// Parses the content of `file`. The path is only for the messages, which never quote the content.
 pub(super) fn parse(file: &str, content: &[u8]) -> Result<KeyFile> {
     let Ok(text) = std::str::from_utf8(content) else {
         return Err(unusable(file, "it is not text"));
@@ -47,9 +47,9 @@ pub(super) fn parse(file: &str, content: &[u8]) -> Result<KeyFile> {
     Ok(key)
 }
 
-/// OpenSSH does not take a private key with the line ends of Windows.
+/// Converts Windows line endings, with which OpenSSH does not accept a private key.
 fn with_unix_lines(text: &str) -> Zeroizing<String> {
-    // All the room at once: a string that grows leaves copies behind.
+    // Allocated at once, because a growing string leaves copies in memory.
     let mut lines = Zeroizing::new(String::with_capacity(text.len() + 1));
     for line in text.lines() {
         lines.push_str(line);
@@ -58,31 +58,33 @@ fn with_unix_lines(text: &str) -> Zeroizing<String> {
     lines
 }
 
-/// The formats of other programs, and the command that converts each.
-fn foreign(file: &str, text: &str) -> Option<(&'static str, String)> {
+/// Returns what is wrong with a key in another program's format, and how to convert it.
+fn foreign(file: &str, text: &str) -> Option<(&'static str, Hint)> {
     let quoted = shell_words::quote(file);
     if text.starts_with("PuTTY-User-Key-File-") {
-        let hint = format!("Convert it with `puttygen {quoted} -O private-openssh-new -o NEW` and import NEW.");
-        return Some(("it is a PuTTY key", hint));
+        let command = format!("puttygen {quoted} -O private-openssh-new -o NEW");
+        return Some(("it is a PuTTY key", Hint::run("Convert it, then import the file NEW", command)));
     }
     if text.starts_with("---- BEGIN SSH2 PUBLIC KEY ----") {
-        let hint = format!("Convert it with `ssh-keygen -i -f {quoted} > NEW.pub` and import NEW.pub.");
+        let command = format!("ssh-keygen -i -f {quoted} > NEW.pub");
+        let hint = Hint::run("Convert it, then import the file NEW.pub", command);
         return Some(("it is a public key in the format of RFC 4716", hint));
     }
     let first = text.lines().next().unwrap_or_default().trim_end();
     if first.starts_with("-----BEGIN ") && first.ends_with("PRIVATE KEY-----") && first != PRIVATE_HEADER {
-        let hint = format!("Convert a copy with `cp {quoted} COPY; ssh-keygen -p -f COPY` and import COPY.");
-        return Some(("it is a private key in PEM format, not in that of OpenSSH", hint));
+        let command = format!("cp {quoted} COPY; ssh-keygen -p -f COPY");
+        let hint = Hint::run("Convert a copy, then import the file COPY", command);
+        return Some(("it is a private key in PEM format, not in OpenSSH format", hint));
     }
     None
 }
 
 fn public_half(file: &str, text: &str) -> Result<PublicKey> {
     if !text.starts_with(PRIVATE_HEADER) {
-        return Err(unusable(file, "it is PEM, but not a private key of OpenSSH"));
+        return Err(unusable(file, "it is PEM, but not an OpenSSH private key"));
     }
     if text.matches("-----BEGIN ").count() > 1 {
-        return Err(unusable(file, "it holds more than one key"));
+        return Err(unusable(file, "it contains more than one key"));
     }
     let mut key = match PrivateKey::from_openssh(text) {
         Ok(key) => key.public_key().clone(),
@@ -93,8 +95,9 @@ fn public_half(file: &str, text: &str) -> Result<PublicKey> {
     Ok(key)
 }
 
-/// ssh-key 0.6.7 wants the secret number of an ECDSA key in full length. OpenSSH leaves out zeroes in front, which every
-/// second P-521 key has.
+/// Returns the public half of an ECDSA key that ssh-key cannot parse.
+///
+/// ssh-key 0.6.7 requires the secret number in full length. OpenSSH omits leading zeros, as in every second P-521 key.
 fn ecdsa_public_half(text: &str) -> Option<PublicKey> {
     let body = text.strip_prefix(PRIVATE_HEADER)?.strip_suffix(PRIVATE_FOOTER)?;
     let mut base64 = Zeroizing::new(String::with_capacity(body.len()));
@@ -106,7 +109,7 @@ fn ecdsa_public_half(text: &str) -> Option<PublicKey> {
     }
     outer = outer.strip_prefix(&1_u32.to_be_bytes())?;
     let mut key = PublicKey::from_bytes(field(&mut outer)?).ok()?;
-    // Behind the two check numbers.
+    // Skip the two check numbers.
     let mut inner = field(&mut outer)?.get(8..)?;
     for _type_curve_point_secret in 0..4 {
         field(&mut inner)?;
@@ -115,7 +118,7 @@ fn ecdsa_public_half(text: &str) -> Option<PublicKey> {
     key.algorithm().is_ecdsa().then_some(key)
 }
 
-/// Takes the next field off: four bytes of length, and the content.
+/// Removes and returns the next field: four bytes of length, then the content.
 fn field<'a>(data: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (length, rest) = data.split_first_chunk()?;
     let (content, rest) = rest.split_at_checked(u32::from_be_bytes(*length).try_into().ok()?)?;
@@ -129,20 +132,20 @@ fn public_line(file: &str, text: &str) -> Result<PublicKey> {
         return Err(unusable(file, "it is empty"));
     };
     if lines.next().is_some() {
-        return Err(unusable(file, "it holds more than one line; a public key is one"));
+        return Err(unusable(file, "it has more than one line, but a public key is a single line"));
     }
     let mut words = line.split_whitespace();
     let (Some(algorithm), Some(data)) = (words.next(), words.next()) else {
-        return Err(unusable(file, "it is neither a public nor a private key of OpenSSH"));
+        return Err(unusable(file, "it is neither a public nor a private OpenSSH key"));
     };
     match Algorithm::new(algorithm) {
         Ok(Algorithm::Other(name)) => {
-            return Err(unusable(file, format!("`{}` is no type of key", name.as_str())));
+            return Err(unusable(file, format!("unknown key type `{}`", name.as_str())));
         }
         Ok(_) => {}
         Err(_) => {
-            return Err(unusable(file, "it does not begin with the type of a key")
-                .hint("Options, as `authorized_keys` has them, are not taken: leave only `TYPE KEY COMMENT`."));
+            return Err(unusable(file, "it does not begin with a key type")
+                .hint("Remove options in the style of `authorized_keys`, so that only `TYPE KEY COMMENT` remains"));
         }
     }
     let comment = key::comment(line.split_once(data).map_or("", |(_, rest)| rest))?;
@@ -153,16 +156,16 @@ fn public_line(file: &str, text: &str) -> Result<PublicKey> {
 
 fn refuse_weak(file: &str, key: &PublicKey) -> Result<()> {
     let why = match (kind(key.key_data()), bits(key.key_data())) {
-        (None, _) => format!("OpenSSH does not take {} keys any more", key.algorithm()),
+        (None, _) => format!("OpenSSH no longer accepts {} keys", key.algorithm()),
         (Some("rsa"), bits) if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) => {
-            format!("it is an RSA key of {bits} bits; {MIN_RSA_BITS} to {MAX_RSA_BITS} are allowed")
+            format!("it is an RSA key of {bits} bits; {MIN_RSA_BITS} to {MAX_RSA_BITS} bits are allowed")
         }
         _ => return Ok(()),
     };
-    Err(unusable(file, why).hint("Make a new key with `vmprov key generate`."))
+    Err(unusable(file, why).hint(Hint::call_any("Generate a new key", "ssh_key_generate")))
 }
 
-/// The short name of a key's type, unless OpenSSH refuses the type.
+/// Returns the short name of a key's type, or `None` if OpenSSH does not accept the type.
 pub(super) fn kind(key: &KeyData) -> Option<&'static str> {
     match key {
         KeyData::Rsa(_) => Some("rsa"),
@@ -174,7 +177,7 @@ pub(super) fn kind(key: &KeyData) -> Option<&'static str> {
     }
 }
 
-/// The size of a key as `ssh-keygen -l` counts it.
+/// Returns the size of a key, as `ssh-keygen -l` shows it.
 pub(super) fn bits(key: &KeyData) -> u32 {
     match key {
         KeyData::Rsa(rsa) => rsa.n.as_positive_bytes().map_or(0, bit_length),
@@ -193,5 +196,5 @@ fn bit_length(number: &[u8]) -> u32 {
 }
 
 fn unusable(file: &str, why: impl std::fmt::Display) -> Error {
-    Error::invalid(format!("`{file}` cannot be used as a key")).because(why)
+    Error::invalid(format!("cannot use `{file}` as a key")).because(why)
 }

@@ -1,6 +1,6 @@
-//! Whether KVM works on a hypervisor, remembered because finding out takes a second.
+//! A cache of whether KVM works on a hypervisor, because the probe takes a second.
 //!
-//! A cache: it may be deleted at any time, and failing to write it costs that second again.
+//! The cache may be deleted at any time. If it cannot be written, the next command probes again.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::digest;
 
-/// How long a verdict on another machine's hypervisor holds: when that machine boots cannot be seen from here.
+/// How long a verdict on another machine's hypervisor is valid, because its reboots cannot be seen from here.
 const REMOTE_LIFETIME: Duration = Duration::from_hours(24);
 
-/// What trying KVM has shown.
+/// The result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// A guest's code was executed.
+    /// KVM executed a guest's code.
     Works,
-    /// It was not, and why.
+    /// KVM failed for this reason.
     Fails(String),
 }
 
@@ -28,31 +28,31 @@ pub enum Verdict {
 pub struct Key {
     /// The hypervisor's identity, however its URI is spelled.
     pub hypervisor: String,
-    /// Whether it is this machine's.
+    /// Whether it runs on this machine.
     pub is_local: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Entry {
     hypervisor: String,
-    /// The kernel's id of this boot, for this machine's hypervisor: firmware settings and modules change between boots.
+    /// The kernel's boot id, if the hypervisor is local: firmware settings and modules can change between boots.
     boot: Option<String>,
     time: Timestamp,
     verdict: Verdict,
 }
 
-/// What was found out, where it still holds.
+/// Returns the cached verdict if it is still valid.
 pub fn read(folder: &Utf8Path, key: &Key) -> Option<Verdict> {
     let entry: Entry = serde_json::from_slice(&std::fs::read(path_of(folder, key)).ok()?).ok()?;
-    let holds = if key.is_local {
+    let is_valid = if key.is_local {
         entry.boot.is_some() && entry.boot == boot_id()
     } else {
         Duration::try_from(Timestamp::now().duration_since(entry.time)).is_ok_and(|age| age < REMOTE_LIFETIME)
     };
-    (holds && entry.hypervisor == key.hypervisor).then_some(entry.verdict)
+    (is_valid && entry.hypervisor == key.hypervisor).then_some(entry.verdict)
 }
 
-/// Whether KVM has failed on any hypervisor that is remembered. It says what to expect of one whose identity is not known yet.
+/// Returns whether KVM failed on any cached hypervisor. It predicts the result for one whose identity is not known yet.
 pub fn has_failed(folder: &Utf8Path) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     let mut verdicts = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("kvm-"));
@@ -62,7 +62,7 @@ pub fn has_failed(folder: &Utf8Path) -> bool {
     })
 }
 
-/// Remembers what was found out.
+/// Caches a verdict.
 pub fn write(folder: &Utf8Path, key: &Key, verdict: &Verdict) {
     let boot = if key.is_local { boot_id() } else { None };
     let entry = Entry { hypervisor: key.hypervisor.clone(), boot, time: Timestamp::now(), verdict: verdict.clone() };
@@ -75,7 +75,7 @@ pub fn write(folder: &Utf8Path, key: &Key, verdict: &Verdict) {
         Ok(())
     };
     if let Err(error) = write() {
-        tracing::debug!("cannot remember in `{path}` whether KVM works: {error}");
+        tracing::debug!("cannot write the cache file `{path}`: {error}");
     }
 }
 
@@ -84,10 +84,10 @@ fn boot_id() -> Option<String> {
     Some(id.trim().to_owned())
 }
 
-/// One that is reached from elsewhere has a file of its own: another machine may share the cache folder.
+/// Returns the path of the cache file. It differs for local and remote use, because machines may share the folder.
 fn path_of(folder: &Utf8Path, key: &Key) -> Utf8PathBuf {
-    let place = if key.is_local { "local" } else { "remote" };
-    folder.join(format!("kvm-{}-{place}.json", &digest::of(key.hypervisor.as_bytes())[..8]))
+    let location = if key.is_local { "local" } else { "remote" };
+    folder.join(format!("kvm-{}-{location}.json", &digest::of(key.hypervisor.as_bytes())[..8]))
 }
 
 #[cfg(test)]
@@ -98,7 +98,7 @@ mod tests {
         Key { hypervisor: "qemu U system".to_owned(), is_local }
     }
 
-    /// Changes what is written in the file of a key.
+    /// Replaces a text in the cache file of a key.
     fn rewrite(folder: &Utf8Path, key: &Key, from: &str, to: &str) {
         let path = path_of(folder, key);
         let text = std::fs::read_to_string(&path).unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_holds_for_its_hypervisor_and_boot() {
+    fn a_verdict_is_valid_for_its_hypervisor_and_boot() {
         let folder = tempfile::tempdir().unwrap();
         let folder = Utf8Path::from_path(folder.path()).unwrap();
         let verdict = Verdict::Fails("boom".to_owned());
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_on_another_machine_holds_for_a_day_whatever_boots_here() {
+    fn a_verdict_on_another_machine_is_valid_for_a_day_regardless_of_local_boots() {
         let folder = tempfile::tempdir().unwrap();
         let folder = Utf8Path::from_path(folder.path()).unwrap();
         write(folder, &key(false), &Verdict::Works);
@@ -132,6 +132,6 @@ mod tests {
         rewrite(folder, &key(false), &time.to_string(), &(time - REMOTE_LIFETIME).to_string());
         assert_eq!(read(folder, &key(false)), None);
         rewrite(folder, &key(false), &(time - REMOTE_LIFETIME).to_string(), &(time + REMOTE_LIFETIME).to_string());
-        assert_eq!(read(folder, &key(false)), None, "a clock that was set back proves nothing");
+        assert_eq!(read(folder, &key(false)), None, "a verdict from the future is accepted");
     }
 }

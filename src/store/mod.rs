@@ -1,5 +1,4 @@
-//! The files that vmprov keeps itself (ssh keys, downloads, and locks while it works), and what this machine's own
-//! files tell of it.
+//! The files that vmprov owns (ssh keys, downloads, caches and locks), and facts from this machine's system files.
 
 pub mod accounts;
 pub mod checksum_file;

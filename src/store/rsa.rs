@@ -1,8 +1,8 @@
-//! RSA key pairs, fast: several threads look for primes of their own, and the first two found make the key. Touches no file.
+//! Fast generation of RSA key pairs: several threads search for primes, and the first two make the key. Does no I/O.
 //!
-//! Pure Rust: the tests of `crypto-primes` on `crypto-bigint`. For 4096 bits `benches/keygen.rs` finds about half the time
-//! of `ssh-keygen`, with the second core busy with other things. The `rsa` crate that ssh-key has, 0.9, needs several
-//! times as long, and C is not needed.
+//! This is pure Rust: the primality tests of `crypto-primes` on `crypto-bigint`. For 4096 bits, `benches/keygen.rs`
+//! measures about half the time of `ssh-keygen`, while the second core is busy with other work. The `rsa` crate 0.9, on
+//! which ssh-key depends, takes several times as long. No C code is needed.
 
 use std::{
     num::NonZeroU32,
@@ -34,34 +34,34 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The public exponent that everybody uses, a prime, and the smallest that FIPS 186-5 allows.
+/// The usual public exponent. It is a prime, and the smallest that FIPS 186-5 allows.
 const EXPONENT: u32 = 65537;
 
 /// Candidates have no factor below this. The sieve of `crypto-primes` ends at 17863 and leaves a quarter more to test.
 const SIEVE_LIMIT: u32 = 1 << 18;
 
-/// How many odd numbers behind a random one are candidates: over forty times the usual distance between primes of 2048 bits.
+/// How many odd numbers after a random one are candidates: over 40 times the usual distance of primes of 2048 bits.
 const WINDOW: u32 = 1 << 15;
 
-/// A composite is taken for a prime with a probability below 2 to the minus this (FIPS 186-5, table B.1).
+/// The probability that a composite passes as a prime is below 2 to the minus this (FIPS 186-5, table B.1).
 const CERTAINTY: u32 = 128;
 
-/// The primes differ within their first hundred bits (FIPS 186-5, appendix A.1.3), else n is easily taken apart.
+/// The primes must differ within their first 100 bits (FIPS 186-5, appendix A.1.3), else n is easily factored.
 const DIFFERENT_BITS: u32 = 100;
 
-/// The name of the threads that search.
+/// The name of the search threads.
 const THREAD: &str = "prime search";
 
-/// The niceness of a search in the background. 19 would starve it on a busy machine.
+/// The niceness of a background search. 19 would starve it on a busy machine.
 const BACKGROUND_NICENESS: i32 = 10;
 
-/// What a search for primes may take of the machine.
+/// How much of the machine a search for primes may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// Every processor: the key is all that the process is there for.
+    /// Every processor. For a process that only generates a key.
     #[default]
     Full,
-    /// Half of the processors, at a low priority: other work is done at the same time.
+    /// Half of the processors, at a low priority. For a process that does other work at the same time.
     Background,
 }
 
@@ -74,30 +74,32 @@ impl Effort {
         }
     }
 
-    /// Prepares a thread for its search.
-    fn begin(self) {
+    /// Sets the priority of the current thread.
+    fn set_priority(self) {
         if self == Self::Background {
-            // Under Linux it is the thread's own, whatever POSIX says. Without it the search is merely faster.
+            // On Linux, unlike in POSIX, this affects one thread. If it fails, the search only has a higher priority.
             let _ = rustix::process::nice(BACKGROUND_NICENESS);
         }
     }
 }
 
-/// Wiped when dropped. The copies that the arithmetic makes while it tests a candidate cannot be reached.
+/// A prime that is wiped when it is dropped. The copies that the arithmetic makes during a test cannot be wiped.
 type Prime = Zeroizing<BoxedUint>;
 
-/// Makes a new key pair; its modulus has exactly `bits` bits, of which there are an even number. Fails once it is cancelled.
+/// Generates a key pair whose modulus has exactly `bits` bits, an even number. Fails if it is cancelled.
 pub fn generate(bits: u32, effort: Effort, cancel: &Cancel) -> Result<RsaKeypair> {
-    // The search cannot return this error: after the first number the kernel's generator does not fail.
+    // The search has no way to return this error. Once the kernel's generator has worked, it does not fail.
     SysRng
         .try_next_u32()
-        .map_err(|error| Error::internal("the operating system gives no random numbers").because(error))?;
-    let bits = NonZeroU32::new(bits / 2).ok_or_else(|| Error::internal("an RSA key without bits"))?;
+        .map_err(|error| Error::internal("cannot get random numbers from the operating system").because(error))?;
+    let bits = NonZeroU32::new(bits / 2).ok_or_else(|| Error::internal("an RSA key needs at least two bits"))?;
     let (p, q) = two_primes(bits, effort, cancel)?;
-    assemble(&p, &q).ok_or_else(|| Error::internal("the primes of an RSA key do not fit together"))
+    assemble(&p, &q).ok_or_else(|| Error::internal("cannot assemble an RSA key from its primes"))
 }
 
-/// Lets each thread search until two primes are found: how long one takes is luck, and no thread waits for another's.
+/// Lets each thread search until two primes are found.
+///
+/// The time to find one is random, so no thread waits for another one's result.
 fn two_primes(bits: NonZeroU32, effort: Effort, cancel: &Cancel) -> Result<(Prime, Prime)> {
     let enough = AtomicBool::new(false);
     let (found, primes) = mpsc::channel();
@@ -105,22 +107,22 @@ fn two_primes(bits: NonZeroU32, effort: Effort, cancel: &Cancel) -> Result<(Prim
     let pair = thread::scope(|scope| {
         for _ in 0..effort.threads() {
             let (found, small) = (found.clone(), &small);
-            let is_over = || enough.load(Ordering::Relaxed) || cancel.check().is_err();
+            let is_done = || enough.load(Ordering::Relaxed) || cancel.check().is_err();
             let work = move || {
-                effort.begin();
-                search(bits, small, &found, is_over);
+                effort.set_priority();
+                search(bits, small, &found, is_done);
             };
-            // One thread less makes it slower, none ends it below.
+            // With fewer threads the search is slower. With none, `first_pair` returns `None`.
             let _ = thread::Builder::new().name(THREAD.to_owned()).spawn_scoped(scope, work);
         }
-        // Else the receiver would wait for ever if every search ended in a panic.
+        // Without this, the receiver would wait forever if every search panicked.
         drop(found);
         let pair = first_pair(bits, &primes);
         enough.store(true, Ordering::Relaxed);
         pair
     });
     cancel.check()?;
-    pair.ok_or_else(|| Error::internal(format!("the search for primes of {bits} bits ended without two")))
+    pair.ok_or_else(|| Error::internal(format!("the search for primes of {bits} bits ended early")))
 }
 
 fn first_pair(bits: NonZeroU32, primes: &Receiver<Prime>) -> Option<(Prime, Prime)> {
@@ -129,16 +131,16 @@ fn first_pair(bits: NonZeroU32, primes: &Receiver<Prime>) -> Option<(Prime, Prim
     Some((first, second))
 }
 
-/// Sends primes until the search is over, which is looked at before each candidate: a fraction of a second.
-fn search(bits: NonZeroU32, small: &[u32], found: &Sender<Prime>, is_over: impl Fn() -> bool) {
+/// Sends primes until `is_done`, which is checked before each candidate: every fraction of a second.
+fn search(bits: NonZeroU32, small: &[u32], found: &Sender<Prime>, is_done: impl Fn() -> bool) {
     let mut rng = UnwrapErr(SysRng);
-    // With the two highest bits set in both primes the modulus is never a bit short. Each prime is the first one after a
-    // random place of its own, never the neighbour of the one before.
+    // With the two highest bits set in both primes, the modulus is never a bit too short. Each search starts at a new
+    // random number, so that no prime is the neighbor of the one before.
     while let Ok(start) = random_odd_integer::<BoxedUint, _>(&mut rng, bits, SetBits::TwoMsb) {
-        // The prime is not far from it.
+        // Wiped as well, because the prime is close to it.
         let start = Zeroizing::new(start);
         for candidate in candidates(&start, small) {
-            if is_over() {
+            if is_done() {
                 return;
             }
             if is_usable(&candidate, &mut rng) {
@@ -151,7 +153,7 @@ fn search(bits: NonZeroU32, small: &[u32], found: &Sender<Prime>, is_over: impl 
     }
 }
 
-/// The odd primes below a limit.
+/// Returns the odd primes below a limit.
 fn small_primes(limit: u32) -> Vec<u32> {
     let mut is_composite = vec![false; limit as usize];
     let mut primes = Vec::new();
@@ -164,12 +166,12 @@ fn small_primes(limit: u32) -> Vec<u32> {
     primes
 }
 
-/// The odd numbers from `start` on that no small prime divides.
+/// Returns the odd numbers from `start` on that no small prime divides.
 fn candidates(start: &Odd<BoxedUint>, small: &[u32]) -> impl Iterator<Item = Odd<BoxedUint>> {
     let mut is_composite = vec![false; WINDOW as usize];
     for &prime in small {
         let distance = (prime - remainder(start, prime)) % prime;
-        // In steps of two. At an odd distance is an even number; the multiple after that is odd.
+        // Counted in steps of two. A multiple at an odd distance is even; the one after it is odd.
         let steps = u32::midpoint(distance, distance % 2 * prime);
         cross_out(&mut is_composite, steps, prime);
     }
@@ -186,7 +188,7 @@ fn remainder(number: &BoxedUint, divisor: u32) -> u32 {
     divisor.and_then(|divisor| number.rem_limb(divisor).0.try_into().ok()).unwrap_or_default()
 }
 
-/// Whether a candidate is prime, and prime minus one has no factor in common with the exponent.
+/// Returns whether a candidate is prime and, minus one, coprime to the exponent.
 fn is_usable(candidate: &Odd<BoxedUint>, rng: &mut UnwrapErr<SysRng>) -> bool {
     let Some(rounds) = minimum_mr_iterations(candidate.bits(), CERTAINTY) else {
         return false;
@@ -198,8 +200,10 @@ fn is_usable(candidate: &Odd<BoxedUint>, rng: &mut UnwrapErr<SysRng>) -> bool {
     (0..rounds).all(|_| !test.test_random_base(rng).is_composite())
 }
 
-/// Whether two to the power of the candidate minus one is one, modulo the candidate: sorts out nearly every composite,
-/// and takes a fifth less than a round with another base, since times two is an addition.
+/// Returns whether two to the power of the candidate minus one is one, modulo the candidate.
+///
+/// This excludes nearly every composite, and takes a fifth less time than a round with another base, because a
+/// multiplication by two is an addition.
 fn passes_fermat(candidate: &Odd<BoxedUint>) -> bool {
     let params = BoxedMontyParams::new_vartime(candidate.clone());
     let mut square = <BoxedMontyForm as MontyForm>::Multiplier::from(&params);
@@ -218,7 +222,7 @@ fn are_far_apart(bits: u32, p: &BoxedUint, q: &BoxedUint) -> bool {
     Zeroizing::new(large.wrapping_sub(small)).bits() > bits - DIFFERENT_BITS
 }
 
-/// Works out what else an OpenSSH private key holds: n, d and the inverse of q.
+/// Computes the other numbers of an OpenSSH private key: n, d and the inverse of q.
 fn assemble(p: &Prime, q: &Prime) -> Option<RsaKeypair> {
     // OpenSSL expects p to be the larger one.
     let (p, q): (&BoxedUint, &BoxedUint) = if **p > **q { (p, q) } else { (q, p) };
@@ -250,8 +254,8 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_key_fit_together() {
-        // Many small ones, since a modulus that may be a bit short often is not.
+    fn the_numbers_of_a_key_are_consistent() {
+        // Many small keys, because a fault that makes the modulus a bit too short shows only in some of them.
         for bits in [512; 20].into_iter().chain([2048, 2176, 3072]) {
             let effort = if bits == 512 { Effort::Background } else { Effort::Full };
             let key = generate(bits, effort, &Cancel::default()).unwrap();
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn primes_that_are_close_together_are_not_a_pair() {
+    fn close_primes_are_refused_as_a_pair() {
         let one = BoxedUint::one_with_precision(1024);
         let low = one.shl_vartime(1023).unwrap().wrapping_add(one.shl_vartime(1000).unwrap());
         let above = |shift| low.wrapping_add(one.shl_vartime(shift).unwrap());
@@ -283,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn candidates_are_the_odd_numbers_without_a_small_factor() {
+    fn candidates_are_odd_and_have_no_small_factor() {
         let small = small_primes(100);
         assert_eq!((small.len(), small[0], small[23]), (24, 3, 97));
         for start in [1_000_001_u64, 3 * 5 * 7 * 11, u64::MAX - 200_000] {
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_test_of_fermat_knows_primes_and_its_own_exceptions() {
+    fn the_fermat_test_accepts_primes_and_its_known_pseudoprimes() {
         for number in (5_u64..3000).step_by(2) {
             let power = (1..number).fold(1, |power, _| power * 2 % number);
             let candidate = Odd::new(BoxedUint::from(number)).unwrap();
@@ -304,13 +308,13 @@ mod tests {
     }
 
     #[test]
-    fn composites_and_primes_at_odds_with_the_exponent_are_unusable() {
+    fn composites_and_primes_that_share_a_factor_with_the_exponent_are_unusable() {
         let mut rng = UnwrapErr(SysRng);
         let mersenne =
             |bits: u32| Odd::new(BoxedUint::max(bits).shr_vartime(bits.next_multiple_of(64) - bits).unwrap()).unwrap();
         assert!(is_usable(&mersenne(521), &mut rng));
         assert!(!is_usable(&mersenne(523), &mut rng));
-        // 2 · 65537 · k + 1, the first prime of that form with 512 bits.
+        // The first prime of the form 2 · 65537 · k + 1 with 512 bits.
         let mut k = BoxedUint::one_with_precision(512).shl_vartime(494).unwrap();
         let one = BoxedUint::one_with_precision(512);
         let prime = loop {

@@ -1,5 +1,5 @@
-//! Files that hold secrets: created exclusively, on the disk before they count, removed unless kept, read without
-//! leaving copies in memory. Knows nothing of keys.
+//! Files with secrets: created exclusively, synced to disk, removed unless they are kept, and read without leaving
+//! copies in memory. Independent of the format of keys.
 
 use std::{
     fs::{self, OpenOptions, Permissions},
@@ -13,20 +13,20 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 
-/// A file that this process created, and removes again unless it is kept.
+/// A file that this process created and removes again unless it is kept.
 pub(super) struct NewFile {
     path: Utf8PathBuf,
     is_kept: bool,
 }
 
 impl NewFile {
-    /// Creates a file and returns when it is on the disk; fails if anything has its name, be it a link to nowhere.
+    /// Creates a file and syncs it to disk. Fails if the path exists, even as a dangling link.
     pub(super) fn create(path: Utf8PathBuf, mode: u32, content: &[u8]) -> Result<Self> {
-        // With `O_EXCL`, which `create_new` is, the kernel follows no link either.
+        // `create_new` means `O_EXCL`, with which the kernel does not follow links either.
         let opened = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         let mut file = opened.map_err(|error| Error::io(format!("create `{path}`"), &error))?;
         let created = Self { path, is_kept: false };
-        // The mode once more: the umask may have taken some of it.
+        // The mode is set again, because the umask may have cleared some of its bits.
         file.set_permissions(Permissions::from_mode(mode))
             .and_then(|()| file.write_all(content))
             .and_then(|()| file.sync_all())
@@ -34,7 +34,7 @@ impl NewFile {
         Ok(created)
     }
 
-    /// Lets the file stay.
+    /// Keeps the file.
     pub(super) fn keep(mut self) {
         self.is_kept = true;
     }
@@ -43,13 +43,13 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.is_kept {
-            // The error that led here says more than a second one would.
+            // An error here is ignored, because the one that led here is more useful.
             drop(fs::remove_file(&self.path));
         }
     }
 }
 
-/// Removes a file, or a link but never what it points to; says whether there was one.
+/// Removes a file, or a link but not its target. Returns whether it existed.
 pub(super) fn remove(path: &Utf8Path) -> Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
@@ -58,12 +58,12 @@ pub(super) fn remove(path: &Utf8Path) -> Result<bool> {
     }
 }
 
-/// Reads a file that somebody named: it may be a link, or the pipe of a `<(command)`.
+/// Reads a file that the operator named. It may be a link, or the pipe of a `<(command)`.
 pub(super) fn read(path: &Utf8Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
     read_with(path, limit, OFlags::empty())
 }
 
-/// Reads a file of our own: a link is not followed, and a pipe does not hang.
+/// Reads a file of vmprov. Links are not followed, and a pipe does not block.
 pub(super) fn read_own(path: &Utf8Path, limit: usize) -> Result<Zeroizing<Vec<u8>>> {
     read_with(path, limit, OFlags::NOFOLLOW | OFlags::NONBLOCK)
 }
@@ -79,7 +79,7 @@ fn read_with(path: &Utf8Path, limit: usize, flags: OFlags) -> Result<Zeroizing<V
 fn read_up_to(path: &Utf8Path, limit: usize, flags: OFlags) -> io::Result<Zeroizing<Vec<u8>>> {
     let flags = flags.bits().cast_signed();
     let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    // All the room at once, and filled in place: a vector that grows leaves copies behind.
+    // Allocated at once and filled in place, because a growing vector leaves copies in memory.
     let mut content = Zeroizing::new(vec![0; limit]);
     let mut length = 0;
     while length < limit {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_stays_only_if_it_is_kept() {
+    fn a_file_is_removed_unless_it_is_kept() {
         let (_dir, dir) = folder();
         let path = dir.join("f");
         drop(NewFile::create(path.clone(), 0o600, b"x").unwrap());
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exists_is_neither_overwritten_nor_removed() {
+    fn existing_files_are_neither_overwritten_nor_removed() {
         let (_dir, dir) = folder();
         fs::write(dir.join("file"), "old").unwrap();
         fs::create_dir(dir.join("folder")).unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_files_are_no_links_and_have_a_limit() {
+    fn own_files_must_not_be_links_and_have_a_size_limit() {
         let (_dir, dir) = folder();
         fs::write(dir.join("file"), "12345").unwrap();
         symlink(dir.join("file"), dir.join("link")).unwrap();

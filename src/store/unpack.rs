@@ -1,4 +1,4 @@
-//! Undoing xz, gzip, zstd and bzip2.
+//! Decompression of xz, gzip, zstd and bzip2.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use liblzma::stream::{CONCATENATED, Stream};
 use super::disk_space;
 use crate::{
     cancel::Cancel,
-    error::{Code, Error, Result},
+    error::{Error, Result},
 };
 
 /// How a file is compressed.
@@ -27,20 +27,20 @@ pub enum Packing {
     Bzip2,
 }
 
-/// The most memory that unpacking xz may ask for: the strongest preset takes 65 MiB.
+/// The memory limit of the xz decoder. The strongest preset needs 65 MiB.
 const XZ_MEMORY: u64 = 512 << 20;
 
-/// How much is unpacked at once. Blocks of nothing but zeros become holes, as disk images are full of them.
+/// The number of bytes decompressed at once. Blocks of zeros become holes, because disk images contain many of them.
 const BLOCK: usize = 1 << 16;
 
-/// The most that is unpacked: holes cost no room, only time.
-const MOST: u64 = 2 << 40;
+/// The largest decompressed size. Holes take no space, but they take time.
+const MAX_SIZE: u64 = 2 << 40;
 
-/// After how many blocks is looked whether there is still room.
-const LOOK: u64 = 1024;
+/// The number of blocks after which the free space is checked again.
+const CHECK_INTERVAL: u64 = 1024;
 
 impl Packing {
-    /// Recognises a compressed file by its first bytes.
+    /// Returns how a file is compressed that begins with these bytes, or `None` if it is not compressed.
     pub fn of(head: &[u8]) -> Option<Self> {
         const MAGIC: [(&[u8], Packing); 4] = [
             (b"\xfd7zXZ\0", Packing::Xz),
@@ -64,8 +64,9 @@ impl Packing {
         })
     }
 
-    /// Unpacks one file into another on the disk of `folder`, as long as there is room; `given` is what the operator
-    /// calls it. `progress` is told the bytes written.
+    /// Decompresses `packed` into a file on the disk of `folder`. Fails when the disk runs out of space.
+    ///
+    /// `given` is the operator's name for the file, for messages. `progress` is called with the bytes written.
     pub fn unpack(
         self,
         packed: &Utf8Path,
@@ -77,23 +78,20 @@ impl Packing {
     ) -> Result<()> {
         let opened = File::open(packed).map_err(|error| Error::io(format!("read `{given}`"), &error))?;
         let damaged = |error: std::io::Error| {
-            Error::invalid(format!("`{given}` is damaged or its end is missing: it cannot be unpacked"))
+            Error::invalid(format!("cannot decompress `{given}`: the file is damaged or truncated"))
                 .because(error)
-                .hint("Fetch it again.")
+                .hint("Fetch it again")
         };
-        let write_failed = |error: std::io::Error| Error::io(format!("unpack `{given}` into `{folder}`"), &error);
+        let write_failed = |error: std::io::Error| Error::io(format!("decompress `{given}` into `{folder}`"), &error);
         let mut decoder = self.decoder(opened).map_err(damaged)?;
         let mut block = Vec::with_capacity(BLOCK);
         let mut size = 0;
         for count in 0_u64.. {
             cancel.check()?;
-            if count.is_multiple_of(LOOK) && disk_space::left(folder)? < LOOK * BLOCK as u64 {
-                return Err(Error::new(
-                    Code::Conflict,
-                    format!("`{given}` unpacks to more than `{folder}` has room for"),
-                )
-                .because(format!("{size} bytes are unpacked, and it goes on"))
-                .hint("Free some space, or set XDG_CACHE_HOME to another disk."));
+            if count.is_multiple_of(CHECK_INTERVAL) && disk_space::left(folder)? < CHECK_INTERVAL * BLOCK as u64 {
+                let message = format!("not enough space in `{folder}` to decompress `{given}`");
+                let cause = format!("{size} bytes are decompressed, and more follow");
+                return Err(disk_space::with_hints(Error::conflict(message).because(cause)));
             }
             block.clear();
             (&mut decoder).take(BLOCK as u64).read_to_end(&mut block).map_err(damaged)?;
@@ -106,10 +104,9 @@ impl Packing {
                 into.write_all(&block).map_err(write_failed)?;
             }
             size += block.len() as u64;
-            if size > MOST {
-                return Err(
-                    Error::invalid(format!("`{given}` unpacks to more than 2 TiB")).hint("That is no cloud image.")
-                );
+            if size > MAX_SIZE {
+                return Err(Error::invalid(format!("`{given}` is larger than 2 TiB when decompressed"))
+                    .hint("Choose a cloud image"));
             }
             progress(size);
         }
@@ -121,9 +118,9 @@ impl Packing {
 mod tests {
     use super::*;
 
-    /// Two members one after the other, zeros between text; and what is cut is refused.
+    /// Each input has two members and zeros between text.
     #[test]
-    fn what_the_programs_pack_is_unpacked() {
+    fn every_format_is_decompressed_and_truncated_input_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(folder.path()).unwrap();
         let mut content = b"begin".repeat(30_000);
@@ -149,7 +146,7 @@ mod tests {
             };
             assert!(unpack(&packed).unwrap() == [&content[..], b"more"].concat(), "{packing:?}");
             let error = unpack(&packed[..packed.len() / 2]).unwrap_err();
-            assert!(error.message.contains("its end is missing"), "{packing:?}: {error}");
+            assert!(error.message.contains("damaged or truncated"), "{packing:?}: {error}");
         }
     }
 

@@ -1,14 +1,15 @@
-//! Faults of the host, told from what libvirt, QEMU and qemu-img print.
+//! Recognizes known faults in the error output of libvirt, QEMU and qemu-img.
 
 use crate::error::Fault;
 
-/// What virsh prints when it has no connection.
+/// The error that virsh prints when it has no connection.
 pub(super) const NO_CONNECTION: &str = "failed to connect to the hypervisor";
 
-/// Returns the fault for a complaint that has it.
+/// Builds a fault from the error output that matches it.
 type Find = fn(&str) -> Fault;
 
-/// Texts that libvirt and QEMU print for a known fault. All texts of a row must be there; the first row that matches counts.
+/// Texts that libvirt and QEMU print for a known fault. A row matches if the output contains all its texts. The first
+/// row that matches counts.
 const FAULTS: &[(&[&str], Find)] = &[
     (&[NO_CONNECTION], |_| Fault::NoConnection),
     (&["virtlogd-sock"], |_| Fault::NoLogDaemon),
@@ -27,7 +28,7 @@ const FAULTS: &[(&[&str], Find)] = &[
     (&["passt"], |_| Fault::Passt),
 ];
 
-/// Returns the fault that a complaint names.
+/// Returns the fault that error output describes.
 pub(super) fn of(stderr: &str) -> Option<Fault> {
     let (_, fault) = FAULTS.iter().find(|(texts, _)| texts.iter().all(|text| stderr.contains(text)))?;
     Some(fault(stderr))
@@ -48,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_taken_out_of_libvirts_words() {
+    fn the_path_is_extracted_from_libvirts_error() {
         let text = "Failed to start domain 'web': Cannot access storage file '/srv/x y/web.qcow2' (as uid:64055, gid:993): Permission denied";
         assert_eq!(of(text), Some(Fault::FileAccess("/srv/x y/web.qcow2".into())));
         assert_eq!(quoted("storage file 'half", "storage file '"), None);

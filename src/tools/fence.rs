@@ -1,4 +1,4 @@
-//! [`Fence`]: until when a process may change what it has a lease on.
+//! [`Fence`]: stops a process from changing a resource after its lease may have expired.
 
 use std::{
     sync::{
@@ -10,33 +10,34 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Hint, Result};
 
-/// A deadline that is moved on as long as a lease is renewed. A process that was stopped, or whose machine slept, finds
-/// it passed: somebody else may have the lease by then, so nothing may be changed any more, nor be rolled back. Clones
-/// share it.
+/// A deadline that is extended whenever a lease is renewed. Clones share it.
+///
+/// It passes when the process was stopped or its machine was suspended. Another process may hold the lease by then,
+/// so nothing may be changed or rolled back any more.
 #[derive(Debug, Clone)]
 pub struct Fence {
-    /// In milliseconds of the clock that goes on while the machine sleeps.
+    /// In milliseconds of the clock that continues while the machine is suspended.
     deadline: Arc<AtomicI64>,
     what: Arc<str>,
 }
 
 impl Fence {
-    /// A fence around `what`, which holds for so long from now.
+    /// Returns a fence for `what` whose deadline is `term` from now.
     pub fn new(what: &str, term: Duration) -> Self {
         let fence = Self { deadline: Arc::default(), what: what.into() };
         fence.extend(now(), term);
         fence
     }
 
-    /// Moves the deadline on to so long after `start`, of [`now`].
+    /// Moves the deadline to `term` after `start`, a time of [`now`].
     pub fn extend(&self, start: i64, term: Duration) {
         let term = i64::try_from(term.as_millis()).unwrap_or(i64::MAX);
         self.deadline.store(start.saturating_add(term), Ordering::SeqCst);
     }
 
-    /// Closes it: the lease is somebody else's.
+    /// Ends the term at once, because another process holds the lease.
     pub fn close(&self) {
         self.deadline.store(i64::MIN, Ordering::SeqCst);
     }
@@ -47,13 +48,13 @@ impl Fence {
             return Ok(());
         }
         let message = format!("lost the lease on {} while this process was stopped or cut off from libvirt", self.what);
-        Err(Error::new(Code::Busy, message).hint(
-            "Another vmprov may work on it now, so nothing more was changed; `vmprov gc` removes what is left over.",
-        ))
+        Err(Error::new(Code::Busy, message)
+            .hint("Check whether another vmprov works on it now (this one stopped making changes)")
+            .hint(Hint::call_any("Remove leftovers", "gc")))
     }
 }
 
-/// Milliseconds since boot, those that the machine slept included.
+/// Returns the milliseconds since boot, including the time that the machine was suspended.
 pub fn now() -> i64 {
     let time = clock_gettime(ClockId::Boottime);
     time.tv_sec.saturating_mul(1000).saturating_add(time.tv_nsec / 1_000_000)
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_until_its_deadline_and_can_be_extended() {
+    fn a_fence_holds_until_its_deadline_and_can_be_extended() {
         let fence = Fence::new("the VM `web`", Duration::from_mins(1));
         fence.check().unwrap();
         fence.extend(now() - 60_001, Duration::from_mins(1));

@@ -1,4 +1,4 @@
-//! `iptables-legacy`: the rules of iptables' older kind, which `nft` does not show.
+//! `iptables-legacy`: reads the rules of the older iptables backend, which `nft` does not show.
 
 use super::{Runner, Tool};
 use crate::{
@@ -6,13 +6,13 @@ use crate::{
     model::firewall::{Chain, Hook, Rule, Ruleset, Verdict},
 };
 
-/// Reads the table of filters. It makes that table where it is not there, so this is for where it is.
+/// Reads the filter table. Call it only if that table exists, because the command creates a missing one.
 pub fn ruleset(runner: &Runner) -> Result<Ruleset> {
-    // -w: another one may be at the table.
+    // -w: wait while another process holds the lock of the tables.
     Tool::new("iptables-legacy").args(["-w", "5", "-S"]).read(runner)?.text().map(|text| parse(&text))
 }
 
-/// Reads `-S`: `-P CHAIN POLICY`, `-N CHAIN`, `-A CHAIN …`.
+/// Parses the output of `-S`: `-P CHAIN POLICY`, `-N CHAIN`, `-A CHAIN …`.
 fn parse(text: &str) -> Ruleset {
     let mut ruleset = Ruleset::default();
     for line in text.lines() {
@@ -61,7 +61,7 @@ fn rule_of(words: &[&str]) -> Rule {
             }
             "-m" if matches!(value().as_str(), "conntrack" | "state" | "comment") => {}
             "--comment" => drop(value()),
-            _ => rule.asks_more = true,
+            _ => rule.continues_elsewhere = true,
         }
     }
     rule
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chains_and_rules_are_read() {
+    fn chains_and_rules_are_parsed() {
         let ruleset = parse(
             "-P INPUT ACCEPT\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n-N X\n\
              -A FORWARD -s 192.168.122.0/24 -i virbr0 -j ACCEPT\n\
@@ -82,9 +82,11 @@ mod tests {
         assert_eq!(ruleset.chains.len(), 4);
         let forward = &ruleset.chains[1];
         assert_eq!((forward.hook, forward.drops, forward.legacy), (Some(Hook::Forward), true, true));
-        assert!(forward.rules[0].asks_more && forward.rules[1].known && !forward.rules[1].asks_more);
+        assert!(
+            forward.rules[0].continues_elsewhere && forward.rules[1].known && !forward.rules[1].continues_elsewhere
+        );
         assert_eq!(forward.rules[2].verdict, Verdict::Jump("X".to_owned()));
-        assert!(ruleset.in_the_way("virbr0").is_empty());
-        assert_eq!(ruleset.in_the_way("br9")[0].name, "FORWARD");
+        assert!(ruleset.blocking("virbr0").is_empty());
+        assert_eq!(ruleset.blocking("br9")[0].name, "FORWARD");
     }
 }

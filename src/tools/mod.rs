@@ -1,7 +1,7 @@
-//! The programs that vmprov calls, one file a program. Nothing outside this folder starts a process.
+//! The programs that vmprov calls, one file for each program. Nothing outside this folder starts a process.
 //!
-//! [`Tool`] is one call: arguments without a shell, a fixed locale, a time limit, a process group of its own that is
-//! ended at the limit or on interrupt, standard error kept for the error.
+//! A [`Tool`] is one call. It passes arguments without a shell, fixes the locale, and keeps standard error for the
+//! error message. The program runs in its own process group, which is ended at the time limit or on cancellation.
 
 mod fault;
 pub mod fence;
@@ -36,46 +36,46 @@ use crate::{
 use fence::Fence;
 use scratch::Scratch;
 
-/// How long a call may take when nobody says: far more than any needs, and finite. libvirt has been seen to take
-/// 100 s for one `define` while it probed QEMU again.
+/// The default time limit of a call, far more than any call needs. libvirt once took 100 s for a `define` while it
+/// probed QEMU again.
 pub const LIMIT: Duration = Duration::from_mins(3);
 
-/// How often a running call looks whether it has been cancelled. The end of the call itself is noticed at once.
+/// How often a running call checks for cancellation. The end of the call itself is noticed at once.
 const POLL: Duration = Duration::from_millis(50);
 
-/// How long a group has to end after SIGTERM, before SIGKILL.
+/// The time between SIGTERM and SIGKILL for a process group.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What calls share: who may cancel them, and whether those that change something are run or only written down.
+/// The settings that calls share: cancellation, limits, and whether changes are made or only planned.
 #[derive(Debug, Clone, Default)]
 pub struct Runner {
-    /// Ends the running call and refuses further ones.
+    /// Ends the running call and refuses further calls.
     pub cancel: Cancel,
-    /// With `--dry-run`: what would have been run, instead of running it.
+    /// With `--dry-run`, the commands that would have been run. They are recorded instead of being run.
     pub plan: Option<Arc<Mutex<Vec<String>>>>,
-    /// Where nobody wants to wait as long as a call may take: how long it may take at most.
+    /// A time limit for every call, if it is shorter than the call's own.
     pub limit: Option<Duration>,
-    /// Until when something may be changed, where that takes a lease.
+    /// Refuses changes after the deadline of the lease that they need.
     pub fence: Option<Fence>,
-    /// Who counts the calls.
+    /// Counts the calls.
     pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Runner {
-    /// The same, but not to be cancelled: for undoing what was begun.
+    /// Returns the same runner without cancellation, for a rollback.
     #[must_use]
     pub fn uncancellable(&self) -> Self {
         Self { cancel: Cancel::default(), ..self.clone() }
     }
 
-    /// Notes a line of the dry run's script; true when this is one.
+    /// Adds a line to the dry run's script. Returns whether this is a dry run.
     pub fn plan(&self, line: impl FnOnce() -> String) -> bool {
         let Some(plan) = &self.plan else { return false };
         plan.lock().unwrap_or_else(PoisonError::into_inner).push(line());
         true
     }
 
-    /// The dry run's script so far.
+    /// Returns the lines of the dry run's script.
     pub fn planned(&self) -> Vec<String> {
         let lines = |plan: &Arc<Mutex<Vec<String>>>| plan.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.plan.as_ref().map(lines).unwrap_or_default()
@@ -95,34 +95,34 @@ pub struct Tool {
     changes: bool,
 }
 
-/// How a call ended.
+/// The result of a call that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// The call, as it can be pasted into a shell.
+    /// The command line, quoted for a shell.
     pub command: String,
     /// Its exit status.
     pub status: ExitStatus,
-    /// What it printed.
+    /// Its standard output.
     pub stdout: Vec<u8>,
-    /// What it complained of.
+    /// Its standard error.
     pub stderr: String,
 }
 
 impl Finished {
-    /// Standard output as text, or the failure with the tool's own words.
+    /// Returns standard output as text, or the failure with the program's error output.
     pub fn text(self) -> Result<String> {
         if !self.status.success() {
             return Err(self.failure());
         }
         String::from_utf8(self.stdout).map_err(|error| {
-            Error::new(Code::ToolFailed, format!("`{}` printed what is no text", self.command)).because(error)
+            Error::new(Code::ToolFailed, format!("`{}` printed invalid UTF-8", self.command)).because(error)
         })
     }
 
-    /// The failure of a tool that nobody knows more about.
+    /// Returns the failure as an error, with the exit status and the error output.
     pub fn failure(&self) -> Error {
         let stderr = self.stderr.trim();
-        let cause = if stderr.is_empty() { "it said nothing" } else { stderr };
+        let cause = if stderr.is_empty() { "it printed no error" } else { stderr };
         let error = Error::new(Code::ToolFailed, format!("`{}` failed ({})", self.command, self.status)).because(cause);
         match fault::of(stderr) {
             Some(fault) => error.fault(fault),
@@ -132,7 +132,7 @@ impl Finished {
 }
 
 impl Tool {
-    /// A call that only reads.
+    /// Returns a call that changes nothing.
     pub fn new(program: &'static str) -> Self {
         let (args, stdin, about, env) = (Vec::new(), None, String::new(), Vec::new());
         Self { program, args, stdin, about, env, limit: LIMIT, changes: false }
@@ -145,7 +145,7 @@ impl Tool {
         self
     }
 
-    /// Sets its standard input. Logs and errors show only the size; a dry run prints it all.
+    /// Sets its standard input. Logs and errors show only the size. A dry run prints the content.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(stdin.into());
@@ -159,28 +159,28 @@ impl Tool {
         self
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.push((name, value.into()));
         self
     }
 
-    /// Bounds its time.
+    /// Sets its time limit.
     #[must_use]
     pub const fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Says that it changes something: a dry run writes it down instead.
+    /// Marks it as a call that changes something. A dry run records it instead of running it.
     #[must_use]
     pub const fn changes(mut self) -> Self {
         self.changes = true;
         self
     }
 
-    /// The call as it can be pasted into a shell.
+    /// Returns the call as text for a shell, with its standard input as a here-document.
     pub fn command(&self) -> String {
         match &self.stdin {
             Some(stdin) => here_document(&self.command_line(), &String::from_utf8_lossy(stdin)),
@@ -188,14 +188,14 @@ impl Tool {
         }
     }
 
-    /// The call without its standard input.
+    /// Returns the call as text for a shell, without its standard input.
     fn command_line(&self) -> String {
         let words = std::iter::once(self.program).chain(self.args.iter().map(String::as_str));
         let env = self.env.iter().map(|(name, value)| format!("{name}={} ", shell_words::quote(value)));
         env.collect::<String>() + &shell_words::join(words)
     }
 
-    /// Returns the call for logs and errors. Its standard input may be confidential, so only the size is shown.
+    /// Returns the call as text for logs and errors. Its standard input may be confidential, so only the size is shown.
     fn summary(&self) -> String {
         let command = shell_words::join(std::iter::once(self.program).chain(self.args.iter().map(String::as_str)));
         match &self.stdin {
@@ -205,7 +205,7 @@ impl Tool {
         }
     }
 
-    /// Runs it to its end. An exit status other than 0 is the caller's to judge; `None` is a dry run's.
+    /// Runs it and waits for its end. An exit status other than 0 is not an error here. Returns `None` in a dry run.
     pub fn run(&self, runner: &Runner) -> Result<Option<Finished>> {
         runner.cancel.check()?;
         if self.changes && runner.plan(|| self.command()) {
@@ -235,17 +235,17 @@ impl Tool {
         }
     }
 
-    /// Runs a call that only reads.
+    /// Runs a call that changes nothing.
     pub fn read(&self, runner: &Runner) -> Result<Finished> {
-        debug_assert!(!self.changes, "a call that changes something is not a read");
-        self.run(runner)?.ok_or_else(|| Error::internal("a call that only reads was not run"))
+        debug_assert!(!self.changes, "a call that changes something must not be run as a read");
+        self.run(runner)?.ok_or_else(|| Error::internal("cannot read the result of a call that was not run"))
     }
 
     fn start(&self) -> Result<Handle> {
         self.expression()?.stdout_capture().stderr_capture().start().map_err(|error| self.not_started(&error))
     }
 
-    /// The call, but for where its output and its complaints go.
+    /// Returns the call for duct, without the targets of standard output and standard error.
     fn expression(&self) -> Result<duct::Expression> {
         Ok(match &self.stdin {
             Some(stdin) => self.without_input().stdin_file(Scratch::memory(stdin)?.reopened()?),
@@ -253,7 +253,7 @@ impl Tool {
         })
     }
 
-    /// The same, but for where its input comes from, too.
+    /// Returns the call for duct, without the source of standard input as well.
     fn without_input(&self) -> duct::Expression {
         let mut expression = duct::cmd(self.program, &self.args)
             .env("LC_ALL", "C")
@@ -270,7 +270,7 @@ impl Tool {
         expression
     }
 
-    /// Waits for its end, which is brought about with `kill` at the limit or on interrupt.
+    /// Waits for its end. Ends it with `kill` at the time limit or on cancellation.
     fn wait(&self, handle: &Handle, runner: &Runner, kill: Kill) -> Result<Output> {
         let failed = |error: &std::io::Error| Error::io(format!("wait for `{}`", self.program), error);
         let limit = self.limit.min(runner.limit.unwrap_or(Duration::MAX));
@@ -288,7 +288,8 @@ impl Tool {
                 end(handle, kill);
                 let message = format!("`{}` did not end within {} s", self.summary(), limit.as_secs());
                 return Err(Error::new(Code::Timeout, message)
-                    .hint("Run the command by hand to see what it waits for; libvirtd may be stuck."));
+                    .hint("Check whether libvirtd is stuck")
+                    .hint("Run the command by hand to see what it waits for"));
             }
         }
     }
@@ -313,9 +314,9 @@ impl Tool {
     }
 }
 
-/// A shell's command with the text that is its standard input, for pasting.
+/// Returns a shell command with the text of its standard input, for pasting into a shell.
 pub fn here_document(command: &str, text: &str) -> String {
-    // Text that has such a line itself would end there, and its rest would be run.
+    // A line of the text that equals the end marker would end the text, and the shell would run the rest.
     let mut end = "EOF".to_owned();
     while text.lines().any(|line| line == end) {
         end.push('_');
@@ -323,7 +324,7 @@ pub fn here_document(command: &str, text: &str) -> String {
     format!("{command} <<'{end}'\n{}\n{end}", text.trim_end())
 }
 
-/// A program's exit status as a shell has it: 128 and the signal where one ended it.
+/// Returns a program's exit status as a shell does: 128 plus the signal's number if a signal ended it.
 pub fn exit_status(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
@@ -332,7 +333,7 @@ pub fn exit_status(status: ExitStatus) -> i32 {
 /// Sends a signal to a process or its whole group.
 type Kill = fn(Pid, Signal) -> rustix::io::Result<()>;
 
-/// Ends the call: SIGTERM, and SIGKILL for what is still there after [`GRACE`].
+/// Ends the call: sends SIGTERM, and SIGKILL to the processes that still run after [`GRACE`].
 fn end(handle: &Handle, kill: Kill) {
     let pids = || handle.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed()));
     for (signal, grace) in [(Signal::TERM, GRACE), (Signal::KILL, GRACE)] {
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn output_and_status_are_both_kept() {
+    fn output_and_status_are_kept() {
         let finished = sh("echo out; echo err >&2; exit 3").read(&Runner::default()).unwrap();
         assert_eq!(finished.stdout, b"out\n");
         assert_eq!(finished.status.code(), Some(3));
@@ -368,14 +369,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_named_with_its_package() {
-        let error = Tool::new("isoinfo-that-is-not-there").read(&Runner::default()).unwrap_err();
+    fn the_error_for_a_missing_program_names_its_package() {
+        let error = Tool::new("no-such-program").read(&Runner::default()).unwrap_err();
         assert_eq!(error.code, Code::ToolMissing);
-        assert!(error.command().unwrap() == "apt-get install isoinfo-that-is-not-there");
+        assert!(error.command().unwrap() == "apt-get install no-such-program");
     }
 
     #[test]
-    fn the_limit_ends_the_whole_group() {
+    fn the_limit_ends_the_whole_process_group() {
         let marker = format!("3{}", std::process::id());
         let error = sh(&format!("sleep {marker} & sleep {marker}"))
             .limit(Duration::from_millis(100))
@@ -387,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_tells_the_size_of_standard_input_and_not_what_it_holds() {
+    fn an_error_shows_the_size_of_standard_input_and_not_its_content() {
         let late = sh("sleep 60").stdin("password: hidden").limit(Duration::from_millis(1));
         let error = late.read(&Runner::default()).unwrap_err();
         assert_eq!(error.message, "`sh -c 'sleep 60' # with 16 bytes of standard input` did not end within 0 s");
@@ -398,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raised_cancel_ends_a_running_call_and_refuses_the_next() {
+    fn cancellation_ends_a_running_call_and_refuses_the_next() {
         let runner = Runner::default();
         let cancel = runner.cancel.clone();
         let started = Arc::new(AtomicBool::new(false));
@@ -415,13 +416,13 @@ mod tests {
     }
 
     #[test]
-    fn much_output_on_both_pipes_does_not_block() {
+    fn large_output_on_both_pipes_does_not_block() {
         let script = "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2";
         assert_eq!(sh(script).read(&Runner::default()).unwrap().stdout.len(), 3_000_000);
     }
 
     #[test]
-    fn only_the_first_of_what_is_captured_is_kept_and_that_there_was_more_is_told() {
+    fn capture_keeps_only_the_first_bytes_and_reports_that_there_was_more() {
         let script = "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2; exit 3";
         let (finished, more) = sh(script).capture(&Runner::default(), 1000).unwrap();
         assert_eq!((finished.stdout.len(), finished.stderr.len(), more), (1000, 1000, true));
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_of_a_call_can_be_pasted() {
+    fn a_call_as_text_can_be_pasted_into_a_shell() {
         let cat = Tool::new("cat").stdin("a\nEOF\necho ran\n");
         assert_eq!(cat.command(), "cat <<'EOF_'\na\nEOF\necho ran\nEOF_");
         let pasted = sh(&cat.command()).read(&Runner::default()).unwrap();
@@ -440,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dry_run_writes_down_what_changes_something_and_runs_the_rest() {
+    fn a_dry_run_records_changes_and_runs_reads() {
         let runner = Runner { plan: Some(Arc::default()), ..Runner::default() };
         assert!(sh("exit 1").changes().stdin("<x/>\n").run(&runner).unwrap().is_none());
         assert_eq!(runner.planned(), ["sh -c 'exit 1' <<'EOF'\n<x/>\nEOF"]);

@@ -1,4 +1,4 @@
-//! `nft`: the packet filter's rules, those of the newer iptables among them.
+//! `nft`: reads the packet filter's rules, including those of the newer iptables backend.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,11 +9,12 @@ use crate::{
     model::firewall::{Chain, Hook, Rule, Ruleset, Verdict},
 };
 
-/// Reads every chain that IPv4 packets pass. Only root may.
+/// Reads every chain that IPv4 packets pass. This requires root.
 pub fn ruleset(runner: &Runner) -> Result<Ruleset> {
     let finished = Tool::new("nft").args(["-j", "list", "ruleset"]).read(runner)?;
     if finished.stderr.contains("Operation not permitted") {
-        return Err(Error::new(Code::Denied, "only root may read the packet filter's rules").because(finished.stderr));
+        let message = "cannot read the packet filter's rules without root";
+        return Err(Error::new(Code::Denied, message).because(finished.stderr));
     }
     parse(&finished.text()?)
 }
@@ -42,7 +43,7 @@ struct RawRule {
 }
 
 fn parse(json: &str) -> Result<Ruleset> {
-    let failed = |error| Error::new(Code::ToolFailed, "cannot read nft's JSON").because(error);
+    let failed = |error| Error::new(Code::ToolFailed, "cannot parse nft's JSON").because(error);
     let mut ruleset = Ruleset::default();
     for mut item in serde_json::from_str::<Listing>(json).map_err(failed)?.nftables {
         if let Some(chain) = item.get_mut("chain").map(Value::take) {
@@ -60,7 +61,7 @@ fn parse(json: &str) -> Result<Ruleset> {
     Ok(ruleset)
 }
 
-/// A chain, if IPv4 packets pass it.
+/// Converts a chain. Returns none if no IPv4 packets pass it.
 fn chain_of(raw: RawChain) -> Option<Chain> {
     let hook = match raw.hook.as_deref() {
         Some("input") => Some(Hook::Input),
@@ -87,13 +88,13 @@ fn rule_of(expressions: &[Value]) -> Rule {
                 (Some("iifname" | "iif"), Some(name)) if is => rule.from = Some(name.to_owned()),
                 (Some("oifname" | "oif"), Some(name)) if is => rule.to = Some(name.to_owned()),
                 _ if matched.pointer("/left/ct/key").is_some_and(|key| key == "state") => rule.known = true,
-                _ => rule.asks_more = true,
+                _ => rule.continues_elsewhere = true,
             }
         } else if let Some(extension) = expression.get("xt") {
-            // What the newer iptables asks of its own extensions is not told, only of which.
+            // nft shows only the name of an iptables extension, not its conditions.
             match extension["name"].as_str() {
                 Some("conntrack") => rule.known = true,
-                _ => rule.asks_more = true,
+                _ => rule.continues_elsewhere = true,
             }
         } else if expression.get("accept").is_some() {
             rule.verdict = Verdict::Accept;
@@ -110,7 +111,7 @@ fn rule_of(expressions: &[Value]) -> Rule {
 mod tests {
     use super::*;
 
-    /// From nft 1.0.6, of rules that iptables 1.8.9 made and two of nft's own.
+    /// Output of nft 1.0.6 for rules of iptables 1.8.9 and two rules of nft itself.
     const REAL: &str = r#"{"nftables": [{"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
         {"table": {"family": "ip", "name": "filter", "handle": 1}},
         {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
@@ -122,7 +123,7 @@ mod tests {
         {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 5, "expr": [{"counter": {"packets": 0, "bytes": 0}}, {"jump": {"target": "X"}}]}}]}"#;
 
     #[test]
-    fn chains_and_rules_are_read() {
+    fn chains_and_rules_are_parsed() {
         let ruleset = parse(REAL).unwrap();
         let names: Vec<_> = ruleset.chains.iter().map(|chain| (chain.name.as_str(), chain.hook, chain.drops)).collect();
         assert_eq!(names, [("FORWARD", Some(Hook::Forward), true), ("X", None, false)]);
@@ -131,14 +132,14 @@ mod tests {
         assert_eq!(
             ruleset.chains[0].rules,
             [
-                Rule { from: bridge("virbr0"), asks_more: true, ..accept.clone() },
+                Rule { from: bridge("virbr0"), continues_elsewhere: true, ..accept.clone() },
                 Rule { to: bridge("virbr0"), known: true, ..accept.clone() },
                 Rule { verdict: Verdict::Jump("X".to_owned()), ..Rule::default() },
             ]
         );
         assert_eq!(ruleset.chains[1].rules, [Rule { known: true, ..accept }]);
-        assert!(ruleset.in_the_way("virbr0").is_empty());
-        assert_eq!(ruleset.in_the_way("virbr1").len(), 1);
+        assert!(ruleset.blocking("virbr0").is_empty());
+        assert_eq!(ruleset.blocking("virbr1").len(), 1);
         assert_eq!(parse("nonsense").unwrap_err().code, Code::ToolFailed);
     }
 }

@@ -1,11 +1,11 @@
-//! [`Watch`]: one call of a program, as whoever counts them is told of it.
+//! [`Watch`]: reports a call of a program to the [`Observer`].
 
 use std::time::{Duration, Instant};
 
 use super::Runner;
 use crate::observer::Observer;
 
-/// A call that has begun.
+/// A call that was started.
 pub(super) struct Watch<'a> {
     observer: Option<&'a dyn Observer>,
     program: &'static str,
@@ -13,7 +13,7 @@ pub(super) struct Watch<'a> {
 }
 
 impl Runner {
-    /// Says that a program is called, which may yet turn out to be missing.
+    /// Reports that a program is being started. The program may still turn out to be missing.
     pub(super) fn watch(&self, program: &'static str) -> Watch<'_> {
         let observer = self.observer.as_deref();
         if let Some(observer) = observer {
@@ -24,19 +24,19 @@ impl Runner {
 }
 
 impl Watch<'_> {
-    /// Says how it ended, and returns how long it took.
+    /// Reports the end of the call and returns its duration.
     pub(super) fn ended(self, succeeded: bool) -> Duration {
         let took = self.started.elapsed();
-        self.tell(Some(took), succeeded);
+        self.report(Some(took), succeeded);
         took
     }
 
-    /// Says how a call ended that was listened to for as long as somebody liked: its duration says nothing of the program.
-    pub(super) fn heard(self, succeeded: bool) {
-        self.tell(None, succeeded);
+    /// Reports the end of a call without its duration, which the caller or the user decided and not the program.
+    pub(super) fn ended_untimed(self, succeeded: bool) {
+        self.report(None, succeeded);
     }
 
-    fn tell(self, took: Option<Duration>, succeeded: bool) {
+    fn report(self, took: Option<Duration>, succeeded: bool) {
         if let Some(observer) = self.observer {
             observer.program_ended(self.program, took, succeeded);
         }
@@ -52,7 +52,7 @@ mod tests {
 
     use super::{super::Tool, *};
 
-    /// What was told: a line each.
+    /// The reports, one line for each.
     #[derive(Debug, Default)]
     struct Notes(Mutex<Vec<String>>);
 
@@ -62,12 +62,13 @@ mod tests {
         }
 
         fn program_ended(&self, program: &'static str, took: Option<Duration>, succeeded: bool) {
-            let (timed, how) = (if took.is_some() { " timed" } else { "" }, if succeeded { "well" } else { "badly" });
-            self.0.lock().unwrap().push(format!("{program} {how}{timed}"));
+            let timed = if took.is_some() { " timed" } else { "" };
+            let result = if succeeded { "succeeded" } else { "failed" };
+            self.0.lock().unwrap().push(format!("{program} {result}{timed}"));
         }
     }
 
-    fn told(call: impl Fn(&Runner)) -> Vec<String> {
+    fn reports(call: impl Fn(&Runner)) -> Vec<String> {
         let notes = Arc::new(Notes::default());
         call(&Runner { observer: Some(notes.clone()), ..Runner::default() });
         notes.0.lock().unwrap().clone()
@@ -78,35 +79,36 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_call_is_told_once_when_it_begins_and_once_when_it_ends() {
-        assert_eq!(told(|runner| drop(sh("true").read(runner))), ["sh", "sh well timed"]);
-        assert_eq!(told(|runner| drop(sh("exit 1").read(runner))), ["sh", "sh badly timed"]);
-        assert_eq!(told(|runner| drop(sh("exit 1").pass_through(runner, true))), ["sh", "sh badly timed"]);
-        assert_eq!(told(|runner| drop(sh("true").attach(runner))), ["sh", "sh well"]);
-        assert_eq!(told(|runner| drop(Tool::new("not-there").read(runner))), ["not-there", "not-there badly timed"]);
+    fn every_call_is_reported_once_at_its_start_and_once_at_its_end() {
+        assert_eq!(reports(|runner| drop(sh("true").read(runner))), ["sh", "sh succeeded timed"]);
+        assert_eq!(reports(|runner| drop(sh("exit 1").read(runner))), ["sh", "sh failed timed"]);
+        assert_eq!(reports(|runner| drop(sh("exit 1").pass_through(runner, true))), ["sh", "sh failed timed"]);
+        assert_eq!(reports(|runner| drop(sh("true").attach(runner))), ["sh", "sh succeeded"]);
+        assert_eq!(reports(|runner| drop(Tool::new("missing").read(runner))), ["missing", "missing failed timed"]);
         let late = |runner: &Runner| drop(sh("sleep 60").limit(Duration::from_millis(1)).read(runner));
-        assert_eq!(told(late), ["sh", "sh badly timed"]);
+        assert_eq!(reports(late), ["sh", "sh failed timed"]);
     }
 
     #[test]
-    fn one_that_is_listened_to_has_no_duration_and_may_be_ended() {
-        let hear = |script, flow: ControlFlow<()>| told(move |runner| drop(sh(script).lines(runner, |_| Ok(flow))));
-        assert_eq!(hear("echo a; echo b", ControlFlow::Continue(())), ["sh", "sh well"]);
-        assert_eq!(hear("echo a; exec sleep 60", ControlFlow::Break(())), ["sh", "sh well"]);
-        assert_eq!(hear("exit 1", ControlFlow::Continue(())), ["sh", "sh badly"]);
+    fn a_call_whose_lines_are_followed_has_no_duration_and_may_be_stopped() {
+        let follow =
+            |script, flow: ControlFlow<()>| reports(move |runner| drop(sh(script).lines(runner, |_| Ok(flow))));
+        assert_eq!(follow("echo a; echo b", ControlFlow::Continue(())), ["sh", "sh succeeded"]);
+        assert_eq!(follow("echo a; exec sleep 60", ControlFlow::Break(())), ["sh", "sh succeeded"]);
+        assert_eq!(follow("exit 1", ControlFlow::Continue(())), ["sh", "sh failed"]);
     }
 
     #[test]
-    fn what_is_refused_or_only_written_down_is_no_call() {
+    fn refused_and_planned_calls_are_not_reported() {
         let cancelled = |runner: &Runner| {
             runner.cancel.raise();
             assert!(sh("true").read(runner).is_err());
         };
-        assert!(told(cancelled).is_empty());
+        assert!(reports(cancelled).is_empty());
         let planned = |runner: &Runner| {
             let runner = Runner { plan: Some(Arc::default()), ..runner.clone() };
             assert!(sh("true").changes().run(&runner).unwrap().is_none());
         };
-        assert!(told(planned).is_empty());
+        assert!(reports(planned).is_empty());
     }
 }

@@ -1,7 +1,7 @@
-//! [`Scratch`]: a file without a name, for handing content to a program and taking it back.
+//! [`Scratch`]: an unnamed temporary file, for passing content to a program and reading it back.
 //!
-//! Programs reach it through this process's `/proc/PID/fd`. Nothing is left behind however this process ends, and
-//! what is secret (a guest's private host keys) never touches a disk.
+//! Programs open it through this process's `/proc/PID/fd`. It leaves nothing behind, however this process ends.
+//! Secrets (a guest's private host keys) are kept in memory and never written to a disk.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::{Error, Result};
 
-/// A file without a name.
+/// An unnamed temporary file.
 #[derive(Debug)]
 pub struct Scratch {
     file: File,
@@ -22,22 +22,22 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A file in memory that holds `content`.
+    /// Creates a file in memory that contains `content`.
     pub fn memory(content: &[u8]) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::io("make a file in memory", &error);
+        let failed = |error: std::io::Error| Error::io("create a file in memory", &error);
         let fd = memfd_create("vmprov", MemfdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
         let mut file = File::from(fd);
         file.write_all(content).map_err(failed)?;
         Ok(Self::of(file))
     }
 
-    /// A file on the disk of `folder`, for what may be larger than memory.
+    /// Creates a file on the disk of `folder`, for content that may not fit in memory.
     pub fn on_disk(folder: &Utf8Path) -> Result<Self> {
         let make = || {
             std::fs::create_dir_all(folder)?;
             tempfile::tempfile_in(folder)
         };
-        let file = make().map_err(|error| Error::io(format!("make a temporary file in `{folder}`"), &error))?;
+        let file = make().map_err(|error| Error::io(format!("create a temporary file in `{folder}`"), &error))?;
         Ok(Self::of(file))
     }
 
@@ -46,30 +46,30 @@ impl Scratch {
         Self { file, path: path.into() }
     }
 
-    /// The path by which a program that we start can open it.
+    /// Returns the path at which a child process can open it.
     pub fn path(&self) -> &Utf8Path {
         &self.path
     }
 
-    /// The file, for writing to it here.
+    /// Returns the file, for writing to it in this process.
     pub const fn file(&mut self) -> &mut File {
         &mut self.file
     }
 
-    /// The file, opened anew at its beginning: for a program's standard input.
+    /// Opens the file again at its beginning, for the standard input of a program.
     pub fn reopened(&self) -> Result<File> {
         File::open(&self.path).map_err(|error| Error::io("open a temporary file", &error))
     }
 
-    /// Its size in bytes.
+    /// Returns its size in bytes.
     pub fn size(&self) -> Result<u64> {
         self.file
             .metadata()
             .map(|metadata| metadata.len())
-            .map_err(|error| Error::io("look at a temporary file", &error))
+            .map_err(|error| Error::io("read the size of a temporary file", &error))
     }
 
-    /// Everything that it holds.
+    /// Reads its whole content.
     pub fn content(&mut self) -> Result<Vec<u8>> {
         let mut content = Vec::new();
         let mut read = || {
@@ -87,10 +87,10 @@ mod tests {
     use crate::tools::{Runner, Tool};
 
     #[test]
-    fn a_program_reads_and_writes_it() {
+    fn a_program_can_read_and_write_it() {
         let mut scratch = Scratch::memory(b"before").unwrap();
-        let seen = Tool::new("cat").args([scratch.path().as_str()]).read(&Runner::default()).unwrap();
-        assert_eq!(seen.stdout, b"before");
+        let cat = Tool::new("cat").args([scratch.path().as_str()]).read(&Runner::default()).unwrap();
+        assert_eq!(cat.stdout, b"before");
         let script = format!("printf after > {}", scratch.path());
         Tool::new("sh").args(["-c", &script]).read(&Runner::default()).unwrap().text().unwrap();
         assert_eq!(scratch.content().unwrap(), b"after");

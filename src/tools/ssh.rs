@@ -1,4 +1,4 @@
-//! `ssh`: a login into a guest, always with the host keys that vmprov made.
+//! `ssh`: logs in to a guest, always verifying the host keys that vmprov created.
 
 use std::{net::IpAddr, process::ExitStatus, time::Duration};
 
@@ -10,65 +10,65 @@ use crate::{
     model::ssh::quoted,
 };
 
-/// How long one attempt to log in may take.
+/// The time limit for one attempt to log in.
 const ATTEMPT: Duration = Duration::from_secs(20);
 
-/// Where to log in, as whom, with what, and whose host keys must answer.
+/// A login: its address, user, identities and expected host keys.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The guest's address.
     pub address: IpAddr,
-    /// The port; ssh's own where none is said.
+    /// The port. None means ssh's default.
     pub port: Option<u16>,
     /// The user.
     pub user: String,
-    /// The identity files to offer, and no others.
+    /// The only identity files to offer.
     pub identities: Vec<Utf8PathBuf>,
-    /// The public halves of the guest's host keys.
+    /// The public keys of the guest's host keys.
     pub host_keys: Vec<String>,
-    /// The name that the host keys are looked up by, whatever the address.
+    /// The name under which the host keys are looked up, independent of the address.
     pub alias: String,
 }
 
-/// How an attempt to run something in a guest ended.
+/// The result of an attempt to run a command in a guest.
 #[derive(Debug)]
 pub enum Attempt {
     /// The command ran.
     Ran {
         /// Its exit status.
         status: i32,
-        /// What it printed.
+        /// Its standard output.
         stdout: String,
     },
-    /// Nothing ran.
+    /// The command did not run.
     Failed(Refusal),
 }
 
-/// Why nobody was let in.
+/// The reason why a login failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// What it means.
+    /// The kind of the reason.
     pub kind: RefusalKind,
-    /// ssh's own words.
+    /// ssh's error output.
     pub words: String,
 }
 
-/// What keeps one out of a guest.
+/// A kind of reason why a login failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// Nothing answers at the address.
+    /// No response from the address.
     Silent,
-    /// Something answers there, and refuses.
+    /// The connection was refused.
     Closed,
-    /// Who answers is not who should.
+    /// The host key does not match.
     HostKey,
-    /// The user may not log in with the keys.
+    /// The server rejected the keys for this user.
     Key,
     /// Something else.
     Other,
 }
 
-/// OpenSSH's words (9.2), and what they mean.
+/// OpenSSH's errors (9.2) and their kinds.
 const REFUSALS: &[(&str, RefusalKind)] = &[
     ("Connection refused", RefusalKind::Closed),
     ("No route to host", RefusalKind::Silent),
@@ -80,7 +80,7 @@ const REFUSALS: &[(&str, RefusalKind)] = &[
 ];
 
 impl Refusal {
-    /// Reads ssh's complaint.
+    /// Classifies ssh's error output.
     pub fn new(words: &str) -> Self {
         let known = REFUSALS.iter().find(|(text, _)| words.contains(text));
         Self { kind: known.map_or(RefusalKind::Other, |&(_, kind)| kind), words: words.trim().to_owned() }
@@ -88,13 +88,13 @@ impl Refusal {
 }
 
 impl Target {
-    /// A `known_hosts` file of this guest alone.
+    /// Creates a `known_hosts` file for this guest only.
     fn known_hosts(&self) -> Result<Scratch> {
         let line = |key: &String| format!("{} {key}\n", self.alias);
         Scratch::memory(self.host_keys.iter().map(line).collect::<String>().as_bytes())
     }
 
-    /// The options that make a connection strict, as both ssh and scp take them.
+    /// Returns the options for a connection with strict host key checking, for both ssh and scp.
     fn options(&self, known_hosts: &Utf8Path) -> Vec<String> {
         let strict = [
             "StrictHostKeyChecking=yes".to_owned(),
@@ -116,19 +116,19 @@ impl Target {
         tool.args(["-l", &self.user, "--", &self.address.to_string()]).args(command.iter().cloned())
     }
 
-    /// The command that logs in, with the host keys in a file that stays.
+    /// Returns the command that logs in, with the host keys in a permanent file.
     pub fn command(&self, known_hosts: &Utf8Path) -> Vec<String> {
-        let place = ["-l".to_owned(), self.user.clone(), "--".to_owned(), self.address.to_string()];
-        std::iter::once("ssh".to_owned()).chain(self.options(known_hosts)).chain(place).collect()
+        let destination = ["-l".to_owned(), self.user.clone(), "--".to_owned(), self.address.to_string()];
+        std::iter::once("ssh".to_owned()).chain(self.options(known_hosts)).chain(destination).collect()
     }
 
-    /// Tries to run a command in the guest, asking nobody anything.
+    /// Tries to run a command in the guest, without prompting the user.
     pub fn attempt(&self, runner: &Runner, command: &str) -> Result<Attempt> {
         let known_hosts = self.known_hosts()?;
         let options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-o", "LogLevel=ERROR"];
         let tool = self.tool(&known_hosts, &options, &[command.to_owned()]).limit(ATTEMPT);
         let finished = match tool.read(runner) {
-            // A guest that answers and then says nothing is one that is not ready.
+            // A guest that accepts the connection and then does not respond is not ready.
             Err(error) if error.code == Code::Timeout => return Ok(Attempt::Failed(Refusal::new(&error.message))),
             result => result?,
         };
@@ -138,8 +138,11 @@ impl Target {
         })
     }
 
-    /// Runs a command in the guest with this process's output and, unless it is to have none, input; no limit is none. ssh itself says
-    /// 255 when it fails, which a command may say, too; so ssh's own log tells whether it let in.
+    /// Runs a command in the guest with this process's standard output and, if `has_stdin`, its standard input. No
+    /// `limit` means no time limit.
+    ///
+    /// ssh exits with 255 when the login fails, but a command may do so too. Therefore ssh's log decides whether the
+    /// login succeeded.
     pub fn run(
         &self,
         runner: &Runner,
@@ -150,11 +153,11 @@ impl Target {
         let options: &[&str] = if has_stdin { &[] } else { &["-n"] };
         let (tool, log, _known_hosts) = self.logged(options, command, limit)?;
         let (status, _) = tool.pass_through(runner, false)?;
-        Ok(let_in(log)?.map(|()| status))
+        Ok(login(log)?.map(|()| status))
     }
 
-    /// The same with standard input that is given, and the first `most` bytes of what the command prints and complains of
-    /// captured; true where there was more.
+    /// Runs a command like [`Self::run`], but with the given standard input. Captures the first `most` bytes of
+    /// standard output and of standard error, and returns whether there were more.
     pub fn capture(
         &self,
         runner: &Runner,
@@ -164,14 +167,14 @@ impl Target {
     ) -> Result<Result<(Finished, bool), Refusal>> {
         let (tool, log, _known_hosts) = self.logged(&[], command, limit)?;
         let captured = tool.stdin(stdin).capture(runner, most)?;
-        Ok(let_in(log)?.map(|()| captured))
+        Ok(login(log)?.map(|()| captured))
     }
 
-    /// The call, its log, and files that it reads. The command stands in a configuration of ssh's and not among its arguments,
-    /// which every user of this machine may read.
+    /// Returns the call, its log, and the files that it reads. The command is passed in a configuration file, because
+    /// every user of this machine can read the arguments of a process.
     fn logged(&self, more: &[&str], command: &str, limit: Option<Duration>) -> Result<(Tool, Scratch, [Scratch; 2])> {
         let (known_hosts, log) = (self.known_hosts()?, Scratch::memory(b"")?);
-        // The first value of an option counts, and ssh does not read its own two where it is given one.
+        // The first value of an option counts. With -F, ssh does not read the two usual files, so they are included.
         let command = format!("RemoteCommand {}\n", in_one_line(command).replace('%', "%%"));
         let configuration = Scratch::memory((command + "Include ~/.ssh/config /etc/ssh/ssh_config\n").as_bytes())?;
         let (file, log_file) = (configuration.path().as_str(), log.path().as_str());
@@ -181,8 +184,8 @@ impl Target {
         Ok((tool.limit(limit.unwrap_or(Duration::MAX)), log, [known_hosts, configuration]))
     }
 
-    /// Copies files into or out of the guest, folders with all that is in them. A path in the guest begins with `:`. Its
-    /// progress is shown where standard output is a terminal, unless it is to be `quiet`.
+    /// Copies files and folders into or out of the guest. A path in the guest begins with `:`. Progress is shown if
+    /// standard output is a terminal, unless `quiet`.
     pub fn copy(&self, runner: &Runner, paths: &[String], quiet: bool) -> Result<(ExitStatus, String)> {
         let known_hosts = self.known_hosts()?;
         let address = if self.address.is_ipv6() { format!("[{}]", self.address) } else { self.address.to_string() };
@@ -196,24 +199,24 @@ impl Target {
         tool.args(["--"]).args(paths.iter().map(operand)).unlimited().pass_through(runner, true)
     }
 
-    /// Hands the terminal to an ssh session, or to one command in the guest; returns ssh's exit status, which is the
-    /// command's.
+    /// Hands the terminal to an ssh session or to a command in the guest. Returns ssh's exit status, which is that of
+    /// the command.
     pub fn session(&self, runner: &Runner, command: &[String]) -> Result<ExitStatus> {
         let known_hosts = self.known_hosts()?;
         self.tool(&known_hosts, &["-o", "ConnectTimeout=15"], command).attach(runner)
     }
 }
 
-/// A shell's script as a command in one line that has nothing but what every login shell leaves as it is: the rest is written in
-/// octal, for `printf` to write it back.
+/// Returns a shell script as a command on one line that every login shell passes on unchanged. Characters that a shell
+/// could interpret are written in octal, and `printf` decodes them.
 fn in_one_line(script: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" _./:=,@+-".contains(&byte);
     let coded = |byte| if plain(byte) { char::from(byte).to_string() } else { format!("\\0{byte:03o}") };
     format!("sh -c 'eval \"$(printf %b \"{}\")\"'", script.bytes().map(coded).collect::<Vec<_>>().concat())
 }
 
-/// Whether ssh's log, at its level VERBOSE, says that somebody was let in (OpenSSH 9.2 and older).
-fn let_in(mut log: Scratch) -> Result<Result<(), Refusal>> {
+/// Returns whether the login succeeded, according to ssh's log at level VERBOSE (OpenSSH 9.2 and older).
+fn login(mut log: Scratch) -> Result<Result<(), Refusal>> {
     let log = String::from_utf8_lossy(&log.content()?).into_owned();
     Ok(if log.contains("Authenticated to ") { Ok(()) } else { Err(Refusal::new(&log)) })
 }
@@ -222,9 +225,9 @@ fn let_in(mut log: Scratch) -> Result<Result<(), Refusal>> {
 mod tests {
     use super::*;
 
-    /// As OpenSSH 9.2 says it.
+    /// With the errors of OpenSSH 9.2.
     #[test]
-    fn what_keeps_one_out_is_understood() {
+    fn errors_of_ssh_are_classified() {
         for (words, kind) in [
             ("ssh: connect to host 192.168.122.9 port 22: Connection refused\r\n", RefusalKind::Closed),
             ("ssh: connect to host 192.168.122.9 port 22: No route to host", RefusalKind::Silent),
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_is_the_same_in_one_line() {
+    fn a_script_on_one_line_does_the_same() {
         let script = "printf '%s|' \"a b\" 'it'\\''s' \\\\ '\n#é\t' -- \"$0\"; exit 7";
         let [plain, coded] = [format!("sh -c {}", shell_words::quote(script)), in_one_line(script)].map(|command| {
             let finished = Tool::new("sh").args(["-c", &command]).read(&Runner::default()).unwrap();
@@ -252,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn a_status_of_255_is_the_commands_own_once_somebody_was_let_in() {
-        let log = |text: &str| let_in(Scratch::memory(text.as_bytes()).unwrap()).unwrap();
+    fn the_log_tells_whether_the_login_succeeded() {
+        let log = |text: &str| login(Scratch::memory(text.as_bytes()).unwrap()).unwrap();
         assert_eq!(log("Authenticated to 127.0.0.1 ([127.0.0.1]:22) using \"publickey\".\r\n"), Ok(()));
         let refused = log("debian@127.0.0.1: Permission denied (publickey).\r\n").unwrap_err();
         assert_eq!(refused.words, "debian@127.0.0.1: Permission denied (publickey).");

@@ -1,5 +1,5 @@
-//! Calls whose input or output passes through while they run: a terminal that is handed over, a command that is watched,
-//! lines as they come.
+//! Calls whose input or output is used while they run: an attached terminal, inherited or captured output, and lines of
+//! output as they arrive.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -14,35 +14,35 @@ use rustix::process::{kill_process, kill_process_group};
 use super::{Finished, GRACE, POLL, Runner, Tool, end};
 use crate::error::{Error, Result};
 
-/// The first `most` bytes of what comes, and whether there was more; that is read and dropped, so that whoever writes it can
-/// go on.
+/// Returns the first `most` bytes of a pipe, and whether there were more. The rest is read and dropped, so that the
+/// writer does not block.
 fn first(mut pipe: impl Read, most: usize) -> (Vec<u8>, bool) {
     let mut kept = Vec::new();
-    // What cannot be read any more has ended.
+    // A read error means that there is nothing more to read.
     let _ = pipe.by_ref().take(most as u64).read_to_end(&mut kept);
     let dropped = std::io::copy(&mut pipe, &mut std::io::sink()).unwrap_or_default();
     (kept, dropped > 0)
 }
 
 impl Tool {
-    /// Takes away its limit: for what the user watches and may end.
+    /// Removes the time limit, for calls that the user watches and can end.
     #[must_use]
     pub const fn unlimited(self) -> Self {
         self.limit(Duration::MAX)
     }
 
-    /// Hands the terminal to the program and waits for its end: for `ssh` and `virsh console`. The caller's signals
-    /// reach it as they would from a shell.
+    /// Hands the terminal to the program and waits for its end, for `ssh` and `virsh console`. It receives the
+    /// terminal's signals as it would from a shell.
     pub fn attach(&self, runner: &Runner) -> Result<ExitStatus> {
         tracing::info!("{}", self.summary());
         let watch = runner.watch(self.program);
         let output = duct::cmd(self.program, &self.args).unchecked().run();
-        watch.heard(output.as_ref().is_ok_and(|output| output.status.success()));
+        watch.ended_untimed(output.as_ref().is_ok_and(|output| output.status.success()));
         output.map(|output| output.status).map_err(|error| self.not_started(&error))
     }
 
-    /// Runs it with standard input and output of ours, and its complaints too unless they are to be captured. In contrast
-    /// to [`Self::attach`] it is ended at its limit and on interrupt.
+    /// Runs it with this process's standard input and output, and standard error unless `capture_stderr`. In contrast
+    /// to [`Self::attach`], it is ended at its time limit and on cancellation.
     pub fn pass_through(&self, runner: &Runner, capture_stderr: bool) -> Result<(ExitStatus, String)> {
         runner.cancel.check()?;
         tracing::info!("{}", self.summary());
@@ -58,12 +58,12 @@ impl Tool {
         Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
-    /// Runs it and keeps the first `most` bytes of what it prints, and of what it complains of; true where there was more.
-    /// For what a guest prints, which may be anything.
+    /// Runs it and keeps the first `most` bytes of standard output and of standard error. Returns whether there were
+    /// more. This is for the output of a guest, which may have any size.
     pub fn capture(&self, runner: &Runner, most: usize) -> Result<(Finished, bool)> {
         runner.cancel.check()?;
         tracing::debug!("{}", self.summary());
-        let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
+        let failed = |error: std::io::Error| Error::io(format!("read the output of `{}`", self.program), &error);
         let ((out, out_end), (err, err_end)) = (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
         let watch = runner.watch(self.program);
         let started = self.expression()?.stdout_file(out_end).stderr_file(err_end).start();
@@ -80,20 +80,21 @@ impl Tool {
         Ok((finished, more_out || more_err))
     }
 
-    /// Runs it and hands on each line that it prints as it comes, until `on_line` says that it has enough. A limit that is
-    /// reached is no failure here: it is how long one listens.
+    /// Runs it and passes on each line of its output as it arrives, until `on_line` breaks. Reaching the time limit
+    /// ends the call without an error.
     pub fn lines(&self, runner: &Runner, mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
         runner.cancel.check()?;
         tracing::debug!("{}", self.summary());
         let watch = runner.watch(self.program);
-        let heard = self.hear(runner, &mut on_line);
-        // One without an exit status was ended from here, when enough had been heard.
-        watch.heard(heard.as_ref().is_ok_and(|heard| heard.status.code().is_none_or(|status| status == 0)));
-        heard
+        let result = self.follow(runner, &mut on_line);
+        // A call without an exit status was ended by `follow`, which is no failure.
+        let succeeded = |finished: &Finished| finished.status.code().is_none_or(|status| status == 0);
+        watch.ended_untimed(result.as_ref().is_ok_and(succeeded));
+        result
     }
 
-    fn hear(&self, runner: &Runner, on_line: &mut dyn FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
-        let failed = |error: std::io::Error| Error::io(format!("read what `{}` prints", self.program), &error);
+    fn follow(&self, runner: &Runner, on_line: &mut dyn FnMut(&str) -> Result<ControlFlow<()>>) -> Result<Finished> {
+        let failed = |error: std::io::Error| Error::io(format!("read the output of `{}`", self.program), &error);
         let (reader, writer) = std::io::pipe().map_err(failed)?;
         let handle = self
             .expression()?
@@ -106,18 +107,19 @@ impl Tool {
             let lines = BufReader::new(reader).lines().map_while(std::result::Result::ok);
             lines.map(|line| sender.send(line)).take_while(std::result::Result::is_ok).count();
         });
-        let listened = self.listen(runner, &receiver, on_line);
-        // What has closed its output is ending by itself, and has a status to tell.
-        if !matches!(listened, Ok(true)) || !matches!(handle.wait_timeout(GRACE), Ok(Some(_))) {
+        let outcome = self.receive(runner, &receiver, on_line);
+        // A program that closed its output is about to end by itself, with an exit status.
+        if !matches!(outcome, Ok(true)) || !matches!(handle.wait_timeout(GRACE), Ok(Some(_))) {
             end(&handle, kill_process_group);
         }
-        listened?;
+        outcome?;
         let output = handle.wait().map_err(failed)?;
         Ok(self.finished(output))
     }
 
-    /// Hands on lines until there are no more, somebody has enough, or the limit is reached; true when there are no more.
-    fn listen(
+    /// Passes on lines until there are no more, `on_line` breaks, or the time limit is reached. Returns whether there
+    /// are no more.
+    fn receive(
         &self,
         runner: &Runner,
         lines: &Receiver<String>,

@@ -1,14 +1,14 @@
-//! `timedatectl`: whether the clock follows a time server's.
+//! `timedatectl`: checks whether the clock is synchronized with a time server.
 
 use std::time::Duration;
 
 use super::{Runner, Tool};
 use crate::error::{Code, Error, Result};
 
-/// systemd's answer is one of the kernel's; where nobody answers it is not waited for.
+/// The time limit. systemd only reads the kernel's state, so it responds at once or not at all.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Whether the kernel's clock is synchronised, whoever does it.
+/// Returns whether the kernel's clock is synchronized, by whatever program.
 pub fn is_synchronised(runner: &Runner) -> Result<bool> {
     let tool = Tool::new("timedatectl").args(["show", "--property=NTPSynchronized", "--value"]).limit(LIMIT);
     let finished = tool.read(runner)?;
@@ -17,8 +17,8 @@ pub fn is_synchronised(runner: &Runner) -> Result<bool> {
         "yes" => Ok(true),
         "no" => Ok(false),
         _ => {
-            let why = finished.stderr.lines().next().unwrap_or("timedatectl said nothing");
-            Err(Error::new(Code::ToolFailed, "nobody tells whether the clock is synchronised").because(why))
+            let why = finished.stderr.lines().next().unwrap_or("timedatectl printed no error");
+            Err(Error::new(Code::ToolFailed, "cannot determine whether the clock is synchronized").because(why))
         }
     }
 }

@@ -1,36 +1,36 @@
-//! Whether a program is installed, and its version.
+//! Checks whether a program is installed and reads its version.
 
 use super::{Runner, Tool};
 use crate::error::{Code, Result};
 
-/// Where libvirtd finds it, and only root has it in `PATH`.
+/// The path at which libvirtd finds it. Only root has its folder in `PATH`.
 const DNSMASQ: &str = "/usr/sbin/dnsmasq";
 
-/// The version of a program in its own words, empty where it tells none; an error where it is not installed.
+/// Returns the version that a program prints, or an empty string if it prints none. Fails if it is not installed.
 pub fn of(runner: &Runner, program: &'static str) -> Result<String> {
     let flag = match program {
         "ssh" => "-V",
         "isoinfo" => "-version",
         _ => "--version",
     };
-    let ask = |program| Tool::new(program).args([flag]).read(runner);
-    let finished = match ask(program) {
-        Err(error) if error.code == Code::ToolMissing && program == "dnsmasq" => ask(DNSMASQ).map_err(|_| error)?,
+    let call = |program| Tool::new(program).args([flag]).read(runner);
+    let finished = match call(program) {
+        Err(error) if error.code == Code::ToolMissing && program == "dnsmasq" => call(DNSMASQ).map_err(|_| error)?,
         result => result?,
     };
-    // ssh tells it on standard error.
+    // ssh prints its version on standard error.
     let text = String::from_utf8_lossy(&finished.stdout) + finished.stderr.as_str();
     Ok(number(&text).to_owned())
 }
 
-/// The first word with a digit in it, on the first line.
+/// Returns the first word with a digit on the first line.
 fn number(text: &str) -> &str {
     let words = text.lines().next().unwrap_or_default().split_whitespace();
     let mut words = words.map(|word| word.trim_matches([',', '(', ')']));
     words.find(|word| word.bytes().any(|byte| byte.is_ascii_digit())).unwrap_or_default()
 }
 
-/// Whether a version is older than another; one that cannot be compared is not.
+/// Returns whether a version is older than another. A version that cannot be parsed counts as not older.
 pub fn is_older(version: &str, least: [u32; 2]) -> bool {
     let mut parts = version.split('.').map(str::parse::<u32>);
     match (parts.next(), parts.next()) {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_program_tells_its_version_in_its_own_way() {
+    fn the_version_is_found_in_the_output_of_each_program() {
         for (text, version) in [
             ("11.3.0\n", "11.3.0"),
             ("qemu-img version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright (c) 2003\n", "10.0.2"),
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_compared_by_number() {
+    fn versions_are_compared_numerically() {
         for (version, older) in
             [("6.9.0", true), ("6.10.0", false), ("11.3.0", false), ("6", false), ("", false), ("5.99", true)]
         {

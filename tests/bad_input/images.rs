@@ -60,65 +60,65 @@ fn images() {
         ("dangling.qcow2", NOT_FOUND, missing),
         ("good.qcow2/x", INVALID, "Not a directory"),
         ("loop", TOOL_FAILED, "Too many levels of symbolic links"),
-        ("folder", INVALID, "is no regular file"),
-        ("pipe", INVALID, "is no regular file"),
+        ("folder", INVALID, "is not a regular file"),
+        ("pipe", INVALID, "is not a regular file"),
         ("empty.qcow2", INVALID, "empty.qcow2` is empty"),
-        ("page.qcow2", INVALID, "page.qcow2` is a web page and no disk image"),
-        ("page2.img", INVALID, "page2.img` is a web page and no disk image"),
-        ("answer.qcow2", INVALID, "answer.qcow2` is a web page and no disk image"),
-        ("cut.qcow2", INVALID, "cut.qcow2` is damaged or its end is missing"),
-        ("head.qcow2", INVALID, "head.qcow2` cannot be read as one"),
+        ("page.qcow2", INVALID, "page.qcow2` is a web page, not a disk image"),
+        ("page2.img", INVALID, "page2.img` is a web page, not a disk image"),
+        ("answer.qcow2", INVALID, "answer.qcow2` is a web page, not a disk image"),
+        ("cut.qcow2", INVALID, "cut.qcow2` is damaged or truncated"),
+        ("head.qcow2", INVALID, "head.qcow2` is not a valid qcow2 file"),
         ("cut.img", INVALID, "cut.img` is truncated: its partitions end at byte 536871424"),
-        ("zero.img", INVALID, "it is not qcow2, and as a raw disk it has no boot record"),
-        ("garbage.img", INVALID, "it is not qcow2, and as a raw disk it has no boot record"),
+        ("zero.img", INVALID, "it is not qcow2 and has no boot record"),
+        ("garbage.img", INVALID, "it is not qcow2 and has no boot record"),
         ("backing.qcow2", INVALID, "has a backing file (`/etc/passwd`), which a guest could read"),
         ("json.qcow2", INVALID, "has a backing file (`json:{"),
         ("nbd.qcow2", INVALID, "has a backing file (`nbd://127.0.0.1:1/x`)"),
-        ("external.qcow2", INVALID, "keeps its content in another file (`"),
+        ("external.qcow2", INVALID, "has its content in another file (`"),
         ("locked.qcow2", INVALID, "locked.qcow2` is encrypted"),
         ("deep.qcow2", INVALID, "/backing.qcow2`), which a guest could read"),
-        ("text.vmdk", INVALID, "only names other files, in which a VMDK image's content is"),
-        ("embedded.vmdk", INVALID, "only names other files, in which a VMDK image's content is"),
-        ("old.qcow", INVALID, "is qcow of version 1"),
-        ("good.tar", INVALID, "is a tar archive and no disk image"),
-        ("good.tar.xz", INVALID, "is a tar archive and no disk image"),
-        ("good.zip", INVALID, "is a zip archive and no disk image"),
+        ("text.vmdk", INVALID, "is a VMDK descriptor without the content, which is in other files"),
+        ("embedded.vmdk", INVALID, "is a VMDK descriptor without the content, which is in other files"),
+        ("old.qcow", INVALID, "is a qcow image of version 1"),
+        ("good.tar", INVALID, "is a tar archive, not a disk image"),
+        ("good.tar.xz", INVALID, "is a tar archive, not a disk image"),
+        ("good.zip", INVALID, "is a zip archive, not a disk image"),
         ("good.qcow2.xz.gz", INVALID, "is compressed twice"),
-        ("cut.xz", INVALID, "cut.xz` is damaged or its end is missing"),
-        ("cut.bz2", INVALID, "cut.bz2` is damaged or its end is missing"),
+        ("cut.xz", INVALID, "cut.xz`: the file is damaged or truncated"),
+        ("cut.bz2", INVALID, "cut.bz2`: the file is damaged or truncated"),
     ] {
         file(name, code, &[says]);
     }
     for (given, code, says) in [
-        ("", NOT_FOUND, "Give a name, a path or a URL."),
+        ("", NOT_FOUND, "Use a name, a path or a URL"),
         ("debian-12", NOT_FOUND, "Did you mean `debian:12`"),
-        ("Debian:12", NOT_FOUND, "Give a name, a path or a URL."),
-        ("/dev/zero", INVALID, "is no regular file"),
-        ("/dev/null", INVALID, "is no regular file"),
+        ("Debian:12", NOT_FOUND, "Use a name, a path or a URL"),
+        ("/dev/zero", INVALID, "is not a regular file"),
+        ("/dev/null", INVALID, "is not a regular file"),
         ("json:{\"driver\":\"null-co\"}", NOT_FOUND, missing),
         ("nbd:127.0.0.1:1", NOT_FOUND, missing),
         ("a\nb\u{1b}[31m", NOT_FOUND, "cannot read the image `a\\nb\\u{1b}[31m`"),
         ("javascript:alert(1)", NOT_FOUND, missing),
-        ("javascript://alert(1)", INVALID, "images are not fetched over `javascript`"),
-        ("ftp://example.org/x.qcow2", INVALID, "images are not fetched over `ftp`"),
-        ("ssh://example.org/x.qcow2", INVALID, "images are not fetched over `ssh`"),
+        ("javascript://alert(1)", INVALID, "the scheme `javascript` is not supported"),
+        ("ftp://example.org/x.qcow2", INVALID, "the scheme `ftp` is not supported"),
+        ("ssh://example.org/x.qcow2", INVALID, "the scheme `ssh` is not supported"),
         ("FILE:///missing.qcow2", NOT_FOUND, missing),
-        ("file://missing.qcow2", INVALID, "it names no file of this machine"),
-        ("http://", INVALID, "`http://` cannot be fetched: it is no URL"),
-        ("https://[::1", INVALID, "`https://[::1` cannot be fetched: it is no URL"),
-        ("http://a b/", INVALID, "`http://a b/` cannot be fetched: it is no URL"),
+        ("file://missing.qcow2", INVALID, "it is not a path on this machine"),
+        ("http://", INVALID, "invalid image URL `http://`: it cannot be parsed"),
+        ("https://[::1", INVALID, "invalid image URL `https://[::1`: it cannot be parsed"),
+        ("http://a b/", INVALID, "invalid image URL `http://a b/`: it cannot be parsed"),
         ("http://127.0.0.1:1/x.qcow2", UNREACHABLE, "Connection refused"),
     ] {
         with(given, code, &[says]);
     }
-    let unknown = "nobody knows which user `";
+    let unknown = "no default login user is known for `";
     host.refuses(
         &["vm", "create", "bad", "--image", &host.path("good.qcow2")],
         INVALID,
-        &[unknown, "Name one with --user"],
+        &[unknown, "Name the login user: --user"],
     );
     // An unmanaged volume of the name that is needed is not ours to overwrite: see the lifecycle.
-    let none = "but no image that would read it";
+    let none = "require an image with cloud-init";
     host.refuses(&["vm", "create", "bad", "--ssh-key", "dev"], INVALID, &[none]);
     host.refuses(&["vm", "create", "bad", "--user", "debian"], INVALID, &[none]);
 }
@@ -145,14 +145,14 @@ fn what_a_server_answers() {
     // Not in the lab, whose network is its own: `test:///default` needs no daemon, and forgets. Nothing is to forget.
     for (answer, code, says) in [
         (&b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"[..], NOT_FOUND, "HTTP status 404"),
-        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", 6, "The server wants a login"),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", 6, "Use a URL that requires no login"),
         (b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n", UNREACHABLE, "HTTP status 500"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", INVALID, "` is empty"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<!DOCTYPE html>", INVALID, "is a web page and no disk image"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n<!DOCTYPE html>", INVALID, "is a web page, not a disk image"),
         (
             b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\nconnection: close\r\n\r\nQFI",
             UNREACHABLE,
-            "broke off after 3 of 1000 bytes",
+            "ended after 3 of 1000 bytes",
         ),
         (
             b"HTTP/1.1 302 Found\r\nlocation: file:///etc/passwd\r\ncontent-length: 0\r\n\r\n",
@@ -172,9 +172,11 @@ fn what_a_server_answers() {
         assert_eq!((ran.status.code(), ran.stdout.len()), (Some(code), 0), "{url}: {stderr}");
         assert!(stderr.contains(says) && stderr.contains(&url), "it does not say `{says}`: {stderr}");
         // Where the server fails even to say whether there are checksums, that is for later.
-        let undecided =
-            says.contains("500") || says.contains("broke off") || answer.starts_with(b"SSH") || says == "cannot fetch";
-        assert_eq!(stderr.contains("comes without TLS"), !undecided, "{stderr}");
+        let undecided = says.contains("500")
+            || says.contains("ended after")
+            || answer.starts_with(b"SSH")
+            || says == "cannot fetch";
+        assert_eq!(stderr.contains("is not protected by TLS"), !undecided, "{stderr}");
         let left: Vec<_> = std::fs::read_dir(home.path().join(".cache/vmprov/downloads")).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
     }
@@ -185,23 +187,19 @@ fn installers() {
     let host = Host::with(|lab| sh(lab, ": >empty.iso; mkdir folder; mkfifo pipe; : >x.iso; echo x >x.iso"));
     for (name, code, says) in [
         ("missing.iso", NOT_FOUND, "No such file or directory"),
-        ("empty.iso", INVALID, "is empty or no regular file"),
-        ("folder", INVALID, "is empty or no regular file"),
-        ("pipe", INVALID, "is empty or no regular file"),
+        ("empty.iso", INVALID, "it must be a regular file that is not empty"),
+        ("folder", INVALID, "it must be a regular file that is not empty"),
+        ("pipe", INVALID, "it must be a regular file that is not empty"),
     ] {
         host.refuses(&["vm", "create", "bad", "--iso", &host.path(name)], code, &[says]);
     }
     host.refuses(&["vm", "create", "bad", "--iso", ""], NOT_FOUND, &["cannot read the installer ``"]);
-    host.refuses(&["vm", "create", "bad", "--iso", "/dev/zero"], INVALID, &["no regular file"]);
+    host.refuses(&["vm", "create", "bad", "--iso", "/dev/zero"], INVALID, &["it must be a regular file"]);
     let iso = host.path("x.iso");
     host.refuses(
         &["vm", "create", "bad", "--iso", &iso, "--ssh-key", "dev"],
         INVALID,
-        &["nobody knows which user", "--user"],
+        &["no default login user is known", "--user"],
     );
-    host.refuses(
-        &["vm", "create", "bad", "--iso", &iso, "--wait"],
-        INVALID,
-        &["without an image there will be no ssh"],
-    );
+    host.refuses(&["vm", "create", "bad", "--iso", &iso, "--wait"], INVALID, &["cannot wait for ssh without an image"]);
 }

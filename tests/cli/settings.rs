@@ -1,11 +1,11 @@
-//! Settings, and where they come from.
+//! Settings and their origins.
 
 use serde_json::json;
 
 use super::support::TestHost;
 
 #[test]
-fn settings_say_where_they_come_from() {
+fn settings_have_origins() {
     let host = TestHost::bare()
         .with_env("LIBVIRT_DEFAULT_URI", "test:///default")
         .with_env("LIBVIRT_STORAGE_POOL", "")
@@ -41,7 +41,7 @@ fn settings_say_where_they_come_from() {
          - name: require-verified\n  value: 'false'\n  origin: default\n\
          - name: stall-timeout\n  value: 30s\n  origin: default\n"
     );
-    // The last of two flags counts, wherever they stand.
+    // The last of two flags counts, whatever their positions.
     let last = host.run("-c a:/// config --connect b:/// -o json").succeeds().json();
     assert_eq!(last["settings"][0], json!({"name": "connect", "value": "b:///", "origin": "flag: --connect"}));
     let defaults = TestHost::bare().run("config").succeeds();
@@ -60,30 +60,35 @@ fn settings_say_where_they_come_from() {
 }
 
 #[test]
-fn settings_that_cannot_be_are_refused() {
+fn invalid_settings_are_rejected() {
     let host = TestHost::new();
     host.write(".config/vmprov/config.toml", "conect = 'test:///default'\n");
-    host.run("vm list").fails_saying(
-        2,
-        &["the configuration file ~/.config/vmprov/config.toml cannot be used", "`conect`", "`connect`"],
-    );
+    host.run("vm list")
+        .fails_saying(2, &["invalid configuration file `~/.config/vmprov/config.toml`", "`conect`", "`connect`"]);
     let host = TestHost::new();
-    host.run("config --config no.toml")
-        .fails(3, "error: cannot read the configuration file no.toml\n  why: No such file or directory (os error 2)\n");
+    host.run("config --config no.toml").fails(
+        3,
+        "error: cannot read the configuration file `no.toml`\n  why: No such file or directory (os error 2)\n",
+    );
     host.run("config --config .").fails_saying(2, &["Is a directory"]);
     host.write("binary.toml", b"\xff\xfe");
     host.run("config --config binary.toml").fails_saying(2, &["UTF-8"]);
     for (args, why) in [
-        (["--pool", ""], "error: `` cannot be the setting pool: it is empty\nhint: It comes from flag: --pool.\n"),
+        (
+            ["--pool", ""],
+            "error: invalid value `` of the setting pool: must not be empty\n\
+             hint: Correct the setting at its origin (flag: --pool)\n",
+        ),
         (["--connect", "-x"], ""),
         (
             ["--connect=-x", "-v"],
-            "error: `-x` cannot be the setting connect: it begins with a hyphen\nhint: It comes from flag: --connect.\n",
+            "error: invalid value `-x` of the setting connect: must not begin with a hyphen\n\
+             hint: Correct the setting at its origin (flag: --connect)\n",
         ),
         (
             ["--key-dir", "a\nb"],
-            "error: `a\\nb` cannot be the setting key-dir: it contains a line break or another control character\n\
-             hint: It comes from flag: --key-dir.\n",
+            "error: invalid value `a\\nb` of the setting key-dir: must not contain control characters\n\
+             hint: Correct the setting at its origin (flag: --key-dir)\n",
         ),
     ] {
         let ran = host.args(&[&["config"], &args[..]].concat());

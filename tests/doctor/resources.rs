@@ -4,30 +4,28 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use serde_json::{Value, json};
 
-use super::{
-    CONFLICT, DENIED, NOT_FOUND, PutBack, WELL, check, inside, lab::Lab, mendable, mended, quiet, type_inside,
-};
+use super::{CONFLICT, DENIED, NOT_FOUND, PutBack, WELL, check, fixable, fixed, inside, lab::Lab, quiet, type_inside};
 
 #[test]
-fn a_pool_that_is_not_started_is_started() {
+fn an_inactive_pool_is_started() {
     let lab = Lab::warm();
     let before = lab.snapshot();
     lab.virsh(&["pool-destroy", "default"]);
     lab.virsh(&["pool-autostart", "--disable", "default"]);
     let start = "virsh -c qemu:///system pool-start --pool default";
-    let found = mendable("pool.active", "warn", "the pool `default` is not started", start, true);
+    let found = fixable("pool.active", "warn", "the pool `default` is not started", start, true);
     assert_eq!(check(&lab, 0, "pool.active", &[]), found);
     assert_eq!(check(&lab, 0, "pool.space", &[]), quiet("pool.space", "skip", "the pool `default` is not started"));
-    let did = ["started the pool `default`", "made the pool `default` start with the host"];
-    assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), mended(quiet("pool.active", "ok", WELL), &did));
+    let actions = ["started the pool `default`", "enabled autostart of the pool `default`"];
+    assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), fixed(quiet("pool.active", "ok", WELL), &actions));
     assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), quiet("pool.active", "ok", WELL));
     assert_eq!(lab.virsh(&["pool-list", "--autostart", "--name"]).trim(), "default");
-    lab.settles(&before, "a pool that was mended");
+    lab.settles(&before, "a pool that was fixed");
 }
 
-/// A pool whose folder QEMU's user does not get to.
+/// A pool whose folder is not accessible to QEMU's user.
 #[test]
-fn the_folder_that_keeps_qemu_out_is_named_by_the_check_and_by_the_error() {
+fn the_folder_that_qemu_may_not_enter_is_named_by_the_check_and_by_the_error() {
     let lab = Lab::warm();
     let before = lab.snapshot();
     let closed = lab.pool_folder().with_file_name("closed");
@@ -37,17 +35,17 @@ fn the_folder_that_keeps_qemu_out_is_named_by_the_check_and_by_the_error() {
     let chmod = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
     chmod(0o700);
 
-    let saw =
-        "`libvirt-qemu`, whom QEMU runs as, may not enter /var/lib/libvirt/closed (0700 root:root) on the way to ";
+    let observed = "QEMU's user `libvirt-qemu` may not enter /var/lib/libvirt/closed (0700 root:root) on the path to ";
     let fix = "sudo setfacl -m u:libvirt-qemu:x /var/lib/libvirt/closed";
     let ran = in_pool(&["doctor", "pool.reachable", "--fix", "-o", "json"]).failed_with(DENIED);
     let found = &ran.json()["checks"][0];
-    let expected = json!({"id": "pool.reachable", "status": "fail", "saw": format!("{saw}/var/lib/libvirt/closed/vms"),
-        "code": "denied", "fix": fix, "safe": false, "fixed": false, "did": []});
-    assert_eq!(*found, expected, "to open a folder is its owner's to decide");
+    let expected = json!({"id": "pool.reachable", "status": "fail",
+        "observed": format!("{observed}/var/lib/libvirt/closed/vms"), "code": "denied", "fixCommand": fix,
+        "safe": false, "fixed": false, "actions": []});
+    assert_eq!(*found, expected, "only the owner of a folder can decide to open it");
 
-    // The errors of what runs into it.
-    let hint = format!("hint: {saw}/var/lib/libvirt/closed/vms/web.qcow2: {fix}\n");
+    // The errors of operations that fail because of it.
+    let hint = format!("hint: {observed}/var/lib/libvirt/closed/vms/web.qcow2: {fix}\n");
     for words in [&["vm", "start", "web"][..], &["-q", "vm", "create", "web2", "--memory", "64", "--vcpus", "1"]] {
         let ran = in_pool(words).failed_with(NOT_FOUND);
         let hint = hint.replace("web.qcow2", if words.contains(&"web2") { "web2.qcow2" } else { "web.qcow2" });
@@ -58,7 +56,7 @@ fn the_folder_that_keeps_qemu_out_is_named_by_the_check_and_by_the_error() {
     let error: Value = serde_json::from_str(&ran.stderr).unwrap();
     assert_eq!(error["hint"], hint.trim_start_matches("hint: ").trim_end(), "{error}");
 
-    // What the hint says helps.
+    // The command of the hint helps.
     inside(&lab, &["setfacl", "-m", "u:libvirt-qemu:x", "/var/lib/libvirt/closed"]);
     in_pool(&["doctor", "pool.reachable"]).succeeded();
     in_pool(&["vm", "start", "web"]).succeeded();
@@ -67,13 +65,16 @@ fn the_folder_that_keeps_qemu_out_is_named_by_the_check_and_by_the_error() {
     chmod(0o711);
     in_pool(&["doctor", "pool.reachable"]).succeeded();
 
-    // Its folder is made again.
+    // A missing folder is created again.
     in_pool(&["vm", "delete", "web", "--yes"]).succeeded();
     fs::remove_dir(closed.join("vms")).unwrap();
     let ran = in_pool(&["doctor", "pool.reachable"]).failed_with(NOT_FOUND);
-    assert!(ran.stdout.contains("the folder /var/lib/libvirt/closed/vms of the pool `closed` is gone\n"), "{ran}");
+    assert!(
+        ran.stdout.contains("the folder /var/lib/libvirt/closed/vms of the pool `closed` does not exist\n"),
+        "{ran}"
+    );
     let ran = in_pool(&["doctor", "pool.reachable", "--fix"]).succeeded();
-    assert!(ran.stdout.contains("\n      mended: made the folder of the pool `closed`\n"), "{ran}");
+    assert!(ran.stdout.contains("\n      fixed: created the folder of the pool `closed`\n"), "{ran}");
     assert!(closed.join("vms").is_dir());
 
     lab.virsh(&["pool-destroy", "closed"]);
@@ -83,52 +84,52 @@ fn the_folder_that_keeps_qemu_out_is_named_by_the_check_and_by_the_error() {
 }
 
 #[test]
-fn a_network_that_is_not_started_is_started_and_told_by_the_error() {
+fn an_inactive_network_is_started_and_named_by_the_error() {
     let lab = Lab::warm();
     let before = lab.snapshot();
     lab.run(&["vm", "create", "web", "--no-start", "--memory", "64", "--vcpus", "1"]).succeeded();
     lab.virsh(&["net-destroy", "default"]);
     lab.virsh(&["net-autostart", "--disable", "default"]);
     let start = "virsh -c qemu:///system net-start --network default";
-    let found = mendable("network.active", "warn", "the network `default` is not started", start, true);
+    let found = fixable("network.active", "warn", "the network `default` is not started", start, true);
     assert_eq!(check(&lab, 0, "network.active", &[]), found);
     for id in ["network.forwarding", "network.firewall"] {
         assert_eq!(check(&lab, 0, id, &[]), quiet(id, "skip", "the network `default` is not started"));
     }
     let ran = lab.run(&["vm", "start", "web"]).failed_with(CONFLICT);
-    assert!(ran.stderr.ends_with(&format!("hint: The network `default` is not started: {start}\n")), "{ran}");
-    let did = ["started the network `default`", "made the network `default` start with the host"];
+    assert!(ran.stderr.ends_with(&format!("hint: the network `default` is not started: {start}\n")), "{ran}");
+    let actions = ["started the network `default`", "enabled autostart of the network `default`"];
     let well = quiet("network.active", "ok", "`default` (nat) 192.168.122.1/24 on virbr0");
-    assert_eq!(check(&lab, 0, "network.active", &["--fix"]), mended(well.clone(), &did));
+    assert_eq!(check(&lab, 0, "network.active", &["--fix"]), fixed(well.clone(), &actions));
     assert_eq!(check(&lab, 0, "network.active", &["--fix"]), well);
     lab.run(&["vm", "delete", "web", "--yes"]).succeeded();
-    lab.settles_without(&before, |line| line.contains("dnsmasq"), "a network that was mended");
+    lab.settles_without(&before, |line| line.contains("dnsmasq"), "a network that was fixed");
 }
 
 #[test]
-fn addresses_that_somebody_else_has_are_told() {
+fn addresses_that_another_interface_routes_are_reported() {
     let lab = Lab::warm();
     let edit = "virsh -c qemu:///system net-edit --network default";
-    let saw = "the network `default` has 192.168.122.1/24, and taken0 leads to 192.168.122.64/26 already";
+    let observed = "the network `default` uses 192.168.122.1/24, but taken0 already routes 192.168.122.64/26";
     type_inside(
         &lab,
         "ip link add taken0 type bridge && ip link set taken0 up && ip address add 192.168.122.77/26 dev taken0",
     );
-    assert_eq!(check(&lab, 0, "network.subnet", &[]), mendable("network.subnet", "warn", saw, edit, false));
+    assert_eq!(check(&lab, 0, "network.subnet", &[]), fixable("network.subnet", "warn", observed, edit, false));
     lab.virsh(&["net-destroy", "default"]);
-    assert_eq!(check(&lab, CONFLICT, "network.subnet", &[]), mendable("network.subnet", "fail", saw, edit, false));
+    assert_eq!(check(&lab, CONFLICT, "network.subnet", &[]), fixable("network.subnet", "fail", observed, edit, false));
     type_inside(&lab, "ip link delete taken0");
     lab.virsh(&["net-start", "default"]);
     check(&lab, 0, "network.subnet", &[]);
 }
 
 #[test]
-fn a_packet_filter_in_the_way_is_told_with_what_opens_it() {
+fn a_packet_filter_that_drops_packets_is_reported_with_the_command_that_opens_it() {
     let lab = Lab::warm();
-    let well = quiet("network.firewall", "ok", "no chain drops what virbr0 sends or is sent");
+    let well = quiet("network.firewall", "ok", "no chain drops packets from or to virbr0");
     let open = "sudo iptables -I CHAIN -i virbr0 -j ACCEPT && sudo iptables -I CHAIN -o virbr0 -j ACCEPT";
-    let saw = "ip filter FORWARD drops what virbr0 sends or is sent";
-    // As whoever starts after libvirt and sees to the chain alone, so that libvirt's rules are gone from it.
+    let observed = "ip filter FORWARD drops packets from or to virbr0";
+    // Like a program that starts after libvirt and rewrites the whole chain, without libvirt's rules.
     let alone = "iptables -F FORWARD && iptables -P FORWARD DROP";
     let rules = lab.write("rules", "");
     type_inside(&lab, &format!("iptables-save -t filter >{rules}"));
@@ -136,45 +137,45 @@ fn a_packet_filter_in_the_way_is_told_with_what_opens_it() {
     let undo = undo.as_str();
     let forward = "echo 1 >/proc/sys/net/ipv4/ip_forward";
     let _put_back = PutBack(&lab, format!("{undo}; iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; {forward}"));
-    for (made, saw, fix, undone) in [
-        (alone, saw.to_owned(), open.replace("CHAIN", "FORWARD"), undo),
+    for (made, observed, fix, undone) in [
+        (alone, observed.to_owned(), open.replace("CHAIN", "FORWARD"), undo),
         (
             &format!("{alone} && iptables -N DOCKER-USER && iptables -I FORWARD -j DOCKER-USER"),
-            format!("{saw}, which is Docker's doing"),
+            format!("{observed} (a chain of Docker)"),
             open.replace("CHAIN", "DOCKER-USER"),
             undo,
         ),
         (
             "iptables-legacy -P FORWARD DROP",
-            saw.to_owned(),
+            observed.to_owned(),
             open.replace("CHAIN", "FORWARD").replace("iptables", "iptables-legacy"),
             "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F",
         ),
         (
             "nft add table inet own && nft 'add chain inet own in { type filter hook input priority 0; policy drop; }'",
-            "inet own in drops what virbr0 sends or is sent".to_owned(),
+            "inet own in drops packets from or to virbr0".to_owned(),
             "sudo nft insert rule inet own in iifname virbr0 accept".to_owned(),
             "nft delete table inet own",
         ),
     ] {
         type_inside(&lab, made);
         let found = check(&lab, 0, "network.firewall", &["--fix"]);
-        assert_eq!(found, mendable("network.firewall", "warn", &saw, &fix, false), "{made}");
+        assert_eq!(found, fixable("network.firewall", "warn", &observed, &fix, false), "{made}");
         type_inside(&lab, &fix);
         assert_eq!(check(&lab, 0, "network.firewall", &[]), well, "{fix}");
         type_inside(&lab, undone);
         assert_eq!(check(&lab, 0, "network.firewall", &[]), well, "{undone}");
     }
 
-    // With libvirt's rules in it the same chain is in nobody's way.
+    // With libvirt's rules, the same chain does not drop the packets.
     type_inside(&lab, "iptables -P FORWARD DROP");
     assert_eq!(check(&lab, 0, "network.firewall", &[]), well);
     type_inside(&lab, undo);
 
     type_inside(&lab, "echo 0 >/proc/sys/net/ipv4/ip_forward");
-    let saw = "the kernel forwards no IPv4 packets: somebody switched it off after libvirt had switched it on";
+    let observed = "the kernel does not forward IPv4 packets: this was disabled after libvirt enabled it";
     let fix = "sudo sysctl -w net.ipv4.ip_forward=1";
-    assert_eq!(check(&lab, 0, "network.forwarding", &[]), mendable("network.forwarding", "warn", saw, fix, false));
+    assert_eq!(check(&lab, 0, "network.forwarding", &[]), fixable("network.forwarding", "warn", observed, fix, false));
     type_inside(&lab, forward);
     check(&lab, 0, "network.forwarding", &[]);
 }

@@ -135,8 +135,8 @@ fn the_list_is_sorted_and_one_broken_file_hides_no_key() {
     assert_eq!(names, ["a", "m", "web"]);
     for (name, why) in [
         ("known_hosts", "name"),
-        ("config", "cannot be used"),
-        ("cut.pub", "cannot be used"),
+        ("config", "cannot use"),
+        ("cut.pub", "cannot use"),
         ("dangling.pub", "symbolic link"),
         ("folder", "not a file"),
         ("link", "symbolic link"),

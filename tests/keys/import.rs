@@ -95,7 +95,7 @@ fn foreign(folder: &Folder) -> Vec<Refused> {
         (pkcs8, "PEM", "ssh-keygen -p -f"),
         (folder.file("rfc4716", &rfc4716), "RFC 4716", "ssh-keygen -i -f"),
         (folder.file("ppk", "PuTTY-User-Key-File-3: ssh-rsa\n"), "PuTTY", "puttygen"),
-        (format!("{pem}-cert.pub").into(), "no type of key", ""),
+        (format!("{pem}-cert.pub").into(), "unknown key type", ""),
     ]
 }
 
@@ -104,13 +104,13 @@ fn damaged(folder: &Folder) -> Vec<Refused> {
     let private = fs::read_to_string(&good).unwrap();
     let line = fs::read_to_string(format!("{good}.pub")).unwrap();
     let cases = [
-        (format!("no-pty,command=\"ls\" {line}"), "type of a key", "Options"),
-        (format!("no-pty {line}"), "type of a key", "Options"),
+        (format!("no-pty,command=\"ls\" {line}"), "a key type", "options"),
+        (format!("no-pty {line}"), "a key type", "options"),
         (format!("{line}{line}"), "more than one line", ""),
         (format!("{private}{private}"), "more than one key", ""),
-        (private[..private.len() / 2].to_owned(), "cannot be used", ""),
-        (line[..40].to_owned(), "cannot be used", ""),
-        (line.replacen("ssh-ed25519", "ssh-rsa", 1), "cannot be used", ""),
+        (private[..private.len() / 2].to_owned(), "cannot use", ""),
+        (line[..40].to_owned(), "cannot use", ""),
+        (line.replacen("ssh-ed25519", "ssh-rsa", 1), "cannot use", ""),
         (format!("{} \x1b[2J\n", line.trim_end()), "control character", ""),
         (" \n".to_owned(), "empty", ""),
         ("hello\n".to_owned(), "neither", ""),
@@ -154,7 +154,11 @@ fn what_is_no_usable_key_is_refused_with_the_reason() {
         let error = folder.store().import(&name("k"), &file).unwrap_err();
         assert_eq!(error.code, Code::InvalidInput, "{file}: {error}");
         assert!(error.to_string().contains(why), "{file}: {error}");
-        assert!(error.hint_text(vmprov::api::as_command).unwrap_or_default().contains(hint), "{file}: {:?}", error.hints);
+        assert!(
+            error.hint_text(vmprov::api::as_command).unwrap_or_default().contains(hint),
+            "{file}: {:?}",
+            error.hints
+        );
     }
     let error = folder.store().import(&name("k"), &folder.path.join("nowhere")).unwrap_err();
     assert_eq!(error.code, Code::NotFound);

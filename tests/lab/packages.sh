@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Package functions for Debian and Ubuntu. Sourced, never run:
-#   packages_missing NAME...   prints those of the packages that are not installed
-#   packages_install NAME...   installs them (as root)
-#   packages_ensure NAME...    installs those that are not there, saying which; fails when that takes root and we are not
+# Package functions for Debian and Ubuntu, to be sourced:
+#   packages_missing NAME...   prints the packages that are not installed
+#   packages_install NAME...   installs the packages (as root)
+#   packages_ensure NAME...    prints and installs the missing packages; fails if some are missing and it is not root
 #   debian_mirror [SUITE]      prints the machine's own Debian mirror for SUITE, or for any release
-# Nothing here names a mirror: the machine's own apt sources say which one it uses.
+# No mirror is hard-coded: the mirror is taken from the machine's apt sources.
 
 debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
@@ -16,16 +16,16 @@ kernel_package() {
     fi
 }
 
-# shellcheck disable=SC2034 # for whoever sources this
+# shellcheck disable=SC2034 # used by the scripts that source this
 {
-    # libvirt and QEMU, what they call, and what vmprov calls
+    # libvirt and QEMU, and the programs that they and vmprov call
     packages_to_run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils ovmf
         dnsmasq-base iptables nftables passt dmidecode mdevctl iproute2 genisoimage openssh-client ca-certificates)
-    # what `image` builds with
+    # needed by `image`
     packages_to_build_image=(debootstrap debian-archive-keyring e2fsprogs fdisk dosfstools mtools grub-common grub-pc-bin)
-    # what `vm commit` calls: virt-sysprep, and a kernel for its appliance where there is none (a container)
+    # needed by `vm commit`: virt-sysprep, and a kernel for its appliance if there is none (in a container)
     packages_to_commit=(guestfs-tools)
-    # what `java FILE.java` needs: a runtime alone has no compiler, and any JDK from 17 on will do
+    # needed by `java FILE.java`: any JDK since 17; a runtime has no compiler
     packages_to_run_java=()
     java --list-modules 2>/dev/null | grep '^jdk.compiler' >/dev/null || packages_to_run_java+=(default-jdk-headless)
     compgen -G '/boot/vmlinuz-*' >/dev/null || packages_to_commit+=("$(kernel_package)")
@@ -33,14 +33,14 @@ kernel_package() {
 
 packages_missing() {
     local name installed
-    # dpkg-query fails when it does not know one of the names; what it prints is still right.
+    # dpkg-query fails if it does not know one of the names, but its output is still correct.
     installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null || true)
     for name; do
         [[ $'\n'$installed$'\n' == *$'\ninstalled '"$name"$'\n'* ]] || printf '%s\n' "$name"
     done
 }
 
-# Needs the lists of `apt-get update`: the release files in them say what each entry is.
+# Needs the lists of `apt-get update`: their release files contain the origin and codename of each source.
 debian_mirror() {
     # shellcheck disable=SC2016 # apt fills these in, not the shell
     apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
@@ -59,12 +59,12 @@ apt_quiet() {
     rm -f "$log"
 }
 
-# A machine that already has some QEMU packages from backports (qemu-utils, say) takes the rest only from there.
+# If some QEMU packages (such as qemu-utils) are installed from backports, the others must come from there, too.
 add_backports() {
     local codename=$1 mirror
     mirror=$(debian_mirror "$codename")
     if [[ -z $mirror ]]; then
-        echo "the packages need $codename-backports, and no apt source of this machine is a Debian mirror of $codename" >&2
+        echo "the packages need $codename-backports, but this machine's apt sources have no Debian mirror of $codename" >&2
         return 1
     fi
     echo "deb [signed-by=$debian_keyring] $mirror $codename-backports main" >/etc/apt/sources.list.d/vmprov-backports.list
@@ -80,7 +80,7 @@ packages_install() {
         [[ -n $(debian_mirror "$codename-backports") ]] || add_backports "$codename"
         release=(-t "$codename-backports")
     fi
-    # Without systemd the packages' scripts would start daemons by themselves: forbid it for as long as this runs.
+    # Without systemd, the packages' scripts would start daemons themselves: prevent that during the installation.
     if [[ ! -d /run/systemd/system && ! -e /usr/sbin/policy-rc.d ]]; then
         guard=/usr/sbin/policy-rc.d
         printf '#!/bin/sh\nexit 101\n' >"$guard"
@@ -96,7 +96,7 @@ packages_ensure() {
     mapfile -t missing < <(packages_missing "$@")
     ((${#missing[@]})) || return 0
     if ((EUID)); then
-        echo "packages are missing, and only root can install them: ${missing[*]}" >&2
+        echo "packages are missing and only root can install them: ${missing[*]}" >&2
         return 1
     fi
     echo "installing packages: ${missing[*]}" >&2

@@ -1,12 +1,13 @@
-//! The publishers' public keys that are built in.
+//! The built-in public keys of publishers.
 //!
-//! They are pinned here: what a key says of itself (names, self-signatures) is not looked at, only its signatures of
-//! what is fetched. From the Debian packages ubuntu-keyring 2023.11.28.1 and distribution-gpg-keys 1.119; openSUSE's from
-//! distribution-gpg-keys' repository (2022's key, prolonged), Arch Linux' from arch-boxes' README.
+//! The keys are pinned: their names and self-signatures are ignored, and only their signatures of fetched data count.
+//!
+//! They come from the Debian packages ubuntu-keyring 2023.11.28.1 and distribution-gpg-keys 1.119. openSUSE's key (of
+//! 2022, extended) is from the repository of distribution-gpg-keys, Arch Linux' from the README of arch-boxes.
 
 use std::collections::BTreeMap;
 
-/// Their names, and the keys in OpenPGP's armour.
+/// The names of the keys, and the keys with OpenPGP armor.
 const KEYS: &[(&str, &str)] = &[
     ("almalinux-8", include_str!("almalinux-8.asc")),
     ("almalinux-9", include_str!("almalinux-9.asc")),
@@ -23,18 +24,18 @@ const KEYS: &[(&str, &str)] = &[
     ("ubuntu-cloudimage", include_str!("ubuntu-cloudimage.asc")),
 ];
 
-/// The keys by their names.
+/// Returns the keys by name.
 pub(super) fn built_in() -> BTreeMap<String, String> {
-    KEYS.iter().map(|&(name, armoured)| (name.to_owned(), armoured.to_owned())).collect()
+    KEYS.iter().map(|&(name, armored)| (name.to_owned(), armored.to_owned())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::signature::fingerprints;
 
-    /// The fingerprints that the publishers name, so that no file can be swapped unnoticed.
+    /// The fingerprints are those that the publishers state, so that no file can be swapped unnoticed.
     #[test]
-    fn each_key_is_the_publishers() {
+    fn each_key_has_the_publishers_fingerprint() {
         for (name, fingerprint) in [
             ("almalinux-8", "bc5eddcadf502c077f1582882ae81e8aced7258b"),
             ("almalinux-9", "bf18ac2876178908d6e71267d36cb86cb86b3716"),

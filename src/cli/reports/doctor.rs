@@ -11,8 +11,9 @@ impl Show for Diagnosis {
         let width = self.checks.iter().map(|checked| checked.id.len()).max().unwrap_or(0);
         let mut lines: Vec<_> = self.checks.iter().flat_map(|checked| lines(checked, width)).collect();
         let Summary { ok, warn, fail, skip, fixed } = self.summary;
-        let mended = if fixed > 0 { format!("; {fixed} mended") } else { String::new() };
-        lines.push(format!("{ok} ok, {warn} to look at, {fail} failed, {skip} skipped{mended}"));
+        let warnings = if warn == 1 { "warning" } else { "warnings" };
+        let fixed = if fixed > 0 { format!("; {fixed} fixed") } else { String::new() };
+        lines.push(format!("{ok} ok, {warn} {warnings}, {fail} failed, {skip} skipped{fixed}"));
         lines.join("\n")
     }
 
@@ -21,7 +22,7 @@ impl Show for Diagnosis {
     }
 }
 
-/// A check's line, and below it what was done and what mends it.
+/// Returns a check's line, followed by lines with the fixes that were applied and the command that fixes the problem.
 fn lines(checked: &Checked, width: usize) -> Vec<String> {
     const INDENT: &str = "      ";
     let status = match checked.status {
@@ -31,11 +32,11 @@ fn lines(checked: &Checked, width: usize) -> Vec<String> {
         CheckStatus::Skip => "skip",
     };
     let one_line = |text: &str| plain(text).replace('\n', " ");
-    let mut lines = vec![format!("{status:4}  {:width$}  {}", checked.id, one_line(&checked.saw))];
-    lines.extend(checked.did.iter().map(|did| format!("{INDENT}mended: {}", one_line(did))));
-    if let Some(fix) = &checked.fix {
+    let mut lines = vec![format!("{status:4}  {:width$}  {}", checked.id, one_line(&checked.observed))];
+    lines.extend(checked.actions.iter().map(|action| format!("{INDENT}fixed: {}", one_line(action))));
+    if let Some(command) = &checked.fix_command {
         let safe = if checked.safe { " (or vmprov doctor --fix)" } else { "" };
-        lines.push(format!("{INDENT}mend it: {}{safe}", plain(fix)));
+        lines.push(format!("{INDENT}fix: {}{safe}", plain(command)));
     }
     lines
 }
@@ -43,7 +44,7 @@ fn lines(checked: &Checked, width: usize) -> Vec<String> {
 impl Show for Checks {
     fn table(&self) -> String {
         let row = |check: &crate::ops::doctor::Check| [check.id.to_owned(), check.about.to_owned()];
-        table(&["ID", "LOOKS WHETHER"], self.checks.iter().map(row))
+        table(&["ID", "PASSES IF"], self.checks.iter().map(row))
     }
 
     fn names(&self) -> Vec<String> {

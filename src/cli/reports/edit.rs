@@ -1,4 +1,4 @@
-//! The report on a VM that was changed, as people read it.
+//! The human-readable report on a changed VM.
 
 use super::{Show, plain};
 use crate::ops::vm::{Edited, Effect, Item};
@@ -11,12 +11,12 @@ impl Show for Edited {
             match effect {
                 Effect::Live => format!("{member}: {from} -> {to}"),
                 Effect::NextStart => format!("{member}: {from} -> {to} at the next start"),
-                Effect::Unchanged => format!("{member}: {to} already"),
+                Effect::Unchanged => format!("{member}: already {to}"),
             }
         };
         let mut lines: Vec<_> = self.changes.iter().map(line).collect();
         if self.restart_needed {
-            lines.push(format!("restart it for the rest: vmprov vm restart {}", shell_words::quote(&self.vm)));
+            lines.push(format!("restart the VM to apply the rest: vmprov vm restart {}", shell_words::quote(&self.vm)));
         }
         lines.join("\n")
     }

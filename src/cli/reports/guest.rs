@@ -1,4 +1,4 @@
-//! What came out of guests, as people read it.
+//! The human-readable reports on guests.
 
 use crate::{
     cli::output::{Show, plain},
@@ -66,7 +66,7 @@ impl Show for SshConfig {
     }
 }
 
-/// An entry of `ssh_config(5)`.
+/// Returns an entry of `ssh_config(5)`.
 fn entry(host: &SshHost) -> String {
     let mut lines = vec![format!("Host {}", host.host), format!("  HostName {}", host.host_name)];
     lines.extend(host.port.map(|port| format!("  Port {port}")));

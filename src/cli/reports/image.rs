@@ -1,4 +1,4 @@
-//! The reports on images.
+//! The human-readable reports on images.
 
 use super::{Results, join, pairs, table};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 impl Show for Offers {
     fn table(&self) -> String {
         let row = |offer: &Offer| {
-            let least = |bytes: Option<u64>| bytes.map(human).unwrap_or_default();
+            let minimum = |bytes: Option<u64>| bytes.map(human).unwrap_or_default();
             [
                 offer.name.to_string(),
                 join(&offer.aliases),
@@ -18,8 +18,8 @@ impl Show for Offers {
                 offer.images.keys().map(ToString::to_string).collect::<Vec<_>>().join(", "),
                 offer.verification.to_string(),
                 offer.user.clone(),
-                least(offer.min_disk),
-                least(offer.min_memory.map(|mib| mib << 20)),
+                minimum(offer.min_disk),
+                minimum(offer.min_memory.map(|mib| mib << 20)),
             ]
         };
         let header = ["NAME", "ALIASES", "TITLE", "ARCH", "VERIFIED BY", "USER", "DISK", "MEMORY"];
@@ -48,7 +48,7 @@ impl Show for Images {
     }
 
     fn names(&self) -> Vec<String> {
-        // What was replaced has its name no longer.
+        // A replaced image has lost its name, so its ID stands for it.
         let name = |image: &Image| if image.current { image.name.clone() } else { image.id.clone() };
         self.images.iter().map(name).collect()
     }
@@ -60,7 +60,7 @@ impl Show for Image {
         let other_names: Vec<_> = self.names.iter().filter(|name| **name != self.name).cloned().collect();
         pairs(&[
             ("name", self.name.clone()),
-            ("also", other_names.join(", ")),
+            ("other names", other_names.join(", ")),
             ("replaced", if self.current { String::new() } else { "by a newer one".to_owned() }),
             ("id", self.id.clone()),
             ("verified by", self.verification.to_string()),
@@ -71,8 +71,8 @@ impl Show for Image {
             ("owner", or_empty(&self.owner)),
             ("visibility", self.visibility.to_string()),
             ("url", or_empty(&self.url)),
-            ("changed", or_empty(&self.last_modified)),
-            ("here since", self.created.clone()),
+            ("last modified", or_empty(&self.last_modified)),
+            ("added", self.created.clone()),
             ("size", human(self.size)),
             ("virtual size", human(self.virtual_size)),
             ("arch", self.arch.map(|arch| arch.to_string()).unwrap_or_default()),
@@ -90,7 +90,7 @@ impl Show for Image {
 impl Show for Pulled {
     fn table(&self) -> String {
         let image = &self.image;
-        let replaced = self.replaced.as_ref().map(|replaced| format!("; it replaces {replaced}")).unwrap_or_default();
+        let replaced = self.replaced.as_ref().map(|replaced| format!("; replaces {replaced}")).unwrap_or_default();
         let (status, verification) = (self.status, image.verification);
         format!("{}: {status} ({}, verified by {verification}){replaced}", image.name, image.id)
     }
@@ -136,13 +136,13 @@ impl Show for Pruned {
         lines.extend(self.volumes.iter().map(|volume| format!("{done} the volume {volume}")));
         lines.extend(self.downloads.iter().map(|file| format!("{done} the unfinished download {file}")));
         lines.extend(
-            self.kept.iter().map(|image| format!("kept {image}, which cannot be fetched again (--all removes it)")),
+            self.kept.iter().map(|image| format!("kept {image}: it cannot be fetched again (--all removes it)")),
         );
         if lines.is_empty() {
             return "nothing to remove".to_owned();
         }
         if self.freed > 0 {
-            lines.push(format!("{} {}", human(self.freed), if self.dry_run { "would be free" } else { "are free" }));
+            lines.push(format!("{} {}", if self.dry_run { "would free" } else { "freed" }, human(self.freed)));
         }
         lines.join("\n")
     }

@@ -1,4 +1,4 @@
-//! The reports on how long VMs are kept, as people read them.
+//! The human-readable reports on the expiry, protection and reaping of VMs.
 
 use super::{Results, Show};
 use crate::ops::{
@@ -22,8 +22,8 @@ impl Show for Expiry {
 impl Show for Results<Protection> {
     fn table(&self) -> String {
         let line = |report: &Protection| {
-            let already = if report.changed { "" } else { " already" };
-            format!("{}: {}{already}", report.vm, report.status)
+            let already = if report.changed { "" } else { "already " };
+            format!("{}: {already}{}", report.vm, report.status)
         };
         self.results.iter().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -34,24 +34,24 @@ impl Show for Results<Protection> {
 }
 
 impl Show for Reaped {
-    /// Failures are told as errors, not here.
+    /// Failures are printed as errors, not here.
     fn table(&self) -> String {
         let line = |ReapedVm { vm, expires, outcome }: &ReapedVm| match outcome {
             Outcome::Deleted { deleted } if deleted.is_empty() => Some(format!("{vm}: deleted")),
-            Outcome::Deleted { deleted } => Some(format!("{vm}: deleted; with {}", deleted.join(", "))),
+            Outcome::Deleted { deleted } => Some(format!("{vm}: deleted, including {}", deleted.join(", "))),
             Outcome::Expired => Some(format!("{vm}: would be deleted (expired {expires})")),
             Outcome::Skipped { reason } => Some(format!("{vm}: skipped: {reason}")),
             Outcome::Failed(_) => None,
         };
         match &self.results[..] {
-            [] => "nothing has expired".to_owned(),
+            [] => "no expired VMs".to_owned(),
             results => results.iter().filter_map(line).collect::<Vec<_>>().join("\n"),
         }
     }
 
-    /// Those that are gone, or would be.
+    /// The VMs that were deleted, or would be.
     fn names(&self) -> Vec<String> {
-        let is_gone = |report: &&ReapedVm| matches!(report.outcome, Outcome::Deleted { .. } | Outcome::Expired);
-        self.results.iter().filter(is_gone).map(|report| report.vm.clone()).collect()
+        let is_deleted = |report: &&ReapedVm| matches!(report.outcome, Outcome::Deleted { .. } | Outcome::Expired);
+        self.results.iter().filter(is_deleted).map(|report| report.vm.clone()).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! The reports as people read them, and the names in them.
+//! The human-readable reports, and the names in them.
 
 mod doctor;
 mod edit;
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// A table without lines: a header in capitals, and as many spaces as it takes.
+/// Returns a table without lines, whose columns are padded with spaces.
 fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl IntoIterator<Item = R>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -42,7 +42,7 @@ fn table<R: IntoIterator<Item = String>>(header: &[&str], rows: impl IntoIterato
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// Pairs, one a line; what is unknown is left out.
+/// Returns name and value pairs, one per line, without those whose value is unknown.
 fn pairs(pairs: &[(&str, String)]) -> String {
     let known = || pairs.iter().filter(|(_, value)| !value.is_empty());
     let width = known().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -54,9 +54,9 @@ fn yes(is: bool) -> String {
     if is { "yes" } else { "no" }.to_owned()
 }
 
-/// What there is, and what there can be while the VM runs where that is more.
-fn up_to(now: String, most: &str) -> String {
-    if now == most { now } else { format!("{now} (up to {most} without a restart)") }
+/// Returns the current value, with the maximum for the running VM if that is more.
+fn up_to(now: String, maximum: &str) -> String {
+    if now == maximum { now } else { format!("{now} (up to {maximum} without a restart)") }
 }
 
 impl Show for Vms {
@@ -99,7 +99,7 @@ fn file_name(source: &str) -> String {
     source.rsplit('/').next().unwrap_or(source).to_owned()
 }
 
-/// A VM's addresses, with the port of ssh where it is not ssh's own.
+/// Returns a VM's addresses, with the SSH port if it is forwarded.
 fn reached_at(known: &Known) -> String {
     match known.ssh_port {
         Some(port) => known.addresses.iter().map(|&address| SocketAddr::new(address, port).to_string()).collect(),
@@ -182,7 +182,7 @@ impl Show for Created {
     }
 }
 
-/// What a dry run would do.
+/// The commands that a dry run would run, and its warnings.
 #[derive(Debug, Serialize)]
 pub(super) struct DryRun {
     pub(super) commands: Vec<String>,
@@ -199,7 +199,7 @@ impl Show for DryRun {
     }
 }
 
-/// What each of several VMs came to.
+/// The reports on several VMs, images or keys.
 #[derive(Debug, Serialize)]
 pub(super) struct Results<T> {
     pub(super) results: Vec<T>,
@@ -209,12 +209,12 @@ impl Show for Results<Changed> {
     fn table(&self) -> String {
         let line = |report: &Changed| {
             let Changed { status, vm, state, changed, forced } = report;
-            let how = match (changed, forced) {
-                (false, _) => " already",
-                (true, true) => " after a power-off",
-                (true, false) => "",
+            let (already, how) = match (changed, forced) {
+                (false, _) => ("already ", ""),
+                (true, true) => ("", " by force"),
+                (true, false) => ("", ""),
             };
-            format!("{vm}: {status}{how} ({state})")
+            format!("{vm}: {already}{status}{how} ({state})")
         };
         self.results.iter().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -239,9 +239,9 @@ impl Show for Results<Deleted> {
         let line = |report: &Deleted| {
             let Deleted { status, vm, deleted, kept } = report;
             let list = |word: &str, items: &[String]| {
-                if items.is_empty() { String::new() } else { format!("; {word} {}", items.join(", ")) }
+                if items.is_empty() { String::new() } else { format!("{word} {}", items.join(", ")) }
             };
-            format!("{vm}: {status}{}{}", list("with", deleted), list("kept", kept))
+            format!("{vm}: {status}{}{}", list(", including", deleted), list("; kept", kept))
         };
         self.results.iter().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -264,17 +264,13 @@ impl Show for Reached {
 
 impl Show for Injected {
     fn table(&self) -> String {
-        let mut text = format!("{}: {} lets {} in (by {})", self.vm, self.key, self.user, self.method);
-        if self.verified {
-            text.push_str(", proven by a login");
-        }
+        let Self { vm, key, user, method, .. } = self;
         if self.restart_needed {
-            text = format!(
-                "{}: {} will let {} in (by {}) after: vmprov vm restart {}",
-                self.vm, self.key, self.user, self.method, self.vm
-            );
+            let restart = format!("vmprov vm restart {}", shell_words::quote(vm));
+            return format!("{vm}: key {key} takes effect for user {user} (by {method}) after a restart: {restart}");
         }
-        text
+        let verified = if self.verified { ", verified by a login" } else { "" };
+        format!("{vm}: added key {key} for user {user} (by {method}){verified}")
     }
 
     fn names(&self) -> Vec<String> {
@@ -282,19 +278,19 @@ impl Show for Injected {
     }
 }
 
-/// Where a VM is: the address that a login is best tried at, or all of them.
+/// The addresses of a VM: the best one for a login, or all of them.
 #[derive(Debug, Serialize)]
 pub(super) struct Found {
     #[serde(flatten)]
     pub(super) found: Addresses,
-    /// Whether people want to see them all.
+    /// Whether the table has all addresses.
     #[serde(skip)]
-    pub(super) whole: bool,
+    pub(super) all: bool,
 }
 
 impl Show for Found {
     fn table(&self) -> String {
-        if !self.whole {
+        if !self.all {
             return self.found.addresses.first().map(ToString::to_string).unwrap_or_default();
         }
         let row = |address: &Address| {
@@ -313,9 +309,9 @@ impl Show for Collected {
     fn table(&self) -> String {
         let mut lines: Vec<_> = self.vms.iter().map(|vm| format!("removed the VM {vm}")).collect();
         lines.extend(self.volumes.iter().map(|volume| format!("removed the volume {volume}")));
-        lines.extend(self.skipped.iter().map(|skipped| format!("left {} alone: {}", skipped.vm, skipped.reason)));
+        lines.extend(self.skipped.iter().map(|skipped| format!("skipped {}: {}", skipped.vm, skipped.reason)));
         let orphan = |volume| {
-            format!("kept the orphaned overlay {volume}: its backing file is gone; delete it: vmprov gc --orphans")
+            format!("kept the orphaned overlay {volume}: its backing file is missing; delete it: vmprov gc --orphans")
         };
         lines.extend(self.orphans.iter().map(orphan));
         if lines.is_empty() {

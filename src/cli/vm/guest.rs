@@ -1,4 +1,4 @@
-//! What reaches into a guest: `exec`, `cp`, `logs`, `screenshot`, `events`.
+//! The commands that read from a guest or act in it: `exec`, `cp`, `logs`, `screenshot`, `events`, `ssh-config`.
 
 use std::{
     io::{IsTerminal, Read, Write},
@@ -28,7 +28,7 @@ pub(in crate::cli) struct Exec {
     #[command(flatten)]
     new: NewExec,
 
-    /// Give it no standard input
+    /// Do not pass standard input to the command
     #[arg(short, long)]
     no_stdin: bool,
 }
@@ -38,7 +38,7 @@ pub(in crate::cli) struct Copy {
     #[command(flatten)]
     new: NewCopy,
 
-    // Folders are always copied; who has typed it for scp all these years is not told off.
+    // Folders are always copied. The option is accepted because scp has it.
     #[arg(short, long, hide = true)]
     recursive: bool,
 }
@@ -48,7 +48,7 @@ pub(in crate::cli) struct Logs {
     /// VM, by name or UUID
     vm: String,
 
-    /// Go on with what comes, across restarts, until interrupted
+    /// Follow the log across restarts until interrupted
     #[arg(short, long)]
     follow: bool,
 
@@ -62,42 +62,42 @@ pub(in crate::cli) struct Screenshot {
     #[arg(index = 1)]
     vm: String,
 
-    /// File to write to, as -o FILE.png does, too; - is standard output [default: VM.png, unless that is there]
+    /// File to write, as with -o FILE.png; - writes standard output [default: VM.png, if it does not exist]
     #[arg(index = 2, value_name = "FILE")]
     file: Option<Utf8PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Events {
-    /// VM, by name or UUID; all where none is named
+    /// VM, by name or UUID [default: all VMs]
     vm: Option<String>,
 
-    /// Go on until interrupted, instead of ending with the first event
+    /// Continue until interrupted instead of ending after the first event
     #[arg(short, long)]
     follow: bool,
 
-    /// Every kind of event that libvirt knows
+    /// Show every kind of libvirt event
     #[arg(long)]
     all: bool,
 
-    /// How long to listen at most
+    /// Time limit for listening
     #[arg(long, value_name = "TIME")]
     timeout: Option<Limit>,
 }
 
-/// This process's own streams, for what does not have them anyhow.
-struct Own<'a> {
+/// The standard streams of this process, for commands that do not inherit them.
+struct OwnStreams<'a> {
     host: &'a Host,
     has_stdin: bool,
 }
 
-impl Live for Own<'_> {
+impl Live for OwnStreams<'_> {
     fn has_stdin(&self) -> bool {
         self.has_stdin
     }
 
     fn stdin(&mut self) -> Result<Vec<u8>> {
-        // Who sits at a terminal has not been asked for anything.
+        // At a terminal, the command would wait for input that the user does not expect to give.
         if std::io::stdin().is_terminal() {
             return Ok(Vec::new());
         }
@@ -122,28 +122,28 @@ fn write(stream: &mut dyn Write, data: &[u8], what: &str) -> Result<()> {
     written.map_err(|error| Error::io(format!("write to {what}"), &error))
 }
 
-/// Runs the command, whose exit status is ours. Its output is passed on as it comes, or is in the report where that is
-/// asked for.
+/// Runs a command in a VM and exits with its status. Its output is passed on as it arrives, except with a structured
+/// format, where it is part of the report.
 pub(super) fn exec(host: &Host, args: &Exec, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
-    let mut own = Own { host, has_stdin: !args.no_stdin };
-    let executed = if output.is_for_people() {
+    let mut own = OwnStreams { host, has_stdin: !args.no_stdin };
+    let executed = if output.is_table() {
         vm::exec(host, &args.new, Streams::Live(&mut own))?
     } else {
         let stdin = if args.no_stdin { Vec::new() } else { own.stdin()? };
         vm::exec(host, &args.new, Streams::Captured(stdin))?
     };
     terminal.finish();
-    if !output.is_for_people() {
+    if !output.is_table() {
         output.show(&executed)?;
     }
     Ok(exit_code(executed.exit_status))
 }
 
 pub(super) fn copy(host: &Host, args: &Copy, output: &Output, terminal: &Terminal) -> Result<ExitCode> {
-    let shows_progress = output.is_for_people() && !terminal.is_quiet() && std::io::stdout().is_terminal();
+    let shows_progress = output.is_table() && !terminal.is_quiet() && std::io::stdout().is_terminal();
     let copied = vm::copy(host, &args.new, !shows_progress)?;
     terminal.finish();
-    if !output.is_for_people() {
+    if !output.is_table() {
         output.show(&copied)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -177,15 +177,15 @@ pub(super) fn events(host: &Host, args: &Events, output: &Output, terminal: &Ter
     let Events { vm, follow, all, timeout } = args;
     let filter = EventFilter { vm: vm.clone(), all: *all };
     terminal.finish();
-    let mut came = false;
+    let mut received = false;
     vm::events(host, &filter, timeout.map(|limit| limit.0), |event| {
-        came = true;
+        received = true;
         let text = || format!("{}  {}  {}  {}", event.time, event.vm, event.kind, event.detail);
         let flow = output.stream_line(event, text)?;
         Ok(if *follow { flow } else { ControlFlow::Break(()) })
     })?;
     match timeout {
-        Some(limit) if !came && !follow => Err(Error::new(Code::Timeout, format!("nothing happened within {limit}"))),
+        Some(limit) if !received && !follow => Err(Error::new(Code::Timeout, format!("no event within {limit}"))),
         _ => Ok(ExitCode::SUCCESS),
     }
 }
@@ -199,8 +199,8 @@ pub(in crate::cli) fn ssh_config(
 ) -> Result<ExitCode> {
     let config = vm::ssh_config(host, options)?;
     terminal.finish();
-    if output.is_for_people() && config.hosts.is_empty() {
-        line("# No VM can be logged in to.")?;
+    if output.is_table() && config.hosts.is_empty() {
+        line("# No VMs with SSH access.")?;
     } else {
         output.show(&config)?;
     }

@@ -22,7 +22,7 @@ use super::{
     reports::{DryRun, Found},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     model::{
         change::Change,
         vm::{Bytes, NewVm},
@@ -37,15 +37,15 @@ use crate::{
 pub(super) enum Command {
     /// Create a VM and start it
     #[command(
-        after_help = "The VM's disk is an overlay on the image, which is uploaded into the storage pool once for all VMs."
+        after_help = "The VM's disk is an overlay on the image, which is uploaded to the storage pool once for all VMs."
     )]
     Create(Box<Create>),
 
-    /// List every VM
+    /// List VMs
     #[command(visible_alias = "ls")]
     List(ListOptions),
 
-    /// Show everything there is to know of a VM
+    /// Show details of a VM
     #[command(visible_alias = "show")]
     Info {
         /// VM, by name or UUID
@@ -59,51 +59,56 @@ pub(super) enum Command {
         vm: Vec<String>,
     },
 
-    /// Shut VMs down, and wait until they are
+    /// Shut down VMs and wait until they are off
     Stop(Stop),
 
-    /// Shut VMs down and start them again, with their present configuration
+    /// Restart VMs with their current configuration
     Restart(Stop),
 
-    /// Delete VMs and the volumes that they own
+    /// Delete VMs and the volumes they own
     #[command(visible_alias = "rm")]
     Delete(Delete),
 
-    /// Change a VM's memory, virtual CPUs, disk size, autostart or description, at once where that is possible
+    /// Change memory, vCPUs, disk size, autostart or description
+    #[command(after_help = "A running VM is changed at once if possible, otherwise at its next start.")]
     Set(Change),
 
-    /// Change when a VM expires; `vmprov reap` deletes it then
+    /// Change when a VM expires
+    #[command(after_help = "`vmprov reap` deletes expired VMs.")]
     Ttl(NewTtl),
 
-    /// Protect VMs from being deleted
+    /// Protect VMs from deletion
     Protect {
         /// VMs, by name or UUID
         #[arg(required = true)]
         vm: Vec<String>,
     },
 
-    /// Let VMs be deleted again
+    /// Remove deletion protection
     Unprotect {
         /// VMs, by name or UUID
         #[arg(required = true)]
         vm: Vec<String>,
     },
 
-    /// Make an image of a VM's disk, without what made it that one VM: its keys, machine-id, leases, cloud-init state
+    /// Create an image from a VM's disk
+    #[command(
+        after_help = "The VM must be shut off. The image does not get its keys, machine-id, leases and cloud-init state."
+    )]
     Commit(NewCommit),
 
     /// Print a running VM's address
     Ip {
         /// VM, by name or UUID
         vm: String,
-        /// Print every address, where each is known from, and when its lease ends
+        /// Print every address with its source and the expiry of its lease
         #[arg(long)]
         all: bool,
         #[command(flatten)]
         options: AddressOptions,
     },
 
-    /// Wait until a VM is so far
+    /// Wait for a VM to reach a state
     Wait {
         /// VM, by name or UUID
         vm: String,
@@ -111,13 +116,14 @@ pub(super) enum Command {
         options: WaitOptions,
     },
 
-    /// Log in to a VM, or run a command in it; its host keys are verified
+    /// Log in to a VM or run a command in it
+    #[command(after_help = "The VM's host keys are verified.")]
     Ssh {
-        // The completers put an argument behind the others unless it has its place.
+        // Without an index, the completers move an argument behind the others.
         /// VM, by name or UUID
         #[arg(index = 1)]
         vm: String,
-        /// User to log in as [default: the VM's]
+        /// Login user [default: the VM's]
         #[arg(short = 'l', long, value_name = "NAME")]
         user: Option<String>,
         /// Command to run; its exit status is passed on
@@ -125,32 +131,33 @@ pub(super) enum Command {
         command: Vec<String>,
     },
 
-    /// Print the command that logs in to a VM, with strict host keys
-    #[command(name = "ssh-command", after_help = "To use it: eval \"$(vmprov vm ssh-command web)\" uptime")]
+    /// Print the ssh command that logs in to a VM
+    #[command(name = "ssh-command", after_help = "It checks the VM's host keys strictly.")]
     LoginLine {
         /// VM, by name or UUID
         vm: String,
     },
 
-    /// Run one command in a VM, by ssh or through its guest agent; its output and exit status are passed on
+    /// Run a command in a VM over SSH or through its guest agent
+    #[command(after_help = "Output and exit status are those of the command.")]
     Exec(guest::Exec),
 
-    /// Copy files and folders into a VM or out of it
+    /// Copy files and folders to or from a VM
     Cp(guest::Copy),
 
-    /// Attach to a VM's serial console; Ctrl-] leaves it
+    /// Attach to a VM's serial console (Ctrl-] detaches)
     Console {
         /// VM, by name or UUID
         vm: String,
     },
 
-    /// Show what a VM has said on its serial console since its last start
+    /// Show a VM's serial console output since its last start
     Logs(guest::Logs),
 
-    /// Take a picture of a VM's screen, as a PNG file
+    /// Save a VM's screen as a PNG file
     Screenshot(guest::Screenshot),
 
-    /// Show what happens to VMs, as it happens
+    /// Show VM events as they happen
     Events(guest::Events),
 }
 
@@ -159,11 +166,11 @@ pub(super) struct Create {
     #[command(flatten)]
     new: NewVm,
 
-    /// User data for cloud-init, beside what vmprov needs itself; - is standard input
+    /// cloud-init user data, merged with vmprov's own; - reads standard input
     #[arg(long, value_name = "FILE")]
     user_data: Option<Utf8PathBuf>,
 
-    /// Change nothing; print the commands that would be run
+    /// Print the commands that would be run, and change nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -184,7 +191,7 @@ pub(super) struct Delete {
     #[arg(required = true)]
     vm: Vec<String>,
 
-    /// Do not ask
+    /// Skip the confirmation
     #[arg(short, long)]
     yes: bool,
 
@@ -227,7 +234,7 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
             show(&|| output.show(&image))
         }
         Command::Ip { vm, all, options } => {
-            let found = Found { found: vm::addresses(host, &vm, options)?, whole: all };
+            let found = Found { found: vm::addresses(host, &vm, options)?, all };
             show(&|| output.show(&found))
         }
         Command::Wait { vm, options } => {
@@ -246,7 +253,7 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         Command::Events(args) => guest::events(host, &args, output, terminal),
         Command::Console { vm } => {
             if std::io::stdin().is_terminal() {
-                say(Kind::Note, "Ctrl-] leaves the console");
+                say(Kind::Note, "Ctrl-] detaches from the console");
             }
             Ok(exit_code(vm::console(host, &vm, std::io::stdin().is_terminal())?))
         }
@@ -269,33 +276,33 @@ fn create(host: &Host, args: Create, output: &Output, terminal: &Terminal) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads a file, standard input, or the pipe of a `<(command)`, up to what nobody would call user data.
+/// Reads user data from a file, standard input or the pipe of a `<(command)`, up to a size that no user data has.
 fn read_user_data(host: &Host, file: &Utf8Path) -> Result<Bytes> {
-    const MOST: u64 = 1 << 20;
+    const MAX_BYTES: u64 = 1 << 20;
     let path = file.to_owned();
     let read = move || {
         let mut data = Vec::new();
-        let mut up_to_most = |input: &mut dyn Read| input.take(MOST + 1).read_to_end(&mut data).map(drop);
+        let mut read_limited = |input: &mut dyn Read| input.take(MAX_BYTES + 1).read_to_end(&mut data).map(drop);
         match path.as_str() {
-            "-" => up_to_most(&mut std::io::stdin()),
-            _ => up_to_most(&mut open_pipe_or_file(&path)?),
+            "-" => read_limited(&mut std::io::stdin()),
+            _ => read_limited(&mut open_pipe_or_file(&path)?),
         }?;
         Ok(data)
     };
     let data = interruptible(host, read)?;
     let data = data.map_err(|error: std::io::Error| Error::io(format!("read the user data `{file}`"), &error))?;
-    if data.len() as u64 > MOST {
-        return Err(Error::invalid(format!("the user data `{file}` has more than {MOST} bytes"))
-            .hint("Give the guest an address to fetch the rest from, in `#include` or in a script."));
+    if data.len() as u64 > MAX_BYTES {
+        return Err(Error::invalid(format!("invalid user data `{file}`: must have at most {MAX_BYTES} bytes"))
+            .hint("Let the guest fetch the rest from a URL, with `#include` or a script"));
     }
     Ok(Bytes(data))
 }
 
-/// Opens a file. A pipe that nobody writes to is empty, instead of never being opened.
+/// Opens a file. A named pipe without a writer counts as empty, because opening it would block forever.
 fn open_pipe_or_file(path: &Utf8Path) -> std::io::Result<File> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    // A writer that is there may take its time.
+    // Reads block again, to wait for the data of a slow writer.
     rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
     Ok(file)
 }
@@ -309,14 +316,13 @@ fn delete(host: &Host, args: &Delete, output: &Output, terminal: &Terminal) -> R
     each(vm, output, terminal, |vm| vm::delete(host, vm, *options))
 }
 
-/// Asks on the terminal; where there is none, nobody has said yes.
+/// Asks for confirmation on the terminal. Fails if standard input is not a terminal.
 fn confirm(host: &Host, vms: &[String]) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        return Err(
-            Error::invalid("deleting asks first, and nobody is there to answer").hint("Say so beforehand: --yes")
-        );
+        let hint = Hint::set_to("Confirm the deletion", "yes", true);
+        return Err(Error::invalid("confirmation required but stdin is not a terminal").hint(hint));
     }
-    say(Kind::Warning, &format!("this deletes {} and the volumes owned. Type yes to go on:", vms.join(", ")));
+    say(Kind::Warning, &format!("this deletes {} and all owned volumes. Type yes to continue:", vms.join(", ")));
     let answer = interruptible(host, || {
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map(|_| answer)
@@ -325,8 +331,8 @@ fn confirm(host: &Host, vms: &[String]) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "yes"))
 }
 
-/// Reads what may never come, such as an answer. The read itself cannot be ended, so it is left behind when somebody
-/// interrupts.
+/// Runs a read that may block forever, such as one from a terminal. The read itself cannot be ended, so its thread is
+/// abandoned on an interrupt.
 fn interruptible<T: Send + 'static>(host: &Host, read: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     const POLL: Duration = Duration::from_millis(50);
     let (sender, receiver) = channel();
@@ -335,12 +341,12 @@ fn interruptible<T: Send + 'static>(host: &Host, read: impl FnOnce() -> T + Send
         match receiver.recv_timeout(POLL) {
             Ok(read) => return Ok(read),
             Err(RecvTimeoutError::Timeout) => host.runner.cancel.check()?,
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("reading has ended without a result")),
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::internal("the reading thread has no result")),
         }
     }
 }
 
-/// A program's exit status as ours.
+/// Converts a program's exit status to vmprov's own.
 fn exit_code(status: i32) -> ExitCode {
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }

@@ -1,4 +1,6 @@
-//! The API as OpenAPI 3.1 has it, made of the table of operations; `src/http/openapi.json` is the same, checked in.
+//! The OpenAPI 3.1 document of the API, generated from the table of operations.
+//!
+//! `src/http/openapi.json` is the checked-in copy.
 
 mod own;
 
@@ -13,14 +15,14 @@ use super::{
 };
 use crate::api::{self, Effect, ExecutionMode, Operation};
 
-/// What the document says of the whole.
-const ABOUT: &str = "Provisions virtual machines on libvirt/QEMU from cloud images, and gets an ssh key into them.
+/// The description of the API.
+const ABOUT: &str = "Provisions virtual machines on libvirt/QEMU from cloud images, with SSH keys.
 
-Every member of a request that has a default may be left out or be null. What takes long is answered with 202 when it is not \
-done within 45 seconds, or within what `Prefer: wait=N` says; it goes on by itself, and `GET /api/operations/{id}` tells how far it is. \
-Errors are `application/problem+json` (RFC 9457): `hint` says what to do next.";
+Every member of a request that has a default can be omitted or null. An operation that does not end within 45 seconds, \
+or within the time in `Prefer: wait=N`, is answered with 202 and continues in the background; poll it with \
+`GET /api/operations/{id}`. Errors are `application/problem+json` (RFC 9457); `hint` says what to do next.";
 
-/// The document.
+/// Returns the document.
 pub fn document() -> &'static Value {
     static DOCUMENT: LazyLock<Value> = LazyLock::new(write);
     &DOCUMENT
@@ -47,7 +49,7 @@ fn write() -> Value {
             "description": ABOUT,
             "version": env!("CARGO_PKG_VERSION"),
         },
-        "servers": [{"url": "/", "description": "The service that this document is had from"}],
+        "servers": [{"url": "/", "description": "The service that serves this document"}],
         "security": [{}, {"bearer": []}],
         "tags": tags(),
         "paths": paths,
@@ -55,13 +57,13 @@ fn write() -> Value {
             "schemas": schemas,
             "responses": problems().map(|(status, about)| (format!("Problem{status}"), problem(status, about))).collect::<Map<_, _>>(),
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "A token of the service's token file"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "A token in the service's token file"},
             },
         },
     })
 }
 
-/// Adds a schema of HTTP's own, and what it refers to.
+/// Adds a schema that is not of an operation, and the schemas to which it refers.
 fn add<T: ToSchema + PartialSchema>(schemas: &mut BTreeMap<String, Value>) {
     let mut found = vec![(T::name().into_owned(), T::schema())];
     T::schemas(&mut found);
@@ -74,15 +76,15 @@ fn reference(schema: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{schema}")})
 }
 
-/// The groups in which the operations are shown.
+/// Returns the groups in which the documentation shows the operations.
 fn tags() -> Value {
     json!([
         {"name": "vms", "description": "Virtual machines"},
-        {"name": "images", "description": "The images that they are made of"},
-        {"name": "ssh-keys", "description": "The keys that log in to them"},
-        {"name": "host", "description": "The machine that they run on"},
-        {"name": "tools", "description": "The same for language models"},
-        {"name": "operations", "description": "What is under way"},
+        {"name": "images", "description": "Images from which VMs are created"},
+        {"name": "ssh-keys", "description": "SSH keys for logging in to VMs"},
+        {"name": "host", "description": "The host on which VMs run"},
+        {"name": "tools", "description": "The operations as tools for language models"},
+        {"name": "operations", "description": "Running and recently ended operations"},
         {"name": "service", "description": "The service itself"},
     ])
 }
@@ -96,7 +98,7 @@ fn tag(path: &str) -> &'static str {
     }
 }
 
-/// An operation of the table.
+/// Describes an operation.
 fn describe(operation: &Operation) -> Value {
     let mut description = json!({
         "operationId": operation.name,
@@ -110,7 +112,7 @@ fn describe(operation: &Operation) -> Value {
         && let Some(mut body) = body(operation)
     {
         if body["required"] == false {
-            // What may be left out may be null, as every member may.
+            // A body that can be omitted can also be null, like every optional member.
             body["content"]["application/json"]["schema"]["type"] = json!(["object", "null"]);
         }
         description["requestBody"] = body;
@@ -121,18 +123,18 @@ fn describe(operation: &Operation) -> Value {
 fn remarks(operation: &Operation) -> String {
     let scope = serde_json::to_value(operation.scope).unwrap_or_default();
     let scope = scope.as_str().unwrap_or_default();
-    let pace = match operation.pace {
-        ExecutionMode::Quick => "It is answered at once.",
+    let pace = match operation.mode {
+        ExecutionMode::Quick => "The response is immediate.",
         ExecutionMode::Long | ExecutionMode::Guest | ExecutionMode::Compute => "It may take long: see 202.",
         ExecutionMode::Ordered => {
-            "It may take long: see 202. What is asked of one VM is done in the order in which it was asked for."
+            "It may take long: see 202. Operations on the same VM run in the order in which they were submitted."
         }
     };
-    let effect = if operation.effect == Effect::Destroy { " Something may be gone afterwards." } else { "" };
-    format!("A token needs the scope `{scope}`. On the command line: `vmprov {}`. {pace}{effect}", operation.command)
+    let effect = if operation.effect == Effect::Destroy { " It may delete data." } else { "" };
+    format!("Requires the scope `{scope}`. Command line: `vmprov {}`. {pace}{effect}", operation.command)
 }
 
-/// Whether what does not stand in the route stands in the query.
+/// Returns whether the members that are not in the path are in the query.
 fn in_query(operation: &Operation) -> bool {
     matches!(operation.method, "GET" | "DELETE")
 }
@@ -159,18 +161,18 @@ fn parameters(operation: &Operation) -> Vec<Value> {
         }
         parameters.push(parameter);
     }
-    if operation.pace != ExecutionMode::Quick {
+    if operation.mode != ExecutionMode::Quick {
         parameters.extend(own::preferences());
     }
     parameters
 }
 
-/// The description that stands beside a reference.
+/// Returns the description next to a reference.
 fn nested(schema: &Value) -> Option<Value> {
     schema["oneOf"].as_array()?.iter().find_map(|part| part.get("description").cloned())
 }
 
-/// A query and a route have no null: what is not there is left out.
+/// Removes null from a schema, because the parameters of a query or path are omitted instead.
 fn not_null(mut schema: Value) -> Value {
     if let Some([kind, null]) = schema["type"].as_array().map(Vec::as_slice)
         && null == "null"
@@ -189,7 +191,7 @@ fn not_null(mut schema: Value) -> Value {
     }
 }
 
-/// The members that do not stand in the route, as a body; none where there are no such.
+/// Describes the members that are not in the path, as a body. Returns none if there are no such members.
 fn body(operation: &Operation) -> Option<Value> {
     let mut schema = operation.request.clone();
     let in_path: Vec<_> = operation.path_members().collect();
@@ -217,13 +219,14 @@ fn responses(operation: &Operation) -> Value {
         None if operation.name == "vm_screenshot" => json!({"image/png": {}}),
         None => json!({"text/plain": {"schema": {"type": "string"}}}),
     };
-    let mut success = json!({"description": "It is done", "content": content});
+    let mut success = json!({"description": "Done", "content": content});
     if operation.status == 201 {
-        responses.insert("200".to_owned(), json!({"description": "It was so already", "content": success["content"]}));
-        success["headers"] = json!({"Location": {"description": "Where it is", "schema": {"type": "string"}}});
+        responses.insert("200".to_owned(), json!({"description": "It already existed", "content": success["content"]}));
+        success["headers"] =
+            json!({"Location": {"description": "The path of the resource", "schema": {"type": "string"}}});
     }
     responses.insert(operation.status.to_string(), success);
-    if operation.pace != ExecutionMode::Quick {
+    if operation.mode != ExecutionMode::Quick {
         responses.insert("202".to_owned(), own::accepted());
     }
     for (status, _) in problems().filter(|(status, _)| can_be(operation, *status)) {
@@ -232,33 +235,33 @@ fn responses(operation: &Operation) -> Value {
     Value::Object(responses)
 }
 
-/// Whether an operation can fail so.
+/// Returns whether an operation can fail with a status.
 fn can_be(operation: &Operation, status: u16) -> bool {
     match status {
         408 | 413 | 415 => !in_query(operation),
-        409 | 422 | 423 => operation.pace != ExecutionMode::Quick || operation.path.contains('{'),
+        409 | 422 | 423 => operation.mode != ExecutionMode::Quick || operation.path.contains('{'),
         _ => true,
     }
 }
 
-/// How a request can fail.
+/// Returns the statuses with which a request can fail, and their descriptions.
 fn problems() -> impl Iterator<Item = (u16, &'static str)> {
     [
-        (400, "The request cannot be used: `error` says which member and why"),
-        (401, "Nobody has said who asks, or the token is not known"),
-        (403, "Whoever asks may not do that, has as much as they may have, or the host does not permit it"),
-        (404, "There is no such thing, or route"),
+        (400, "The request is invalid; `error` names the member and the reason"),
+        (401, "Authentication is required, or the token is invalid"),
+        (403, "The client is not authorized, its quota is exceeded, or the host denies access"),
+        (404, "The resource or the route does not exist"),
         (408, "The body did not arrive in time"),
-        (409, "The name is taken, or it is not possible in the state that the thing is in"),
+        (409, "The name is taken, or the resource's current state does not allow this"),
         (413, "The body is too large"),
         (415, "The body is not JSON"),
-        (421, "The request was meant for another host"),
+        (421, "The request names a host that is not allowed"),
         (422, "The Idempotency-Key was used for another request"),
-        (423, "Another vmprov is working on the same thing"),
-        (500, "A program that vmprov calls is missing or failed, or vmprov has a bug"),
-        (502, "The guest has failed"),
-        (503, "libvirt, the guest or a download host cannot be reached, or the service is ending"),
-        (504, "It took longer than its limit"),
+        (423, "Another vmprov is working on the same resource"),
+        (500, "A program that vmprov runs is missing or failed, or vmprov has a bug"),
+        (502, "The guest failed"),
+        (503, "libvirt, the guest or a download host cannot be reached, or the service is shutting down"),
+        (504, "The time limit was exceeded"),
     ]
     .into_iter()
 }
@@ -269,7 +272,7 @@ fn problem(status: u16, about: &str) -> Value {
         "content": {MEDIA_TYPE: {"schema": reference("Problem")}},
     });
     if matches!(status, 423 | 503 | 504) {
-        let header = json!({"description": "After how many seconds to try again", "schema": {"type": "integer"}});
+        let header = json!({"description": "After how many seconds to retry", "schema": {"type": "integer"}});
         problem["headers"] = json!({"Retry-After": header});
     }
     problem

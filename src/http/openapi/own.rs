@@ -1,4 +1,4 @@
-//! What HTTP has beside the operations, as OpenAPI has it.
+//! The routes that are not operations, in the OpenAPI document.
 
 use std::collections::BTreeMap;
 
@@ -11,30 +11,30 @@ use crate::{
     service::event_log::ServiceEvent,
 };
 
-/// The routes of HTTP's own.
+/// Describes the routes that are not operations.
 pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
     let id = json!([{
         "name": "id", "in": "path", "required": true, "schema": {"type": "string", "format": "uuid"},
-        "description": "The operation, as X-Operation-Id and the answer with 202 name it",
+        "description": "ID of the operation, from the header X-Operation-Id or a 202 response",
     }]);
-    let one = json_answer("The operation, as it is now", "Operation");
-    let all = json_answer("They, the newest first", "Operations");
+    let one = json_answer("The operation and its current state", "Operation");
+    let all = json_answer("The operations, the newest first", "Operations");
     let none = json!([]);
-    let list = "List what is under way, and what has ended not long ago";
-    let get = "Show how far an operation is, and what came of it";
-    let cancel = "Cancel an operation, and undo what it has done";
-    let tools = "Show the definitions of the tools, as a language model's interface takes them";
+    let list = "List running and recently ended operations";
+    let get = "Show the state and the result of an operation";
+    let cancel = "Cancel an operation and roll back its changes";
+    let tools = "List the tool definitions for language models";
     let format = json!([{
         "name": "format", "in": "query", "required": false, "schema": reference("ToolFormat"), "example": "openai",
-        "description": "How tools are defined",
+        "description": "Format of the definitions",
     }]);
     let any = json!({"description": "The definitions", "content": {"application/json": {"schema": {"type": ["object", "array"]}}}});
-    let events = "Follow what happens to VMs and operations, as server-sent events";
-    let ready = "Whether the service can do its work: libvirt answers, and pool and network are there";
-    let metrics = "Show what is counted, for Prometheus: of libvirt's VMs and pools, and of the service";
-    let counted = text("application/openmetrics-text", "What is counted");
+    let events = "Follow events of VMs and operations as server-sent events";
+    let ready = "Check whether the service is ready: libvirt, storage pool and network are available";
+    let metrics = "Show the metrics of VMs, storage pools and the service for Prometheus";
+    let counted = text("application/openmetrics-text", "The metrics");
     let document = "Show this document";
-    let alive = "Whether the service lives; nothing else is looked at";
+    let alive = "Check whether the service is alive, without checking anything else";
     vec![
         ("/api/operations", "GET", route("operation_list", "operations", list, &none, &all, &[401, 403, 421])),
         ("/api/operations/{id}", "GET", route("operation_get", "operations", get, &id, &one, &[401, 403, 404, 421])),
@@ -45,29 +45,37 @@ pub(super) fn routes() -> Vec<(&'static str, &'static str, Value)> {
         ),
         ("/api/tools", "GET", route("tool_list", "tools", tools, &format, &any, &[400, 401, 403, 421])),
         ("/api/tools/{name}", "POST", call()),
-        ("/api/events", "GET", route("events", "operations", events, &wanted(), &stream(), &[400, 401, 403, 421, 503])),
+        (
+            "/api/events",
+            "GET",
+            route("events", "operations", events, &filters(), &stream(), &[400, 401, 403, 421, 503]),
+        ),
         ("/healthz", "GET", route("healthz", "service", alive, &none, &text("text/plain", "`OK`"), &[421])),
-        ("/readyz", "GET", route("readyz", "service", ready, &none, &json_answer("It can", "Ready"), &[421, 503])),
+        (
+            "/readyz",
+            "GET",
+            route("readyz", "service", ready, &none, &json_answer("The service is ready", "Ready"), &[421, 503]),
+        ),
         ("/metrics", "GET", route("metrics", "service", metrics, &none, &counted, &[401, 403, 421])),
         ("/openapi.json", "GET", route("openapi", "service", document, &none, &json_object(), &[421])),
     ]
 }
 
-/// A call of a tool: what it takes and answers, its own definition says.
+/// Describes the call of a tool. The definition of the tool describes its arguments and result.
 fn call() -> Value {
     let name = json!({
-        "name": "name", "in": "path", "required": true, "description": "Tool",
+        "name": "name", "in": "path", "required": true, "description": "Name of the tool",
         "schema": {"type": "string", "enum": agents::tools().iter().map(|tool| tool.name).collect::<Vec<_>>()},
     });
     let [prefer, key] = preferences();
-    let answer = json!({"description": "What the tool has to say", "content": {"application/json": {"schema": {"type": "object"}}}});
+    let answer = json!({"description": "The result of the tool", "content": {"application/json": {"schema": {"type": "object"}}}});
     let about = "Call a tool with its arguments";
     let parameters = json!([name, prefer, key]);
     let problems = [400, 401, 403, 404, 408, 409, 413, 415, 421, 422, 423, 500, 502, 503, 504];
     let mut call = route("tool_call", "tools", about, &parameters, &answer, &problems);
     call["description"] = json!(
-        "The body is what GET /api/tools describes as the tool's arguments. Hints in errors are calls of tools; `next` is the \
-         first of them, for programs. A token needs the scope that the tool's operation needs."
+        "The body contains the arguments that GET /api/tools describes. Hints in errors are tool calls; `next` is the first \
+         of them, for programs. Requires the scope of the tool's operation."
     );
     call["requestBody"] = json!({
         "required": false,
@@ -77,26 +85,27 @@ fn call() -> Value {
     call
 }
 
-/// Which events are wanted.
-fn wanted() -> Value {
+/// Returns the parameters that filter events.
+fn filters() -> Value {
     json!([
-        {"name": "vm", "in": "query", "required": false, "schema": {"type": "string"}, "description": "Only those about this VM"},
+        {"name": "vm", "in": "query", "required": false, "schema": {"type": "string"}, "description": "Only events of this VM"},
         {
             "name": "kind", "in": "query", "required": false, "schema": {"type": "string"}, "example": "lifecycle,operation",
-            "description": "Only those of these kinds, with commas between them",
+            "description": "Only events of these kinds, separated by commas",
         },
         {
             "name": "Last-Event-ID", "in": "header", "required": false, "schema": {"type": "string"},
-            "description": "The id of the last event that was read: those that came since are told first",
+            "description": "ID of the last event received; the stream continues after it",
         },
     ])
 }
 
-/// The events as they come. Each has the form of a line of JSON.
+/// Describes the stream of events. The data of each event is one line of JSON.
 fn stream() -> Value {
     json!({
-        "description": "Server-sent events, until one of both ends hangs up: libvirt's (`lifecycle`, `agent-lifecycle`, …), `operation`, \
-                        `libvirt` (whether it is heard) and `reset` (some may be lost: ask again for what you show)",
+        "description": "Server-sent events until either side closes the connection: those of libvirt (`lifecycle`, \
+                        `agent-lifecycle`, …), `operation`, `libvirt` (the connection to libvirt changed) and `reset` \
+                        (events may be lost: read the lists again)",
         "content": {"text/event-stream": {}},
     })
 }
@@ -121,7 +130,7 @@ fn text(kind: &str, about: &str) -> Value {
     json!({"description": about, "content": {kind: {"schema": {"type": "string"}}}})
 }
 
-/// The schemas that those routes have beside the operations'.
+/// Adds the schemas of the routes that are not operations.
 pub(super) fn schemas(schemas: &mut BTreeMap<String, Value>) {
     add::<Listing>(schemas);
     add::<Ready>(schemas);
@@ -130,32 +139,32 @@ pub(super) fn schemas(schemas: &mut BTreeMap<String, Value>) {
     add::<Pending>(schemas);
 }
 
-/// How a client says how long it waits, and that it sends the same again.
+/// Returns the headers that set the wait and the idempotency key.
 pub(super) fn preferences() -> [Value; 2] {
     [
         json!({
             "name": "Prefer", "in": "header", "required": false, "schema": {"type": "string"}, "example": "wait=10",
-            "description": "`respond-async` for an answer at once, `wait=N` for one within N seconds (RFC 7240)",
+            "description": "`respond-async` to respond at once, `wait=N` to wait up to N seconds (RFC 7240)",
         }),
         json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
             "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-            "description": "A name of the client's own for this request: sent again with it, it is not carried out again, and has the first answer",
+            "description": "A unique key for this request; repeating the request with it returns the first result instead of running it again",
         }),
     ]
 }
 
-/// The answer of what is under way.
+/// Describes the response for an operation that is still running.
 pub(super) fn accepted() -> Value {
     accepted_as("Accepted")
 }
 
 fn accepted_as(schema: &str) -> Value {
     json!({
-        "description": "It is under way, and goes on by itself: ask how far it is",
+        "description": "The operation is running in the background; poll it",
         "headers": {
-            "Location": {"description": "Where to ask", "schema": {"type": "string"}},
-            "Retry-After": {"description": "After how many seconds", "schema": {"type": "integer"}},
+            "Location": {"description": "The path at which to poll the operation", "schema": {"type": "string"}},
+            "Retry-After": {"description": "After how many seconds to poll", "schema": {"type": "integer"}},
         },
         "content": {"application/json": {"schema": reference(schema)}},
     })

@@ -1,4 +1,4 @@
-//! VMs: what is asked for, and what there is.
+//! VMs: the request to create one, and the reports about them.
 
 mod check;
 mod report;
@@ -21,52 +21,51 @@ use crate::error::Error;
 
 pub use report::{Address, AddressSource, Disk, Interface, Known, Vm, VmInfo, VmKey, Vms};
 
-/// The virtual CPUs that a VM gets when nobody says.
+/// The default number of virtual CPUs.
 const DEFAULT_VCPUS: u32 = 2;
 
-/// The network that a VM is attached to when nobody says: the one that libvirt's packages bring.
+/// The default network, which libvirt's packages define.
 pub const DEFAULT_NETWORK: &str = "default";
 
-/// The network of the user who runs libvirt. In a session, `default` means it too, since libvirt has no networks there.
+/// User-mode networking. In a session, `default` means the same, because libvirt has no networks there.
 pub const USER_NETWORK: &str = "user";
 
-/// Describes the VM to create
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on every face")]
+/// The VM to create
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent switch in every front end")]
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewVm {
-    /// Name of the VM, which is also its host name
+    /// Name of the VM, also its host name
     pub name: Name,
 
-    /// Cloud image to start from: a name of `vmprov image search` or `image list`, a file, or an http(s) URL; without one
-    /// the disk is blank
+    /// Cloud image: catalogue or pool name, file, or http(s) URL; without one the disk is blank
     #[arg(long, value_name = "NAME|PATH|URL")]
     #[serde(default)]
     #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]+$")]
     pub image: Option<String>,
 
-    /// Cloud image to start from, as a URL
+    /// URL of the cloud image
     #[arg(long, value_name = "URL", conflicts_with = "image")]
     #[serde(default)]
     #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]+$")]
     pub image_url: Option<String>,
 
-    /// Checksum that the image must have
+    /// Required checksum of the image
     #[arg(long, value_name = "sha256:SUM")]
     #[serde(default)]
     pub checksum: Option<Checksum>,
 
-    /// Refuse an image that neither a checksum nor a signature speaks for
+    /// Require a checksum or signature
     #[arg(long)]
     #[serde(default)]
     pub require_verified: bool,
 
-    /// Ask the image's publisher for a newer one first
+    /// Check for a newer image first
     #[arg(long)]
     #[serde(default)]
     pub pull: bool,
 
-    /// Installer to attach as a CD
+    /// Installer ISO file to attach as a CD
     #[arg(long, value_name = "FILE")]
     #[serde(default)]
     #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]+$")]
@@ -88,64 +87,62 @@ pub struct NewVm {
     #[serde(default)]
     pub disk_size: DiskSize,
 
-    /// libvirt network to attach to; user is that of the user who runs libvirt, which needs no privilege: a port of the
-    /// host's loopback leads to the guest
+    /// libvirt network, or `user` for unprivileged user-mode networking with SSH forwarded from a loopback port
     #[arg(long, value_name = "NETWORK", default_value = DEFAULT_NETWORK)]
     #[serde(default = "default_network")]
     pub network: String,
 
-    /// Key of the key store that may log in (can be repeated)
+    /// SSH key from the key store to authorize (can be repeated)
     #[arg(long = "ssh-key", value_name = "KEY")]
     #[serde(default)]
     pub ssh_keys: Vec<Name>,
 
-    /// User that the keys log in as [default: what the image is known to use]
+    /// Login user [default: the image's default user]
     #[arg(long, value_name = "NAME")]
     #[serde(default)]
     #[schema(pattern = "^[a-z_][a-z0-9_-]{0,31}$")]
     pub user: Option<String>,
 
-    /// User data for cloud-init, beside what vmprov needs itself; on the command line a file is named
+    /// cloud-init user data, merged with vmprov's own
     #[arg(skip)]
     #[serde(default)]
     pub user_data: Option<Bytes>,
 
-    /// Start the VM as soon as it is there
-    #[arg(long = "no-start", action = ArgAction::SetFalse, help = "Leave the VM stopped")]
+    /// Start the VM after creating it
+    #[arg(long = "no-start", action = ArgAction::SetFalse, help = "Do not start the VM")]
     #[serde(default = "default_start")]
     pub start: bool,
 
-    /// How long the VM is kept, from when it is there: 30m, 2h, 7d, 1h30m; fetching its image does not count, waiting for the
-    /// guest does. Then `vmprov reap` deletes it, running or not
+    /// Lifetime, counted from creation (image download excluded), such as 2h or 7d; `reap` deletes expired VMs
     #[arg(long, value_name = "TIME")]
     #[serde(default)]
     pub ttl: Option<Ttl>,
 
-    /// Start the VM whenever the host starts
+    /// Start the VM with the host
     #[arg(long)]
     #[serde(default)]
     pub autostart: bool,
 
-    /// What becomes of a VM of the name that is there already
+    /// What to do if a VM with this name exists
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     #[serde(default)]
     pub if_exists: IfExists,
 
-    /// Wait until the guest is so far
+    /// Wait for the guest (ip, ssh, cloud-init)
     #[arg(long, value_enum, value_name = "FOR", num_args = 0..=1, require_equals = true, default_missing_value = "ssh")]
     #[serde(default)]
     pub wait: Option<WaitFor>,
 
-    /// How long to wait at most
+    /// Maximum time to wait
     #[arg(long, value_name = "TIME", default_value_t = Limit::WAIT)]
     #[serde(default = "default_timeout")]
     pub timeout: Limit,
 }
 
-/// Refuses a number of virtual CPUs that no machine has.
+/// Refuses an invalid number of virtual CPUs.
 pub fn check_vcpus(vcpus: u32) -> Result<u32, Error> {
     if vcpus == 0 {
-        return Err(Error::invalid("a VM cannot have 0 virtual CPUs").hint("Give at least 1."));
+        return Err(Error::invalid("invalid number of virtual CPUs `0`").hint("Use a whole number of at least 1"));
     }
     Ok(vcpus)
 }
@@ -153,13 +150,13 @@ pub fn check_vcpus(vcpus: u32) -> Result<u32, Error> {
 /// Reads a number of virtual CPUs.
 pub fn parse_vcpus(text: &str) -> Result<u32, Error> {
     let refuse = |_| {
-        Error::invalid(format!("`{}` is no number of virtual CPUs", text.escape_debug()))
-            .hint("Give a whole number, at least 1.")
+        Error::invalid(format!("invalid number of virtual CPUs `{}`", text.escape_debug()))
+            .hint("Use a whole number of at least 1")
     };
     text.parse().map_err(refuse).and_then(check_vcpus)
 }
 
-/// Content that is text in JSON, but need not be text where a file is read (cloud-init takes gzip).
+/// Content that is text in JSON. Content from a file can be binary (cloud-init accepts gzip).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub struct Bytes(pub Vec<u8>);
@@ -171,7 +168,7 @@ impl From<String> for Bytes {
 }
 
 impl Serialize for Bytes {
-    /// As text; what is none is shown as well as it can be.
+    /// Writes text. Bytes that are not UTF-8 are replaced.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&String::from_utf8_lossy(&self.0))
     }
@@ -193,19 +190,19 @@ const fn default_timeout() -> Limit {
     Limit::WAIT
 }
 
-/// What to wait for
+/// The state to wait for
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitFor {
-    /// libvirt says that it runs
+    /// libvirt reports it as running
     Running,
-    /// It has an address
+    /// It has an IP address
     Ip,
-    /// It lets a key log in
+    /// A key can log in over SSH
     Ssh,
     /// cloud-init has finished without an error
     CloudInit,
-    /// Its guest agent answers
+    /// Its guest agent responds
     Agent,
     /// It is shut off
     Stopped,
@@ -224,47 +221,47 @@ impl fmt::Display for WaitFor {
     }
 }
 
-/// A VM's state, in virsh's words.
+/// A VM's state, by virsh's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum State {
-    /// libvirt does not know.
+    /// libvirt does not know its state.
     #[serde(rename = "no state")]
     NoState,
-    /// It runs.
+    /// It is running.
     #[serde(rename = "running")]
     Running,
-    /// It waits for a resource (Xen).
+    /// It is blocked on a resource (Xen).
     #[serde(rename = "idle")]
     Blocked,
-    /// Its virtual CPUs are stopped.
+    /// Its virtual CPUs are paused.
     #[serde(rename = "paused")]
     Paused,
-    /// The guest has gone down and QEMU is ending.
+    /// The guest has shut down and QEMU is terminating.
     #[serde(rename = "in shutdown")]
     ShuttingDown,
-    /// It does not run.
+    /// It is not running.
     #[serde(rename = "shut off")]
     ShutOff,
     /// The guest crashed.
     #[serde(rename = "crashed")]
     Crashed,
-    /// The guest sleeps.
+    /// The guest is suspended.
     #[serde(rename = "pmsuspended")]
     Suspended,
 }
 
 impl State {
-    /// Whether a process of it exists, so that it has a live configuration beside the persistent one.
+    /// Returns whether it has a process, and so a live configuration in addition to the persistent one.
     pub const fn is_active(self) -> bool {
         !matches!(self, Self::ShutOff | Self::Crashed | Self::NoState)
     }
 
-    /// libvirt's number (`virDomainState`, in whose order the states stand here).
+    /// Returns libvirt's number for it. The variants are in the order of libvirt's `virDomainState`.
     pub const fn number(self) -> u8 {
         self as u8
     }
 
-    /// virsh's word.
+    /// Returns virsh's name for it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoState => "no state",
@@ -292,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_the_same_on_every_face() {
+    fn defaults_are_the_same_in_every_front_end() {
         let matches = NewVm::augment_args(Command::new("x")).get_matches_from(["x", "web"]);
         let typed = NewVm::from_arg_matches(&matches).unwrap();
         let minimal: NewVm = serde_json::from_str(r#"{"name": "web"}"#).unwrap();

@@ -1,4 +1,4 @@
-//! What there is of VMs: in the list, and one by one.
+//! Reports about VMs: as a list, and one by one.
 
 use std::{
     fmt,
@@ -13,11 +13,11 @@ use uuid::Uuid;
 use super::State;
 use crate::model::image::Verification;
 
-/// A VM, as the list has it.
+/// A VM in the list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Vm {
-    /// Its name: anything that libvirt allows, for one that vmprov did not make.
+    /// Its name; for an unmanaged VM, anything that libvirt allows.
     pub name: String,
     /// Its UUID.
     pub uuid: Uuid,
@@ -29,7 +29,7 @@ pub struct Vm {
     pub vcpus: u32,
     /// Whether it starts with the host.
     pub autostart: bool,
-    /// What vmprov knows beyond libvirt's own list; absent when only that was asked for.
+    /// The properties that libvirt's own list does not have; absent if only that list was requested.
     #[serde(flatten)]
     pub known: Option<Known>,
 }
@@ -37,42 +37,42 @@ pub struct Vm {
 /// A list of VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Vms {
-    /// They, in the order of their names.
+    /// The VMs, ordered by name.
     pub vms: Vec<Vm>,
 }
 
-/// What vmprov knows of a VM beyond libvirt's list.
+/// The properties of a VM that libvirt's own list does not have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Known {
-    /// Whether vmprov made it.
+    /// Whether it is managed by vmprov.
     pub managed: bool,
-    /// Whether a create or delete of it was killed half-way, or is at it now.
+    /// Whether a create or delete of it is running or was interrupted.
     pub incomplete: bool,
-    /// The image that its disk came from.
+    /// The image that its disk was created from.
     pub image: Option<String>,
-    /// What spoke for that image's content when the VM was created.
+    /// How that image's content was verified when the VM was created.
     pub image_verification: Option<Verification>,
-    /// The user that its keys log in as.
+    /// Its login user.
     pub user: Option<String>,
-    /// When `vmprov reap` may delete it (RFC 3339, UTC); none for a VM that does not expire.
+    /// When `reap` may delete it (RFC 3339, UTC); null if it does not expire.
     pub expires: Option<Timestamp>,
-    /// Whether it is protected from being deleted.
+    /// Whether it is protected from deletion.
     pub protected: bool,
-    /// The name of the token on whose behalf it was created; none on the command line.
+    /// The name of the token that created it; null if it was created on the command line.
     pub owner: Option<String>,
     /// Its addresses.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
-    /// The port of ssh there, where it is not ssh's own.
+    /// The SSH port at these addresses, if it is not 22.
     pub ssh_port: Option<u16>,
 }
 
-/// Everything there is to know of a VM.
+/// The details of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmInfo {
-    /// What the list has.
+    /// The members that the list has.
     #[serde(flatten)]
     pub vm: Vm,
     /// `kvm`, or `qemu` for emulation.
@@ -81,23 +81,23 @@ pub struct VmInfo {
     pub arch: String,
     /// The machine type.
     pub machine: Option<String>,
-    /// The memory in MiB up to which it can be given more while it runs.
+    /// The boot-time maximum of its memory in MiB, up to which memory can be hot-plugged.
     pub max_memory: u64,
-    /// The virtual CPUs up to which it can be given more while it runs.
+    /// The boot-time maximum of its virtual CPUs, up to which CPUs can be hot-plugged.
     pub max_vcpus: u32,
-    /// What it is for, in libvirt's own description.
+    /// Its description, which libvirt stores.
     pub description: Option<String>,
-    /// When vmprov created it (RFC 3339, UTC).
+    /// When it was created (RFC 3339, UTC); null for an unmanaged VM.
     pub created: Option<String>,
-    /// The SHA-256 of the image as it was given.
+    /// The SHA-256 of the original image file.
     pub image_sha256: Option<String>,
     /// cloud-init's instance-id.
     pub instance_id: Option<String>,
-    /// Whether its guest agent answers.
+    /// Whether its guest agent responds.
     pub agent: bool,
-    /// The ssh keys that it was given.
+    /// The SSH keys that were given to it.
     pub ssh_keys: Vec<VmKey>,
-    /// The public halves of its ssh host keys.
+    /// Its public SSH host keys.
     pub host_keys: Vec<String>,
     /// Its disks.
     pub disks: Vec<Disk>,
@@ -107,11 +107,11 @@ pub struct VmInfo {
     pub volumes: Vec<String>,
 }
 
-/// A key that a VM was given.
+/// A key that was given to a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VmKey {
-    /// Its name in the key store at the time.
+    /// Its name in the key store at that time.
     pub name: String,
     /// Its fingerprint, `SHA256:…`.
     pub fingerprint: String,
@@ -121,11 +121,11 @@ pub struct VmKey {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Disk {
-    /// The name in the guest's order: `vda`.
+    /// Its name in the domain: `vda`.
     pub target: String,
     /// `disk`, `cdrom`, …
     pub device: String,
-    /// The file, block device or `pool/volume` behind it; none for an empty drive.
+    /// The file, block device or `pool/volume` behind it; null for an empty drive.
     pub source: Option<String>,
 }
 
@@ -149,27 +149,27 @@ pub struct Address {
     /// The address.
     #[schema(value_type = String)]
     pub address: IpAddr,
-    /// The port of ssh there, where it is not ssh's own.
+    /// The SSH port at this address, if it is not 22.
     pub port: Option<u16>,
     /// The interface's MAC address, in lower case.
     pub mac: String,
-    /// Where it is known from.
+    /// How it was found.
     pub source: AddressSource,
     /// When its lease ends.
     pub expires: Option<Timestamp>,
 }
 
-/// Where an address is known from.
+/// How an address was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AddressSource {
-    /// The DHCP server of a libvirt network gave it.
+    /// It is a DHCP lease of a libvirt network.
     Lease,
-    /// The guest agent says so.
+    /// The guest agent reported it.
     Agent,
-    /// The host's neighbour table has it.
+    /// It is in the host's neighbour table.
     Arp,
-    /// It is the host's own: a port there leads to the guest.
+    /// It is an address of the host, where a port is forwarded to the guest.
     Forward,
 }
 

@@ -1,4 +1,4 @@
-//! The clock, which guests start with and certificates are judged by.
+//! The clock, from which guests take their time and by which certificates are verified.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,16 +9,16 @@ use crate::{
     tools::timedatectl,
 };
 
-/// By how much clocks of two machines may differ without being wrong: a time zone taken for another.
+/// How much the clocks of two machines may differ without being wrong, because of a confused time zone for example.
 const TOLERANCE: Duration = Duration::from_hours(24);
 
-/// What sets the clock.
+/// The command that synchronizes the clock.
 const SYNCHRONISE: &str = "sudo timedatectl set-ntp true";
 
 pub(super) fn time() -> Finding {
     let now = SystemTime::now();
     let Some(installed) = system::program_installed() else {
-        return Finding::skip("the date of this program cannot be read");
+        return Finding::skip("cannot read when this program was installed");
     };
     judge(now, installed)
 }
@@ -29,17 +29,18 @@ fn judge(now: SystemTime, installed: SystemTime) -> Finding {
         time.map(|time| time.to_string()).unwrap_or_default()
     };
     if now + TOLERANCE < installed {
-        let saw = format!("it is {}, and this program is of {}: the clock is behind", shown(now), shown(installed));
-        return Finding::fail(Code::Conflict, saw).mend(SYNCHRONISE);
+        let (now, installed) = (shown(now), shown(installed));
+        let observed = format!("the clock is behind: it shows {now}, but this program was installed at {installed}");
+        return Finding::fail(Code::Conflict, observed).fix(SYNCHRONISE);
     }
-    Finding::ok(format!("it is {}", shown(now)))
+    Finding::ok(format!("the clock shows {}", shown(now)))
 }
 
-pub(super) fn synchronised(look: &Context) -> Result<Finding> {
-    Ok(if timedatectl::is_synchronised(&look.host.runner)? {
-        Finding::ok("the clock follows a time server")
+pub(super) fn synchronised(context: &Context) -> Result<Finding> {
+    Ok(if timedatectl::is_synchronised(&context.host.runner)? {
+        Finding::ok("the clock is synchronized with a time server")
     } else {
-        Finding::warn("the clock follows no time server; guests start with its time").mend(SYNCHRONISE)
+        Finding::warn("the clock is not synchronized with a time server; guests take its time").fix(SYNCHRONISE)
     })
 }
 
@@ -49,7 +50,7 @@ mod tests {
     use crate::error::Hint;
 
     #[test]
-    fn a_clock_that_is_behind_the_program_is_wrong() {
+    fn a_clock_behind_the_installation_date_fails() {
         let installed = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 50);
         for (now, status) in [
             (installed + TOLERANCE, CheckStatus::Ok),
@@ -60,7 +61,8 @@ mod tests {
             assert_eq!(judge(now, installed).status, status);
         }
         let hint = judge(SystemTime::UNIX_EPOCH, installed).as_hint().unwrap();
-        let says = "it is 1970-01-01T00:00:00Z, and this program is of 2019-12-20T00:00:00Z: the clock is behind";
-        assert_eq!(hint, Hint::run(says, "sudo timedatectl set-ntp true"));
+        let text = "the clock is behind: it shows 1970-01-01T00:00:00Z, \
+                    but this program was installed at 2019-12-20T00:00:00Z";
+        assert_eq!(hint, Hint::run(text, "sudo timedatectl set-ntp true"));
     }
 }

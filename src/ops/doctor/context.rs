@@ -1,4 +1,4 @@
-//! What the checks look with: one connection for all of them, and what can be seen through it.
+//! What all checks share: one connection to libvirt, and what can be examined through it.
 
 use std::{cell::OnceCell, time::Duration};
 
@@ -10,18 +10,18 @@ use crate::{
     tools::virsh::{Confinement, Versions},
 };
 
-/// Where a check can see anything.
+/// Where a check applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// On this machine, whatever libvirt is used.
+    /// On this machine, whichever libvirt is used.
     Machine,
     /// Wherever libvirt answers.
     Libvirt,
-    /// The same, but for a session, which has no networks.
+    /// Wherever libvirt answers, except for a session, which has no networks.
     Networks,
     /// Where libvirt and its guests are on this machine.
     Here,
-    /// The same, for the machine's libvirt and not for one of a session.
+    /// Where the system's libvirt, not that of a session, and its guests are on this machine.
     System,
 }
 
@@ -31,13 +31,13 @@ enum LibvirtHost {
     System,
     Session,
     Elsewhere,
-    /// A driver that runs no QEMU here.
+    /// A driver that does not run QEMU on this machine.
     Other(String),
 }
 
-/// One look at the host.
+/// The host during one run of checks.
 pub(super) struct Context {
-    /// The host, none of whose calls take long.
+    /// The host. Its calls have a time limit.
     pub(super) host: Host,
     place: LibvirtHost,
     versions: OnceCell<Result<Versions>>,
@@ -51,48 +51,48 @@ impl Context {
         Self { host, place, versions: OnceCell::new(), confinement: OnceCell::new() }
     }
 
-    /// How long a call may take here.
+    /// Returns the time limit of a call.
     pub(super) fn limit(&self) -> Duration {
         self.host.runner.limit.unwrap_or(CALL_LIMIT)
     }
 
-    /// Who answers: asked once.
+    /// Returns the versions of libvirt and the hypervisor, which are read once.
     pub(super) fn versions(&self) -> Result<&Versions, &Error> {
         self.versions.get_or_init(|| self.host.virsh.versions()).as_ref()
     }
 
-    /// How guests are confined: asked once.
+    /// Returns how guests are confined, which is read once.
     pub(super) fn confinement(&self) -> Result<&Confinement> {
         self.confinement.get_or_init(|| self.host.virsh.confinement()).as_ref().map_err(Clone::clone)
     }
 
-    /// Whether libvirt is the user's own.
+    /// Returns whether the connection is to the user's session.
     pub(super) fn is_session(&self) -> bool {
         self.place == LibvirtHost::Session
     }
 
-    /// Whether the folders of pools are this machine's.
+    /// Returns whether the folders of pools are on this machine.
     pub(super) fn sees_files(&self) -> bool {
         self.why_not(Reach::Here).is_none()
     }
 
-    /// The call of virsh that a person types.
+    /// Returns the virsh command line that does this.
     pub(super) fn virsh(&self, args: &[&str]) -> String {
         self.host.virsh.command(args)
     }
 
-    /// Why a check of this scope sees nothing here.
+    /// Returns why a check of this scope does not apply here, if so.
     pub(super) fn why_not(&self, scope: Reach) -> Option<String> {
         self.why_not_at(scope).or_else(|| self.other_host().filter(|_| matches!(scope, Reach::Here | Reach::System)))
     }
 
-    /// That libvirt answers on this machine, and yet its files are others: this is a container that has its socket.
+    /// Returns that libvirt answers on this machine, but its files are elsewhere: in a container that has its socket.
     fn other_host(&self) -> Option<String> {
         let libvirts = self.versions().ok()?.host.as_deref()?;
         let name = system::host_name();
         let own = name.split('.').next()?;
         (libvirts != own).then(|| {
-            format!("libvirt calls its host `{libvirts}`, and this is `{own}`: its files and devices are not these")
+            format!("libvirt runs on host `{libvirts}`, whose files and devices are not visible on this one, `{own}`")
         })
     }
 
@@ -102,17 +102,17 @@ impl Context {
             | (_, LibvirtHost::System)
             | (Reach::Here, LibvirtHost::Session)
             | (Reach::Networks, LibvirtHost::Elsewhere | LibvirtHost::Other(_)) => return None,
-            (_, LibvirtHost::Session) => "a session (qemu:///session) has none of it".to_owned(),
+            (_, LibvirtHost::Session) => "does not apply to a session (qemu:///session)".to_owned(),
             (_, LibvirtHost::Elsewhere) => {
-                "libvirt is on another machine, which cannot be looked at from here".to_owned()
+                "libvirt is on another machine, which cannot be checked from here".to_owned()
             }
-            (_, LibvirtHost::Other(driver)) => format!("libvirt's driver `{driver}` runs nothing on this machine"),
+            (_, LibvirtHost::Other(driver)) => format!("libvirt's driver `{driver}` runs no guests on this machine"),
         };
         Some(reason)
     }
 }
 
-/// What a URI says of the place: `DRIVER[+TRANSPORT]://[HOST]/PATH`.
+/// Returns where the libvirt of a URI is: `DRIVER[+TRANSPORT]://[HOST]/PATH`.
 fn place(uri: &str, is_local: bool) -> LibvirtHost {
     let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
     let driver = scheme.split('+').next().unwrap_or_default();
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_uri_says_where_libvirt_is() {
+    fn the_uri_determines_where_libvirt_is() {
         for (uri, expected) in [
             ("qemu:///system", LibvirtHost::System),
             ("qemu+unix:///system?socket=/x/session", LibvirtHost::System),

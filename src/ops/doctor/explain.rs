@@ -1,4 +1,5 @@
-//! Hints from the checks: a known fault behind an error is looked at, and what is found replaces the general hints. One place for all front ends.
+//! Hints from the checks: if an error has a known fault, the check for it is run, and its finding replaces the general
+//! hints. All front ends use this.
 
 use super::{context::Context, daemon, finding::Finding, kvm, network, pool};
 use crate::{
@@ -6,12 +7,12 @@ use crate::{
     ops::Host,
 };
 
-/// Returns the error; where a check finds its reason, with that as its hint. It never fails and never takes long. What failed
-/// and why stays as it was, and so does what could not be rolled back.
+/// Returns the error, with the finding of a check as its hint if one finds the reason. It never fails and never takes
+/// long. The error's message and cause stay as they were, and so do hints about what could not be rolled back.
 #[must_use]
 pub fn explain(host: &Host, error: Error) -> Error {
     let Some(fault) = error.fault.as_deref() else { return error };
-    // After an interrupt, too.
+    // The checks must run after an interrupt, too.
     let context = Context::new(&host.uncancellable());
     match search(&context, &error, fault).map(|finding| finding.and_then(|finding| finding.as_hint())) {
         Ok(Some(hint)) => {
@@ -22,12 +23,12 @@ pub fn explain(host: &Host, error: Error) -> Error {
     }
 }
 
-/// Runs the check that looks for the reason of a fault; none where no check does.
+/// Runs the check that can find the reason of a fault; none if there is no such check.
 fn search(context: &Context, error: &Error, fault: &Fault) -> Result<Option<Finding>> {
     Ok(match fault {
         Fault::NoConnection => daemon::reason(context, error),
         Fault::NoLogDaemon => Some(daemon::log()),
-        Fault::FileAccess(path) if context.sees_files() => Some(pool::way_to(context, path)?),
+        Fault::FileAccess(path) if context.sees_files() => Some(pool::access(context, path)?),
         Fault::NetworkInactive(name) => Some(network::inactive(context, name)),
         Fault::SubnetInUse => Some(network::subnet(context)?),
         Fault::Dnsmasq => Some(network::dnsmasq(context)?),

@@ -1,4 +1,4 @@
-//! What a check found, and what mends it.
+//! The finding of a check, and how to fix the problem.
 
 use super::{CheckStatus, Checked};
 use crate::{
@@ -6,90 +6,91 @@ use crate::{
     ops::Host,
 };
 
-/// What mends a fault without a risk; it returns what it has done.
-type Act = Box<dyn Fn(&Host) -> Result<String>>;
+/// A fix without risk. It returns what it has done.
+type SafeFix = Box<dyn Fn(&Host) -> Result<String>>;
 
-/// What a check found.
+/// The finding of a check.
 pub(super) struct Finding {
     pub(super) status: CheckStatus,
-    pub(super) saw: String,
+    pub(super) observed: String,
     code: Option<Code>,
-    fix: Option<String>,
-    act: Option<Act>,
+    fix_command: Option<String>,
+    safe_fix: Option<SafeFix>,
 }
 
 impl Finding {
-    fn new(status: CheckStatus, saw: impl Into<String>) -> Self {
-        Self { status, saw: saw.into(), code: None, fix: None, act: None }
+    fn new(status: CheckStatus, observed: impl Into<String>) -> Self {
+        Self { status, observed: observed.into(), code: None, fix_command: None, safe_fix: None }
     }
 
-    /// All is well.
-    pub(super) fn ok(saw: impl Into<String>) -> Self {
-        Self::new(CheckStatus::Ok, saw)
+    /// Returns the finding that there is no problem.
+    pub(super) fn ok(observed: impl Into<String>) -> Self {
+        Self::new(CheckStatus::Ok, observed)
     }
 
-    /// Something is not as it should be.
-    pub(super) fn warn(saw: impl Into<String>) -> Self {
-        Self::new(CheckStatus::Warn, saw)
+    /// Returns a problem that does not prevent VMs from being created.
+    pub(super) fn warn(observed: impl Into<String>) -> Self {
+        Self::new(CheckStatus::Warn, observed)
     }
 
-    /// Something will not work.
-    pub(super) fn fail(code: Code, saw: impl Into<String>) -> Self {
-        Self { code: Some(code), ..Self::new(CheckStatus::Fail, saw) }
+    /// Returns a problem because of which something will not work.
+    pub(super) fn fail(code: Code, observed: impl Into<String>) -> Self {
+        Self { code: Some(code), ..Self::new(CheckStatus::Fail, observed) }
     }
 
-    /// Nothing was looked at, or nothing could be seen.
-    pub(super) fn skip(saw: impl Into<String>) -> Self {
-        Self::new(CheckStatus::Skip, saw)
+    /// Returns that nothing was checked or could be determined, and why.
+    pub(super) fn skip(observed: impl Into<String>) -> Self {
+        Self::new(CheckStatus::Skip, observed)
     }
 
-    /// A look that did not succeed shows neither that all is well nor that it is not.
+    /// Returns the finding of a check that failed to run, which proves neither that there is a problem nor that there
+    /// is none.
     pub(super) fn unknown(error: &Error) -> Self {
         Self::skip(error.to_string().replace('\n', " "))
     }
 
-    /// The command that mends it, which is for a human to decide on.
-    pub(super) fn mend(self, command: impl Into<String>) -> Self {
-        Self { fix: Some(command.into()), ..self }
+    /// Adds the command that fixes the problem, which a person must decide to run.
+    pub(super) fn fix(self, command: impl Into<String>) -> Self {
+        Self { fix_command: Some(command.into()), ..self }
     }
 
-    /// The command that mends it, and what does the same without a risk.
-    pub(super) fn mend_by(self, command: impl Into<String>, act: impl Fn(&Host) -> Result<String> + 'static) -> Self {
-        Self { fix: Some(command.into()), act: Some(Box::new(act)), ..self }
+    /// Adds the command that fixes the problem, and a function that does the same without risk.
+    pub(super) fn fix_by(self, command: impl Into<String>, fix: impl Fn(&Host) -> Result<String> + 'static) -> Self {
+        Self { fix_command: Some(command.into()), safe_fix: Some(Box::new(fix)), ..self }
     }
 
-    /// What mends it without a risk.
-    pub(super) fn act(&self) -> Option<&Act> {
-        self.act.as_ref()
+    /// Returns the fix without risk, if there is one.
+    pub(super) fn safe_fix(&self) -> Option<&SafeFix> {
+        self.safe_fix.as_ref()
     }
 
-    /// The same, after mending it has failed.
-    pub(super) fn not_mended(self, error: &Error) -> Self {
-        let saw = format!("{}; mending it failed: {}", self.saw, error.to_string().replace('\n', " "));
-        Self { saw, ..self }
+    /// Returns the finding after its safe fix has failed.
+    pub(super) fn fix_failed(self, error: &Error) -> Self {
+        let observed = format!("{}; the fix failed: {}", self.observed, error.to_string().replace('\n', " "));
+        Self { observed, ..self }
     }
 
-    pub(super) fn report(self, id: &'static str, did: Vec<String>) -> Checked {
+    pub(super) fn report(self, id: &'static str, actions: Vec<String>) -> Checked {
         Checked {
             id,
             status: self.status,
-            saw: self.saw,
+            observed: self.observed,
             code: self.code,
-            safe: self.act.is_some(),
-            fix: self.fix,
-            fixed: !did.is_empty(),
-            did,
+            safe: self.safe_fix.is_some(),
+            fix_command: self.fix_command,
+            fixed: !actions.is_empty(),
+            actions,
         }
     }
 
-    /// Returns it as a hint: what is wrong, and the command that fixes it. None where nothing is wrong.
+    /// Returns the problem and the command that fixes it as a hint; none if there is no problem.
     pub(super) fn as_hint(&self) -> Option<Hint> {
         if !matches!(self.status, CheckStatus::Warn | CheckStatus::Fail) {
             return None;
         }
-        Some(match &self.fix {
-            Some(fix) => Hint::run(&self.saw, fix),
-            None => Hint::new(&self.saw),
+        Some(match &self.fix_command {
+            Some(command) => Hint::run(&self.observed, command),
+            None => Hint::new(&self.observed),
         })
     }
 }

@@ -1,8 +1,8 @@
-//! `doctor`: what may be wrong with the host, tried rather than assumed, and what mends it.
+//! `doctor`: finds problems of the host by testing rather than assuming, and tells how to fix them.
 //!
-//! A check looks at one thing and changes nothing (that KVM works is tried with a domain that is gone at once). One that
-//! rests on another is skipped when that did not succeed, so that a fault is told once. What cannot be seen is skipped
-//! with the reason: never taken for well.
+//! A check examines one thing and changes nothing (KVM is tested with a domain that is removed at once). A check that
+//! depends on one that did not succeed is skipped, so that each problem is reported once. What cannot be examined is
+//! skipped with the reason: it is never reported as ok.
 
 mod checks;
 mod clock;
@@ -31,22 +31,22 @@ use context::Context;
 pub use explain::explain;
 use finding::Finding;
 
-/// How long a call of a check may take: a daemon that is stuck is one of the things to be told.
+/// The time limit of each call that a check makes: a daemon that hangs is one of the problems to report.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often one check is mended at most: what was mended may uncover the next fault.
-const MOST_MENDINGS: usize = 3;
+/// How many fixes are applied for one check at most: a fix may uncover the next problem.
+const MAX_FIXES: usize = 3;
 
-/// Says what to look at, and whether to mend it
+/// Which checks to run, and whether to apply safe fixes
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DoctorOptions {
-    /// Checks to run, by id or its beginning, as in pool or pool.space [default: all of them]
+    /// Checks to run, by ID or group, as in pool.space or pool [default: all]
     #[arg(value_name = "ID")]
     pub checks: Vec<String>,
 
-    /// Mend what can be mended without a risk, and look again: start the pool and the network and have them start with the
-    /// host, clean up after killed commands
+    /// Apply safe fixes and check again: start the pool and the network, enable their autostart, remove leftovers of
+    /// interrupted commands
     #[arg(long)]
     pub fix: bool,
 }
@@ -56,109 +56,109 @@ pub struct DoctorOptions {
 #[serde(rename_all = "lowercase")]
 #[schema(as = CheckStatus)]
 pub enum CheckStatus {
-    /// All is well.
+    /// No problem was found.
     Ok,
-    /// Something is not as it should be; VMs can be made all the same.
+    /// There is a problem, but VMs can be created.
     Warn,
     /// Something will not work.
     Fail,
-    /// Not looked at, or nothing could be seen.
+    /// The check was not run, or could not determine anything.
     Skip,
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checked {
-    /// The check.
+    /// The check's ID.
     pub id: &'static str,
     /// How it ended.
     pub status: CheckStatus,
-    /// What it saw.
-    pub saw: String,
-    /// The kind of failure, where it failed.
+    /// What it observed.
+    pub observed: String,
+    /// The kind of failure, if it failed.
     pub code: Option<Code>,
-    /// The command that mends it, where one does.
-    pub fix: Option<String>,
-    /// Whether `--fix` does it.
+    /// The command that fixes the problem, if there is one.
+    pub fix_command: Option<String>,
+    /// Whether the fix is safe, so that `fix` applies it.
     pub safe: bool,
-    /// Whether something was mended.
+    /// Whether a fix was applied.
     pub fixed: bool,
-    /// What was done.
-    pub did: Vec<String>,
+    /// The fixes that were applied.
+    pub actions: Vec<String>,
 }
 
-/// How many checks ended in which way.
+/// How many checks ended with each status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// All was well.
+    /// Checks that found no problem.
     pub ok: usize,
-    /// Something was not as it should be.
+    /// Checks that found a problem with which VMs can still be created.
     pub warn: usize,
-    /// Something will not work.
+    /// Checks that failed.
     pub fail: usize,
-    /// Not looked at.
+    /// Checks that were skipped.
     pub skip: usize,
-    /// Something was mended.
+    /// Checks for which a fix was applied.
     pub fixed: usize,
 }
 
-/// What all checks found.
+/// The results of all checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnosis {
-    /// Each check, in the order in which they rest on each other.
+    /// Each check, after those that it depends on.
     pub checks: Vec<Checked>,
-    /// How many ended in which way.
+    /// How many ended with each status.
     pub summary: Summary,
 }
 
 impl Diagnosis {
-    /// The kind of the first failure; none where nothing failed.
+    /// Returns the kind of the first failure, if any check failed.
     pub fn code(&self) -> Option<Code> {
         self.checks.iter().find_map(|checked| checked.code)
     }
 }
 
-/// Looks at the host and, where that is asked for, mends what can be mended without a risk.
+/// Runs checks on the host and, on request, applies safe fixes.
 pub fn examine(host: &Host, options: &DoctorOptions) -> Result<Diagnosis> {
     let chosen = choose(&options.checks)?;
-    let mut look = Context::new(host);
+    let mut context = Context::new(host);
     let mut ended = BTreeMap::new();
     let mut checks = Vec::new();
-    for check in CHECKS.iter().filter(|check| is_wanted(check, &chosen)) {
+    for check in CHECKS.iter().filter(|check| is_needed(check, &chosen)) {
         host.runner.cancel.check()?;
-        let is_asked = chosen.contains(&check.id);
+        let is_chosen = chosen.contains(&check.id);
         host.step(format!("checking {}", check.id));
-        let mut finding = run(check, &look, &ended)?;
-        let mut did = Vec::new();
-        while let Some(act) = finding.act().filter(|_| options.fix && is_asked && did.len() < MOST_MENDINGS) {
-            match act(host) {
-                Ok(done) => did.push(done),
+        let mut finding = run(check, &context, &ended)?;
+        let mut actions = Vec::new();
+        while let Some(fix) = finding.safe_fix().filter(|_| options.fix && is_chosen && actions.len() < MAX_FIXES) {
+            match fix(host) {
+                Ok(action) => actions.push(action),
                 Err(error) => {
-                    finding = finding.not_mended(&error);
+                    finding = finding.fix_failed(&error);
                     break;
                 }
             }
-            look = Context::new(host);
-            finding = run(check, &look, &ended)?;
+            context = Context::new(host);
+            finding = run(check, &context, &ended)?;
         }
         ended.insert(check.id, finding.status);
-        if is_asked {
-            checks.push(finding.report(check.id, did));
+        if is_chosen {
+            checks.push(finding.report(check.id, actions));
         }
     }
     let summary = count(&checks);
     Ok(Diagnosis { checks, summary })
 }
 
-/// The ids of the checks that are asked for: all where none is.
-fn choose(asked: &[String]) -> Result<Vec<&'static str>> {
-    let is_meant =
+/// Returns the IDs of the requested checks; those of all checks if none is requested.
+fn choose(requested: &[String]) -> Result<Vec<&'static str>> {
+    let matches =
         |id: &str, word: &str| id.strip_prefix(word).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    for word in asked {
-        if !CHECKS.iter().any(|check| is_meant(check.id, word)) {
+    for word in requested {
+        if !CHECKS.iter().any(|check| matches(check.id, word)) {
             return Err(unknown(
                 "check",
                 word,
@@ -167,26 +167,26 @@ fn choose(asked: &[String]) -> Result<Vec<&'static str>> {
             ));
         }
     }
-    let chosen = |check: &&Check| asked.is_empty() || asked.iter().any(|word| is_meant(check.id, word));
+    let chosen = |check: &&Check| requested.is_empty() || requested.iter().any(|word| matches(check.id, word));
     Ok(CHECKS.iter().filter(chosen).map(|check| check.id).collect())
 }
 
-/// Whether a check is asked for, or one rests on it that is.
-fn is_wanted(check: &Check, chosen: &[&str]) -> bool {
-    let rests_on_it = |other: &&Check| other.needs.contains(&check.id);
-    chosen.contains(&check.id) || CHECKS.iter().filter(rests_on_it).any(|other| is_wanted(other, chosen))
+/// Returns whether a check is chosen, or a chosen one depends on it.
+fn is_needed(check: &Check, chosen: &[&str]) -> bool {
+    let depends_on_it = |other: &&Check| other.needs.contains(&check.id);
+    chosen.contains(&check.id) || CHECKS.iter().filter(depends_on_it).any(|other| is_needed(other, chosen))
 }
 
-/// Runs a check, unless it rests on one that did not succeed, or makes no sense here. Only an interrupt is an error.
-fn run(check: &Check, look: &Context, ended: &BTreeMap<&str, CheckStatus>) -> Result<Finding> {
-    if let Some(reason) = look.why_not(check.scope) {
+/// Runs a check, unless it depends on one that did not succeed, or does not apply here. Only an interrupt is an error.
+fn run(check: &Check, context: &Context, ended: &BTreeMap<&str, CheckStatus>) -> Result<Finding> {
+    if let Some(reason) = context.why_not(check.scope) {
         return Ok(Finding::skip(reason));
     }
-    let without = |need: &&&str| matches!(ended.get(**need), Some(CheckStatus::Fail | CheckStatus::Skip));
-    if let Some(need) = check.needs.iter().find(without) {
-        return Ok(Finding::skip(format!("it rests on {need}")));
+    let is_unmet = |need: &&&str| matches!(ended.get(**need), Some(CheckStatus::Fail | CheckStatus::Skip));
+    if let Some(need) = check.needs.iter().find(is_unmet) {
+        return Ok(Finding::skip(format!("depends on {need}, which did not succeed")));
     }
-    match (check.look)(look) {
+    match (check.run)(context) {
         Err(error) if error.code == Code::Interrupted => Err(error),
         Err(error) => Ok(Finding::unknown(&error)),
         finding => finding,
@@ -209,9 +209,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checks_stand_behind_those_that_they_rest_on_and_have_ids_of_their_own() {
+    fn check_ids_are_unique_and_follow_their_dependencies() {
         for (at, check) in CHECKS.iter().enumerate() {
-            assert!(CHECKS[..at].iter().all(|other| other.id != check.id), "{} stands twice", check.id);
+            assert!(CHECKS[..at].iter().all(|other| other.id != check.id), "{} is a duplicate", check.id);
             for need in check.needs {
                 assert!(CHECKS[..at].iter().any(|other| other.id == *need), "{}: {need} must come first", check.id);
             }
@@ -219,13 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn a_check_is_asked_for_by_its_id_or_its_beginning() {
+    fn checks_are_chosen_by_id_or_group() {
         let of = |words: &[&str]| choose(&words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
         assert_eq!(of(&[]).unwrap().len(), CHECKS.len());
         assert_eq!(of(&["pool.space", "iommu"]).unwrap(), ["iommu", "pool.space"]);
         assert_eq!(of(&["pool"]).unwrap(), ["pool.active", "pool.reachable", "pool.space"]);
         let error = of(&["poo"]).unwrap_err();
         assert_eq!(error.code, Code::NotFound);
-        assert_eq!(error.message, "there is no check `poo`");
+        assert_eq!(error.message, "check `poo` does not exist");
     }
 }

@@ -1,4 +1,4 @@
-//! `image export`: an image as a file.
+//! `image export`: writing an image to a file.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use crate::{
     store::{checksum_file::Sums, disk_space},
 };
 
-/// An image that was written into a file.
+/// An image that was written to a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Exported {
@@ -18,28 +18,29 @@ pub struct Exported {
     pub image: String,
     /// The file.
     pub file: Utf8PathBuf,
-    /// Its size in bytes.
+    /// The file's size in bytes.
     pub size: u64,
-    /// Its SHA-256: that of the image as it was given, where that was qcow2 and not compressed.
+    /// The file's SHA-256. It equals that of the original image if that was uncompressed qcow2.
     pub sha256: String,
 }
 
-/// Writes an image into a file that is not there yet, as qcow2. It is whole, or not there.
+/// Writes an image to a new file, as qcow2. After a failure, the file does not exist.
 pub fn export(host: &Host, reference: &str, file: &Utf8Path) -> Result<Exported> {
     let failed = |error: &std::io::Error| Error::io(format!("write `{file}`"), error);
     if file.symlink_metadata().is_ok() {
         return Err(exists(file));
     }
     let file = &Utf8PathBuf::from_path_buf(std::path::absolute(file).map_err(|error| failed(&error))?)
-        .map_err(|_| Error::invalid(format!("`{file}` is no UTF-8")))?;
+        .map_err(|_| Error::invalid(format!("invalid path `{file}`: it is not valid UTF-8")))?;
     let folder = file.parent().unwrap_or(Utf8Path::new("/"));
     let Some(pool) = list::active_pool(host)? else { return Err(super::unknown_image(host, reference)?) };
-    let usage = Usage::look(host, &pool, false)?;
+    let usage = Usage::read(host, &pool, false)?;
     let image = list::find(host, &list::read(host, &pool, &usage)?, reference)?;
     disk_space::require(folder, image.size)?;
     let part = tempfile::Builder::new().prefix(".vmprov-").suffix(".part").tempfile_in(folder);
     let part = part.map_err(|error| failed(&error))?;
-    let path = Utf8Path::from_path(part.path()).ok_or_else(|| Error::invalid(format!("`{file}` is no UTF-8")))?;
+    let path = Utf8Path::from_path(part.path())
+        .ok_or_else(|| Error::invalid(format!("invalid path `{file}`: it is not valid UTF-8")))?;
     host.step(format!("writing {file}"));
     host.virsh.download(&pool.name, image.volume_name(), path)?;
     host.step("computing the file's checksum");
@@ -56,6 +57,6 @@ pub fn export(host: &Host, reference: &str, file: &Utf8Path) -> Result<Exported>
 }
 
 fn exists(file: &Utf8Path) -> Error {
-    Error::new(Code::AlreadyExists, format!("there is a file `{file}` already"))
-        .hint("Choose another name, or remove it.")
+    Error::new(Code::AlreadyExists, format!("file `{file}` already exists"))
+        .hint("Choose another name, or remove the file")
 }

@@ -1,4 +1,4 @@
-//! `image import`: an image under a name of one's own.
+//! `image import`: importing an image under a chosen name.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
-    Base, Examined, Found, ImagePolicy, ImageSource, base, catalogue, find,
-    list::{self, Companions, Image},
+    Base, Found, ImagePolicy, ImageSource, base, catalogue, find,
+    list::{self, Image, Manifests},
     usage::Usage,
 };
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::{
         image::{Checksum, ImageName, Origin},
         user::check_user,
@@ -27,25 +27,25 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewImport {
-    /// Image: a file, or an http(s) URL; qcow2, raw, vmdk, vhdx or vdi, also compressed
+    /// File or http(s) URL in qcow2, raw, vmdk, vhdx or vdi format, or compressed
     #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]*/[^\x00-\x1f\x7f]*$")]
     pub file: String,
 
-    /// Name to give it, as in golden or golden:2
+    /// Name of the image, as in golden or golden:2
     pub name: ImageName,
 
-    /// Checksum that it must have
+    /// Required checksum of the image
     #[arg(long, value_name = "sha256:SUM")]
     #[serde(default)]
     pub checksum: Option<Checksum>,
 
-    /// User that it logs in as [default: what its file name tells]
+    /// Default login user of the image [default: derived from the file name]
     #[arg(long, value_name = "NAME")]
     #[serde(default)]
     #[schema(pattern = "^[a-z_][a-z0-9_-]{0,31}$")]
     pub user: Option<String>,
 
-    /// Refuse an image that neither a checksum nor a signature speaks for
+    /// Require a checksum or signature
     #[arg(long)]
     #[serde(default)]
     pub require_verified: bool,
@@ -57,16 +57,16 @@ pub fn import(host: &Host, new: &NewImport) -> Result<Image> {
     let _reserved = reserve(host, &new.name)?;
     let source = ImageSource::parse(host, &new.file, None)?;
     if let ImageSource::Stored(name) = &source {
-        return Err(Error::invalid(format!("`{name}` is neither a path nor a URL"))
-            .hint(format!("`./{name}` is a file of this folder.")));
+        return Err(Error::invalid(format!("invalid file `{name}`: it is neither a path nor a URL"))
+            .hint(format!("Use `./{name}` for a file in the current folder")));
     }
     let verified = new.require_verified || host.settings.require_verified;
-    let demands = ImagePolicy { checksum: new.checksum.as_ref(), verified, pull: false };
-    let survey = host.virsh.pool(&host.settings.pool)?;
-    let known = base::known_whole(host, &source)?;
+    let policy = ImagePolicy { checksum: new.checksum.as_ref(), verified, pull: false };
+    let existing_pool = host.virsh.pool(&host.settings.pool)?;
+    let known = base::known_existing(host, &source)?;
     let mut warnings = Vec::new();
-    let found = find(host, &source, known.as_ref(), demands, survey.as_ref(), &mut warnings)?;
-    let pool = prepare::pool(host, survey.as_ref())?;
+    let found = find(host, &source, known.as_ref(), policy, existing_pool.as_ref(), &mut warnings)?;
+    let pool = prepare::pool(host, existing_pool.as_ref())?;
     let named = ImageSource::Stored(new.name.clone());
     let of_name = |base: Base| Base {
         source: new.name.to_string(),
@@ -75,63 +75,66 @@ pub fn import(host: &Host, new: &NewImport) -> Result<Image> {
         file: None,
         ..base.made_by(&host.caller)
     };
-    let companion = named.companion_of(host.caller.tenant());
+    let manifest = named.manifest_of(host.caller.tenant());
     match found {
-        Found::Base(known) => base::write_companion(host, &pool, &companion, &of_name(*known))?,
-        Found::Examined(examined) => {
-            let base = of_name(examined.base(&source));
-            Examined::keep(&examined, host, &pool, &base, &companion)?;
+        Found::Base(known) => base::write_manifest(host, &pool, &manifest, &of_name(*known))?,
+        Found::Inspected(inspected) => {
+            let base = of_name(inspected.base(&source));
+            inspected.keep(host, &pool, &base, &manifest)?;
         }
-        Found::Unseen(_) => return Err(Error::internal("an import is never a dry run")),
+        Found::Planned(_) => return Err(Error::internal("an import is never a dry run")),
     }
     report(host, &pool, &new.name)
 }
 
-/// Refuses a name that is the catalogue's or an image's, and keeps others of this machine from taking it meanwhile.
+/// Reserves a name for a new image on this machine. Refuses the name of an existing image or of one in the catalogue.
 pub(in crate::ops) fn reserve(host: &Host, name: &ImageName) -> Result<Lock> {
     let lock = lock_name(host, name.as_str(), host.caller.tenant())?;
-    let taken = |what: &str, hint: &str| Error::new(Code::AlreadyExists, format!("{what} `{name}`")).hint(hint);
+    let taken = |message: String| Error::new(Code::AlreadyExists, message);
     if catalogue(host)?.find(name).is_some() {
-        return Err(taken(
-            "the catalogue has an image",
-            "Choose another name, so that nobody takes the one for the other.",
-        ));
+        return Err(taken(format!("image `{name}` is in the catalogue"))
+            .hint("Choose another name, to avoid confusing the images"));
     }
     let named = ImageSource::Stored(name.clone());
-    host.allowance.take_image(&named.companion_of(host.caller.tenant()), 0)?;
+    host.allowance.take_image(&named.manifest_of(host.caller.tenant()), 0)?;
     if base::known(host, &named)?.is_some() {
-        return Err(taken("there is an image", "Choose another name, or remove it: vmprov image delete NAME"));
+        return Err(taken(format!("image `{name}` already exists")).hint("Choose another name").hint(Hint::call(
+            "Delete the image",
+            "image_delete",
+            [("image", name.as_str())],
+        )));
     }
     Ok(lock)
 }
 
-/// Takes the lock on an image's name. Private names of different owners do not exclude each other, so that none shows.
+/// Takes the lock on an image's name. Private names of different owners have separate locks, so that a name does not
+/// leak to other clients.
 pub(super) fn lock_name(host: &Host, name: &str, owner: Option<&str>) -> Result<Lock> {
     let of = owner.map(|owner| format!(" of `{owner}`")).unwrap_or_default();
     let what = format!("the image name `{name}`{of} of pool `{}` at {}", host.settings.pool, host.hypervisor()?);
     Lock::take(&what, Duration::ZERO, &host.runner.cancel)
 }
 
-/// A qcow2 file that was made here, from a VM.
+/// A qcow2 file that was made from a VM.
 pub(in crate::ops) struct Made<'a> {
-    /// Where it is.
+    /// The path.
     pub(in crate::ops) file: &'a Utf8Path,
-    /// Its SHA-256 in hexadecimal.
+    /// The SHA-256 in hexadecimal.
     pub(in crate::ops) sha256: String,
-    /// The size of the disk that a guest sees, in bytes.
+    /// The virtual disk size in bytes.
     pub(in crate::ops) virtual_size: u64,
-    /// The user that it is known to log in as.
+    /// The default login user, if it is known.
     pub(in crate::ops) user: Option<String>,
-    /// The base volume that it stood on: what boots that boots this.
-    pub(in crate::ops) stood_on: Option<String>,
+    /// The base volume of the VM's disk, which needs the same firmware.
+    pub(in crate::ops) base: Option<String>,
 }
 
-/// Keeps an image that was made here under a name.
+/// Adds an image that was made from a VM to the pool.
 pub(in crate::ops) fn keep_made(host: &Host, pool: &Pool, name: &ImageName, made: Made) -> Result<Image> {
     let source = ImageSource::Stored(name.clone());
-    let Made { file, sha256, virtual_size, user, stood_on } = made;
-    let bases = Companions::read(host, pool)?.bases;
-    let like = bases.into_iter().find(|base| Some(&base.volume) == stood_on.as_ref());
+    let Made { file, sha256, virtual_size, user, base } = made;
+    let bases = Manifests::read(host, pool)?.bases;
+    let like = bases.into_iter().find(|known| Some(&known.volume) == base.as_ref());
     let (arch, firmware, min_memory) = like.map(|base| (base.arch, base.firmware, base.min_memory)).unwrap_or_default();
     let volume = base::volume_name(&sha256);
     let base = Base {
@@ -143,16 +146,19 @@ pub(in crate::ops) fn keep_made(host: &Host, pool: &Pool, name: &ImageName, made
         firmware,
         min_memory,
         origin: Origin::Committed,
-        ..Base::unseen(&source).made_by(&host.caller)
+        ..Base::not_fetched(&source).made_by(&host.caller)
     };
-    base::keep(host, pool, &base, &source.companion_of(base.private_owner()), &|| Ok(()), || {
+    base::keep(host, pool, &base, &source.manifest_of(base.private_owner()), &|| Ok(()), || {
         Ok(base::Content::Named(file.to_owned()))
     })?;
     report(host, pool, name)
 }
 
-/// What is known of an image that was made just now.
+/// Returns the report of a new image.
 fn report(host: &Host, pool: &Pool, name: &ImageName) -> Result<Image> {
-    let look = || list::find(host, &list::read(host, pool, &Usage::look(host, pool, false)?)?, name.as_str());
-    look().map_err(|error| error.hint(format!("The image `{name}` is there; only this report of it failed.")))
+    let find = || list::find(host, &list::read(host, pool, &Usage::read(host, pool, false)?)?, name.as_str());
+    find().map_err(|error| {
+        let image = [("image", name.as_str())];
+        error.hint(Hint::call("Show the image, which was created; only its report failed", "image_info", image))
+    })
 }

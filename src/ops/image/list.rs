@@ -1,4 +1,4 @@
-//! `image list`, `image info`: what images there are, what is known of them, and who uses them.
+//! `image list`, `image info`: the images in the storage pool, and their users.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,58 +15,58 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
-    /// The name, path or URL that it came by.
+    /// The name, path or URL.
     pub name: String,
-    /// What distinguishes it from others of that name: the beginning of its SHA-256.
+    /// The beginning of its SHA-256, which distinguishes it from other images of that name.
     pub id: String,
-    /// Whether its name leads to it, and not to a newer one.
+    /// Whether it is the newest image of its name.
     pub current: bool,
-    /// Every name, path and URL that leads to it.
+    /// Every name, path and URL of the image.
     pub names: Vec<String>,
-    /// How it came here.
+    /// How the image was added.
     pub origin: Origin,
-    /// When it came here (RFC 3339, UTC).
+    /// When the image was added (RFC 3339, UTC).
     pub created: String,
-    /// The bytes that it occupies in the pool.
+    /// The space that it occupies in the pool, in bytes.
     pub size: u64,
-    /// The size of the disk that a guest sees, in bytes.
+    /// The virtual disk size in bytes.
     pub virtual_size: u64,
-    /// What speaks for its content.
+    /// How the content was verified.
     pub verification: Verification,
-    /// The checksum that its publisher or the operator gave.
+    /// The checksum from the publisher or from the request.
     pub checksum: Option<Checksum>,
     /// The fingerprint of the key that signed it.
     pub signed_by: Option<String>,
-    /// The SHA-256 of the image as it was given.
+    /// The SHA-256 of the original image.
     pub sha256: String,
-    /// Where it was fetched from.
+    /// The URL that it was fetched from.
     pub url: Option<String>,
-    /// When the publisher changed it, in the server's words.
+    /// The server's `Last-Modified` header.
     pub last_modified: Option<String>,
-    /// The user that it is known to log in as.
+    /// The default login user, if it is known.
     pub user: Option<String>,
-    /// The processor architecture, where it is known.
+    /// The processor architecture, if it is known.
     pub arch: Option<Arch>,
     /// The base volume, as `pool/volume`.
     pub volume: String,
-    /// The VMs that stand on it.
+    /// The VMs that use the image.
     pub vms: Vec<String>,
-    /// What else stands on it: snapshots, and volumes that no VM has.
+    /// Other users of the image: snapshots, and volumes that belong to no VM.
     pub others: Vec<String>,
-    /// The client that it was made for; null where the operator made it.
+    /// The client that owns the image; null for the operator.
     pub owner: Option<String>,
-    /// Who may use it.
+    /// Who may use the image.
     pub visibility: Visibility,
-    /// The names among these that are private.
+    /// The names that are private.
     #[serde(skip)]
     pub(super) private_names: Vec<String>,
-    /// How many names lead to it, with those that the caller does not see and those of different owners that are alike.
+    /// The number of source manifests that lead to it, including those that the caller may not see.
     #[serde(skip)]
-    pub(super) leading: usize,
+    pub(super) source_count: usize,
 }
 
 impl Image {
-    /// The base volume's name in its pool.
+    /// Returns the base volume's name in its pool.
     pub(super) fn volume_name(&self) -> &str {
         self.volume.rsplit('/').next().unwrap_or(&self.volume)
     }
@@ -76,20 +76,20 @@ impl Image {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Images {
-    /// They, by name.
+    /// The images, sorted by name.
     pub images: Vec<Image>,
 }
 
-/// Both kinds of companion.
-pub(super) struct Companions {
-    /// A base and its companion's name.
+/// The manifests of a pool, of both kinds.
+pub(super) struct Manifests {
+    /// The base manifests.
     pub(super) bases: Vec<Base>,
-    /// What leads to bases, by the companions' names.
+    /// The source manifests, each with its volume's name; none if it is invalid.
     pub(super) sources: Vec<(String, Option<Base>)>,
 }
 
-impl Companions {
-    /// Reads them all.
+impl Manifests {
+    /// Reads all manifests of a pool.
     pub(super) fn read(host: &Host, pool: &Pool) -> Result<Self> {
         let volumes = host.virsh.volumes_like(&pool.name, "")?;
         let is_base = |name: &str| name.starts_with("base-") && name.ends_with(".json");
@@ -99,52 +99,52 @@ impl Companions {
         let wanted: Vec<_> =
             names.iter().zip(&files).map(|(name, file)| (name.as_str(), file.path().as_str())).collect();
         host.virsh.download_all(&pool.name, &wanted)?;
-        let mut companions = Self { bases: Vec::new(), sources: Vec::new() };
+        let mut manifests = Self { bases: Vec::new(), sources: Vec::new() };
         for (name, file) in names.into_iter().zip(&mut files) {
             let base = Base::read(&file.content()?);
             if is_source(name) {
-                companions.sources.push((name.clone(), base));
+                manifests.sources.push((name.clone(), base));
             } else if let Some(base) =
-                base.filter(|base| volumes.contains(&base.volume) && Base::companion_of(&base.volume) == *name)
+                base.filter(|base| volumes.contains(&base.volume) && Base::manifest_of(&base.volume) == *name)
             {
-                companions.bases.push(base);
+                manifests.bases.push(base);
             }
         }
-        Ok(companions)
+        Ok(manifests)
     }
 
-    /// The sources that lead to a base now.
+    /// Returns the source manifests that lead to a base volume.
     pub(super) fn leading_to(&self, volume: &str) -> impl Iterator<Item = (&String, &Base)> {
         let known = self.sources.iter().filter_map(|(name, base)| Some((name, base.as_ref()?)));
         known.filter(move |(_, base)| base.volume == volume)
     }
 }
 
-/// The pool, where there is one and it is started.
+/// Returns the pool, if it exists and is active.
 pub(super) fn active_pool(host: &Host) -> Result<Option<Pool>> {
     Ok(host.virsh.pool(&host.settings.pool)?.filter(|pool| pool.active))
 }
 
-/// The names of the images in the pool that are names: imported, or made of VMs.
+/// Returns the name, path or URL of each image in the pool that the caller may see.
 pub(super) fn sources(host: &Host) -> Result<Vec<String>> {
     let Some(pool) = active_pool(host)? else { return Ok(Vec::new()) };
-    let Companions { bases, sources } = Companions::read(host, &pool)?;
-    let leads_somewhere =
+    let Manifests { bases, sources } = Manifests::read(host, &pool)?;
+    let is_usable =
         |base: &Base| base.is_seen_by(&host.caller) && bases.iter().any(|known| known.volume == base.volume);
-    Ok(sources.into_iter().filter_map(|(_, base)| base.filter(leads_somewhere)).map(|base| base.source).collect())
+    Ok(sources.into_iter().filter_map(|(_, base)| base.filter(is_usable)).map(|base| base.source).collect())
 }
 
 /// Lists the images in the pool.
 pub fn list(host: &Host) -> Result<Images> {
     let Some(pool) = active_pool(host)? else { return Ok(Images { images: Vec::new() }) };
-    let usage = Usage::look(host, &pool, false)?;
+    let usage = Usage::read(host, &pool, false)?;
     read(host, &pool, &usage).map(|images| Images { images })
 }
 
 pub(super) fn read(host: &Host, pool: &Pool, usage: &Usage) -> Result<Vec<Image>> {
-    let companions = Companions::read(host, pool)?;
+    let manifests = Manifests::read(host, pool)?;
     let mut images: Vec<_> =
-        companions.bases.iter().filter_map(|base| image(pool, base, &companions, usage, &host.caller)).collect();
+        manifests.bases.iter().filter_map(|base| image(pool, base, &manifests, usage, &host.caller)).collect();
     if host.caller.prefix.is_some() {
         for image in &mut images {
             hide_users(image, &host.caller);
@@ -154,25 +154,25 @@ pub(super) fn read(host: &Host, pool: &Pool, usage: &Usage) -> Result<Vec<Image>
     Ok(images)
 }
 
-/// Puts together what is known of an image: of several sources that lead to it, the best proven one speaks for it. None
-/// where it does not exist for the caller. What is known of it by others' private names is left out.
-fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage, caller: &Caller) -> Option<Image> {
-    let all: Vec<_> = companions.leading_to(&base.volume).map(|(_, source)| source).collect();
-    let leading: Vec<_> = all.iter().copied().filter(|source| source.is_seen_by(caller)).collect();
-    // What a name leads to is seen by its names alone; what was replaced by a newer one has none.
-    let own = Some(base).filter(|base| base.is_seen_by(caller) && leading.is_empty() == all.is_empty());
-    let best = leading.iter().copied().chain(own).max_by_key(|known| known.verification)?;
+/// Returns the report of an image; none if the caller may not see it. Of several sources, the best verified one counts.
+/// Details from other clients' private names are left out.
+fn image(pool: &Pool, base: &Base, manifests: &Manifests, usage: &Usage, caller: &Caller) -> Option<Image> {
+    let all: Vec<_> = manifests.leading_to(&base.volume).map(|(_, source)| source).collect();
+    let visible: Vec<_> = all.iter().copied().filter(|source| source.is_seen_by(caller)).collect();
+    // An image with names is visible only through its names. An image that was replaced by a newer one has none.
+    let own = Some(base).filter(|base| base.is_seen_by(caller) && visible.is_empty() == all.is_empty());
+    let best = visible.iter().copied().chain(own).max_by_key(|known| known.verification)?;
     let base = own.unwrap_or(best);
-    let private = leading.iter().filter(|source| source.visibility == Visibility::Private);
+    let private = visible.iter().filter(|source| source.visibility == Visibility::Private);
     let of_volume = |volume: &&crate::tools::virsh::StoredVolume| volume.name == base.volume;
-    let mut names: Vec<_> = leading.iter().map(|source| source.source.clone()).collect();
+    let mut names: Vec<_> = visible.iter().map(|source| source.source.clone()).collect();
     names.sort();
     names.dedup();
-    // A name says more than a URL or a path.
+    // A name is preferred to a URL or a path.
     let name = names.iter().find(|name| !name.contains('/')).or(names.first()).unwrap_or(&base.source).clone();
-    // Of names that are alike, a limited caller's own comes first, and for the operator the shared one.
+    // Of equal names, a limited caller's own takes precedence, and for the operator the shared one.
     let rank = |source: &&Base| (source.visibility == Visibility::Shared) != caller.is_limited;
-    let first = leading.iter().copied().filter(|source| source.source == name).max_by_key(rank).unwrap_or(base);
+    let first = visible.iter().copied().filter(|source| source.source == name).max_by_key(rank).unwrap_or(base);
     let (mut vms, mut others) = (Vec::new(), Vec::new());
     for user in usage.of(&base.volume) {
         match user {
@@ -184,10 +184,10 @@ fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage, calle
         owner: first.owner.clone(),
         visibility: first.visibility,
         private_names: private.map(|source| source.source.clone()).collect(),
-        leading: all.len(),
+        source_count: all.len(),
         id: id(base).to_owned(),
         current: !names.is_empty(),
-        origin: leading.iter().map(|source| source.origin).max().unwrap_or(base.origin),
+        origin: visible.iter().map(|source| source.origin).max().unwrap_or(base.origin),
         created: base.created.clone(),
         size: usage.volumes.iter().find(of_volume).map(|volume| volume.allocation).unwrap_or_default(),
         virtual_size: base.virtual_size,
@@ -207,47 +207,48 @@ fn image(pool: &Pool, base: &Base, companions: &Companions, usage: &Usage, calle
     })
 }
 
-/// Leaves out who is not there for the caller.
+/// Removes the users that the caller may not see.
 fn hide_users(image: &mut Image, caller: &Caller) {
     image.vms.retain(|vm| caller.sees(vm));
-    // They are told in words, which may name anybody.
+    // These texts may contain the names of other clients' VMs.
     image.others.clear();
 }
 
-/// What distinguishes a base from others.
+/// Returns the short ID of a base.
 pub(super) fn id(base: &Base) -> &str {
     base.sha256.get(..12).unwrap_or(&base.sha256)
 }
 
-/// Everything there is to know of an image.
+/// Returns every detail of an image.
 pub fn info(host: &Host, reference: &str) -> Result<Image> {
     let Some(pool) = active_pool(host)? else { return Err(unknown_image(host, reference)?) };
-    let usage = Usage::look(host, &pool, false)?;
+    let usage = Usage::read(host, &pool, false)?;
     find(host, &read(host, &pool, &usage)?, reference)
 }
 
-/// What is meant by a name, a path or a URL, as companions have it.
+/// Returns the form that a name, a path or a URL has in manifests.
 fn given(host: &Host, reference: &str) -> String {
-    // A URL means itself; whether it may be fetched is not asked here.
+    // A URL is used as it is. Whether it may be fetched does not matter here.
     if ["http://", "https://"].iter().any(|scheme| reference.starts_with(scheme)) {
         return reference.to_owned();
     }
-    // A file that has gone may still be what an image came from.
+    // The file of an image may no longer exist.
     ImageSource::parse(host, reference, None).map_or_else(|_| reference.to_owned(), |source| source.given().to_owned())
 }
 
-/// Whether a reference means this name of an image.
+/// Returns whether a reference resolves to this name of an image.
 pub(super) fn means(host: &Host, reference: &str, name: &str) -> bool {
     given(host, reference) == name
 }
 
-/// The image that a name, a path, a URL, an id or a base volume means. What has been replaced is meant by its id alone.
+/// Finds an image by its name, path, URL, ID or base volume. An image that was replaced is found only by its ID or
+/// volume.
 pub(super) fn find(host: &Host, images: &[Image], reference: &str) -> Result<Image> {
     let known = given(host, reference);
     let mut by_name: Vec<_> =
         images.iter().enumerate().filter(|(_, image)| image.names.contains(&known)).map(|(at, _)| at).collect();
     if by_name.len() > 1 {
-        // The caller's own name comes before a shared one, and for the operator a shared one before clients' own.
+        // The caller's private name takes precedence over a shared one, and for the operator the shared one.
         let wanted = host.caller.is_limited;
         by_name.retain(|&at| images[at].private_names.contains(&known) == wanted);
     }
@@ -264,13 +265,13 @@ pub(super) fn find(host: &Host, images: &[Image], reference: &str) -> Result<Ima
             Err(if old.is_empty() {
                 error
             } else {
-                error.hint(format!("Older ones of that name are there: {}.", old.join(", ")))
+                error.hint(format!("Use the ID of an older image of that name: {}", old.join(", ")))
             })
         }
         (several @ [_, ..], _) | ([], several) => {
             let ids: Vec<_> = several.iter().map(|&at| images[at].sha256.get(..16).unwrap_or_default()).collect();
-            Err(Error::invalid(format!("`{reference}` means several images"))
-                .hint(format!("Give more of it: {}.", ids.join(", "))))
+            Err(Error::invalid(format!("ambiguous image `{reference}`"))
+                .hint(format!("Use a longer ID: {}", ids.join(", "))))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! [`Location`]: where a publisher's file is had from, after the mirrors.
+//! [`Location`]: where a publisher's file is fetched from, after applying the mirrors.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use url::Url;
@@ -14,65 +14,66 @@ use crate::{
     },
 };
 
-/// The most that a text may have.
-const MOST_TEXT: u64 = 4 << 20;
+/// The maximum size of a text file in bytes.
+const MAX_TEXT: u64 = 4 << 20;
 
-/// Where a file is had from.
+/// The location of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Location {
-    /// A file of this machine, and who gave it.
+    /// A file of this machine, and where its path comes from.
     File(Utf8PathBuf, UrlTrust),
-    /// An `http` or `https` URL, and who gave it.
+    /// An `http` or `https` URL, and where it comes from.
     Web(String, UrlTrust),
 }
 
 impl Location {
-    /// Where `url`'s file is had from: the mirror of the longest prefix that matches, or its publisher. A mirror is the
-    /// operator's, whoever gave the URL.
-    pub(super) fn of(host: &Host, url: &str, giver: UrlTrust) -> Result<Self> {
-        // As the library writes it: the host in small letters, no default port, no `..` that could lead out of a mirror.
-        let plain = Url::parse(url).map_or_else(|_| url.to_owned(), String::from);
-        let mapped = mapped(&host.settings.mirrors, &plain);
-        let is_mirrored = mapped != plain;
+    /// Returns the location of a URL's file: the mirror with the longest matching prefix, or the publisher. A mirror is
+    /// trusted as the operator's, even if the URL comes from a request.
+    pub(super) fn of(host: &Host, url: &str, trust: UrlTrust) -> Result<Self> {
+        // The normal form: the host in lower case, no default port, and no `..` that could lead out of a mirror.
+        let normalized = Url::parse(url).map_or_else(|_| url.to_owned(), String::from);
+        let mapped = mapped(&host.settings.mirrors, &normalized);
+        let is_mirrored = mapped != normalized;
         if is_mirrored {
-            tracing::info!("# {url} is had from {mapped}");
+            tracing::info!("# using mirror {mapped} for {url}");
         }
         let parsed = Url::parse(&mapped).map_err(|error| {
-            Error::invalid(format!("`{mapped}` is no URL"))
+            Error::invalid(format!("invalid URL `{mapped}`"))
                 .because(error)
-                .hint(format!("It is where the setting mirrors leads `{url}`."))
+                .hint(format!("Check the setting `mirrors`, which maps `{url}` to this URL"))
         })?;
         match parsed.scheme() {
             "file" => {
-                let path = file_path(&parsed).ok_or_else(|| Error::invalid(format!("`{mapped}` names no file")))?;
+                let path = file_path(&parsed)
+                    .ok_or_else(|| Error::invalid(format!("invalid URL `{mapped}`: it is not a path")))?;
                 Ok(Self::File(path, UrlTrust::Operator))
             }
-            _ => Ok(Self::Web(mapped, if is_mirrored { UrlTrust::Operator } else { giver })),
+            _ => Ok(Self::Web(mapped, if is_mirrored { UrlTrust::Operator } else { trust })),
         }
     }
 
-    /// Opens a file of this machine. Where a request gave it, it is held against what a request may name.
-    pub(super) fn open(host: &Host, path: &Utf8Path, giver: UrlTrust) -> Result<LocalFile> {
+    /// Opens a file of this machine. A path from a request must be allowed by the source policy.
+    pub(super) fn open(host: &Host, path: &Utf8Path, trust: UrlTrust) -> Result<LocalFile> {
         let failed = |error: std::io::Error| Error::io(format!("read `{path}`"), &error);
-        match giver {
+        match trust {
             UrlTrust::Request => source_policy::open(host, path, failed),
             UrlTrust::Operator => LocalFile::open(path).map_err(failed),
         }
     }
 
-    /// A small file's content, in one try; none where there is no such file.
+    /// Reads a small file without retries. Returns none if the file does not exist.
     pub(super) fn text_once(&self, host: &Host) -> Result<Option<Text>> {
         match self {
-            Self::Web(url, giver) => host.http.given_by(*giver).text_once(url).map_err(|failure| failure.error),
-            Self::File(path, giver) => read(host, path, *giver),
+            Self::Web(url, trust) => host.http.given_by(*trust).text_once(url).map_err(|failure| failure.error),
+            Self::File(path, trust) => read(host, path, *trust),
         }
     }
 
-    /// The same with as many tries as are worth it.
+    /// Reads a small file, with retries. Returns none if the file does not exist.
     pub(super) fn text(&self, host: &Host, listener: &dyn Listener) -> Result<Option<Text>> {
         match self {
-            Self::Web(url, giver) => host.http.given_by(*giver).text(url, listener),
-            Self::File(path, giver) => read(host, path, *giver),
+            Self::Web(url, trust) => host.http.given_by(*trust).text(url, listener),
+            Self::File(path, trust) => read(host, path, *trust),
         }
     }
 }
@@ -86,17 +87,17 @@ impl std::fmt::Display for Location {
     }
 }
 
-/// What lies on this machine's own disk did not come without TLS: nobody was on the way.
-fn read(host: &Host, path: &Utf8Path, giver: UrlTrust) -> Result<Option<Text>> {
-    let Ok(file) = Location::open(host, path, giver) else { return Ok(None) };
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MOST_TEXT) {
+/// Reads a small file of this machine. It counts as protected by TLS, because it did not cross a network.
+fn read(host: &Host, path: &Utf8Path, trust: UrlTrust) -> Result<Option<Text>> {
+    let Ok(file) = Location::open(host, path, trust) else { return Ok(None) };
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MAX_TEXT) {
         return Ok(None);
     }
     let bytes = std::fs::read(file.access()).map_err(|error| Error::io(format!("read `{path}`"), &error))?;
     Ok(Some(Text { bytes, tls: true }))
 }
 
-/// A URL after the mirrors: the longest prefix wins.
+/// Applies the mirrors to a URL. The longest matching prefix wins.
 fn mapped(mirrors: &[Mirror], url: &str) -> String {
     let rest = |mirror: &Mirror| mirror.rest(url).map(|rest| (mirror.from.len(), format!("{}{rest}", mirror.to)));
     let best = mirrors.iter().filter_map(rest).max_by_key(|(length, _)| *length);

@@ -1,7 +1,7 @@
-//! The user that a distribution's cloud image logs in as.
+//! The default login users of the distributions' cloud images.
 
-/// A word in an image's file name, and the user that such images have by default, as their distributions document it
-/// (`system_info: default_user` in the image's `/etc/cloud/cloud.cfg`). The longer words stand first.
+/// Words in images' file names, with the default user that the distribution documents (`system_info: default_user` in
+/// the image's `/etc/cloud/cloud.cfg`). Longer words come first.
 const USERS: &[(&str, &str)] = &[
     ("almalinux", "almalinux"),
     ("amzn2", "ec2-user"),
@@ -23,7 +23,7 @@ const USERS: &[(&str, &str)] = &[
     ("minimal-cloudimg", "ubuntu"),
 ];
 
-/// The default user of the distribution that a path or URL names.
+/// Returns the default user of the distribution that a path or URL names.
 pub(in crate::ops) fn default_user(source: &str) -> Option<&'static str> {
     let path = source.split(['?', '#']).next().unwrap_or_default();
     let of = |text: &str| {
@@ -31,11 +31,11 @@ pub(in crate::ops) fn default_user(source: &str) -> Option<&'static str> {
         let is_word = |&&(word, _): &&(&str, &str)| contains_word(&text, word);
         USERS.iter().find(is_word).map(|&(_, user)| user)
     };
-    // The file's own name says more than the folder it is in.
+    // A distribution in the file's name takes precedence over one in a folder's name.
     path.rsplit('/').find_map(of)
 }
 
-/// Whether `word` stands in `text` as a word, so that `search` or `archive` is not Arch Linux.
+/// Returns whether `text` contains `word` as a whole word, so that `search` or `archive` is not Arch Linux.
 fn contains_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let letter = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());

@@ -1,4 +1,4 @@
-//! Base images: from a name, a file or a URL to an immutable volume, once for all the VMs that stand on it.
+//! Base images: turning a name, a file or a URL into an immutable volume that all VMs of the image share.
 
 mod base;
 mod delete;
@@ -41,7 +41,7 @@ use base::Content;
 use fetch::Fetched;
 use location::Location;
 
-pub(super) use base::{Base, require_room, room_in};
+pub(super) use base::{Base, require_space, space_in};
 pub use delete::{DeletedImage, PruneOptions, Pruned, PrunedImage, delete, prune};
 pub(super) use delete::{find_unfinished, remove_unfinished};
 pub use export::{Exported, export};
@@ -54,13 +54,13 @@ pub use search::{Found as Offers, Offer, SearchOptions, search};
 pub(super) use source::ImageSource;
 pub use visibility::{ImageChange, set};
 
-/// How long another vmprov may take to fetch and store the same image.
-const TURN: Duration = Duration::from_hours(2);
+/// How long to wait for another vmprov that fetches and stores the same image.
+const FETCH_WAIT: Duration = Duration::from_hours(2);
 
-/// How long somebody may remove an image that a VM is to be built on.
-const REMOVAL: Duration = Duration::from_mins(1);
+/// How long to wait for another vmprov that removes the image.
+const REMOVAL_WAIT: Duration = Duration::from_mins(1);
 
-/// The built-in catalogue, and the site's on top of it.
+/// Returns the built-in catalogue, extended by the operator's catalogue files.
 fn catalogue(host: &Host) -> Result<Catalogue> {
     let mut catalogue = Catalogue::built_in()?;
     for file in &host.settings.catalogue_files {
@@ -71,105 +71,105 @@ fn catalogue(host: &Host) -> Result<Catalogue> {
     Ok(catalogue)
 }
 
-/// Whether what stands at a URL is had from a mirror.
+/// Returns whether a URL is fetched from a mirror.
 pub(super) fn is_mirrored(host: &Host, url: &Url) -> Result<bool> {
     Ok(!matches!(Location::of(host, url.as_str(), UrlTrust::Request)?, Location::Web(_, UrlTrust::Request)))
 }
 
-/// Every name and alias of the catalogue: for completing words.
+/// Returns every name and alias of the catalogue, for shell completion.
 pub fn names(host: &Host) -> Result<Vec<String>> {
     Ok(catalogue(host)?.names().map(ToString::to_string).collect())
 }
 
 /// An image that is in the pool, or may become a base there.
 pub(super) enum Found {
-    /// It is there.
+    /// The image is in the pool.
     Base(Box<Base>),
-    /// It has been fetched, and found fit.
-    Examined(Box<Examined>),
-    /// It would be fetched, in a dry run.
-    Unseen(Box<Base>),
+    /// The image has been fetched and inspected.
+    Inspected(Box<Inspected>),
+    /// The image would be fetched; this is a dry run.
+    Planned(Box<Base>),
 }
 
-/// An image that has been fetched and found fit to be a base.
-pub(super) struct Examined {
+/// An image that has been fetched and inspected, and may become a base.
+pub(super) struct Inspected {
     fetched: Fetched,
     info: ImageInfo,
-    /// Nobody else is at it.
-    _turn: Option<Lock>,
+    /// Keeps other processes from fetching the same image.
+    _lock: Option<Lock>,
 }
 
 impl Found {
-    /// The size of the disk that a guest sees, in bytes; unknown in a dry run that has not fetched it.
+    /// Returns the virtual disk size in bytes, or zero for an image that a dry run has not fetched.
     pub(super) fn virtual_size(&self) -> u64 {
         match self {
-            Self::Base(base) | Self::Unseen(base) => base.virtual_size,
-            Self::Examined(examined) => examined.info.virtual_size,
+            Self::Base(base) | Self::Planned(base) => base.virtual_size,
+            Self::Inspected(inspected) => inspected.info.virtual_size,
         }
     }
 }
 
-/// Finds an image in the pool, or else fetches it and looks whether it may become a base. Nothing that lasts is
-/// changed. `known` is what the source led to when it was last used.
+/// Finds an image in the pool, or fetches it and checks whether it may become a base. Makes no lasting changes. `known`
+/// is the base that the source led to when it was last used.
 pub(super) fn find(
     host: &Host,
     source: &ImageSource,
     known: Option<&Base>,
-    demands: ImagePolicy,
+    policy: ImagePolicy,
     pool: Option<&Pool>,
     warnings: &mut Vec<String>,
 ) -> Result<Found> {
-    let good = |base: &Base| demands.are_met_by(base);
-    if let Some(base) = known.filter(|base| good(base))
-        && (!demands.pull || fetch::is_fresh(host, source, base)?)
+    let is_accepted = |base: &Base| policy.accepts(base);
+    if let Some(base) = known.filter(|base| is_accepted(base))
+        && (!policy.pull || fetch::is_fresh(host, source, base)?)
     {
         return Ok(Found::Base(Box::new(base.clone())));
     }
     if let ImageSource::Stored(_) = source {
         return Err(match known {
-            Some(base) => unmet(source, base, demands),
+            Some(base) => policy_violation(source, base, policy),
             None => unknown_image(host, source.given())?,
         });
     }
     if !matches!(source, ImageSource::File { .. })
         && host.runner.plan(|| format!("# fetch {} and inspect it", source.given()))
     {
-        return Ok(Found::Unseen(Box::new(Base::unseen(source))));
+        return Ok(Found::Planned(Box::new(Base::not_fetched(source))));
     }
-    let (turn, waited) = take_turn(host, source)?;
-    // Whoever was at it has put it there, or has failed and left what there was.
-    let is_new = |base: &Base| good(base) && known != Some(base);
-    if waited && let Some(base) = base::known_whole(host, source)?.filter(is_new) {
+    let (lock, waited) = lock_fetch(host, source)?;
+    // The process that held the lock may have stored the image.
+    let is_new = |base: &Base| is_accepted(base) && known != Some(base);
+    if waited && let Some(base) = base::known_existing(host, source)?.filter(is_new) {
         return Ok(Found::Base(Box::new(base)));
     }
-    let fetched = fetch::fetch(host, source, demands, pool, warnings)?;
+    let fetched = fetch::fetch(host, source, policy, pool, warnings)?;
     let info = inspect::inspect(host, &fetched.path(), source.given());
-    // What is no image for good is removed; a signal or a program that is missing is not its fault.
+    // An invalid image is removed. After a signal or with a missing program, the download can be used again.
     let info = info.inspect_err(|error| {
         if error.code == Code::InvalidInput {
             fetched.discard();
         }
     })?;
-    Ok(Found::Examined(Box::new(Examined { fetched, info, _turn: turn })))
+    Ok(Found::Inspected(Box::new(Inspected { fetched, info, _lock: lock })))
 }
 
-/// One process fetches an image, the others wait and use it; true for one that has waited. A dry run changes nothing
-/// and waits for nobody.
-fn take_turn(host: &Host, source: &ImageSource) -> Result<(Option<Lock>, bool)> {
+/// Takes the lock for fetching an image, and returns whether another process held it: one process fetches an image, the
+/// others wait and use it. A dry run takes no lock.
+fn lock_fetch(host: &Host, source: &ImageSource) -> Result<(Option<Lock>, bool)> {
     if host.is_dry_run() {
         return Ok((None, false));
     }
     let what = format!("the image {} for pool `{}` at {}", source.given(), host.settings.pool, host.hypervisor()?);
     match Lock::take(&what, Duration::ZERO, &host.runner.cancel) {
         Err(error) if error.code == Code::Busy => {
-            host.step(format!("waiting for another vmprov that fetches {}", source.given()));
-            Ok((Some(Lock::take(&what, TURN, &host.runner.cancel)?), true))
+            host.step(format!("waiting for another vmprov that is fetching {}", source.given()));
+            Ok((Some(Lock::take(&what, FETCH_WAIT, &host.runner.cancel)?), true))
         }
         lock => Ok((Some(lock?), false)),
     }
 }
 
-/// Refuses a name that leads nowhere; `source` is not known to the pool.
+/// Refuses the name of an image that does not exist; `source` has no base in the pool.
 pub(super) fn refuse_unknown(host: &Host, source: &ImageSource) -> Result<()> {
     match source {
         ImageSource::Stored(name) => Err(unknown_image(host, name.as_str())?),
@@ -177,53 +177,54 @@ pub(super) fn refuse_unknown(host: &Host, source: &ImageSource) -> Result<()> {
     }
 }
 
-/// The error for an image of the pool that does not meet what is demanded of it, and cannot be fetched anew.
-fn unmet(source: &ImageSource, base: &Base, demands: ImagePolicy) -> Error {
+/// Returns the error for an image of the pool that does not meet the policy and cannot be fetched again.
+fn policy_violation(source: &ImageSource, base: &Base, policy: ImagePolicy) -> Error {
     let given = source.given();
-    match demands.checksum {
-        Some(checksum) => Error::invalid(format!("`{given}` is not what it should be: its checksum is another one"))
-            .because(format!("expected {checksum} (--checksum), it was made from sha256:{}", base.sha256)),
-        None => Error::invalid(format!("the image `{given}` is not verified, and must be"))
+    match policy.checksum {
+        Some(checksum) => Error::invalid(format!("checksum mismatch for `{given}`"))
+            .because(format!("expected {checksum} (requested), but the image was made from sha256:{}", base.sha256)),
+        None => Error::invalid(format!("image `{given}` is not verified"))
             .because(format!("its verification is {}", base.verification))
-            .hint("Give its checksum: --checksum sha256:SUM; `vmprov image info` shows what is known of it."),
+            .hint(Hint::set("Provide its checksum", "checksum"))
+            .hint(Hint::call("Show its details", "image_info", [("image", given)])),
     }
 }
 
-/// The error for a name that is neither the catalogue's nor an image's of the pool.
+/// Returns the error for a name that is neither in the catalogue nor of an image in the pool.
 fn unknown_image(host: &Host, name: &str) -> Result<Error> {
     let stored: Vec<_> = list::sources(host).unwrap_or_default();
     let catalogue = catalogue(host)?;
     if name.parse().is_ok_and(|name| catalogue.find(&name).is_some()) {
-        return Ok(Error::not_found(format!("the image `{name}` is not in the pool `{}`", host.settings.pool))
-            .hint(format!("Fetch it: vmprov image pull {name}")));
+        return Ok(Error::not_found(format!("image `{name}` is not in storage pool `{}`", host.settings.pool))
+            .hint(Hint::call("Fetch it", "image_pull", [("image", name)])));
     }
     let known = catalogue.names().map(ImageName::as_str).chain(stored.iter().map(String::as_str));
     let error = missing(ResourceKind::Image, name, known, Hint::call_any("List the known images", "image_search"));
-    // Whoever may not name every file is not told of any.
+    // A client that may not use every file must not learn which files exist.
     let is_file = host.settings.sources == SourcePolicy::Any && Utf8Path::new(name).is_file();
-    Ok(if is_file { error.hint(format!("There is a file of that name: `./{name}` means it.")) } else { error })
+    Ok(if is_file { error.hint(format!("Use `./{name}` for the file of that name")) } else { error })
 }
 
-/// Makes what was found a complete base volume in the pool, unless it is one already. `user` is remembered as the one
-/// that it logs in as, where nothing else tells.
+/// Stores an image as a base volume in the pool, unless it is there already. `user` becomes its default login user if
+/// no other is known.
 pub(super) fn store(host: &Host, pool: &Pool, source: &ImageSource, found: Found, user: Option<&str>) -> Result<Base> {
     match found {
         Found::Base(base) => Ok(*base),
-        Found::Unseen(base) => {
+        Found::Planned(base) => {
             host.runner.plan(|| "# upload it as an immutable base volume".to_owned());
             Ok(*base)
         }
-        Found::Examined(examined) => {
-            let base = Base { user: source.user().or(user).map(str::to_owned), ..examined.base(source) };
+        Found::Inspected(inspected) => {
+            let base = Base { user: source.user().or(user).map(str::to_owned), ..inspected.base(source) };
             let base = base.made_by(&host.caller);
-            examined.keep(host, pool, &base, &source.companion_of(base.private_owner()))?;
+            inspected.keep(host, pool, &base, &source.manifest_of(base.private_owner()))?;
             Ok(base)
         }
     }
 }
 
-impl Examined {
-    /// What is known of it.
+impl Inspected {
+    /// Returns the content of its manifest.
     fn base(&self, source: &ImageSource) -> Base {
         let Fetched { sha256, proof, facts, .. } = &self.fetched;
         Base {
@@ -236,15 +237,15 @@ impl Examined {
             url: facts.as_ref().map(|facts| facts.url.clone()),
             etag: facts.as_ref().and_then(|facts| facts.etag.clone()),
             last_modified: facts.as_ref().and_then(|facts| facts.last_modified.clone()),
-            ..Base::unseen(source)
+            ..Base::not_fetched(source)
         }
     }
 
-    /// Puts it into the pool; what was downloaded is removed then.
-    fn keep(&self, host: &Host, pool: &Pool, base: &Base, companion: &str) -> Result<()> {
+    /// Stores it in the pool, and removes the download.
+    fn keep(&self, host: &Host, pool: &Pool, base: &Base, manifest: &str) -> Result<()> {
         let file = if host.is_dry_run() { self.fetched.shown_path() } else { self.fetched.path() };
         let unchanged = || self.fetched.check_unchanged();
-        base::keep(host, pool, base, companion, &unchanged, || {
+        base::keep(host, pool, base, manifest, &unchanged, || {
             if self.info.format == Format::Qcow2 {
                 return Ok(Content::Named(file.clone()));
             }
@@ -260,7 +261,7 @@ impl Examined {
             Ok(Content::Scratch(converted))
         })
         .inspect_err(|error| {
-            // What exceeds a quota is not kept for another try.
+            // A download that exceeds a quota is not kept for a retry.
             if error.code == Code::QuotaExceeded {
                 self.fetched.discard();
             }
@@ -271,8 +272,8 @@ impl Examined {
 }
 
 impl Base {
-    /// What can be said of an image that has not been looked at.
-    fn unseen(source: &ImageSource) -> Self {
+    /// Returns what is known of an image before it is fetched.
+    fn not_fetched(source: &ImageSource) -> Self {
         let entry = source.entry();
         Self {
             volume: "base-SHA256.qcow2".to_owned(),
@@ -298,32 +299,32 @@ impl Base {
     }
 }
 
-/// Keeps a base from being removed while a VM is built on it.
+/// Locks a base against removal while a VM is created from it.
 pub(super) fn hold(host: &Host, pool: &Pool, base: &Base) -> Result<Lock> {
-    Lock::share(&base::lock_name(host, pool, &base.volume)?, REMOVAL, &host.runner.cancel)
+    Lock::share(&base::lock_name(host, pool, &base.volume)?, REMOVAL_WAIT, &host.runner.cancel)
 }
 
-/// Returns the name of what leads to an image of this name that the caller makes.
-pub(super) fn companion(host: &Host, name: &ImageName) -> String {
-    ImageSource::Stored(name.clone()).companion_of(host.caller.tenant())
+/// Returns the name of the source manifest of an image of this name that the caller makes.
+pub(super) fn manifest(host: &Host, name: &ImageName) -> String {
+    ImageSource::Stored(name.clone()).manifest_of(host.caller.tenant())
 }
 
-/// An image that counts for somebody's quota.
+/// An image that counts toward a client's quota.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnedImage {
-    /// The volume that leads to it.
-    pub companion: String,
-    /// Its bytes in the pool.
+    /// The name of its source manifest.
+    pub manifest: String,
+    /// The space that it occupies in the pool, in bytes.
     pub bytes: u64,
 }
 
-/// Returns the images that were made on somebody's behalf, each name for itself.
+/// Returns the images of a client, one entry for each name.
 pub fn owned(host: &Host, owner: &str) -> Result<Vec<OwnedImage>> {
     let Some(pool) = list::active_pool(host)? else { return Ok(Vec::new()) };
-    let sources = list::Companions::read(host, &pool)?.sources.into_iter();
-    let known = sources.filter_map(|(companion, base)| Some((companion, base?)));
-    let theirs: Vec<_> = known.filter(|(_, base)| base.owner.as_deref() == Some(owner)).collect();
-    if theirs.is_empty() {
+    let sources = list::Manifests::read(host, &pool)?.sources.into_iter();
+    let known = sources.filter_map(|(manifest, base)| Some((manifest, base?)));
+    let found: Vec<_> = known.filter(|(_, base)| base.owner.as_deref() == Some(owner)).collect();
+    if found.is_empty() {
         return Ok(Vec::new());
     }
     let volumes = host.virsh.storage(false)?.volumes;
@@ -331,11 +332,11 @@ pub fn owned(host: &Host, owner: &str) -> Result<Vec<OwnedImage>> {
         let found = volumes.iter().find(|volume| volume.pool == pool.name && volume.name == base.volume);
         found.map(|volume| volume.allocation).unwrap_or_default()
     };
-    Ok(theirs.into_iter().map(|(companion, base)| OwnedImage { companion, bytes: bytes(&base) }).collect())
+    Ok(found.into_iter().map(|(manifest, base)| OwnedImage { manifest, bytes: bytes(&base) }).collect())
 }
 
-/// Forgets that a source led to a base; the next use looks at it anew.
+/// Deletes the source manifest of a base, so that the next use reads the source again.
 pub(super) fn forget(host: &Host, source: &ImageSource, base: &Base) -> Result<()> {
-    let companion = source.companion_of(base.private_owner());
-    host.virsh.delete_volume(&host.settings.pool, &companion).map(drop)
+    let manifest = source.manifest_of(base.private_owner());
+    host.virsh.delete_volume(&host.settings.pool, &manifest).map(drop)
 }

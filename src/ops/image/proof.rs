@@ -1,6 +1,6 @@
-//! What speaks for an image's content: the operator's checksum, the publisher's file of checksums, its signature.
+//! Image verification: the requested checksum, the publisher's checksum file, and its signature.
 //!
-//! All of it is looked for before the image is fetched, so that what is refused costs nothing.
+//! All of these are read before the image is fetched, so that an image is refused without downloading it.
 
 use std::io::Read;
 
@@ -10,7 +10,7 @@ use super::{location::Location, source::ImageSource};
 use crate::{
     cancel::Cancel,
     catalogue::{Catalogue, Form, Published, SignatureFile, Signs, checksum_list, signature},
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::image::{Algorithm, Checksum, Verification},
     ops::Host,
     store::{
@@ -19,18 +19,18 @@ use crate::{
     },
 };
 
-/// What content must be to be taken, and what then speaks for it.
+/// The checks that an image must pass, and the resulting proof.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
-    /// The checksums that it must have, and who says so.
+    /// The checksums that the image must have, each with its source.
     checksums: Vec<(Checksum, String)>,
     /// A signature of the image itself.
     image_signature: Option<ImageSignature>,
-    /// What will have been proven.
+    /// The proof, once the checks have passed.
     pub(super) proof: Proof,
-    /// What the operator should know of it.
+    /// Warnings about the proof.
     pub(super) warnings: Vec<String>,
-    /// Whether it could not be found out if there is a checksum.
+    /// Whether a failed request left it open if the publisher provides a checksum.
     pub(super) undecided: bool,
 }
 
@@ -41,11 +41,11 @@ struct ImageSignature {
     from: String,
 }
 
-/// What speaks for an image's content.
+/// How an image's content was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Proof {
     pub(super) verification: Verification,
-    /// The checksums that its publisher and the operator gave.
+    /// The checksums from the publisher and from the request.
     pub(super) checksums: Vec<Checksum>,
     /// The fingerprint of the key that signed it.
     pub(super) signed_by: Option<String>,
@@ -57,8 +57,8 @@ impl Default for Proof {
     }
 }
 
-/// The files that publishers put beside an image, in the order in which they are looked for.
-const BESIDE: &[(&str, Form)] = &[
+/// The checksum files that publishers put beside an image, in the order in which they are requested.
+const CHECKSUM_FILES: &[(&str, Form)] = &[
     ("SHA256SUMS", Form::Sha256Sums),
     ("SHA512SUMS", Form::Sha512Sums),
     ("{file}.sha256", Form::Sha256Sums),
@@ -69,72 +69,74 @@ const BESIDE: &[(&str, Form)] = &[
 ];
 
 impl Expected {
-    /// What a publisher of the catalogue says. What it should say and does not is an error, never a silent step down.
+    /// Returns the checks for an image of the catalogue. A missing checksum file or signature is an error, and never
+    /// weakens the verification silently.
     pub(super) fn published(host: &Host, catalogue: &Catalogue, image: &Published) -> Result<Self> {
         let mut expected = Self::default();
         let Some((url, form)) = &image.checksum else {
             if let Some((url, file)) = &image.signature {
-                expected.take_image_signature(host, catalogue, url, file)?;
+                expected.require_image_signature(host, catalogue, url, file)?;
             }
             return Ok(expected);
         };
-        let missing = |url: &str, what: &str| {
-            Error::not_found(format!("the {what} `{url}` is not there"))
-                .hint("Its publisher may have moved it, or the mirror may lack it. With --checksum SUM and the image's URL it can be fetched without.")
-        };
-        let place = Location::of(host, url, UrlTrust::Operator)?;
-        host.step("fetching the list of checksums");
-        let text = place.text(host, host)?.ok_or_else(|| missing(&place.to_string(), "file of checksums"))?;
+        let location = Location::of(host, url, UrlTrust::Operator)?;
+        host.step("fetching the checksum file");
+        let text = location.text(host, host)?.ok_or_else(|| {
+            Error::not_found(format!("checksum file `{location}` does not exist"))
+                .hint("Check whether the publisher moved it, or the mirror lacks it")
+                .hint(Hint::set("Fetch the image by its URL and provide a checksum", "checksum"))
+        })?;
         let mut content = String::from_utf8_lossy(&text.bytes).into_owned();
         if let Some((url, file)) = &image.signature {
             if file.signs == Signs::Image {
-                expected.take_image_signature(host, catalogue, url, file)?;
+                expected.require_image_signature(host, catalogue, url, file)?;
             } else if let Some((signed, by)) = signed(host, catalogue, &text, &content, url, file)? {
                 content = signed;
                 expected.proof.signed_by = Some(by);
             }
         }
         let name = image.url.rsplit('/').next().unwrap_or_default();
-        let alone = url.rsplit('/').next().is_some_and(|file| file.starts_with(name));
-        let sum = checksum_list::find(&content, *form, name, alone).ok_or_else(|| {
-            Error::invalid(format!("`{place}` has no checksum of `{name}`")).hint(
-                "The publisher may be in the middle of a release, or a login page may be in the way. Try again later.",
-            )
+        let is_own_file = url.rsplit('/').next().is_some_and(|file| file.starts_with(name));
+        let sum = checksum_list::find(&content, *form, name, is_own_file).ok_or_else(|| {
+            Error::invalid(format!("checksum file `{location}` has no checksum of `{name}`"))
+                .hint("Check whether a login page or a proxy intercepts the request")
+                .hint("Try again later, because the publisher may be updating its files")
         })?;
-        expected.require(sum, place.to_string());
+        expected.require(sum, location.to_string());
         if expected.proof.signed_by.is_some() {
             expected.proof.verification = Verification::Signature;
         } else if !text.tls {
-            expected.warn_of_plain_checksums(&place);
+            expected.warn_of_unprotected_checksum(&location);
         }
         Ok(expected)
     }
 
-    /// What stands beside an image that is in no catalogue. `again`: nobody will look a third time.
-    pub(super) fn beside(host: &Host, image: &str, again: bool) -> Result<Self> {
+    /// Returns the checks from the checksum files beside an image that is not in the catalogue. If a request fails, the
+    /// result is undecided, or has a warning when this is the last attempt.
+    pub(super) fn beside(host: &Host, image: &str, is_last_attempt: bool) -> Result<Self> {
         let mut expected = Self::default();
         let (folder, file) = match image.split(['?', '#']).next().unwrap_or(image).rsplit_once('/') {
             Some((folder, file)) if !file.is_empty() => (folder, file),
             _ => return Ok(expected),
         };
-        for (name, form) in BESIDE {
+        for (name, form) in CHECKSUM_FILES {
             let beside = format!("{folder}/{}", name.replace("{file}", file));
-            let place = if folder.contains("://") {
+            let location = if folder.contains("://") {
                 Location::of(host, &beside, UrlTrust::Request)?
             } else {
                 Location::File(beside.into(), UrlTrust::Request)
             };
-            let text = match place.text_once(host) {
+            let text = match location.text_once(host) {
                 Ok(Some(text)) => text,
                 Ok(None) => continue,
                 Err(error) if error.code == Code::Interrupted => return Err(error),
-                // A server that does not answer is asked for the image first, with more patience.
-                Err(_) if !again => {
+                // If a server does not respond, the image is fetched first, which retries for longer.
+                Err(_) if !is_last_attempt => {
                     expected.undecided = true;
                     return Ok(expected);
                 }
                 Err(error) => {
-                    let warning = format!("nobody can tell whether there is a checksum of `{image}`: {error}");
+                    let warning = format!("cannot determine whether `{image}` has a published checksum: {error}");
                     expected.warnings.push(warning);
                     return Ok(expected);
                 }
@@ -142,9 +144,9 @@ impl Expected {
             if let Some(sum) =
                 checksum_list::find(&String::from_utf8_lossy(&text.bytes), *form, file, name.starts_with("{file}"))
             {
-                expected.require(sum, place.to_string());
+                expected.require(sum, location.to_string());
                 if !text.tls {
-                    expected.warn_of_plain_checksums(&place);
+                    expected.warn_of_unprotected_checksum(&location);
                 }
                 return Ok(expected);
             }
@@ -152,15 +154,15 @@ impl Expected {
         Ok(expected)
     }
 
-    fn warn_of_plain_checksums(&mut self, place: &Location) {
+    fn warn_of_unprotected_checksum(&mut self, location: &Location) {
         self.warnings.push(format!(
-            "`{place}` came without TLS or a signature: it proves that the image came whole, not who made it"
+            "`{location}` was fetched without TLS or a signature: it proves the image's integrity, not its publisher"
         ));
     }
 
-    /// What the operator says.
-    pub(super) fn given(&mut self, checksum: &Checksum) {
-        self.require(checksum.clone(), "--checksum".to_owned());
+    /// Requires the checksum from the request.
+    pub(super) fn require_requested(&mut self, checksum: &Checksum) {
+        self.require(checksum.clone(), "requested".to_owned());
     }
 
     fn require(&mut self, checksum: Checksum, from: String) {
@@ -169,7 +171,7 @@ impl Expected {
         self.checksums.push((checksum, from));
     }
 
-    fn take_image_signature(
+    fn require_image_signature(
         &mut self,
         host: &Host,
         catalogue: &Catalogue,
@@ -183,39 +185,43 @@ impl Expected {
         Ok(())
     }
 
-    /// The kinds of checksum that are to be computed.
+    /// Returns the checksum algorithms to compute.
     pub(super) fn algorithms(&self) -> Vec<Algorithm> {
         self.checksums.iter().map(|(checksum, _)| checksum.algorithm).collect()
     }
 
-    /// Compares what came with what was expected; `sums` are its checksums, `file` is where it lies.
+    /// Applies the checks to a fetched image. `sums` are its checksums, `file` is its path.
     pub(super) fn check(mut self, given: &str, sums: &Sums, file: &Utf8Path, cancel: &Cancel) -> Result<Proof> {
         for (expected, from) in &self.checksums {
-            // It may not have been known when the file came that this kind would be asked for.
-            let again = || Ok::<_, Error>(Sums::of(file, &[expected.algorithm], cancel)?.get(expected.algorithm));
-            let got = sums.get(expected.algorithm).map_or_else(again, |got| Ok(Some(got)))?;
+            // The algorithm may not have been known yet when the file was fetched.
+            let compute = || Ok::<_, Error>(Sums::of(file, &[expected.algorithm], cancel)?.get(expected.algorithm));
+            let got = sums.get(expected.algorithm).map_or_else(compute, |got| Ok(Some(got)))?;
             let got = got.ok_or_else(|| Error::internal("a checksum was not computed"))?;
             if got != *expected {
-                let error = Error::invalid(format!("`{given}` is not what it should be: its checksum is another one"))
+                let error = Error::invalid(format!("checksum mismatch for `{given}`"))
                     .because(format!("expected {expected} ({from}), got {got}"));
-                return Err(error.hint(if is_page(file) {
-                    "What came is a web page: a login page or a proxy is in the way."
+                return Err(if is_page(file) {
+                    error.hint(
+                        "Check whether a login page or a proxy intercepts the request, because the file is a web page",
+                    )
                 } else {
-                    "Nothing of it is kept. Try again: it may have been replaced while it was fetched. If it stays so, do not use it."
-                }));
+                    error
+                        .hint("Try again, because the image may have been replaced during the download")
+                        .hint("Do not use the image if the mismatch persists")
+                });
             }
         }
         if let Some(ImageSignature { bytes, keys, from }) = &self.image_signature {
             let keys: Vec<_> = keys.iter().map(String::as_str).collect();
             let read = || Ok(Box::new(std::fs::File::open(file)?) as Box<dyn Read>);
-            let by = signature::verify(bytes, &keys, &read).map_err(|why| forged(given, from, &why))?;
+            let by = signature::verify(bytes, &keys, &read).map_err(|why| bad_signature(given, from, &why))?;
             self.proof.signed_by = Some(by);
         }
         Ok(self.proof)
     }
 }
 
-/// What of a file of checksums is signed, and by whom; none where it is not signed and need not be.
+/// Returns the signed content of a checksum file and the key's fingerprint; none if an optional signature is missing.
 fn signed(
     host: &Host,
     catalogue: &Catalogue,
@@ -226,43 +232,43 @@ fn signed(
 ) -> Result<Option<(String, String)>> {
     let keys = catalogue.keys(&file.keys);
     if file.signs == Signs::Inline {
-        return signature::open(content, &keys).map(Some).map_err(|why| forged("the file of checksums", url, &why));
+        return signature::open(content, &keys).map(Some).map_err(|why| bad_signature("the checksum file", url, &why));
     }
     let Some(signature) = signature_file(host, url, file)? else { return Ok(None) };
     let bytes = text.bytes.clone();
     let read = move || Ok(Box::new(std::io::Cursor::new(bytes.clone())) as Box<dyn Read>);
     let by = signature::verify(&signature.bytes, &keys, &read);
-    let by = by.map_err(|why| forged("the file of checksums", url, &why))?;
+    let by = by.map_err(|why| bad_signature("the checksum file", url, &why))?;
     Ok(Some((content.to_owned(), by)))
 }
 
 fn signature_file(host: &Host, url: &str, file: &SignatureFile) -> Result<Option<Text>> {
-    let place = Location::of(host, url, UrlTrust::Operator)?;
-    let found = place.text(host, host)?;
+    let location = Location::of(host, url, UrlTrust::Operator)?;
+    let found = location.text(host, host)?;
     if found.is_none() && file.optional {
-        host.progress.note(&format!("the signature `{place}` is not there: the checksum alone is compared"));
+        host.progress.note(&format!("signature `{location}` does not exist: verifying the checksum only"));
     } else if found.is_none() {
-        return Err(Error::not_found(format!("the signature `{place}` is not there"))
-            .hint("Its publisher signs this image; without the signature it is not taken. The mirror may lack it."));
+        return Err(Error::not_found(format!("signature `{location}` does not exist"))
+            .hint("Check whether the mirror lacks it, because the publisher signs this image"));
     }
     Ok(found)
 }
 
-fn forged(what: &str, from: &str, why: &str) -> Error {
-    Error::invalid(format!("the signature of {what} does not hold")).because(format!("{from}: {why}")).hint(
-        "Nothing of it is kept. Somebody on the way may have changed it: try again later, or from another network.",
-    )
+fn bad_signature(what: &str, from: &str, why: &str) -> Error {
+    Error::invalid(format!("invalid signature of {what}"))
+        .because(format!("{from}: {why}"))
+        .hint("Try again later or from another network, because the data may have been modified in transit")
 }
 
-/// Whether a file is a web page.
+/// Returns whether a file is a web page.
 fn is_page(file: &Utf8Path) -> bool {
     let mut head = [0; 256];
     let read = std::fs::File::open(file).and_then(|mut file| file.read(&mut head)).unwrap_or(0);
     super::inspect::is_page(&head[..read])
 }
 
-/// Refuses, or warns of, an image that nothing speaks for.
-pub(super) fn judge(
+/// Refuses an image without a checksum or signature if `required`, otherwise warns of it.
+pub(super) fn require_verified(
     host: &Host,
     source: &ImageSource,
     verification: Verification,
@@ -275,16 +281,17 @@ pub(super) fn judge(
     }
     let why = match (verification, source) {
         (Verification::Tls, _) => {
-            format!("`{given}` was secured on the way by TLS alone, and no checksum of it is published beside it")
+            format!("`{given}` is verified by TLS only; the publisher provides no checksum")
         }
-        (_, ImageSource::File { .. } | ImageSource::Stored(_)) => format!("nothing proves what is in `{given}`"),
-        _ => format!("`{given}` comes without TLS: nothing proves that it is what its publisher made"),
+        (_, ImageSource::File { .. } | ImageSource::Stored(_)) => format!("`{given}` has no checksum or signature"),
+        _ => format!("`{given}` is not protected by TLS, a checksum or a signature"),
     };
     if required {
-        return Err(Error::invalid(format!("the image `{given}` is not verified, and must be"))
+        return Err(Error::invalid(format!("image `{given}` is not verified"))
             .because(format!("{why} (verification: {verification})"))
-            .hint("Give its checksum: --checksum sha256:SUM; or choose one of `vmprov image search`."));
+            .hint(Hint::set("Provide its checksum", "checksum"))
+            .hint(Hint::call_any("Choose a verified image", "image_search")));
     }
-    host.warn(warnings, format!("{why} (verification: {verification}); give --checksum sha256:SUM to have it checked"));
+    host.warn(warnings, format!("{why} (verification: {verification}); provide its checksum to verify it"));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `image pull`: what the publisher has now.
+//! `image pull`: fetching an image, or a newer version of it.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -20,56 +20,56 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewPull {
-    /// Image: a name of the catalogue, or an http(s) URL
+    /// Image: a name from the catalogue, or an http(s) URL
     #[schema(min_length = 1, pattern = r"^[^\x00-\x1f\x7f]+$")]
     pub image: String,
 
-    /// Checksum that it must have
+    /// Required checksum of the image
     #[arg(long, value_name = "sha256:SUM")]
     #[serde(default)]
     pub checksum: Option<Checksum>,
 
-    /// Refuse an image that neither a checksum nor a signature speaks for
+    /// Require a checksum or signature
     #[arg(long)]
     #[serde(default)]
     pub require_verified: bool,
 
-    /// Architecture, if not that of libvirt's host
+    /// Architecture [default: that of libvirt's host]
     #[arg(long, value_enum)]
     #[serde(default)]
     pub arch: Option<Arch>,
 }
 
-/// What came of a pull.
+/// The result of a pull.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pulled {
-    /// `fetched` where there was none, `updated` where there is a newer one, `unchanged`.
+    /// `fetched` for a new image, `updated` for a newer version, or `unchanged`.
     pub status: &'static str,
     /// The image.
     pub image: Image,
-    /// The id of the one that its name led to before; VMs that stand on it stay there.
+    /// The ID of the version that was replaced. Its VMs keep using it.
     pub replaced: Option<String>,
-    /// What the operator should know although nothing failed.
+    /// Warnings.
     pub warnings: Vec<String>,
 }
 
-/// Sees to it that an image is in the pool as its publisher has it now. One that has changed is fetched beside the
-/// older one, which stays as long as somebody uses it.
+/// Makes sure that the pool has the publisher's current version of an image. A newer version does not overwrite the
+/// older one, which stays as long as it is in use.
 pub fn pull(host: &Host, new: &NewPull) -> Result<Pulled> {
     let source = ImageSource::parse(host, &new.image, new.arch)?;
     let verified = new.require_verified || host.settings.require_verified;
-    let demands = ImagePolicy { checksum: new.checksum.as_ref(), verified, pull: true };
-    let survey = host.virsh.pool(&host.settings.pool)?;
-    let before = base::known_whole(host, &source)?;
+    let policy = ImagePolicy { checksum: new.checksum.as_ref(), verified, pull: true };
+    let existing_pool = host.virsh.pool(&host.settings.pool)?;
+    let before = base::known_existing(host, &source)?;
     if let (ImageSource::Stored(name), Some(_)) = (&source, &before) {
         return Err(Error::invalid(format!(
-            "the image `{name}` was imported or made of a VM: there is nobody to pull it from"
+            "cannot pull image `{name}`: it was imported or made from a VM, so it has no publisher"
         )));
     }
     let mut warnings = Vec::new();
-    let found = find(host, &source, before.as_ref(), demands, survey.as_ref(), &mut warnings)?;
-    let pool = prepare::pool(host, survey.as_ref())?;
+    let found = find(host, &source, before.as_ref(), policy, existing_pool.as_ref(), &mut warnings)?;
+    let pool = prepare::pool(host, existing_pool.as_ref())?;
     let known = matches!(&found, Found::Base(_));
     let base: Base = store(host, &pool, &source, found, None)?;
     let status = match &before {
@@ -79,10 +79,10 @@ pub fn pull(host: &Host, new: &NewPull) -> Result<Pulled> {
         None if known => "unchanged",
         None => "fetched",
     };
-    let usage = Usage::look(host, &pool, false)?;
+    let usage = Usage::read(host, &pool, false)?;
     let volume = format!("{}/{}", pool.name, base.volume);
     let image = list::read(host, &pool, &usage)?.into_iter().find(|image| image.volume == volume);
-    let image = image.ok_or_else(|| Error::internal(format!("the volume `{volume}` is gone after it was made")))?;
+    let image = image.ok_or_else(|| Error::internal(format!("volume `{volume}` disappeared after it was created")))?;
     let replaced = before.filter(|before| before.volume != base.volume).map(|before| list::id(&before).to_owned());
     Ok(Pulled { status, image, replaced, warnings })
 }

@@ -1,4 +1,4 @@
-//! `image search`: the catalogue.
+//! `image search`: searching the catalogue.
 
 use std::collections::BTreeMap;
 
@@ -17,20 +17,20 @@ use crate::{
     ops::Host,
 };
 
-/// What to look for in the catalogue
+/// Selects images of the catalogue
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct SearchOptions {
-    /// Part of a name or title; without it, all of them
+    /// Part of a name or title [default: all images]
     pub term: Option<String>,
 }
 
-/// The images of the catalogue that were looked for.
+/// The matching images of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Offers)]
 pub struct Found {
-    /// They, in the catalogue's order.
+    /// The images, in the catalogue's order.
     pub images: Vec<Offer>,
 }
 
@@ -38,45 +38,45 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Offer {
-    /// What `--image` takes.
+    /// The name, for use as `image` in requests.
     pub name: ImageName,
-    /// Names that lead to the same.
+    /// Other names of the same image.
     pub aliases: Vec<ImageName>,
-    /// What it is.
+    /// The title.
     pub title: String,
-    /// Where its publisher has it, for each architecture.
+    /// The publisher's files, by architecture.
     pub images: BTreeMap<Arch, OfferedImage>,
-    /// What will speak for its content.
+    /// How the content will be verified.
     pub verification: Verification,
-    /// The user that it logs in as.
+    /// The default login user.
     pub user: String,
-    /// The least disk that it boots from, in bytes.
+    /// The minimum disk size in bytes.
     pub min_disk: Option<u64>,
-    /// The least memory that it boots in, in MiB.
+    /// The minimum memory in MiB.
     pub min_memory: Option<u64>,
-    /// What boots it on x86_64; on aarch64 it is UEFI.
+    /// The firmware on x86_64. On aarch64 it is always UEFI.
     pub firmware: Firmware,
 }
 
-/// Where a publisher has an image, and what proves it.
+/// A publisher's files of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OfferedImage {
-    /// The image.
+    /// The URL of the image.
     pub url: String,
-    /// The file of checksums.
+    /// The URL of the checksum file.
     pub checksum_url: Option<String>,
-    /// How it is written.
+    /// The format of the checksum file.
     pub checksum_form: Option<Form>,
-    /// The signature.
+    /// The URL of the signature.
     pub signature_url: Option<String>,
-    /// What is signed.
+    /// What the signature signs.
     pub signature_of: Option<Signs>,
-    /// The fingerprints of the keys of which one must have made it.
+    /// The fingerprints of the accepted signing keys.
     pub signed_by: Vec<String>,
 }
 
-/// Looks for images by name, alias or title; all of them where `term` is empty.
+/// Searches the catalogue by name, alias and title. Without a term, returns all images.
 pub fn search(host: &Host, options: &SearchOptions) -> Result<Found> {
     let term = options.term.as_deref().unwrap_or_default();
     let catalogue = catalogue(host)?;
@@ -93,7 +93,7 @@ fn offer(catalogue: &Catalogue, entry: &Entry) -> Offer {
             checksum_form: image.checksum.as_ref().map(|(_, form)| *form),
             signature_url: image.signature.as_ref().map(|(url, _)| url.clone()),
             signature_of: signed.map(|file| file.signs),
-            // They were read when the catalogue was.
+            // Invalid keys would have been refused when the catalogue was read.
             signed_by: keys.iter().flat_map(|key| signature::fingerprints(key).unwrap_or_default()).collect(),
             url: image.url,
         };

@@ -1,4 +1,4 @@
-//! [`ImageSource`]: what was given as an image, and where that is.
+//! [`ImageSource`]: a requested image, resolved to a file, a URL or a name.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -9,7 +9,7 @@ use url::Url;
 use super::{catalogue, login_user::default_user};
 use crate::{
     catalogue::Entry,
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     model::{
         digest,
         image::{Arch, ImageName},
@@ -18,26 +18,26 @@ use crate::{
     store::local_file::LocalFile,
 };
 
-/// What was given as an image.
+/// A requested image.
 #[derive(Debug, Clone)]
 pub(in crate::ops) enum ImageSource {
     /// A file of this machine.
     File {
-        /// The file itself.
+        /// The file.
         file: LocalFile,
-        /// What it was when it was opened.
+        /// Its identity when it was opened.
         identity: FileIdentity,
     },
     /// An `http` or `https` URL.
     Url(String),
     /// An image of the catalogue, for the architecture of libvirt's host.
     Published(Box<Entry>, Arch),
-    /// A name that is none of the catalogue's: that of an image that was imported, or made of a VM.
+    /// The name of an image that was imported or made from a VM, and is not in the catalogue.
     Stored(ImageName),
 }
 
-/// What distinguishes a file from what was or will be at its path: any change of its content changes one of these,
-/// the change time at least, which cannot be set.
+/// The identity of a file's content. Any change of the content changes at least one of these members, because the
+/// change time cannot be set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::ops) struct FileIdentity {
@@ -49,7 +49,7 @@ pub(in crate::ops) struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// What a file is now.
+    /// Returns a file's current identity.
     pub(super) fn of(file: &LocalFile) -> std::io::Result<Self> {
         let metadata = file.metadata()?;
         let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
@@ -64,14 +64,14 @@ impl FileIdentity {
 }
 
 impl ImageSource {
-    /// Reads what was given: a name, a path, a `file://` URL or an `http(s)://` URL. A file must be there. `arch` is the
-    /// architecture wanted of the catalogue, if not the host's. What may not be named is refused before it is looked at.
+    /// Resolves a name, a path, a `file://` URL or an `http(s)://` URL. A file must exist. `arch` is the architecture
+    /// of an image of the catalogue, if it is not the host's. Refuses a forbidden source before accessing it.
     pub(in crate::ops) fn parse(host: &Host, given: &str, arch: Option<Arch>) -> Result<Self> {
         if given.contains("://") {
             return Self::url(host, given);
         }
         let Ok(name) = given.parse::<ImageName>() else {
-            // Whoever may not name every file means an image, as in ubuntu-22.04, where no folder is named.
+            // A restricted client means an image unless it names a folder: `ubuntu-22.04` is a misspelled image.
             if host.settings.sources != SourcePolicy::Any && !given.contains('/') {
                 return Err(super::unknown_image(host, given)?);
             }
@@ -81,9 +81,9 @@ impl ImageSource {
             Some(entry) => {
                 let arch = arch.map_or_else(|| host_arch(host), Ok)?;
                 if entry.image(arch).is_none() {
-                    let there: Vec<_> = entry.archs().map(Arch::as_str).collect();
-                    return Err(Error::not_found(format!("`{}` is not published for {arch}", entry.name))
-                        .hint(format!("It is there for {}.", there.join(" and "))));
+                    let published: Vec<_> = entry.archs().map(Arch::as_str).collect();
+                    return Err(Error::not_found(format!("image `{}` is not published for {arch}", entry.name))
+                        .hint(format!("Choose an architecture that it is published for: {}", published.join(", "))));
                 }
                 Ok(Self::Published(Box::new(entry.clone()), arch))
             }
@@ -93,37 +93,39 @@ impl ImageSource {
 
     fn url(host: &Host, given: &str) -> Result<Self> {
         let refuse = |why: String| {
-            Error::invalid(format!("`{}` cannot be fetched: {why}", given.escape_debug()))
-                .hint("Give a name of `vmprov image search`, a path, or an http:// or https:// URL.")
+            Error::invalid(format!("invalid image URL `{}`: {why}", given.escape_debug()))
+                .hint("Use a path, or an http:// or https:// URL")
+                .hint(Hint::call_any("Choose an image of the catalogue", "image_search"))
         };
-        let url = Url::parse(given).map_err(|error| refuse(format!("it is no URL ({error})")))?;
+        let url = Url::parse(given).map_err(|error| refuse(format!("it cannot be parsed ({error})")))?;
         match url.scheme() {
             "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
-                Err(refuse("a login in it would be shown to everybody who may list VMs".to_owned()))
+                Err(refuse("a user name or password would be visible to every client that lists VMs".to_owned()))
             }
-            "http" | "https" if url.host_str().is_none_or(str::is_empty) => Err(refuse("it names no host".to_owned())),
+            "http" | "https" if url.host_str().is_none_or(str::is_empty) => Err(refuse("it has no host".to_owned())),
             "http" | "https" => source_policy::check_url(host, &url).map(|()| Self::Url(given.to_owned())),
             "file" => {
-                Self::file(host, &file_path(&url).ok_or_else(|| refuse("it names no file of this machine".to_owned()))?)
+                let path = file_path(&url).ok_or_else(|| refuse("it is not a path on this machine".to_owned()))?;
+                Self::file(host, &path)
             }
-            other => Err(refuse(format!("images are not fetched over `{}`", other.escape_debug()))),
+            other => Err(refuse(format!("the scheme `{}` is not supported", other.escape_debug()))),
         }
     }
 
     fn file(host: &Host, given: &Utf8Path) -> Result<Self> {
         let failed = |error: &std::io::Error| {
             let error = Error::io(format!("read the image `{}`", given.as_str().escape_debug()), error);
-            if given.as_str().contains(['/', '.']) { error } else { error.hint("Give a name, a path or a URL.") }
+            if given.as_str().contains(['/', '.']) { error } else { error.hint("Use a name, a path or a URL") }
         };
         let file = source_policy::open(host, given, |error| failed(&error))?;
         if !file.metadata().map_err(|error| failed(&error))?.is_file() {
-            return Err(Error::invalid(format!("the image `{}` is no regular file", file.path())));
+            return Err(Error::invalid(format!("image `{}` is not a regular file", file.path())));
         }
         let identity = FileIdentity::of(&file).map_err(|error| failed(&error))?;
         Ok(Self::File { file, identity })
     }
 
-    /// What it is called: the catalogue's name, the absolute path, or the URL.
+    /// Returns the name, the absolute path or the URL.
     pub(in crate::ops) fn given(&self) -> &str {
         match self {
             Self::File { file, .. } => file.path().as_str(),
@@ -133,7 +135,7 @@ impl ImageSource {
         }
     }
 
-    /// What the file is now, if it is one.
+    /// Returns the file's identity when it was opened, if the image is a file.
     pub(in crate::ops) const fn identity(&self) -> Option<&FileIdentity> {
         match self {
             Self::File { identity, .. } => Some(identity),
@@ -141,7 +143,7 @@ impl ImageSource {
         }
     }
 
-    /// The architecture, where it is known.
+    /// Returns the architecture, if it is known.
     pub(super) const fn arch(&self) -> Option<Arch> {
         match self {
             Self::Published(_, arch) => Some(*arch),
@@ -149,7 +151,7 @@ impl ImageSource {
         }
     }
 
-    /// The user that it is known to log in as.
+    /// Returns the default login user, if it is known.
     pub(in crate::ops) fn user(&self) -> Option<&str> {
         match self {
             Self::Published(entry, _) => Some(&entry.user),
@@ -158,7 +160,7 @@ impl ImageSource {
         }
     }
 
-    /// What the catalogue says of it.
+    /// Returns the entry in the catalogue.
     pub(in crate::ops) fn entry(&self) -> Option<&Entry> {
         match self {
             Self::Published(entry, _) => Some(entry),
@@ -166,28 +168,28 @@ impl ImageSource {
         }
     }
 
-    /// Returns the name of the small volume that leads from this source to its base. A private one has a name of its
-    /// owner's, so that nobody's private image takes a name from others.
-    pub(in crate::ops) fn companion_of(&self, owner: Option<&str>) -> String {
+    /// Returns the name of the source manifest. The name of a private image's manifest includes the owner, so that it
+    /// does not take the image's name from others.
+    pub(in crate::ops) fn manifest_of(&self, owner: Option<&str>) -> String {
         let mut key = match self.arch() {
             Some(arch) => format!("{}@{arch}", self.given()),
             None => self.given().to_owned(),
         };
         if let Some(owner) = owner {
-            // No source holds a line feed.
+            // No source contains a line feed.
             key = format!("{key}\n{owner}");
         }
         format!("source-{}.json", &digest::of(key.as_bytes())[..16])
     }
 
-    /// Returns the names of the volumes that may lead a caller from this source to its base, the first one first.
-    pub(in crate::ops) fn companions(&self, caller: &Caller) -> Vec<String> {
-        let own = caller.tenant().map(|tenant| self.companion_of(Some(tenant)));
-        own.into_iter().chain([self.companion_of(None)]).collect()
+    /// Returns the names of the source manifests that a caller may use, in order of precedence.
+    pub(in crate::ops) fn manifests(&self, caller: &Caller) -> Vec<String> {
+        let own = caller.tenant().map(|tenant| self.manifest_of(Some(tenant)));
+        own.into_iter().chain([self.manifest_of(None)]).collect()
     }
 }
 
-/// The path that a `file` URL names; none where a `/` is hidden in it, which could lead out of a mirror's folder.
+/// Returns the path of a `file` URL; none if it contains an encoded `/`, which could lead out of a mirror's folder.
 pub(super) fn file_path(url: &Url) -> Option<Utf8PathBuf> {
     if url.path().to_ascii_lowercase().contains("%2f") {
         return None;
@@ -195,7 +197,7 @@ pub(super) fn file_path(url: &Url) -> Option<Utf8PathBuf> {
     Utf8PathBuf::from_path_buf(url.to_file_path().ok()?).ok()
 }
 
-/// The architecture of libvirt's host: its images are the ones that run there.
+/// Returns the architecture of libvirt's host.
 fn host_arch(host: &Host) -> Result<Arch> {
     if host.virsh.is_local() {
         return std::env::consts::ARCH.parse();

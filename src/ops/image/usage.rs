@@ -1,8 +1,8 @@
-//! Who stands on which base image: proven from the files, never from names.
+//! The users of each base image, determined from the files and never from names.
 //!
-//! Followed are the disks of every domain, running or not, those of every snapshot, and every volume of every active
-//! pool, each down to the end of its chain. A file that cannot be read proves nothing, so nothing may be removed then;
-//! one that is gone from a pool which is there cannot use anything any more.
+//! The backing chains are followed to their ends from the disks of every domain, running or not, from those of every
+//! snapshot, and from every volume of every active pool. If a file cannot be read, nothing may be removed. A file that
+//! is missing from an active pool uses nothing.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,19 +16,19 @@ use crate::{
     tools::virsh::{NamedFile, Pool, StoredVolume},
 };
 
-/// Who stands on each base image of a pool.
+/// The users of each base image of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     users: BTreeMap<String, Vec<Dependent>>,
-    /// Files that nobody can look into, each with its owner and the reason.
+    /// Files that cannot be read, each with its owner and the reason.
     pub(super) unreadable: Vec<String>,
     /// The volumes of the pool.
     pub(super) volumes: Vec<StoredVolume>,
 }
 
 impl Usage {
-    /// Looks at everything; `refresh` also finds files that came into the pools without libvirt.
-    pub(super) fn look(host: &Host, pool: &Pool, refresh: bool) -> Result<Self> {
+    /// Reads the usage. `refresh` also finds files that were put into the pools without libvirt.
+    pub(super) fn read(host: &Host, pool: &Pool, refresh: bool) -> Result<Self> {
         let storage = host.virsh.storage(refresh)?;
         let chains = Chains::new(host, &storage);
         let mut usage = Self::default();
@@ -38,19 +38,19 @@ impl Usage {
             .collect();
         let mut reached = Vec::new();
         for domain in &storage.domains {
-            // Of one that is being made or removed not every file is there.
-            let whole = !domain.metadata.as_ref().is_some_and(VmRecord::is_incomplete);
-            let there = |file: &&NamedFile| whole || chains.is_there(file);
-            let files: Vec<_> = domain.files.iter().filter(there).cloned().collect();
+            // A domain that is being created or deleted may lack some files.
+            let is_complete = !domain.metadata.as_ref().is_some_and(VmRecord::is_incomplete);
+            let is_expected = |file: &&NamedFile| is_complete || chains.is_there(file);
+            let files: Vec<_> = domain.files.iter().filter(is_expected).cloned().collect();
             usage.follow(&chains, &bases, &files, &Dependent::Vm(domain.name.clone()), &mut reached);
             for (snapshot, files) in &domain.snapshots {
                 let user = Dependent::Snapshot(format!("{}/{snapshot}", domain.name));
                 usage.follow(&chains, &bases, files, &user, &mut reached);
             }
-            // One that is being created may not have its disk yet, and one may have lost it; what it notes is all there is.
+            // Without its disk, because it is being created or has lost the disk, a VM's record is the only evidence.
             let is_lost = || domain.files.iter().any(|file| chains.lost_file(file).is_some());
-            let noted = |metadata: &&VmRecord| metadata.phase == Phase::Creating || is_lost();
-            if let Some(image) = domain.metadata.as_ref().filter(noted).and_then(|metadata| metadata.image.as_ref()) {
+            let lacks_disk = |record: &&VmRecord| record.phase == Phase::Creating || is_lost();
+            if let Some(image) = domain.metadata.as_ref().filter(lacks_disk).and_then(|record| record.image.as_ref()) {
                 usage.add(&image.base, Dependent::Vm(domain.name.clone()));
             }
         }
@@ -77,14 +77,14 @@ impl Usage {
             for link in chains.reach(file) {
                 match bases.get(&link) {
                     Some(base) => self.add(base, user.clone()),
-                    // A name that cannot be resolved, `json:{…}`, is taken at its word.
+                    // A name that cannot be resolved, like `json:{…}`, is searched for the names of bases.
                     None => bases.values().filter(|base| link.contains(**base)).for_each(|base| {
                         self.add(base, user.clone());
                     }),
                 }
                 reached.push(link);
             }
-            // A chain whose end is gone for good could not be opened with any image; only one that may come back could.
+            // A chain with a lost file cannot be opened any more. Another unreadable chain may become readable again.
             if let Err(why) = chains.of(file)
                 && chains.lost_file(file).is_none()
             {
@@ -101,7 +101,7 @@ impl Usage {
         }
     }
 
-    /// Who stands on a base.
+    /// Returns the users of a base.
     pub(super) fn of(&self, base: &str) -> &[Dependent] {
         self.users.get(base).map(Vec::as_slice).unwrap_or_default()
     }

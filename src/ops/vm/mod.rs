@@ -1,4 +1,4 @@
-//! What can be done with VMs, one file a verb or a pair of them.
+//! Operations on VMs: access to the guest, inspection, lifecycle, and waiting.
 
 mod access;
 mod inspect;
@@ -55,17 +55,17 @@ pub(super) use lifecycle::{
 };
 pub use wait::{Reached, WaitOptions, wait};
 
-/// How long a VM that another vmprov works on is waited for.
+/// How long an operation waits for another vmprov process that works on the same VM.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
-/// Every VM that there is for the caller.
+/// Returns every VM that the caller can see.
 fn visible(host: &Host) -> Result<Vec<DomainSummary>> {
     let mut domains = host.virsh.domains()?;
     domains.retain(|domain| host.caller.sees(&domain.name));
     Ok(domains)
 }
 
-/// Finds a VM by its name or, where none is called so, its UUID.
+/// Finds a VM by its name or, if no VM has that name, by its UUID.
 fn find(host: &Host, reference: &str) -> Result<DomainSummary> {
     let domains = visible(host)?;
     let uuid = Uuid::parse_str(reference).ok();
@@ -79,14 +79,14 @@ fn find(host: &Host, reference: &str) -> Result<DomainSummary> {
     })
 }
 
-/// Finds a VM and reads what libvirt and vmprov know of it.
+/// Finds a VM and reads its domain, including vmprov's record of it.
 fn look_up(host: &Host, reference: &str) -> Result<(DomainSummary, Domain)> {
     let listed = find(host, reference)?;
     let domain = host.virsh.domain(listed.uuid)?;
     Ok((listed, domain))
 }
 
-/// Keeps others from working on a VM; its `host` is the one to work on it with.
+/// Takes the lease on a VM. All work on the VM must use the lease's `host`.
 fn lock(host: &Host, name: &str) -> Result<Lease> {
     Lease::take(host, &lease_name(name), LOCK_WAIT)
 }
@@ -98,23 +98,24 @@ fn lock_found(host: &Host, reference: &str) -> Result<Lease> {
     Lease::take_in(session, host, &lease_name(&listed.name), LOCK_WAIT)
 }
 
-/// What the lease on a VM is called.
+/// Returns the name of the lease on a VM.
 fn lease_name(name: &str) -> String {
     format!("the VM `{name}`")
 }
 
-/// The lease on a VM, where nobody has it; an error of [`Code::Busy`] says who has.
+/// Takes the lease on a VM without waiting. If another process holds it, the error has [`Code::Busy`] and names the
+/// holder.
 pub(super) fn lock_now(host: &Host, name: &str) -> Result<Lease> {
     Lease::take(host, &lease_name(name), Duration::ZERO)
 }
 
-/// The error for a VM whose create or delete was killed, where a whole one is needed.
+/// Returns the error for a VM whose creation or deletion was interrupted.
 fn incomplete(name: &str) -> Error {
-    Error::conflict(format!("the VM `{name}` is incomplete: creating or deleting it was cut short"))
-        .hint(format!("Remove what there is of it: vmprov vm delete {}", shell_words::quote(name)))
+    Error::conflict(format!("VM `{name}` is incomplete: its creation or deletion was interrupted"))
+        .hint(Hint::call_on_vm("Remove its leftovers", "vm_delete", name))
 }
 
-/// Refuses a VM that is not whole.
+/// Refuses a VM that is incomplete.
 fn require_whole(domain: &Domain) -> Result<()> {
     match &domain.metadata {
         Some(metadata) if metadata.is_incomplete() => Err(incomplete(&domain.name)),
@@ -122,7 +123,7 @@ fn require_whole(domain: &Domain) -> Result<()> {
     }
 }
 
-/// A VM's state; one that is gone when it ends (it was never defined) is shut off.
+/// Returns a VM's state. A transient VM that has ended does not exist any more and counts as shut off.
 fn state_or_gone(host: &Host, uuid: Uuid) -> Result<State> {
     match host.virsh.state(uuid) {
         Err(error) if error.code == Code::NotFound => Ok(State::ShutOff),
@@ -130,7 +131,7 @@ fn state_or_gone(host: &Host, uuid: Uuid) -> Result<State> {
     }
 }
 
-/// Waits until a VM is in a state that is `wanted`; none when the time is up.
+/// Waits until a VM is in a state that is `wanted`. Returns `None` when the time limit is reached.
 fn wait_for_state(host: &Host, uuid: Uuid, limit: Duration, wanted: impl Fn(State) -> bool) -> Result<Option<State>> {
     const POLL: Duration = Duration::from_millis(250);
     let deadline = std::time::Instant::now() + limit;

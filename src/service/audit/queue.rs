@@ -1,5 +1,6 @@
-//! [`Queue`]: the lines that wait for the audit log, and the one thread that writes them. A disk that stalls holds up that
-//! thread and nothing else.
+//! [`Queue`]: the queued lines of the audit log, and the thread that writes them.
+//!
+//! A stalled disk blocks only that thread.
 
 use std::{
     collections::VecDeque,
@@ -20,40 +21,41 @@ use crate::error::{Error, Result};
 /// The mode of the file: only its owner may read it.
 pub(super) const MODE: u32 = 0o600;
 
-/// How many lines may wait.
+/// How many lines the queue holds.
 const CAPACITY: usize = 4096;
 
-/// How many more may wait if they tell of a change. No change is begun while [`CAPACITY`] lines wait, so that this many
-/// suffice for the changes that are under way.
+/// How many more lines about changes the queue holds.
+///
+/// No change is started while [`CAPACITY`] lines wait, so the reserve suffices for the changes that already run.
 const RESERVE: usize = 4096;
 
-/// How long a line may take to be written before the log counts as stalled.
+/// How long a write may take before the log counts as stalled.
 const STALL: Duration = Duration::from_secs(2);
 
-/// How long to wait before a line that could not be written is tried again.
+/// How long to wait before retrying a failed write.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Lines that wait to be written to a file.
+/// A queue of lines to be written to a file.
 #[derive(Debug)]
 pub(super) struct Queue {
     path: Utf8PathBuf,
     state: Mutex<State>,
-    /// Notified of each entry, and of the end.
+    /// Notified of each entry, and when the queue is closed.
     changed: Condvar,
     /// How many lines are not written yet.
     left: watch::Sender<usize>,
-    /// Counts the lines that were lost since the service began.
+    /// Counts the lines lost since the service started.
     lost: Counter,
 }
 
 #[derive(Debug, Default)]
 struct State {
     entries: VecDeque<Entry>,
-    /// Since when the writer has been at its line.
+    /// When the writer began its current line.
     writing: Option<Instant>,
-    /// Why the last attempt to write failed.
+    /// Why the last write failed.
     failure: Option<String>,
-    /// How many lines were lost since it was last possible to write.
+    /// How many lines were lost since the last successful write.
     lost: u64,
     is_closed: bool,
 }
@@ -61,12 +63,12 @@ struct State {
 #[derive(Debug)]
 enum Entry {
     Line(Vec<u8>),
-    /// The file is to be opened again, after the lines before this.
+    /// A request to reopen the file after the lines before this entry.
     Reopen,
 }
 
 impl Queue {
-    /// Opens the file and starts the thread that writes to it.
+    /// Opens the file and starts the writer thread.
     pub(super) fn open(path: Utf8PathBuf, lost: Counter) -> Result<Arc<Self>> {
         let file = append_to(&path)?;
         let queue = Arc::new(Self {
@@ -86,15 +88,15 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a line. It is lost if too many wait already.
-    pub(super) fn push(&self, line: Vec<u8>, tells_of_change: bool) {
+    /// Queues a line. The line is lost if the queue is full.
+    pub(super) fn push(&self, line: Vec<u8>, is_change: bool) {
         let mut state = self.lock();
-        let capacity = if tells_of_change { CAPACITY + RESERVE } else { CAPACITY };
+        let capacity = if is_change { CAPACITY + RESERVE } else { CAPACITY };
         if state.entries.len() >= capacity {
             self.lost.inc();
             state.lost += 1;
             if state.lost == 1 {
-                tracing::error!("the audit log `{}` loses records: {}", self.path, state.obstacle());
+                tracing::error!("the audit log `{}` is losing records: {}", self.path, state.obstacle());
             }
             return;
         }
@@ -103,13 +105,13 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Has the file opened again, after the lines that wait already.
+    /// Makes the writer reopen the file after the lines that are already queued.
     pub(super) fn reopen(&self) {
         self.lock().entries.push_back(Entry::Reopen);
         self.changed.notify_one();
     }
 
-    /// Returns why a new record might be lost, if that is so.
+    /// Returns why a new record might be lost; none if it cannot be lost.
     pub(super) fn obstacle(&self) -> Option<String> {
         let state = self.lock();
         let is_stalled = state.writing.is_some_and(|since| since.elapsed() > STALL);
@@ -117,15 +119,15 @@ impl Queue {
         is_obstructed.then(|| state.obstacle())
     }
 
-    /// Waits until every line is written, for a limited time; returns how many are not.
+    /// Waits until every line is written, at most for `limit`; returns how many are not.
     pub(super) async fn flush(&self, limit: Duration) -> usize {
         let mut left = self.left.subscribe();
-        // What is not written in time is told by the number.
+        // A timeout shows in the returned number.
         let _ = tokio::time::timeout(limit, left.wait_for(|left| *left == 0)).await;
         *self.left.borrow()
     }
 
-    /// Ends the thread once it has written what waits.
+    /// Ends the writer thread after it has written the queued lines.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.changed.notify_one();
@@ -149,7 +151,7 @@ impl Queue {
         }
     }
 
-    /// Waits for the next entry; returns none at the end.
+    /// Waits for the next entry; returns none if the queue is closed and empty.
     fn next(&self) -> Option<Entry> {
         let is_idle = |state: &mut State| state.entries.is_empty() && !state.is_closed;
         let mut state = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +160,7 @@ impl Queue {
         entry
     }
 
-    /// Waits before the line is tried again; true if the file is to be opened again first, none at the end.
+    /// Waits before the next attempt. Returns whether to reopen the file first; none if the queue is closed.
     fn failed(&self, error: &io::Error) -> Option<bool> {
         let mut state = self.lock();
         if state.failure.replace(error.to_string()).is_none() {
@@ -178,7 +180,7 @@ impl Queue {
         state.writing = None;
         let (failure, lost) = (state.failure.take(), std::mem::take(&mut state.lost));
         if failure.is_some() || lost > 0 {
-            tracing::warn!("the audit log `{}` is written again; {lost} records were lost", self.path);
+            tracing::warn!("the audit log `{}` can be written again: {lost} records were lost", self.path);
         }
         self.left.send_modify(|left| *left -= 1);
     }
@@ -186,23 +188,23 @@ impl Queue {
     fn open_again(&self, file: &mut File) {
         match append_to(&self.path) {
             Ok(new) => *file = new,
-            Err(error) => tracing::error!("{error}. The audit log goes on in the file that was open"),
+            Err(error) => tracing::error!("{error}; still writing the audit log to the file that was open before"),
         }
     }
 }
 
 impl State {
-    /// Why lines wait.
+    /// Returns why lines wait.
     fn obstacle(&self) -> String {
         match (&self.failure, self.writing) {
             (Some(failure), _) => failure.clone(),
-            (None, Some(since)) if since.elapsed() > STALL => "the disk does not answer".to_owned(),
-            (None, _) => format!("{} records wait to be written", self.entries.len()),
+            (None, Some(since)) if since.elapsed() > STALL => "the write to the file is stalled".to_owned(),
+            (None, _) => format!("{} records are waiting to be written", self.entries.len()),
         }
     }
 }
 
-/// Writes what is left of a line, and shortens it by what was written.
+/// Writes the rest of a line, and removes what was written from it.
 fn write_all(file: &mut File, rest: &mut &[u8]) -> io::Result<()> {
     while !rest.is_empty() {
         match file.write(rest) {
@@ -218,7 +220,7 @@ fn write_all(file: &mut File, rest: &mut &[u8]) -> io::Result<()> {
 fn append_to(path: &Utf8Path) -> Result<File> {
     let failed = |error: &io::Error| Error::io(format!("open the audit log `{path}`"), error);
     let mut options = OpenOptions::new();
-    // A FIFO that has no reader fails at once instead of holding up the service's start.
+    // Without this, a FIFO without a reader would block the start of the service.
     options.append(true).create(true).mode(MODE).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
     let file = options.open(path).map_err(|error| failed(&error))?;
     let blocking = rustix::fs::fcntl_getfl(&file)

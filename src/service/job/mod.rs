@@ -1,4 +1,4 @@
-//! [`Job`]: an operation that may take long, as it is now.
+//! [`Job`]: a submitted operation that may take long, and its state.
 
 mod view;
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{
     authorization,
-    event_log::{Feed, ServiceEvent},
+    event_log::{EventLog, ServiceEvent},
     metrics::{self, Metrics},
 };
 use crate::{
@@ -28,8 +28,8 @@ use crate::{
 };
 pub(crate) use view::{State, View};
 
-/// How many bytes a report has.
-fn weight(report: &Report) -> usize {
+/// Returns the size of a report in bytes.
+fn size(report: &Report) -> usize {
     match report {
         Report::Json(value) => value.to_string().len(),
         Report::Text(text) => text.len(),
@@ -37,26 +37,26 @@ fn weight(report: &Report) -> usize {
     }
 }
 
-/// How it is, who counts it, and whether what was told of it is behind.
-struct Now {
+/// The state of a job, its metrics, and whether it has progress that was not published yet.
+struct Current {
     view: View,
-    counted: Option<metrics::Operation>,
-    is_further: bool,
+    metrics: Option<metrics::Operation>,
+    has_progress: bool,
 }
 
-/// An operation that may take long.
+/// A submitted operation that may take long.
 pub(crate) struct Job {
     pub(crate) operation: &'static Operation,
-    /// The names of what it is about, for the audit log.
+    /// The names in the request, for the audit log.
     pub(crate) targets: Vec<String>,
     pub(crate) id: Uuid,
-    /// The name of the client that asked for it.
+    /// The name of the client that submitted it.
     pub(crate) client: String,
     pub(crate) cancel: Cancel,
-    now: Mutex<Now>,
-    feed: Arc<Feed>,
+    current: Mutex<Current>,
+    event_log: Arc<EventLog>,
     outcome: Mutex<Option<Result<Arc<Report>>>>,
-    weight: AtomicUsize,
+    report_size: AtomicUsize,
     ended: watch::Sender<bool>,
     cancelled: watch::Sender<bool>,
 }
@@ -66,7 +66,7 @@ impl Job {
         operation: &'static Operation,
         request: &Value,
         (client, request_id): (&str, &str),
-        (metrics, feed): (&Metrics, &Arc<Feed>),
+        (metrics, event_log): (&Metrics, &Arc<EventLog>),
     ) -> Self {
         let view = View {
             id: Uuid::new_v4(),
@@ -85,157 +85,157 @@ impl Job {
             result: None,
             error: None,
         };
-        feed.tell(ServiceEvent::Operation(Box::new(view.clone())));
-        let counted = Some(metrics.operation(operation.name));
+        event_log.publish(ServiceEvent::Operation(Box::new(view.clone())));
+        let metrics = Some(metrics.operation(operation.name));
         Self {
             operation,
             targets: authorization::targets(operation, request),
             id: view.id,
             client: client.to_owned(),
             cancel: Cancel::default(),
-            now: Mutex::new(Now { view, counted, is_further: false }),
-            feed: feed.clone(),
+            current: Mutex::new(Current { view, metrics, has_progress: false }),
+            event_log: event_log.clone(),
             outcome: Mutex::default(),
-            weight: AtomicUsize::new(0),
+            report_size: AtomicUsize::new(0),
             ended: watch::Sender::new(false),
             cancelled: watch::Sender::new(false),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Now> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells how it is. With the lock, so that it is told in the order in which it came to be.
-    fn tell(&self, now: &mut Now) {
-        now.is_further = false;
-        self.feed.tell(ServiceEvent::Operation(Box::new(now.view.clone())));
+    /// Publishes the state. The lock must be held, so that the events have the order of the changes.
+    fn publish(&self, current: &mut Current) {
+        current.has_progress = false;
+        self.event_log.publish(ServiceEvent::Operation(Box::new(current.view.clone())));
     }
 
-    /// Tells how far it is, if it is further than was told.
-    pub(crate) fn tell_progress(&self) {
-        let mut now = self.lock();
-        if now.is_further {
-            self.tell(&mut now);
+    /// Publishes the progress, if there is more than was published.
+    pub(crate) fn publish_progress(&self) {
+        let mut current = self.lock();
+        if current.has_progress {
+            self.publish(&mut current);
         }
     }
 
-    /// Returns how it is now, without its result.
+    /// Returns the current state without the result.
     pub(crate) fn summary(&self) -> View {
         self.lock().view.clone()
     }
 
-    /// Returns how it is now, with its result, which is shared and not copied.
+    /// Returns the current state with the result, which is shared and not copied.
     pub(crate) fn view(&self) -> View {
-        let now = self.lock();
+        let current = self.lock();
         let result = self.outcome().and_then(Result::ok).filter(|report| !matches!(**report, Report::Png(_)));
-        View { result, ..now.view.clone() }
+        View { result, ..current.view.clone() }
     }
 
-    /// How many bytes are kept of what came of it, roughly.
-    pub(crate) fn weight(&self) -> usize {
-        self.weight.load(Ordering::Relaxed)
+    /// Returns the approximate size of the kept report in bytes.
+    pub(crate) fn report_size(&self) -> usize {
+        self.report_size.load(Ordering::Relaxed)
     }
 
-    /// Whether it has ended.
+    /// Returns whether the job has ended.
     pub(crate) fn is_ended(&self) -> bool {
         *self.ended.borrow()
     }
 
-    /// What came of it, once it has ended.
+    /// Returns the outcome if the job has ended.
     pub(crate) fn outcome(&self) -> Option<Result<Arc<Report>>> {
         self.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Begins it; false where it has been cancelled before.
+    /// Changes the state to running; returns false if the job was cancelled before.
     pub(crate) fn begin(&self) -> bool {
-        let mut now = self.lock();
-        let may = now.view.state == State::Queued;
-        if may {
-            now.view.state = State::Running;
-            now.view.started = Some(Timestamp::now());
-            now.counted.iter_mut().for_each(metrics::Operation::begin);
-            self.tell(&mut now);
+        let mut current = self.lock();
+        let is_queued = current.view.state == State::Queued;
+        if is_queued {
+            current.view.state = State::Running;
+            current.view.started = Some(Timestamp::now());
+            current.metrics.iter_mut().for_each(metrics::Operation::begin);
+            self.publish(&mut current);
         }
-        may
+        is_queued
     }
 
-    /// Tells it to end; false where it has ended by itself.
+    /// Cancels the job; returns false if it has already succeeded or failed.
     pub(crate) fn stop(&self) -> bool {
-        let mut now = self.lock();
-        if now.view.state.is_final() {
-            return now.view.state == State::Cancelled;
+        let mut current = self.lock();
+        if current.view.state.is_final() {
+            return current.view.state == State::Cancelled;
         }
-        if now.view.state != State::Cancelling {
-            now.view.state = State::Cancelling;
-            self.tell(&mut now);
+        if current.view.state != State::Cancelling {
+            current.view.state = State::Cancelling;
+            self.publish(&mut current);
         }
-        drop(now);
+        drop(current);
         self.cancel.raise();
         self.cancelled.send_replace(true);
         true
     }
 
-    /// Ends it, and has it noted how before anybody is told.
-    pub(crate) fn end(&self, outcome: Result<Report>, note: impl FnOnce(&View)) {
-        let mut now = self.lock();
-        let view = &mut now.view;
+    /// Ends the job. Calls `record` before the end becomes visible to clients.
+    pub(crate) fn end(&self, outcome: Result<Report>, record: impl FnOnce(&View)) {
+        let mut current = self.lock();
+        let view = &mut current.view;
         view.finished = Some(Timestamp::now());
         (view.step, view.bytes_done, view.bytes_total) = (None, None, None);
         match &outcome {
             Ok(report) => {
                 view.state = State::Succeeded;
                 view.status = Some(self.operation.status_of(report));
-                self.weight.store(weight(report), Ordering::Relaxed);
+                self.report_size.store(size(report), Ordering::Relaxed);
             }
             Err(error) => {
-                let was_told = view.state == State::Cancelling && error.code == Code::Interrupted;
-                view.state = if was_told { State::Cancelled } else { State::Failed };
+                let is_cancelled = view.state == State::Cancelling && error.code == Code::Interrupted;
+                view.state = if is_cancelled { State::Cancelled } else { State::Failed };
                 view.status = Some(error.code.http_status());
                 view.error = Some(error.clone());
             }
         }
-        if let Some(counted) = now.counted.take() {
-            counted.end(outcome.as_ref().map(|_| ()).map_err(|error| error.code));
+        if let Some(metrics) = current.metrics.take() {
+            metrics.end(outcome.as_ref().map(|_| ()).map_err(|error| error.code));
         }
-        note(&now.view);
-        self.tell(&mut now);
-        // Before anybody can see that it has ended.
+        record(&current.view);
+        self.publish(&mut current);
+        // Before the lock is released and the end becomes visible.
         *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.map(Arc::new));
-        drop(now);
+        drop(current);
         self.ended.send_replace(true);
     }
 
-    /// Waits until it has ended.
+    /// Waits until the job has ended.
     pub(crate) async fn ends(&self) {
-        // The sender is this job's own, so there is nothing that can fail.
+        // This cannot fail: the job itself keeps the sender.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
-    /// Waits until it has ended, at most so long.
+    /// Waits until the job has ended, at most for `limit`.
     pub(crate) async fn ends_within(&self, limit: Duration) {
-        // That it has not ended in time shows in the job itself.
+        // A timeout shows in the state of the job.
         let _ = tokio::time::timeout(limit, self.ends()).await;
     }
 
-    /// Waits until somebody tells it to end.
-    pub(crate) async fn is_cancelled(&self) {
+    /// Waits until the job is cancelled.
+    pub(crate) async fn cancelled(&self) {
         let _ = self.cancelled.subscribe().wait_for(|cancelled| *cancelled).await;
     }
 }
 
 impl Progress for Job {
     fn step(&self, text: &str) {
-        let mut now = self.lock();
-        now.view.step = Some(text.to_owned());
-        (now.view.bytes_done, now.view.bytes_total) = (None, None);
-        now.is_further = true;
+        let mut current = self.lock();
+        current.view.step = Some(text.to_owned());
+        (current.view.bytes_done, current.view.bytes_total) = (None, None);
+        current.has_progress = true;
     }
 
     fn bytes(&self, done: u64, total: Option<u64>) {
-        let mut now = self.lock();
-        (now.view.bytes_done, now.view.bytes_total) = (Some(done), total);
-        now.is_further = true;
+        let mut current = self.lock();
+        (current.view.bytes_done, current.view.bytes_total) = (Some(done), total);
+        current.has_progress = true;
     }
 }
 
@@ -247,32 +247,32 @@ mod tests {
     };
 
     #[test]
-    fn each_state_is_told_and_so_is_how_far_it_is_if_it_is_further() {
+    fn each_state_is_published_and_progress_only_if_there_is_more() {
         let service = Service::for_test();
         let operation = crate::api::find("vm_create").unwrap();
         let job = Job::new(
             operation,
             &serde_json::json!({"name": "web"}),
             ("somebody", "1"),
-            (&service.metrics, &service.feed),
+            (&service.metrics, &service.event_log),
         );
-        job.tell_progress();
+        job.publish_progress();
         assert!(job.begin() && !job.begin());
         job.step("fetching");
         job.bytes(3, Some(5));
-        job.tell_progress();
-        job.tell_progress();
+        job.publish_progress();
+        job.publish_progress();
         assert!(job.stop() && job.stop());
         job.end(Ok(Report::Text("a result".to_owned())), |_| ());
-        let mut told = Vec::new();
-        while let Next::Event(event) = service.feed.after(told.len() as u64) {
-            let ServiceEvent::Operation(view) = &event.happening else { panic!("{event:?}") };
+        let mut published = Vec::new();
+        while let Next::Event(event) = service.event_log.after(published.len() as u64) {
+            let ServiceEvent::Operation(view) = &event.content else { panic!("{event:?}") };
             assert_eq!(view.result, None);
-            told.push((view.state, view.step.clone(), view.bytes_done));
+            published.push((view.state, view.step.clone(), view.bytes_done));
         }
         let fetching = |state| (state, Some("fetching".to_owned()), Some(3));
         assert_eq!(
-            told,
+            published,
             [
                 (State::Queued, None, None),
                 (State::Running, None, None),

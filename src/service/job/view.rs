@@ -1,4 +1,4 @@
-//! [`View`]: an operation as its clients are shown it.
+//! [`View`]: an operation as clients see it.
 
 use std::sync::Arc;
 
@@ -18,27 +18,27 @@ use crate::{
     error::{Error, WriteHint},
 };
 
-/// How far an operation is.
+/// The state of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = OperationState)]
 pub(crate) enum State {
-    /// It waits for its turn.
+    /// Waiting to run.
     Queued,
-    /// It is at it.
+    /// Running.
     Running,
-    /// It has been told to end, and undoes what it has done.
+    /// Cancelled, and rolling back its changes.
     Cancelling,
-    /// It has succeeded.
+    /// Succeeded.
     Succeeded,
-    /// It has failed, and undone what it had done.
+    /// Failed; its changes were rolled back.
     Failed,
-    /// It was cancelled, and has undone what it had done.
+    /// Cancelled; its changes were rolled back.
     Cancelled,
 }
 
 impl State {
-    /// Its word, on every face.
+    /// Returns the name in JSON.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -55,42 +55,42 @@ impl State {
     }
 }
 
-/// An operation that was asked for, as it is now. Its result is left out of lists and events.
+/// An operation and its current state. Lists and events omit the result.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Operation)]
 pub(crate) struct View {
-    /// What it is asked for by, at `/api/operations/{id}`.
+    /// The ID of the operation.
     pub(crate) id: Uuid,
-    /// What it does.
+    /// What it does, such as `vm_create`.
     pub(crate) operation: &'static str,
-    /// The VM that it is about.
+    /// The VM in the request.
     pub(crate) vm: Option<String>,
-    /// How far it is.
+    /// The current state.
     pub(crate) state: State,
-    /// What is being done now.
+    /// The current step.
     pub(crate) step: Option<String>,
-    /// How many bytes of that are done.
+    /// The bytes transferred in the current step.
     pub(crate) bytes_done: Option<u64>,
-    /// Of how many, where that is known.
+    /// The bytes to transfer in the current step, if known.
     pub(crate) bytes_total: Option<u64>,
-    /// Who asked for it.
+    /// The name of the client that submitted it.
     pub(crate) client: String,
-    /// The request that asked for it.
+    /// The ID of the request that submitted it.
     pub(crate) request_id: String,
-    /// When it was asked for (RFC 3339, UTC).
+    /// When it was submitted (RFC 3339, UTC).
     pub(crate) created: Timestamp,
-    /// When it was begun.
+    /// When it started to run.
     pub(crate) started: Option<Timestamp>,
     /// When it ended.
     pub(crate) finished: Option<Timestamp>,
-    /// The HTTP status that it is answered with.
+    /// The HTTP status of its outcome.
     pub(crate) status: Option<u16>,
-    /// What came of it: the report, or the text that it is. Shared, because it may be large and many may ask for it.
+    /// The report: an object or a text. Shared, because it may be large and several clients may read it.
     #[serde(serialize_with = "serialize_result")]
     #[schema(schema_with = result)]
     pub(crate) result: Option<Arc<Report>>,
-    /// Why it failed.
+    /// The error, if it failed or was cancelled.
     pub(crate) error: Option<Error>,
 }
 
@@ -98,7 +98,7 @@ fn result() -> utoipa::openapi::Object {
     let kinds = [Type::Object, Type::String, Type::Null];
     ObjectBuilder::new()
         .schema_type(SchemaType::from_iter(kinds))
-        .description(Some("The report, or the text that it is. Null in lists and events."))
+        .description(Some("The report: an object or a text. Null in lists and events."))
         .build()
 }
 

@@ -1,4 +1,4 @@
-//! The counters, gauges and histograms of what the server does, and their names.
+//! The counters, gauges and histograms of the service, and their names.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -6,13 +6,14 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// The upper bounds of how long requests take, in seconds: from what is answered from memory to a create's whole wait.
+/// The histogram buckets of request durations in seconds: from a response from memory to a create that is waited for.
 const REQUEST_BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
-/// The same of operations: from a rename to the download of an image over a slow line.
+/// The histogram buckets of operation durations in seconds: from a rename to an image download over a slow connection.
 const OPERATION_BOUNDS: [f64; 11] = [0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0];
 
-/// The same of programs' calls: from one look at libvirt to [`tools`](crate::tools)' own limit.
+/// The histogram buckets of program runtimes in seconds: from one query of libvirt to the limit of
+/// [`tools`](crate::tools).
 const PROGRAM_BOUNDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 180.0];
 
 type Histograms<S> = Family<S, Histogram, fn() -> Histogram>;
@@ -92,9 +93,9 @@ impl Requests {
             in_flight: Gauge::default(),
         };
         registry.register("vmprov_http_requests", "Requests answered", new.total.clone());
-        let help = "How long requests took to answer";
+        let help = "Time to answer requests";
         registry.register_with_unit("vmprov_http_request_duration", help, Unit::Seconds, new.seconds.clone());
-        registry.register("vmprov_http_requests_in_flight", "Requests not answered yet", new.in_flight.clone());
+        registry.register("vmprov_http_requests_in_flight", "Requests in progress", new.in_flight.clone());
         new
     }
 }
@@ -107,9 +108,9 @@ impl Operations {
             seconds: Family::new_with_constructor(|| Histogram::new(OPERATION_BOUNDS)),
         };
         registry.register("vmprov_operations", "Operations that are queued or running", new.now.clone());
-        // Not vmprov_operations_total: a counter of that name and the gauge would be one family.
-        registry.register("vmprov_operations_finished", "Operations that have ended, and how", new.finished.clone());
-        let help = "How long operations ran";
+        // Not vmprov_operations_total: a counter of that name and the gauge would be one metric family.
+        registry.register("vmprov_operations_finished", "Ended operations by outcome", new.finished.clone());
+        let help = "Run time of operations";
         registry.register_with_unit("vmprov_operation_duration", help, Unit::Seconds, new.seconds.clone());
         new
     }
@@ -130,10 +131,10 @@ impl Programs {
             failed: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(PROGRAM_BOUNDS)),
         };
-        registry.register("vmprov_processes_started", "Calls of programs", new.started.clone());
-        let help = "Calls that were not to be started, were ended at their limit, or exited with another status than 0";
+        registry.register("vmprov_processes_started", "Started external programs", new.started.clone());
+        let help = "External programs that could not start, were killed at their time limit or exited with an error";
         registry.register("vmprov_processes_failed", help, new.failed.clone());
-        let help = "How long calls took";
+        let help = "Run time of external programs";
         registry.register_with_unit("vmprov_process_duration", help, Unit::Seconds, new.seconds.clone());
         new
     }
@@ -142,8 +143,8 @@ impl Programs {
 impl Downloads {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let new = Self { total: Family::default(), bytes: Counter::default() };
-        registry.register("vmprov_image_downloads", "Downloads of images that have ended, and how", new.total.clone());
-        let help = "What has come of images";
+        registry.register("vmprov_image_downloads", "Ended image downloads by result", new.total.clone());
+        let help = "Bytes of images received";
         registry.register_with_unit("vmprov_image_download", help, Unit::Bytes, new.bytes.clone());
         new
     }

@@ -1,7 +1,7 @@
-//! What Prometheus is told: what the server does, and what libvirt counts.
+//! The metrics for Prometheus: those of the service, and libvirt's statistics.
 //!
-//! Every value of a label is one of few: a route's template, an operation's name, a program, an [`error`](crate::error)'s
-//! code. Names of VMs and pools stand only in libvirt's own figures.
+//! Every label has few values: the template of a route, the name of an operation, a program, or the code of an
+//! [`error`](crate::error). Names of VMs and pools appear only in libvirt's statistics.
 
 mod counts;
 mod libvirt;
@@ -27,7 +27,7 @@ use crate::{
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What is counted since the server's start.
+/// The metrics since the start of the service.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -39,15 +39,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Nothing has been counted yet.
+    /// Returns metrics that are all zero.
     pub fn new() -> Self {
         let mut registry = Registry::default();
-        // Not of the type "info", which not everything knows that reads such text.
+        // Not of the type "info", which not every reader of this format supports.
         let build = Family::<[(&str, &str); 1], Gauge>::default();
         build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
-        registry.register("vmprov_build_info", "Which vmprov this is", build);
+        registry.register("vmprov_build_info", "Version of vmprov", build);
         let audit_lost = Counter::default();
-        let help = "Records that the audit log has lost";
+        let help = "Records lost by the audit log";
         registry.register("vmprov_audit_records_lost", help, audit_lost.clone());
         Self {
             audit_lost,
@@ -59,32 +59,32 @@ impl Metrics {
         }
     }
 
-    /// Returns the counter of the records that the audit log has lost.
+    /// Returns the counter of the records lost by the audit log.
     pub(super) fn audit_lost(&self) -> Counter {
         self.audit_lost.clone()
     }
 
-    /// A request has been answered. `route` is its template (`/vms/{name}`), and one and the same for what matches none.
+    /// Counts an answered request. `route` is the template (`/vms/{name}`), or a fixed word if no route matches.
     pub fn request(&self, route: &str, method: &str, status: u16, took: Duration) {
         let (route, method) = (route.to_owned(), known_method(method));
         self.requests.seconds.get_or_create(&Route { route: route.clone(), method }).observe(took.as_secs_f64());
         self.requests.total.get_or_create(&Request { route, method, code: status }).inc();
     }
 
-    /// A request has come; it counts as in flight until what is returned is dropped.
+    /// Counts a request as in flight until the returned guard is dropped.
     pub fn in_flight(&self) -> InFlight {
         self.requests.in_flight.inc();
         InFlight(self.requests.in_flight.clone())
     }
 
-    /// An operation has been asked for; it counts as queued.
+    /// Counts a submitted operation as queued.
     pub fn operation(&self, kind: &'static str) -> Operation {
         self.operations.enter(kind, QUEUED);
         Operation { operations: self.operations.clone(), kind, since: None, outcome: Err(Code::Internal) }
     }
 
-    /// Everything that was counted, and libvirt's figures as they were just found, as text of [`CONTENT_TYPE`]. Where they
-    /// could not be had, `libvirt_up` is 0 and no other is given.
+    /// Returns the metrics and libvirt's statistics as text of [`CONTENT_TYPE`]. Without statistics, `libvirt_up` is 0
+    /// and libvirt's other metrics are missing.
     pub fn encode(&self, stats: Result<&Stats, &Error>) -> String {
         let mut libvirt = Registry::default();
         libvirt.register_collector(Box::new(Libvirt(stats.ok().cloned())));
@@ -92,7 +92,7 @@ impl Metrics {
         let written = encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &libvirt))
             .and_then(|()| encode_eof(&mut text));
-        // Only its end tells a scraper that the text is whole.
+        // A scraper detects an incomplete text by its missing end.
         if let Err(error) = written {
             tracing::error!("cannot write the metrics: {error}");
         }
@@ -106,9 +106,9 @@ impl Default for Metrics {
     }
 }
 
-/// A request that has not been answered yet.
+/// A request that is not answered yet.
 #[derive(Debug)]
-#[must_use = "it counts until it is dropped"]
+#[must_use = "the request counts as in flight until this is dropped"]
 pub struct InFlight(Gauge);
 
 impl Drop for InFlight {
@@ -120,19 +120,19 @@ impl Drop for InFlight {
 const QUEUED: &str = "queued";
 const RUNNING: &str = "running";
 
-/// An operation that has not ended yet. One that is dropped without a word has ended as a fault of vmprov's own.
+/// An operation that has not ended yet. If it is dropped without [`Self::end`], its outcome is an internal error.
 #[derive(Debug)]
-#[must_use = "it ends when it is dropped"]
+#[must_use = "the operation ends when this is dropped"]
 pub struct Operation {
     operations: Operations,
     kind: &'static str,
-    /// When it began, if it has.
+    /// When it started to run.
     since: Option<Instant>,
     outcome: Result<(), Code>,
 }
 
 impl Operation {
-    /// It runs.
+    /// Counts the operation as running.
     pub fn begin(&mut self) {
         if self.since.is_none() {
             self.operations.leave(self.kind, QUEUED);
@@ -141,7 +141,7 @@ impl Operation {
         }
     }
 
-    /// It has ended, whether it had begun or not.
+    /// Counts the operation as ended, whether it had started to run or not.
     pub fn end(mut self, outcome: Result<(), Code>) {
         self.outcome = outcome;
     }
@@ -182,12 +182,12 @@ impl Observer for Metrics {
     }
 }
 
-/// How something ended: `succeeded`, or the error's code.
+/// Returns the name of an outcome: `succeeded`, or the code of the error.
 fn name_of(outcome: Result<(), Code>) -> &'static str {
     outcome.map_or_else(Code::name, |()| "succeeded")
 }
 
-/// Any token may come as a method; a label has few values.
+/// Returns the method, or `other` for an unknown one, so that the label has few values.
 fn known_method(method: &str) -> &'static str {
     const KNOWN: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"];
     KNOWN.into_iter().find(|known| *known == method).unwrap_or("other")
@@ -197,7 +197,7 @@ fn known_method(method: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Whether the text has this line.
+    /// Asserts that the text has this line.
     #[track_caller]
     fn assert_has(text: &str, line: &str) {
         assert!(text.lines().any(|other| other == line), "no `{line}` in:\n{text}");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_libvirt_that_does_not_answer_is_down_and_has_no_figures() {
+    fn a_libvirt_that_does_not_answer_is_down_and_has_no_statistics() {
         let metrics = Metrics::new();
         assert_has(&text(&metrics), "libvirt_up 1");
         assert_has(&text(&metrics), "libvirt_domains 0");
@@ -219,9 +219,9 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_counted_by_its_route_and_its_answer() {
+    fn a_request_is_counted_by_route_method_and_status() {
         let metrics = Metrics::new();
-        let flying = metrics.in_flight();
+        let in_flight = metrics.in_flight();
         metrics.request("/vms/{name}", "GET", 200, Duration::from_millis(30));
         metrics.request("/vms/{name}", "GET", 404, Duration::from_millis(3));
         metrics.request("other", "BREW\"", 405, Duration::ZERO);
@@ -234,12 +234,12 @@ mod tests {
         assert_has(&shown, &format!(r#"{seconds}_bucket{{le="0.025",route="/vms/{{name}}",method="GET"}} 1"#));
         assert_has(&shown, &format!(r#"{seconds}_bucket{{le="0.05",route="/vms/{{name}}",method="GET"}} 2"#));
         assert_has(&shown, "vmprov_http_requests_in_flight 1");
-        drop(flying);
+        drop(in_flight);
         assert_has(&text(&metrics), "vmprov_http_requests_in_flight 0");
     }
 
     #[test]
-    fn an_operation_is_in_one_state_and_ends_in_one_way() {
+    fn an_operation_counts_in_one_state_and_with_one_outcome() {
         let metrics = Metrics::new();
         let states = |queued: u8, running: u8| {
             let text = text(&metrics);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_observed_is_counted() {
+    fn observed_programs_and_downloads_are_counted() {
         let metrics = Metrics::new();
         metrics.program_started("virsh");
         metrics.program_ended("virsh", Some(Duration::from_millis(20)), true);

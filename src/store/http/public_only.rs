@@ -1,4 +1,4 @@
-//! Where a request may lead that comes from elsewhere: only to public addresses, each looked at before it is connected to.
+//! Limits what a client's URL may reach: only public addresses, each checked before the connection is made.
 
 use std::{net::SocketAddr, sync::mpsc::sync_channel};
 
@@ -22,48 +22,51 @@ use crate::{
     },
 };
 
-/// Who gave a URL. It matters only where what a request may name is limited.
+/// Who gave a URL. It matters only if the sources of requests are limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UrlTrust {
-    /// Whoever asks: each hop needs TLS and public addresses, but for the hosts that the operator allows.
+    /// A client: each hop needs TLS and public addresses, except for hosts that the operator allows.
     Request,
-    /// The operator, as a mirror or in the catalogue: nothing is asked of its scheme, host and port. Where it redirects to
-    /// another must be public, with or without TLS: publishers hand out by mirrors what their signatures prove.
+    /// The operator, as a mirror or in the catalogue: its scheme, host and port may be anything. A redirect elsewhere
+    /// must lead to public addresses, with or without TLS. Publishers redirect to mirrors, and signatures verify the
+    /// content.
     Operator,
 }
 
 impl Http {
-    /// The same, limited to what such a request may reach.
+    /// Returns the client limited to these sources.
     #[must_use]
     pub fn limited_to(mut self, sources: &SourcePolicy) -> Self {
         if let SourcePolicy::Limited(limits) = sources {
-            self.routes.limit(self.patience, limits);
+            self.routes.limit(self.stall_timeout, limits);
         }
         self
     }
 
-    /// The same, for URLs that somebody else gave.
+    /// Returns the client for URLs that were given by `trust`.
     #[must_use]
-    pub fn given_by(&self, giver: UrlTrust) -> Self {
-        Self { giver, ..self.clone() }
+    pub fn given_by(&self, trust: UrlTrust) -> Self {
+        Self { trust, ..self.clone() }
     }
 
-    /// Refuses a request's URL whose host has an address that is not public, without asking anything of it: for what may
-    /// be there already and need not be fetched. A fetch looks again, at the very addresses that it then connects to.
+    /// Refuses a client's URL whose host has an address that is not public. Does not connect.
+    ///
+    /// This is for images that may exist already and need no download. A download checks the addresses again: those
+    /// that it connects to.
     pub fn admit(&self, url: &Url) -> Result<()> {
-        if !self.routes.is_looked_up(url).map_err(|error| super::refused(url.as_str(), &error).error)? {
+        if !self.routes.needs_address_check(url).map_err(|error| super::failed(url.as_str(), &error).error)? {
             return Ok(());
         }
-        let (sender, found) = sync_channel(1);
-        let asked = url.clone();
-        // As in a fetch: a slow resolver must not hold this thread.
-        std::thread::spawn(move || drop(sender.send(asked.socket_addrs(|| None))));
-        let unknown = |error| Error::new(Code::Unreachable, format!("cannot fetch `{url}`")).because(error);
-        match receive(&found, self.patience, &self.cancel)? {
+        let (sender, resolved) = sync_channel(1);
+        let to_resolve = url.clone();
+        // As in a download, a slow resolver must not block this thread.
+        std::thread::spawn(move || drop(sender.send(to_resolve.socket_addrs(|| None))));
+        let unresolved = |cause| Error::new(Code::Unreachable, format!("cannot fetch `{url}`")).because(cause);
+        match receive(&resolved, self.stall_timeout, &self.cancel)? {
             Some(Ok(addresses)) if addresses.iter().all(is_public_socket) && !addresses.is_empty() => Ok(()),
             Some(Ok(_)) => Err(not_public(url)),
-            Some(Err(error)) => Err(unknown(error.to_string()).hint("Look whether the name is right.")),
-            None => Err(unknown("its host's name was not resolved in time".to_owned()).hint("Try again later.")),
+            Some(Err(error)) => Err(unresolved(error.to_string()).hint("Check the host name")),
+            None => Err(unresolved("resolving the host name timed out".to_owned()).hint("Try again later")),
         }
     }
 }
@@ -72,12 +75,14 @@ fn is_public_socket(address: &SocketAddr) -> bool {
     is_public(address.ip())
 }
 
-/// Resolves names to what is public, and refuses those that have any other address. The library connects to what a
-/// resolver returns and looks nothing up by itself, so a name cannot mean one address here and another one then.
+/// A resolver that refuses names with any address that is not public.
+///
+/// The library connects to the addresses that its resolver returns and resolves nothing itself. So a name cannot have
+/// one address when it is checked and another one when it is connected to.
 #[derive(Debug)]
 pub(super) struct PublicOnly {
     inner: DefaultResolver,
-    /// The proxy's address, which is the operator's.
+    /// The proxy's address, which the operator has set and which may be private.
     proxy: Option<Uri>,
 }
 

@@ -1,4 +1,4 @@
-//! The way to a server: through which proxy, and on where a redirect leads.
+//! How a request reaches a server: by which proxy, and by which redirects.
 
 use std::time::Duration;
 
@@ -20,65 +20,73 @@ use crate::model::{
     source_policy::{Limits, not_public, without_tls},
 };
 
-/// The most redirects that are followed.
-const MOST_HOPS: usize = 10;
+/// The number of redirects that are followed.
+const MAX_REDIRECTS: usize = 10;
 
-/// The ways that there are.
+/// The HTTP agents for all requests, with and without limits.
 #[derive(Clone)]
 pub(super) struct Routes {
     proxies: Proxies,
-    free: Agents,
-    /// What is allowed where not everything is, and who fetches the rest. They share no connection with the others.
+    unrestricted: Agents,
+    /// If sources are limited: the hosts that are allowed, and the agents for all others, which check addresses. They
+    /// share no connections with the unrestricted ones.
     limited: Option<(Limits, Agents)>,
 }
 
-/// Who fetches, by the way.
+/// The agents for direct and for proxied requests.
 #[derive(Clone)]
 struct Agents {
     direct: Agent,
-    /// For `http` and for `https` URLs; none where there is no such proxy, or the library cannot use it.
-    through: [Option<Agent>; 2],
+    /// For `http` and for `https` URLs; `None` if there is no such proxy or the library does not support it.
+    proxied: [Option<Agent>; 2],
 }
 
-/// An answer that is no redirect.
-pub(super) struct Arrival {
+/// A response after all redirects.
+pub(super) struct FinalResponse {
     pub(super) response: Response<Body>,
-    /// The address that answered.
+    /// The URL of the last hop.
     pub(super) url: String,
-    /// Whether every hop on the way had TLS.
+    /// Whether every hop used TLS.
     pub(super) tls: bool,
 }
 
 impl Routes {
-    /// The ways with so much patience for each silence.
-    pub(super) fn new(patience: Duration, proxies: &Proxies) -> Self {
-        let free = Agents::new(&|proxy| config(patience, proxy).into(), proxies);
-        Self { proxies: proxies.clone(), free, limited: None }
+    /// Returns routes without limits.
+    pub(super) fn new(stall_timeout: Duration, proxies: &Proxies) -> Self {
+        let unrestricted = Agents::new(&|proxy| config(stall_timeout, proxy).into(), proxies);
+        Self { proxies: proxies.clone(), unrestricted, limited: None }
     }
 
-    /// Allows from now on only what is public or within the limits.
-    pub(super) fn limit(&mut self, patience: Duration, limits: &Limits) {
+    /// Allows only public addresses and the hosts in `limits` from now on.
+    pub(super) fn limit(&mut self, stall_timeout: Duration, limits: &Limits) {
         let agent = |proxy: Option<Proxy>| {
             let resolver = PublicOnly::new(proxy.as_ref());
-            Agent::with_parts(config(patience, proxy), DefaultConnector::default(), resolver)
+            Agent::with_parts(config(stall_timeout, proxy), DefaultConnector::default(), resolver)
         };
         self.limited = Some((limits.clone(), Agents::new(&agent, &self.proxies)));
     }
 
-    /// Asks, and follows redirects, each by its own way. TLS is never left for anything but plain HTTP, and that is told.
-    pub(super) fn get(&self, url: &str, by: UrlTrust, headers: &[(HeaderName, String)]) -> Result<Arrival, Error> {
-        let given = Url::parse(url).map_err(|error| Error::BadUri(error.to_string()))?;
-        let mut url = given.clone();
+    /// Sends a GET request and follows redirects. Each hop chooses its proxy and its limits by its own URL.
+    ///
+    /// A redirect may lead from HTTPS to HTTP, which [`FinalResponse::tls`] reports, but to no other scheme.
+    pub(super) fn get(
+        &self,
+        url: &str,
+        trust: UrlTrust,
+        headers: &[(HeaderName, String)],
+    ) -> Result<FinalResponse, Error> {
+        let requested = Url::parse(url).map_err(|error| Error::BadUri(error.to_string()))?;
+        let mut url = requested.clone();
         let mut tls = true;
-        for _ in 0..=MOST_HOPS {
+        for _ in 0..=MAX_REDIRECTS {
             tls &= url.scheme() == "https";
-            let operators = (by == UrlTrust::Operator).then_some(&given);
-            let request = self.agent(&url, operators)?.get(url.as_str());
+            let operator_url = (trust == UrlTrust::Operator).then_some(&requested);
+            let request = self.agent(&url, operator_url)?.get(url.as_str());
             let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
             let response = request.call()?;
             let location = response.headers().get(header::LOCATION).and_then(|location| location.to_str().ok());
             let location = location.filter(|_| matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308));
-            let Some(location) = location else { return Ok(Arrival { response, url: url.into(), tls }) };
+            let Some(location) = location else { return Ok(FinalResponse { response, url: url.into(), tls }) };
             url = url.join(location).map_err(|_| Error::RedirectFailed)?;
             if !matches!(url.scheme(), "http" | "https") {
                 return Err(Error::RedirectFailed);
@@ -87,51 +95,52 @@ impl Routes {
         Err(Error::TooManyRedirects)
     }
 
-    /// Whether the addresses of a request's URL are looked up and judged here; an error where it is refused as it is.
-    pub(super) fn is_looked_up(&self, url: &Url) -> Result<bool, Error> {
-        Ok(self.judging(url, None)?.is_some() && self.proxies.of(url).is_none())
+    /// Returns whether this process must check the addresses of a client's URL. Fails if the URL itself is refused.
+    pub(super) fn needs_address_check(&self, url: &Url) -> Result<bool, Error> {
+        Ok(self.restricted(url, None)?.is_some() && self.proxies.of(url).is_none())
     }
 
-    /// Who fetches a hop on the way from `operators`, the operator's URL, if it is one.
-    fn agent(&self, hop: &Url, operators: Option<&Url>) -> Result<&Agent, Error> {
-        let agents = self.judging(hop, operators)?.unwrap_or(&self.free);
+    /// Returns the agent for a hop. `operator_url` is the requested URL, if the operator gave it.
+    fn agent(&self, hop: &Url, operator_url: Option<&Url>) -> Result<&Agent, Error> {
+        let agents = self.restricted(hop, operator_url)?.unwrap_or(&self.unrestricted);
         if self.proxies.of(hop).is_none() {
             return Ok(&agents.direct);
         }
-        // Never past a proxy that was asked for.
-        agents.through[usize::from(hop.scheme() == "https")].as_ref().ok_or(Error::InvalidProxyUrl)
+        // A configured proxy is never bypassed.
+        agents.proxied[usize::from(hop.scheme() == "https")].as_ref().ok_or(Error::InvalidProxyUrl)
     }
 
-    /// Those who fetch a hop and judge its addresses; none where those are not judged. Behind a proxy only the proxy
-    /// can tell which addresses a name has, so there the hop's own word is all there is: it must not be an address that
-    /// is not public. A proxy that reaches both the internet and private services has to refuse those itself.
-    fn judging(&self, hop: &Url, operators: Option<&Url>) -> Result<Option<&Agents>, Error> {
-        let Some((limits, judging)) = &self.limited else { return Ok(None) };
-        if limits.allow(hop) || operators.is_some_and(|given| given.origin() == hop.origin()) {
+    /// Returns the agents that check the addresses of a hop, or `None` if this hop needs no check.
+    ///
+    /// With a proxy, only the proxy knows the addresses of a name, so only an address that the URL itself names can be
+    /// checked here. A proxy that reaches both the internet and private services must refuse the private ones itself.
+    fn restricted(&self, hop: &Url, operator_url: Option<&Url>) -> Result<Option<&Agents>, Error> {
+        let Some((limits, restricted)) = &self.limited else { return Ok(None) };
+        if limits.allow(hop) || operator_url.is_some_and(|url| url.origin() == hop.origin()) {
             return Ok(None);
         }
-        if operators.is_none() && hop.scheme() != "https" {
+        if operator_url.is_none() && hop.scheme() != "https" {
             return Err(Error::Other(Box::new(without_tls(hop))));
         }
         if self.proxies.of(hop).is_some() && !hop.host().as_ref().is_some_and(may_be_public) {
             return Err(Error::Other(Box::new(not_public(hop))));
         }
-        Ok(Some(judging))
+        Ok(Some(restricted))
     }
 }
 
 impl Agents {
     fn new(agent: &dyn Fn(Option<Proxy>) -> Agent, proxies: &Proxies) -> Self {
-        let through = [&proxies.http, &proxies.https].map(|url| Some(agent(Some(proxy(url.as_ref()?).ok()?))));
-        Self { direct: agent(None), through }
+        let through = |url: &Option<_>| Some(agent(Some(proxy(url.as_ref()?).ok()?)));
+        Self { direct: agent(None), proxied: [&proxies.http, &proxies.https].map(through) }
     }
 }
 
-fn config(patience: Duration, proxy: Option<Proxy>) -> ureq::config::Config {
+fn config(stall_timeout: Duration, proxy: Option<Proxy>) -> ureq::config::Config {
     Agent::config_builder()
-        .timeout_resolve(Some(patience))
-        .timeout_connect(Some(patience.min(CONNECT_LIMIT)))
-        .timeout_recv_response(Some(patience))
+        .timeout_resolve(Some(stall_timeout))
+        .timeout_connect(Some(stall_timeout.min(CONNECT_LIMIT)))
+        .timeout_recv_response(Some(stall_timeout))
         .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
         .user_agent(concat!("vmprov/", env!("CARGO_PKG_VERSION")))
         .http_status_as_error(false)
@@ -141,7 +150,7 @@ fn config(patience: Duration, proxy: Option<Proxy>) -> ureq::config::Config {
         .build()
 }
 
-/// A proxy as the library has it.
+/// Converts a proxy URL to the library's type.
 fn proxy(url: &Url) -> Result<Proxy, Error> {
     let text = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
     let protocol = ProxyProtocol::try_from(url.scheme())?;

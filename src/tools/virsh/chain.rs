@@ -1,24 +1,24 @@
-//! What stands on what: the files that domains and their snapshots name, and the files that volumes build on.
+//! Uses of volumes: the files in the XML of domains and their snapshots, and the backing files of volumes.
 
 use camino::{Utf8Path, Utf8PathBuf};
 use quick_xml::{Reader, events::Event};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Pool, Virsh, domain, from_xml};
+use super::{Pool, Virsh, domain, from_xml, unexpected_sections};
 use crate::{
     error::{Code, Error, Result},
     model::record::VmRecord,
 };
 
-/// All that can use a volume of the active pools.
+/// Everything that can use a volume of the active pools.
 #[derive(Debug, Default)]
 pub struct Storage {
     /// Every domain, each with its snapshots.
     pub domains: Vec<User>,
     /// Every volume of every active pool.
     pub volumes: Vec<StoredVolume>,
-    /// The folders of the active pools that hold files.
+    /// The folders of the active pools whose volumes are files.
     pub folders: Vec<Utf8PathBuf>,
 }
 
@@ -29,26 +29,26 @@ pub struct User {
     pub uuid: Uuid,
     /// Its name.
     pub name: String,
-    /// What vmprov knows of it.
+    /// vmprov's record of it.
     pub metadata: Option<VmRecord>,
-    /// The files that its XML names, running or not.
+    /// The files in the XML of its configuration and of the running domain.
     pub files: Vec<NamedFile>,
-    /// The files that its snapshots' XML names, by the snapshots' names.
+    /// The files in the XML of each snapshot, by the snapshot's name.
     pub snapshots: Vec<(String, Vec<NamedFile>)>,
-    /// The files that its external snapshots made: overlays on its disks, and saved memory.
+    /// The files that its external snapshots created: overlays of its disks, and saved memory.
     pub made_by_snapshots: Vec<String>,
 }
 
-/// A file that XML names.
+/// A file that is named in XML.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedFile {
-    /// Its path, or its pool and name joined by `/`, without a `/` at the beginning.
+    /// Its path. For a volume of a pool, the pool's and the volume's name, joined by `/` and without a leading `/`.
     pub path: String,
-    /// The format that the XML says.
+    /// Its format according to the XML.
     pub format: Option<String>,
 }
 
-/// A volume, and what it builds on.
+/// A volume and its backing file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredVolume {
     /// The pool that it is in.
@@ -57,9 +57,9 @@ pub struct StoredVolume {
     pub name: String,
     /// The bytes that it occupies.
     pub allocation: u64,
-    /// Where it is.
+    /// Its path.
     pub path: String,
-    /// The file that it builds on.
+    /// Its backing file.
     pub backing: Option<String>,
 }
 
@@ -82,34 +82,35 @@ struct RawBacking {
 }
 
 impl Virsh {
-    /// Reads what can use a volume: three processes, however many there are. With `refresh`, libvirt first looks for files
-    /// that came into the pools without it.
+    /// Reads everything that can use a volume, in three processes, independent of its amount. With `refresh`, libvirt
+    /// first scans the pools for files that were added without it.
     pub fn storage(&self, refresh: bool) -> Result<Storage> {
-        const WHAT: &str = "look at what uses the images";
+        const WHAT: &str = "determine which volumes are in use";
         let gone = [Code::NotFound];
         let commands = [vec!["list", "--all", "--uuid", "--name"], vec!["list", "--uuid"], vec!["pool-list", "--name"]];
         let sections = self.batch_tolerating(WHAT, &commands, &[])?;
-        let [names, active, pools] = &sections[..] else { return Err(other_number()) };
+        let [names, active, pools] = &sections[..] else { return Err(unexpected_sections()) };
         let domains: Vec<_> = domain::names(names)?.into_iter().map(|(uuid, name)| (uuid.to_string(), name)).collect();
         let is_active = |uuid: &str| active.lines().any(|line| line.trim() == uuid);
         let pools: Vec<_> = pools.lines().map(str::trim_end).filter(|pool| !pool.is_empty()).collect();
 
         let mut commands = Vec::new();
         for (uuid, _) in &domains {
-            // What a domain that does not run uses is its only XML.
+            // A domain that is not running has only one XML.
             let state: &[&str] = if is_active(uuid) { &["--inactive"] } else { &[] };
             commands.push(vec!["dumpxml", "--domain", uuid]);
             commands.push([&["dumpxml", "--domain", uuid][..], state].concat());
             commands.push(vec!["snapshot-list", "--domain", uuid, "--name"]);
         }
         for pool in &pools {
-            let look = if refresh { "pool-refresh" } else { "pool-uuid" };
-            commands.extend([vec![look, "--pool", pool], vec!["pool-dumpxml", "--pool", pool]]);
+            // `pool-uuid` only keeps the number of commands the same.
+            let first = if refresh { "pool-refresh" } else { "pool-uuid" };
+            commands.extend([vec![first, "--pool", pool], vec!["pool-dumpxml", "--pool", pool]]);
             commands.push(vec!["vol-list", "--pool", pool]);
         }
         let sections = self.batch_tolerating(WHAT, &commands, &gone)?;
         if sections.len() != commands.len() {
-            return Err(other_number());
+            return Err(unexpected_sections());
         }
         let (of_domains, of_pools) = sections.split_at(domains.len() * 3);
         let mut users = Vec::new();
@@ -142,7 +143,7 @@ impl Virsh {
         Ok(Storage { folders, ..storage })
     }
 
-    /// Reads each snapshot's and each volume's XML.
+    /// Reads the XML of each snapshot and each volume.
     fn fill(
         &self,
         what: &str,
@@ -166,7 +167,7 @@ impl Virsh {
         let mut stored = Vec::new();
         for ((pool, name), section) in volumes.iter().zip(&sections[snapshots.len()..]) {
             if section.trim().is_empty() {
-                continue; // it has gone since it was listed
+                continue; // it was deleted after it was listed
             }
             let raw: RawVolume = from_xml("volume", section.trim())?;
             stored.push(StoredVolume {
@@ -180,30 +181,30 @@ impl Virsh {
         Ok(Storage { domains: users, volumes: stored, folders: Vec::new() })
     }
 
-    /// The pool and the name of the volume at a path of the host; none where libvirt knows of none.
+    /// Returns the pool and the name of the volume at a path of the host; none if libvirt knows no volume there.
     pub fn volume_of(&self, path: &str) -> Result<Option<(String, String)>> {
         let commands = [vec!["vol-pool", "--vol", path], vec!["vol-name", "--vol", path]];
-        let sections = self.batch_tolerating("look for the volume", &commands, &[Code::NotFound])?;
-        let [pool, name] = &sections[..] else { return Err(other_number()) };
+        let sections = self.batch_tolerating("find the volume", &commands, &[Code::NotFound])?;
+        let [pool, name] = &sections[..] else { return Err(unexpected_sections()) };
         let (pool, name) = (pool.trim_end_matches('\n'), name.trim_end_matches('\n'));
         Ok((!pool.is_empty() && !name.is_empty()).then(|| (pool.to_owned(), name.to_owned())))
     }
 
-    /// The names of the pools that are started.
+    /// Returns the names of the active pools.
     pub fn active_pools(&self) -> Result<Vec<String>> {
         let text = self.read("list the storage pools", &["pool-list", "--name"])?;
         Ok(text.lines().map(str::trim_end).filter(|pool| !pool.is_empty()).map(str::to_owned).collect())
     }
 
-    /// Lets libvirt look for files that came into the active pools without it.
+    /// Makes libvirt scan the active pools for files that were added without it.
     pub fn refresh_pools(&self) -> Result<()> {
-        const WHAT: &str = "look for new files in the storage pools";
+        const WHAT: &str = "refresh the storage pools";
         let pools = self.active_pools()?;
         let commands: Vec<_> = pools.iter().map(|pool| vec!["pool-refresh", "--pool", pool]).collect();
         self.batch_tolerating(WHAT, &commands, &[Code::NotFound]).map(drop)
     }
 
-    /// The architecture of libvirt's host.
+    /// Returns the architecture of libvirt's host.
     pub fn arch(&self) -> Result<String> {
         #[derive(Deserialize)]
         struct Capabilities {
@@ -217,11 +218,11 @@ impl Virsh {
         struct Cpu {
             arch: String,
         }
-        let xml = self.read("ask for the host's architecture", &["capabilities"])?;
+        let xml = self.read("read the host's architecture", &["capabilities"])?;
         Ok(from_xml::<Capabilities>("capabilities", &xml)?.host.cpu.arch)
     }
 
-    /// Whether a domain has snapshots, of any kind.
+    /// Returns whether a domain has snapshots of any kind.
     pub fn has_snapshots(&self, uuid: Uuid) -> Result<bool> {
         let names =
             self.read("list the VM's snapshots", &["snapshot-list", "--domain", &uuid.to_string(), "--name"])?;
@@ -229,12 +230,8 @@ impl Virsh {
     }
 }
 
-fn other_number() -> Error {
-    Error::internal("virsh printed another number of answers than asked for")
-}
-
-/// The names in `vol-list`'s table. A row is a name, spaces and a path; in a pool of files the path ends with the name,
-/// which may hold spaces itself. Elsewhere names hold none.
+/// Returns the names in the table of `vol-list`. A row is a name, spaces and a path. In a pool of files, the path ends
+/// with the name, which may contain spaces. In other pools, names contain no spaces.
 fn volume_names<'t>(table: &'t str, target: &'t Utf8Path) -> impl Iterator<Item = String> + 't {
     table.lines().map(str::trim).filter(|row| !row.is_empty()).map(move |row| {
         let by_path = row.rsplit_once('/').map(|(_, name)| name).filter(|name| {
@@ -245,8 +242,9 @@ fn volume_names<'t>(table: &'t str, target: &'t Utf8Path) -> impl Iterator<Item 
     })
 }
 
-/// Every file that a domain's or a snapshot's XML names: sources of disks, what they build on, the targets of running
-/// block jobs. Which element is which is not asked: one too many keeps an image, one too few would destroy it.
+/// Returns every file in a domain's or a snapshot's XML: sources of disks, their backing files, and the targets of
+/// running block jobs. It does not distinguish these elements: a file too many only keeps an image, whereas a file too
+/// few would destroy one.
 fn named_files(xml: &str) -> Result<Vec<NamedFile>> {
     let failed =
         |error: &dyn std::fmt::Display| Error::new(Code::ToolFailed, "cannot read libvirt's domain XML").because(error);
@@ -270,7 +268,7 @@ fn named_files(xml: &str) -> Result<Vec<NamedFile>> {
         };
         match tag.local_name().as_ref() {
             "disk" => (in_disk, format) = (true, None),
-            // The sources of networks and consoles are no images.
+            // The sources of networks and consoles are not images.
             _ if !in_disk => {}
             "driver" | "format" => format = attribute("type")?.or(format),
             "source" => {
@@ -283,8 +281,8 @@ fn named_files(xml: &str) -> Result<Vec<NamedFile>> {
     }
 }
 
-/// The files that an external snapshot made. The `<domain>` in its XML names everything else that the VM had, too, so only
-/// the snapshot's own elements are read.
+/// Returns the files that an external snapshot created. The `<domain>` in its XML also names all other files of the VM,
+/// so only the snapshot's own elements are read.
 fn made_by_snapshot(xml: &str) -> Result<Vec<String>> {
     #[derive(Deserialize, Default)]
     struct Snapshot {
@@ -314,7 +312,7 @@ fn made_by_snapshot(xml: &str) -> Result<Vec<String>> {
         file: Option<String>,
     }
     if xml.trim().is_empty() {
-        return Ok(Vec::new()); // it has gone since it was listed
+        return Ok(Vec::new()); // it was deleted after it was listed
     }
     let snapshot: Snapshot = from_xml("snapshot", xml.trim())?;
     let external = |disk: &Disk| disk.snapshot.as_deref() == Some("external");
@@ -327,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_file_in_the_xml_is_seen() {
+    fn every_file_in_the_xml_is_found() {
         let xml = "<domainsnapshot><domain><devices><serial type='file'><source file='/log'/></serial><disk type='file'><driver name='qemu' type='qcow2'/>\
                    <source file='/p/a &amp; b.qcow2'/><backingStore type='file'><format type='raw'/><source file='/p/base'/>\
                    </backingStore><mirror><source file='/p/mirror'/></mirror></disk>\
@@ -348,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_snapshot_made_is_told_from_what_the_vm_had() {
+    fn only_files_that_a_snapshot_created_are_returned() {
         let xml = "<domainsnapshot><name>e1</name><memory snapshot='external' file='/p/e1.mem'/><disks>\
                    <disk name='vda' snapshot='external' type='file'><driver type='qcow2'/><source file='/p/web.e1'/></disk>\
                    <disk name='vdb' snapshot='no'/></disks><domain><memory unit='KiB'>1</memory><devices>\
@@ -358,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_spaces_are_whole() {
+    fn names_with_spaces_are_complete() {
         let table = " web.qcow2        /p/web.qcow2\n my disk (1).img   /p/my disk (1).img\n lv   /dev/vg/lv\n\n";
         let names: Vec<_> = volume_names(table, Utf8Path::new("/p")).collect();
         assert_eq!(names, ["web.qcow2", "my disk (1).img", "lv"]);

@@ -1,7 +1,6 @@
 //! The XML of the domains that vmprov defines.
 //!
-//! What the host offers (accelerator, machine, CPU) comes from `domcapabilities`; nothing that libvirt can choose
-//! better is written.
+//! Accelerator, machine and CPU come from `domcapabilities`. Values that libvirt chooses better itself are left out.
 
 use std::io;
 
@@ -19,25 +18,25 @@ use crate::{
 pub struct NewDomain<'a> {
     /// Its name.
     pub name: &'a str,
-    /// Its UUID, chosen by us, so that what was begun can be found again.
+    /// Its UUID. vmprov chooses it, so that an interrupted operation can be found again.
     pub uuid: Uuid,
     /// Its memory in MiB.
     pub memory_mib: u64,
     /// Its virtual CPUs.
     pub vcpus: u32,
-    /// What the host offers.
+    /// The host's capabilities.
     pub capabilities: &'a Capabilities,
     /// Its disks, in the guest's order.
     pub disks: Vec<DiskDevice>,
     /// Its network interface; a test domain has none.
     pub interface: Option<NewInterface<'a>>,
-    /// The file that its serial console is logged to, from each start anew.
+    /// The log file of its serial console. Each start overwrites it.
     pub console_log: Option<&'a str>,
-    /// Whether a seed is there to be found by cloud-init.
+    /// Whether it has a seed for cloud-init.
     pub seeded: bool,
-    /// Whether it boots with UEFI alone.
+    /// Whether it boots only with UEFI.
     pub uefi: bool,
-    /// What vmprov notes of it.
+    /// vmprov's record of it.
     pub metadata: &'a VmRecord,
 }
 
@@ -46,47 +45,47 @@ pub struct NewDomain<'a> {
 pub struct NewInterface<'a> {
     /// Its MAC address.
     pub mac: &'a str,
-    /// What is at its other end.
+    /// The network that it is attached to.
     pub link: Link<'a>,
 }
 
-/// What a network interface leads to.
+/// The network that an interface is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link<'a> {
-    /// A network of libvirt's.
+    /// A libvirt network.
     Network(&'a str),
-    /// The network of the user that runs the guest, which needs no privilege. This port of the host's loopback leads to
-    /// the guest's port of ssh.
+    /// Unprivileged user-mode networking. This port of the host's loopback address is forwarded to the guest's SSH
+    /// port.
     User(UserMode, u16),
 }
 
-/// What carries a guest's packets into the network of its user.
+/// The implementation of user-mode networking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserMode {
-    /// passt, which libvirt starts beside QEMU.
+    /// passt, which libvirt starts for the VM.
     Passt,
-    /// QEMU's own (slirp). libvirt forwards no port through it, so QEMU is told itself.
+    /// QEMU's own (slirp). libvirt cannot forward ports through it, so QEMU is configured directly.
     Slirp,
 }
 
-/// The port of ssh in the guest.
+/// The SSH port in the guest.
 const SSH: &str = "22";
 
 /// A disk to be attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskDevice {
-    /// A qcow2 file the guest writes to.
+    /// A qcow2 file that the guest writes to.
     Disk(String),
-    /// A NoCloud seed: read-only on virtio-blk, because cloud kernels often have no driver for a SATA or IDE CD.
+    /// A NoCloud seed, a read-only virtio-blk disk. Cloud kernels often have no driver for a SATA or IDE CD drive.
     Seed(String),
-    /// An installer's CD.
+    /// The CD of an installer.
     Installer(String),
 }
 
 type Xml = Writer<Vec<u8>>;
 
 impl NewDomain<'_> {
-    /// The domain's XML.
+    /// Returns the domain's XML.
     pub fn to_xml(&self) -> Result<String> {
         let metadata = self.metadata.to_domain_xml()?;
         let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
@@ -133,7 +132,8 @@ impl NewDomain<'_> {
         Ok(())
     }
 
-    /// What QEMU is told of an interface that libvirt knows nothing of. The slot is one that libvirt gives out last.
+    /// Returns QEMU's arguments for an interface that is not in libvirt's configuration. libvirt uses its PCI slot
+    /// last.
     fn slirp(&self) -> Option<[String; 4]> {
         let NewInterface { mac, link: Link::User(UserMode::Slirp, port) } = self.interface? else { return None };
         Some([
@@ -164,9 +164,9 @@ impl NewDomain<'_> {
                 empty(xml, "smbios", &[("mode", "sysinfo")])?;
             }
             match self.interface {
-                // A test domain has nothing to boot: its firmware reboots at once, which proves that code runs.
+                // A test domain has nothing to boot. Its firmware reboots at once, which proves that code runs.
                 None if host.is_x86() => empty(xml, "bios", &[("rebootTimeout", "0")]),
-                // The firmware says on the console what it boots, or why it cannot. UEFI does so by itself.
+                // The firmware then logs its boot attempts on the console. UEFI always does.
                 Some(_) if host.is_x86() && !self.uefi => empty(xml, "bios", &[("useserial", "yes")]),
                 _ => Ok(()),
             }
@@ -216,14 +216,14 @@ impl NewDomain<'_> {
                 }
             }
             empty(xml, "model", &[("type", "virtio")])?;
-            // What has an image does not boot from the network when that is broken.
+            // A VM whose image does not boot must not try the network instead.
             if self.seeded { empty(xml, "rom", &[("enabled", "no")]) } else { Ok(()) }
         })?;
         Ok(())
     }
 
-    /// Every guest has a screen, of which pictures can be taken. An installer and a blank machine are worked with on it;
-    /// a cloud image speaks on its serial console, so nothing listens for a viewer there.
+    /// Writes the video device, which every guest has, so that screenshots can be taken. Installers and blank VMs are
+    /// used on the screen, so they get a VNC server. A cloud image uses the serial console and needs none.
     fn write_video(&self, xml: &mut Xml) -> io::Result<()> {
         let Some(video) = &self.capabilities.video else { return Ok(()) };
         if !self.seeded {
@@ -235,7 +235,7 @@ impl NewDomain<'_> {
 }
 
 impl DiskDevice {
-    /// The device's XML by itself, as `update-device` wants it, for the disk that the guest calls `target`.
+    /// Returns the XML of the device alone, for `update-device`. `target` is the disk's name in the guest.
     pub fn to_xml_at(&self, target: &str) -> Result<String> {
         let mut xml = Writer::new(Vec::new());
         let (device, format, path) = self.parts();
@@ -255,7 +255,7 @@ impl DiskDevice {
     fn write(&self, xml: &mut Xml, index: usize, capabilities: &Capabilities) -> io::Result<()> {
         let (prefix, bus) = match self {
             Self::Disk(_) | Self::Seed(_) => ("vd", "virtio"),
-            // q35 has SATA; the i440fx has IDE; the others have neither.
+            // q35 has SATA, i440fx has IDE, and other machines have neither.
             Self::Installer(_) if capabilities.is_q35() => ("sd", "sata"),
             Self::Installer(_) if capabilities.is_x86() => ("hd", "ide"),
             Self::Installer(_) => ("sd", "scsi"),
@@ -280,7 +280,7 @@ impl DiskDevice {
     }
 }
 
-/// Returns the name of a disk: `vda` to `vdz`, then `vdaa`, as Linux counts.
+/// Returns the name of a disk as Linux numbers them: `vda` to `vdz`, then `vdaa`.
 fn device_name(prefix: &str, index: usize) -> String {
     let mut letters = Vec::new();
     let mut rest = Some(index);
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_disk_has_a_name_of_its_own() {
+    fn disk_names_are_numbered_as_in_linux() {
         let names = [0, 25, 26, 27, 51, 52, 701, 702].map(|index| device_name("vd", index));
         assert_eq!(names, ["vda", "vdz", "vdaa", "vdab", "vdaz", "vdba", "vdzz", "vdaaa"]);
     }

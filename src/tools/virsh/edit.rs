@@ -1,33 +1,33 @@
-//! Changes to a domain that exists: its memory, virtual CPUs, disks and description.
+//! Changes to an existing domain: its memory, virtual CPUs, disks and description.
 
 use uuid::Uuid;
 
 use super::{Capabilities, Domain, Virsh, Volume, failure, from_xml, host, script::Script};
 use crate::error::{Code, Error, Result};
 
-/// What this host can give a VM, where libvirt tells.
+/// The host's limits for a VM, as far as libvirt reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most virtual CPUs.
+    /// The maximum number of virtual CPUs.
     pub vcpus: Option<u32>,
-    /// The memory in MiB that the host has itself.
+    /// The host's memory in MiB.
     pub memory_mib: Option<u64>,
 }
 
 impl Virsh {
-    /// What this host can give a VM of a domain's kind.
+    /// Returns the host's limits for a VM of the domain's kind.
     pub fn limits(&self, domain: &Domain) -> Result<Limits> {
         let mut capabilities = vec!["domcapabilities", "--virttype", &domain.kind, "--arch", &domain.arch];
         capabilities.extend(domain.machine.iter().flat_map(|machine| ["--machine", machine]));
         let commands = [capabilities, vec!["nodememstats"]];
-        // libvirt's test driver knows no memory.
-        let sections = self.batch_tolerating("look at the host", &commands, &[Code::Conflict])?;
+        // libvirt's test driver does not support `nodememstats`.
+        let sections = self.batch_tolerating("read the host's limits", &commands, &[Code::Conflict])?;
         let vcpus = Capabilities::from_xml(&sections[0])?.max_vcpus;
         Ok(Limits { vcpus, memory_mib: host::total_memory(&sections[1]) })
     }
 
-    /// Sets the memory of a domain's configuration, and its maximum where that must change with it. The maximum goes first:
-    /// raised it makes room for the memory, lowered it takes the memory along.
+    /// Sets the memory in a domain's configuration, and its maximum if that must change too. The maximum is set first:
+    /// raising it makes room for the memory, and lowering it lowers the memory as well.
     pub fn set_memory(&self, uuid: Uuid, max_mib: Option<u64>, mib: u64) -> Result<()> {
         let (uuid, size) = (uuid.to_string(), format!("{mib}MiB"));
         let max = max_mib.map(|max| format!("{max}MiB"));
@@ -39,14 +39,14 @@ impl Virsh {
         self.change_in_order("change the VM's memory", &commands)
     }
 
-    /// Has the guest give back memory, or take it again, as far as it has a driver for that.
+    /// Changes the memory of a running domain. The guest needs a balloon driver.
     pub fn set_live_memory(&self, uuid: Uuid, mib: u64) -> Result<()> {
         let (uuid, size) = (uuid.to_string(), format!("{mib}MiB"));
         self.change("change the running VM's memory", &["setmem", "--domain", &uuid, "--size", &size, "--live"])
     }
 
-    /// Sets the virtual CPUs of a domain's configuration, and their maximum where that must change with them; first, as that of
-    /// the memory.
+    /// Sets the virtual CPUs in a domain's configuration, and their maximum if that must change too. The maximum is set
+    /// first, as for the memory.
     pub fn set_vcpus(&self, uuid: Uuid, max: Option<u32>, count: u32) -> Result<()> {
         let (uuid, count) = (uuid.to_string(), count.to_string());
         let max = max.map(|max| max.to_string());
@@ -58,14 +58,14 @@ impl Virsh {
         self.change_in_order("change the VM's virtual CPUs", &commands)
     }
 
-    /// Plugs virtual CPUs into a running domain, or takes them out again.
+    /// Hot-plugs virtual CPUs into a running domain, or unplugs them.
     pub fn set_live_vcpus(&self, uuid: Uuid, count: u32) -> Result<()> {
         let (uuid, count) = (uuid.to_string(), count.to_string());
         let args = ["setvcpus", "--domain", &uuid, "--count", &count, "--live"];
         self.change("change the running VM's virtual CPUs", &args)
     }
 
-    /// Sets a domain's description; an empty one removes it.
+    /// Sets a domain's description. An empty text removes it.
     pub fn set_description(&self, uuid: Uuid, text: &str, live: bool) -> Result<()> {
         const WHAT: &str = "change the VM's description";
         let uuid = uuid.to_string();
@@ -73,50 +73,50 @@ impl Virsh {
         if self.runner.plan.is_some() {
             return self.change(WHAT, &[&["desc", "--domain", &uuid], which, &["--new-desc", text]].concat());
         }
-        // virsh edits one of the two at a time.
+        // virsh edits either the configuration or the running domain.
         let edits: Vec<_> = which.iter().map(|which| ["desc", "--domain", &uuid, which, "--edit"]).collect();
         let batch = self.run_script(WHAT, &Script::new(&edits)?.editing(text)?, true)?;
         batch.complaints.first().map_or(Ok(()), |first| Err(failure::explain(WHAT, &self.uri, first)))
     }
 
-    /// The bytes of the disk that a running domain's guest calls `target`.
+    /// Returns the size in bytes of a running domain's disk. `target` is its name in the guest.
     pub fn live_capacity(&self, uuid: Uuid, target: &str) -> Result<u64> {
         let args = ["domstats", "--raw", "--nowait", "--block", &uuid.to_string()];
-        let text = self.read("ask for the size of the VM's disk", &args)?;
+        let text = self.read("read the size of the VM's disk", &args)?;
         capacity(&text, target).ok_or_else(|| {
-            Error::new(Code::ToolFailed, format!("libvirt does not tell the size of the disk `{target}`"))
+            Error::new(Code::ToolFailed, format!("libvirt does not report the size of the disk `{target}`"))
         })
     }
 
-    /// The bytes of a volume, by its path; none where no active pool has it.
+    /// Returns the size in bytes of the volume at a path; none if no active pool contains it.
     pub fn capacity_at(&self, path: &str) -> Result<Option<u64>> {
-        match self.read("ask for the size of the VM's disk", &["vol-dumpxml", "--vol", path]) {
+        match self.read("read the size of the VM's disk", &["vol-dumpxml", "--vol", path]) {
             Ok(xml) => from_xml::<Volume>("volume", &xml).map(|volume| Some(volume.capacity)),
             Err(error) if error.code == Code::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Sets the size of a running domain's disk. QEMU makes it smaller, too, when it is told so.
+    /// Resizes a running domain's disk. QEMU also shrinks it if the size is smaller.
     pub fn resize_live_disk(&self, uuid: Uuid, target: &str, bytes: u64) -> Result<()> {
         let (uuid, size) = (uuid.to_string(), format!("{bytes}B"));
         let args = ["blockresize", "--domain", &uuid, "--path", target, "--size", &size];
-        self.change("change the size of the running VM's disk", &args)
+        self.change("resize the running VM's disk", &args)
     }
 
-    /// Sets the size of a volume that nobody uses, by its path.
+    /// Resizes the volume at a path. It must not be in use.
     pub fn resize_volume_at(&self, path: &str, bytes: u64) -> Result<()> {
         let size = format!("{bytes}B");
-        self.change("change the size of the VM's disk", &["vol-resize", "--vol", path, "--capacity", &size])
+        self.change("resize the VM's disk", &["vol-resize", "--vol", path, "--capacity", &size])
     }
 
-    /// Runs commands one after the other until one fails.
+    /// Runs commands one after another until one fails.
     fn change_in_order(&self, what: &str, commands: &[Vec<&str>]) -> Result<()> {
         commands.iter().try_for_each(|command| self.change(what, command))
     }
 }
 
-/// Reads `domstats --block`: `block.0.name=vda`, and `block.0.capacity=1073741824` further down.
+/// Parses `domstats --block`: `block.0.name=vda`, and `block.0.capacity=1073741824` further down.
 fn capacity(text: &str, target: &str) -> Option<u64> {
     let pairs = || text.lines().filter_map(|line| line.trim().split_once('='));
     let (key, _) = pairs().find(|(key, value)| key.ends_with(".name") && *value == target)?;
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_found_by_its_name_in_the_guest() {
+    fn the_capacity_is_found_by_the_disks_name_in_the_guest() {
         let text = "Domain: 'vda'\n  block.count=2\n  block.0.name=vda\n  block.0.path=/a=b\n  block.0.capacity=7\n  block.1.name=vdb\n\
                     block.1.capacity=9\n";
         assert_eq!((capacity(text, "vda"), capacity(text, "vdb"), capacity(text, "vdc")), (Some(7), Some(9), None));

@@ -1,12 +1,12 @@
-//! libvirt's words, turned into [`Code`]s.
+//! Converts errors of virsh and libvirt to [`Code`]s.
 //!
-//! virsh exits with 1 for every failure (11.3.0), so the text decides. Its first line is virsh's own, the second is
-//! libvirt's (`virErrorMsg` in its sources); `LC_ALL=C` keeps both in English.
+//! virsh exits with 1 for every failure (11.3.0), so the code depends on the text. The first line is virsh's, the
+//! second is libvirt's (`virErrorMsg` in its sources). `LC_ALL=C` keeps both in English.
 
 use super::super::fault::{self, NO_CONNECTION};
 use crate::error::{Code, Error, Hint};
 
-/// A text in virsh's complaint, and what it means. The first that matches decides, so the precise stand first.
+/// Texts in virsh's errors and their codes. The first that matches decides, so the specific texts come first.
 const KNOWN: &[(&str, Code)] = &[
     ("authentication unavailable", Code::Denied),
     ("authentication failed", Code::Denied),
@@ -50,13 +50,13 @@ const KNOWN: &[(&str, Code)] = &[
     ("No space left on device", Code::ToolFailed),
 ];
 
-/// What the complaint means; [`Code::ToolFailed`] where nobody knows.
+/// Returns the code of an error; [`Code::ToolFailed`] if its text is unknown.
 pub(super) fn classify(stderr: &str) -> Code {
     let known = KNOWN.iter().find(|(text, _)| stderr.contains(text));
     known.map_or(Code::ToolFailed, |&(_, code)| code)
 }
 
-/// virsh's complaint as an error: `what` could not be done, why, and what mends it where that is known.
+/// Converts virsh's error output to an error with the cause and, if known, hints. `what` completes "cannot …".
 pub(super) fn explain(what: &str, uri: &str, stderr: &str) -> Error {
     let lines = stderr.lines().map(|line| line.trim_start_matches("error: ").trim());
     let cause = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(": ");
@@ -66,7 +66,7 @@ pub(super) fn explain(what: &str, uri: &str, stderr: &str) -> Error {
     } else {
         format!("cannot {what}")
     };
-    let error = Error::new(code, message).because(if cause.is_empty() { "virsh said nothing" } else { &cause });
+    let error = Error::new(code, message).because(if cause.is_empty() { "virsh printed no error" } else { &cause });
     let error = hints(stderr, code, uri).into_iter().fold(error, Error::hint);
     match fault::of(stderr) {
         Some(fault) => error.fault(fault),
@@ -74,14 +74,14 @@ pub(super) fn explain(what: &str, uri: &str, stderr: &str) -> Error {
     }
 }
 
-/// Returns what repairs a failure, most likely first.
+/// Returns hints for a failure, the most likely first.
 fn hints(stderr: &str, code: Code, uri: &str) -> Vec<Hint> {
     let has = |text: &str| stderr.contains(text);
     if code == Code::Denied {
         let group = "Add your user to the group libvirt, which amounts to root, and log in again";
         return vec![
             Hint::run(group, "sudo usermod -aG libvirt $USER"),
-            Hint::run("Or use the libvirt session of your user", "vmprov --connect qemu:///session"),
+            Hint::run("Use your user's own libvirt instead", "vmprov --connect qemu:///session"),
         ];
     }
     if has(NO_CONNECTION) {
@@ -99,10 +99,10 @@ fn hints(stderr: &str, code: Code, uri: &str) -> Vec<Hint> {
         return vec![Hint::new(text)];
     }
     if has("No space left on device") {
-        return vec![Hint::run("Free some space in the storage pool", "virsh pool-info POOL")];
+        return vec![Hint::run("Check the free space of the storage pool", "virsh pool-info POOL")];
     }
     match code {
-        Code::Busy => vec![Hint::new("Try again in a moment: another operation is running")],
+        Code::Busy => vec![Hint::new("Try again in a moment, because another operation is running")],
         _ => Vec::new(),
     }
 }
@@ -116,7 +116,7 @@ mod tests {
                           error: Failed to connect socket to '/var/run/libvirt/libvirt-sock': ";
 
     #[test]
-    fn each_known_complaint_has_its_code() {
+    fn each_known_error_has_its_code() {
         for (stderr, code) in [
             ("error: failed to get domain 'x'", Code::NotFound),
             (
@@ -129,7 +129,7 @@ mod tests {
             ),
             ("error: Domain is already active", Code::Conflict),
             ("error: Requested operation is not valid: domain is not running", Code::Conflict),
-            ("error: Disk quota of the moon exceeded", Code::ToolFailed),
+            ("error: an unknown error", Code::ToolFailed),
             (&format!("{SOCKET}No such file or directory"), Code::Unreachable),
             (&format!("{SOCKET}Permission denied"), Code::Denied),
         ] {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_in_use_is_recognised() {
+    fn a_port_in_use_is_recognized() {
         for (cause, is) in [
             ("-netdev user,…: Could not set up host forwarding rule 'tcp:127.0.0.1:30056-:22'", true),
             ("Could not start 'passt': Failed to bind any port for '-t 127.0.0.1/29999:22', exiting", true),
@@ -149,20 +149,20 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_failure_says_what_mends_it() {
-        for (reason, mend) in [
+    fn a_connection_failure_has_a_command_that_repairs_it() {
+        for (reason, command) in [
             ("No such file or directory", "systemctl enable --now libvirtd"),
             ("Connection refused", "systemctl restart libvirtd"),
             ("Permission denied", "usermod -aG libvirt"),
         ] {
             let error = explain("list the VMs", "qemu:///system", &format!("{SOCKET}{reason}"));
             assert_eq!(error.message, "cannot reach libvirt at qemu:///system");
-            assert!(error.command().unwrap().contains(mend), "{error:?}");
+            assert!(error.command().unwrap().contains(command), "{error:?}");
         }
     }
 
     #[test]
-    fn the_cause_is_virshs_own_words_on_one_line() {
+    fn the_cause_is_virshs_error_on_one_line() {
         let error = explain("start VM `x`", "u", "error: Failed to start domain 'x'\nerror: internal error: boom\n\n");
         assert_eq!(error.to_string(), "cannot start VM `x`: Failed to start domain 'x': internal error: boom");
     }

@@ -1,35 +1,35 @@
-//! What the host offers: one look at it before anything is changed.
+//! The host's capabilities and inventory, read in one process before anything is changed.
 
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Pool, Virsh, domain, from_xml, identity};
-use crate::error::{Code, Error, Result};
+use super::{Pool, Virsh, domain, from_xml, identity, unexpected_sections};
+use crate::error::{Code, Result};
 
-/// What guests can be given on this host, from `domcapabilities`.
+/// The host's capabilities for guests, from `domcapabilities`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capabilities {
     /// The hypervisor type: `kvm`, `qemu` (emulation) or `test`.
     pub kind: String,
     /// The processor architecture.
     pub arch: String,
-    /// The machine type that libvirt prefers; the test driver has none.
+    /// The machine type that libvirt prefers. The test driver has none.
     pub machine: Option<String>,
-    /// The CPU mode that gives the guest most; none where libvirt should choose.
+    /// The CPU mode with the most features. None if libvirt should choose.
     pub cpu_mode: Option<String>,
-    /// The most virtual CPUs that the machine takes, where it is known.
+    /// The machine's maximum number of virtual CPUs, if known.
     pub max_vcpus: Option<u32>,
-    /// The video device that guests are given; none where there is none.
+    /// The video device for guests. None if no suitable one is supported.
     pub video: Option<String>,
-    /// Whether libvirt can give a guest a network of its user's through passt.
+    /// Whether libvirt supports user-mode networking with passt.
     pub passt: bool,
 }
 
-/// The video devices that a guest may be given, the best first: those that every firmware and kernel can write text to.
+/// The possible video devices, the best first. Every firmware and kernel can write text to them.
 const VIDEO: [&str; 3] = ["virtio", "vga", "bochs"];
 
 impl Capabilities {
-    /// Whether guests run on the host's own CPU.
+    /// Returns whether guests run with KVM.
     pub fn is_kvm(&self) -> bool {
         self.kind == "kvm"
     }
@@ -46,14 +46,14 @@ impl Capabilities {
         self.is_x86() || self.needs_uefi()
     }
 
-    /// These boards have no other firmware.
+    /// Returns whether the architecture's machines have no other firmware than UEFI.
     pub(super) fn needs_uefi(&self) -> bool {
         matches!(self.arch.as_str(), "aarch64" | "riscv64" | "loongarch64")
     }
 
     pub(super) fn from_xml(xml: &str) -> Result<Self> {
         let raw: RawCapabilities = from_xml("domain capabilities", xml)?;
-        // The emulated CPU with every feature that QEMU has; passing the host's through is refused at start.
+        // With emulation, `maximum` has every feature of QEMU. A domain with `host-passthrough` would not start.
         let wanted = if raw.domain == "kvm" { "host-passthrough" } else { "maximum" };
         let devices = raw.devices.unwrap_or_default();
         let video = devices.video.and_then(|video| VIDEO.into_iter().find(|model| video.offers("modelType", model)));
@@ -81,7 +81,7 @@ struct RawCapabilities {
     devices: Option<RawDevices>,
 }
 
-/// What devices libvirt can give a guest: for each, its properties and the values that each can have.
+/// The devices that libvirt supports, with the possible values of their properties.
 #[derive(Deserialize, Default)]
 struct RawDevices {
     video: Option<RawDevice>,
@@ -128,29 +128,31 @@ struct CpuMode {
     supported: String,
 }
 
-/// What is there before a VM is created: one process's answer.
+/// The host's state before a VM is created.
 #[derive(Debug)]
 pub struct HostInventory {
-    /// Every domain.
+    /// All domains.
     pub domains: Vec<(Uuid, String)>,
-    /// The storage pool, if it is there.
+    /// The storage pool, if it exists.
     pub pool: Option<Pool>,
-    /// The networks that are up.
+    /// The active networks.
     pub active_networks: Vec<String>,
-    /// Every network.
+    /// All networks.
     pub networks: Vec<String>,
-    /// What guests can be given.
+    /// The host's capabilities.
     pub capabilities: Capabilities,
-    /// The host's memory in MiB, where libvirt tells.
+    /// The host's memory in MiB, if libvirt reports it.
     pub memory_mib: Option<u64>,
-    /// Which of the volumes asked about are there.
+    /// Those of the requested volumes that exist.
     pub volumes: Vec<String>,
 }
 
 impl Virsh {
-    /// Looks at the host, the pool `pool` and whether it holds `volumes`; `downloads` are small volumes of it, and the
-    /// files to put their content into; `virttype` is the hypervisor type to ask about, if not the preferred. One process; what is missing is reported as missing.
-    pub fn survey(
+    /// Reads the host's inventory in one process, including the pool `pool` and which of `volumes` it contains.
+    ///
+    /// `downloads` are small volumes of the pool, each with the file to write its content to. `virttype` is the
+    /// hypervisor type, if not the preferred one. Missing resources are no error.
+    pub fn inventory(
         &self,
         pool: &str,
         volumes: &[&str],
@@ -173,19 +175,19 @@ impl Virsh {
                 .iter()
                 .map(|(volume, file)| vec!["vol-download", "--pool", pool, "--vol", volume, "--file", file]),
         );
-        // A pool that is not active answers for its volumes with a conflict; the test driver knows no memory.
+        // Reading a volume of an inactive pool is a conflict, and so is `nodememstats` with the test driver.
         let tolerated = [Code::NotFound, Code::Conflict];
-        let sections = self.batch_tolerating("look at the host", &commands, &tolerated)?;
+        let sections = self.batch_tolerating("read the host's inventory", &commands, &tolerated)?;
         let [domains, pool_xml, active_pools, active_networks, networks, capabilities, memory, identity, found @ ..] =
             &sections[..]
         else {
-            return Err(Error::internal("virsh printed another number of answers than asked for"));
+            return Err(unexpected_sections());
         };
         self.remember_hypervisor(identity)?;
         let lines =
             |text: &str| text.lines().map(str::trim_end).filter(|line| !line.is_empty()).map(str::to_owned).collect();
         let active_pools: Vec<String> = lines(active_pools);
-        let is_there = |(volume, path): (&&str, &String)| (!path.trim().is_empty()).then(|| (*volume).to_owned());
+        let existing = |(volume, path): (&&str, &String)| (!path.trim().is_empty()).then(|| (*volume).to_owned());
         Ok(HostInventory {
             domains: domain::names(domains)?,
             pool: match pool_xml.trim() {
@@ -196,18 +198,18 @@ impl Virsh {
             networks: lines(networks),
             capabilities: Capabilities::from_xml(capabilities)?,
             memory_mib: total_memory(memory),
-            volumes: volumes.iter().zip(found).filter_map(is_there).collect(),
+            volumes: volumes.iter().zip(found).filter_map(existing).collect(),
         })
     }
 
-    /// What guests can be given, as libvirt prefers it.
+    /// Returns the capabilities for the hypervisor type that libvirt prefers.
     pub fn offered(&self) -> Result<Capabilities> {
-        Capabilities::from_xml(&self.read("ask what the host offers", &domcapabilities(None))?)
+        Capabilities::from_xml(&self.read("read the host's capabilities", &domcapabilities(None))?)
     }
 
-    /// What guests can be given when they are emulated.
+    /// Returns the capabilities for emulated guests.
     pub fn emulation(&self) -> Result<Capabilities> {
-        let xml = self.read("ask what the host can emulate", &["domcapabilities", "--virttype", "qemu"])?;
+        let xml = self.read("read the host's capabilities", &["domcapabilities", "--virttype", "qemu"])?;
         Capabilities::from_xml(&xml)
     }
 }
@@ -218,7 +220,7 @@ fn domcapabilities(virttype: Option<&str>) -> Vec<&str> {
     command
 }
 
-/// Reads the total from `nodememstats`: `total  :  24689656 KiB`.
+/// Parses the total in the output of `nodememstats`: `total  :  24689656 KiB`.
 pub(super) fn total_memory(text: &str) -> Option<u64> {
     let (_, rest) = text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == "total"))?;
     rest.trim().strip_suffix("KiB")?.trim().parse::<u64>().ok().map(|kib| kib / 1024)
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_accelerator_and_cpu_come_from_what_libvirt_offers() {
+    fn accelerator_and_cpu_come_from_libvirts_capabilities() {
         let xml = |domain: &str| {
             format!(
                 "<domainCapabilities><path>/usr/bin/q</path><domain>{domain}</domain><machine>pc-1</machine><arch>x86_64</arch>\
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_read_in_mib() {
+    fn total_memory_is_in_mib() {
         assert_eq!(total_memory("total  :             25282208 KiB\nfree   :  1 KiB\n"), Some(24_689));
         assert_eq!(total_memory(""), None);
     }

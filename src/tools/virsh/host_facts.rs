@@ -1,4 +1,4 @@
-//! What libvirt says of itself and of its host: for telling what is wrong with them.
+//! libvirt's versions, security settings, capabilities and networks, for diagnosing problems.
 
 use std::net::Ipv4Addr;
 
@@ -7,57 +7,57 @@ use serde::Deserialize;
 use super::{Virsh, from_xml};
 use crate::error::{Code, Result};
 
-/// Who answers.
+/// The versions of libvirt and the hypervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Versions {
-    /// libvirt's version on its host.
+    /// The version of the libvirt daemon.
     pub daemon: Option<String>,
     /// The hypervisor and its version.
     pub hypervisor: Option<String>,
-    /// What libvirt calls its host, up to the first dot.
+    /// libvirt's host name, up to the first dot.
     pub host: Option<String>,
-    /// What libvirt complains of where it finds no hypervisor.
+    /// libvirt's error if it finds no hypervisor.
     pub complaint: Option<String>,
 }
 
-/// What libvirt keeps guests from doing to the host, and as whom they run.
+/// The security drivers that confine guests, and the user that guests run as.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Confinement {
     /// The security drivers: `apparmor`, `selinux`, `dac`.
     pub models: Vec<String>,
-    /// The user and the group that QEMU runs as, by number.
+    /// The IDs of the user and the group that QEMU runs as.
     pub user: Option<(u32, u32)>,
 }
 
-/// What libvirt offers to guests.
+/// The emulator and the devices that libvirt supports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Offer {
     /// The emulator.
     pub emulator: Option<String>,
-    /// The kinds of channels to a guest; none where libvirt does not tell.
+    /// The types of channels to a guest. None if libvirt does not report them.
     pub channels: Option<Vec<String>>,
 }
 
 /// A network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Network {
-    /// Whether it is started.
+    /// Whether it is active.
     pub active: bool,
     /// Whether it starts with the host.
     pub autostart: bool,
-    /// How it leads out: `nat`, `route`, `bridge`, …; none for an isolated one.
+    /// Its forward mode: `nat`, `route`, `bridge`, … None for an isolated network.
     pub forward: Option<String>,
-    /// The bridge that its guests are on.
+    /// The bridge that its guests are attached to.
     pub bridge: Option<String>,
-    /// The host's own addresses on it, with their prefix lengths.
+    /// The host's addresses on it, with their prefix lengths.
     pub addresses: Vec<(Ipv4Addr, u32)>,
 }
 
 impl Virsh {
-    /// Connects, and asks who answers: one process.
+    /// Connects and reads the versions, in one process.
     pub fn versions(&self) -> Result<Versions> {
         let commands = [vec!["hostname"], vec!["version", "--daemon"]];
-        let batch = self.batch("ask libvirt for its version", &commands)?;
+        let batch = self.batch("read libvirt's version", &commands)?;
         let [host, text] = &batch.sections[..] else { return Ok(Versions::default()) };
         let host = host.trim().split('.').next().filter(|host| !host.is_empty());
         let of = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(|rest| rest.trim().to_owned());
@@ -69,24 +69,24 @@ impl Virsh {
         })
     }
 
-    /// Asks how guests are confined, and as whom they run.
+    /// Reads how guests are confined and which user they run as.
     pub fn confinement(&self) -> Result<Confinement> {
-        confinement(&self.read("ask for the host's capabilities", &["capabilities"])?)
+        confinement(&self.read("read the host's capabilities", &["capabilities"])?)
     }
 
-    /// Asks what guests can be given.
+    /// Reads the emulator and the devices that libvirt supports.
     pub fn offer(&self) -> Result<Offer> {
-        offer(&self.read("ask what the host offers", &["domcapabilities"])?)
+        offer(&self.read("read the host's capabilities", &["domcapabilities"])?)
     }
 
-    /// A network; none when there is no such network.
+    /// Returns a network; none if it does not exist.
     pub fn network(&self, name: &str) -> Result<Option<Network>> {
         let commands = [
             vec!["net-dumpxml", "--network", name],
             vec!["net-list", "--name"],
             vec!["net-list", "--all", "--autostart", "--name"],
         ];
-        let sections = self.batch_tolerating("look at the network", &commands, &[Code::NotFound])?;
+        let sections = self.batch_tolerating("read the network", &commands, &[Code::NotFound])?;
         let has = |section: &str| section.lines().any(|line| line.trim_end() == name);
         match sections[0].trim() {
             "" => Ok(None),
@@ -94,7 +94,7 @@ impl Virsh {
         }
     }
 
-    /// Whether a pool starts with the host.
+    /// Returns whether a pool starts with the host.
     pub fn pool_autostarts(&self, name: &str) -> Result<bool> {
         let text = self.read("list the storage pools", &["pool-list", "--all", "--autostart", "--name"])?;
         Ok(text.lines().any(|line| line.trim_end() == name))
@@ -123,7 +123,7 @@ fn confinement(xml: &str) -> Result<Confinement> {
     Ok(Confinement { models: models.into_iter().map(|model| model.model).collect(), user })
 }
 
-/// Reads a label of libvirt's for a user and a group: `+64055:+993`.
+/// Parses libvirt's label for a user and a group: `+64055:+993`.
 fn label_numbers(label: &str) -> Option<(u32, u32)> {
     let (user, group) = label.split_once(':')?;
     let number = |text: &str| text.trim_start_matches('+').parse().ok();
@@ -190,7 +190,7 @@ fn network(xml: &str) -> Result<Network> {
     let raw: RawNetwork = from_xml("network", xml)?;
     let range = |ip: RawIp| {
         let prefix = ip.netmask.map(|mask| mask.to_bits().count_ones()).or(ip.prefix);
-        // An IPv6 address is none of IPv4. A length that is missing is that of the class; this is the usual one.
+        // IPv6 addresses are skipped. A missing prefix length means that of the address class, usually 24.
         Some((ip.address?.parse().ok()?, prefix.unwrap_or(24)))
     };
     Ok(Network {
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_user_that_qemu_runs_as_is_libvirts_own_word() {
+    fn the_user_that_qemu_runs_as_comes_from_libvirts_capabilities() {
         // From libvirt 11.3.0.
         let xml = "<capabilities><host><cpu><arch>x86_64</arch></cpu>\
                    <secmodel><model>apparmor</model><doi>0</doi></secmodel>\
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_offered_is_read() {
+    fn emulator_and_channels_are_parsed() {
         let xml = "<domainCapabilities><path>/usr/bin/q</path><domain>kvm</domain><devices>\
                    <channel supported='yes'><enum name='type'><value>pty</value><value>unix</value></enum></channel>\
                    </devices></domainCapabilities>";
@@ -232,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn a_networks_ranges_are_read() {
+    fn a_networks_addresses_are_parsed() {
         let xml = "<network connections='1'><name>default</name><forward mode='nat'><nat/></forward>\
                    <bridge name='virbr0' stp='on' delay='0'/><mac address='52:54:00:1:2:3'/>\
                    <ip address='192.168.122.1' netmask='255.255.255.0'><dhcp/></ip>\
                    <ip family='ipv6' address='fd00::1' prefix='64'/><ip address='10.0.0.1' prefix='8'/></network>";
-        let read = network(xml).unwrap();
-        assert_eq!((read.forward.as_deref(), read.bridge.as_deref()), (Some("nat"), Some("virbr0")));
-        assert_eq!(read.addresses, [(Ipv4Addr::new(192, 168, 122, 1), 24), (Ipv4Addr::new(10, 0, 0, 1), 8)]);
+        let parsed = network(xml).unwrap();
+        assert_eq!((parsed.forward.as_deref(), parsed.bridge.as_deref()), (Some("nat"), Some("virbr0")));
+        assert_eq!(parsed.addresses, [(Ipv4Addr::new(192, 168, 122, 1), 24), (Ipv4Addr::new(10, 0, 0, 1), 8)]);
         assert_eq!(network("<network><name>x</name></network>").unwrap(), Network::default());
     }
 }

@@ -1,11 +1,11 @@
-//! Which hypervisor a connection leads to, however its URI is spelled.
+//! The identity of the hypervisor behind a connection, independent of the URI's spelling.
 
 use serde::Deserialize;
 
 use super::{Virsh, from_xml};
 use crate::error::Result;
 
-/// `virsh capabilities`, of which only the host's UUID is wanted here.
+/// The virsh command whose output contains the host's UUID.
 pub(super) const CAPABILITIES: &[&str] = &["capabilities"];
 
 #[derive(Deserialize)]
@@ -19,20 +19,20 @@ struct RawHost {
 }
 
 impl Virsh {
-    /// Returns the identity of the hypervisor: libvirt's driver and host UUID, and the user where each user has a libvirt
-    /// of their own. Two URIs that lead to the same libvirt have the same identity, in every process and on every machine.
+    /// Returns the identity of the hypervisor: libvirt's driver and host UUID, and for a session also the user. Two
+    /// URIs of the same libvirt have the same identity, in every process and on every machine.
     ///
-    /// It is read once for each connection; [`Self::survey`] reads it along with everything else. A driver that tells no
-    /// UUID (libvirt's test driver) is identified by its URI.
+    /// It is read once for each connection. [`Self::survey`] reads it along with everything else. A driver that reports
+    /// no UUID (libvirt's test driver) is identified by its URI.
     pub fn hypervisor(&self) -> Result<String> {
         if let Some(known) = self.identity.get() {
             return Ok(known.clone());
         }
-        let xml = self.read("ask libvirt for its host UUID", CAPABILITIES)?;
+        let xml = self.read("read libvirt's host UUID", CAPABILITIES)?;
         self.remember_hypervisor(&xml)
     }
 
-    /// Remembers the identity that the capabilities' XML tells.
+    /// Stores the identity found in the XML of the capabilities.
     pub(super) fn remember_hypervisor(&self, capabilities: &str) -> Result<String> {
         let raw: RawCapabilities = from_xml("capabilities", capabilities)?;
         let identity = identity(&self.uri, raw.host.uuid.as_deref(), rustix::process::geteuid().as_raw());
@@ -40,7 +40,7 @@ impl Virsh {
     }
 }
 
-/// The identity of the libvirt at `uri`, used by the user of this machine with the id `user`.
+/// Returns the identity of the libvirt at `uri`. `user` is the ID of this machine's user.
 fn identity(uri: &str, host_uuid: Option<&str>, user: u32) -> String {
     let Some(uuid) = host_uuid else { return uri.to_owned() };
     let (scheme, rest) = uri.split_once("://").unwrap_or((uri, ""));
@@ -49,7 +49,7 @@ fn identity(uri: &str, host_uuid: Option<&str>, user: u32) -> String {
     let (authority, path) = address.split_once('/').unwrap_or((address, ""));
     match (path, authority) {
         ("session", "") => format!("{driver} {uuid} session of user {user}"),
-        // Whose session it is, only the other machine knows.
+        // Only the other machine knows which user's session this is.
         ("session", authority) => format!("{driver} {uuid} session at {authority}"),
         (path, _) => format!("{driver} {uuid} {path}"),
     }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_spelling_of_a_uri_does_not_matter() {
+    fn uris_of_the_same_libvirt_have_the_same_identity() {
         let of = |uri| identity(uri, Some("U"), 1000);
         let system = of("qemu:///system");
         assert_eq!(system, "qemu U system");
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn each_user_has_a_session_of_their_own() {
+    fn sessions_of_different_users_have_different_identities() {
         let of = |uri, uid| identity(uri, Some("U"), uid);
         assert_eq!(of("qemu:///session", 1), of("qemu+unix:///session", 1));
         assert_ne!(of("qemu:///session", 1), of("qemu:///session", 2));

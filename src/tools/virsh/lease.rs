@@ -1,9 +1,9 @@
-//! Leases: what is being worked on, told by libvirt itself, so that everybody who manages one hypervisor knows of it,
-//! whichever machine or container they are on.
+//! Leases: locks on VMs and other resources, kept in libvirt. All clients of the hypervisor see them, on any machine or
+//! in any container.
 //!
-//! A lease is an ephemeral libvirt secret without a value. libvirt refuses a second secret of the same usage atomically,
-//! keeps it in memory alone, and has it described by its holder in the same call that makes it (11.3.0). A volume would do
-//! for the first only.
+//! A lease is an ephemeral libvirt secret without a value. libvirt atomically refuses a second secret with the same
+//! usage. It keeps the secret only in memory, and the call that creates it also sets the description of its holder
+//! (11.3.0). A volume would offer only the first of these.
 
 use std::time::Duration;
 
@@ -17,37 +17,37 @@ use super::{
 };
 use crate::error::{Code, Result};
 
-/// How the usage of every lease's secret begins.
+/// The prefix of the usage of every lease's secret.
 const USAGE: &str = "vmprov lease on ";
 
-/// How long libvirt may take to answer. It only looks at its memory.
+/// The time limit for libvirt's response. libvirt only reads its memory.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A virsh that stays, so that taking and giving back a lease cost one process together.
+/// A virsh that keeps running, so that acquiring and releasing a lease takes one process in total.
 pub struct LeaseSession {
     virsh: Virsh,
     conversation: Conversation,
-    /// No output can hold a mark that did not exist before the call.
+    /// No output can contain a mark that did not exist before the call.
     mark: String,
 }
 
-/// Whose a lease is.
+/// The result of acquiring a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// The caller's.
+    /// The caller holds it.
     Ours,
-    /// Another one's: the secret of this UUID.
+    /// Another process holds it. This is the UUID of its secret.
     Theirs(Uuid),
-    /// Nobody's: this driver has no secrets, as libvirt's test driver.
+    /// The driver has no secrets, like libvirt's test driver.
     Unsupported,
 }
 
-/// A lease that somebody has.
+/// A lease that is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredLease {
-    /// Its secret.
+    /// The UUID of its secret.
     pub uuid: Uuid,
-    /// What its holder says of themselves.
+    /// Its holder's description.
     pub description: String,
 }
 
@@ -61,8 +61,8 @@ impl Virsh {
     /// Starts a session for leases.
     pub fn lease_session(&self) -> Result<LeaseSession> {
         let mut virsh = self.tool(&[]);
-        // A virsh that reads its commands writes them down in the user's cache folder when it ends. In a session that folder
-        // is also the one of the libvirtd that virsh may start, so there it must be the real one.
+        // A virsh that reads commands writes them to a history file in the user's cache folder when it exits. In a
+        // session, the libvirtd that virsh may start inherits that folder, so it must be the real one.
         if !self.is_session() {
             virsh = virsh.env("XDG_CACHE_HOME", "/dev/null");
         }
@@ -70,22 +70,22 @@ impl Virsh {
         Ok(LeaseSession { virsh: self.clone(), conversation, mark: Uuid::new_v4().to_string() })
     }
 
-    /// A lease; none when it has been given back meanwhile.
+    /// Returns a lease; none if it was released.
     pub fn operation_lease(&self, uuid: Uuid) -> Result<Option<StoredLease>> {
-        match self.read("look at the lease", &["secret-dumpxml", "--secret", &uuid.to_string()]) {
+        match self.read("read the lease", &["secret-dumpxml", "--secret", &uuid.to_string()]) {
             Ok(xml) => Ok(Some(StoredLease { uuid, description: from_xml::<RawSecret>("secret", &xml)?.description })),
             Err(error) if error.code == Code::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Every lease that there is; none where the driver has no secrets.
+    /// Returns all leases. There are none if the driver has no secrets.
     pub fn operation_leases(&self) -> Result<Vec<StoredLease>> {
         let rows = match self.read("list the leases", &["secret-list"]) {
             Err(error) if error.code == Code::Conflict => return Ok(Vec::new()),
             result => result?,
         };
-        // A row is a UUID, the kind of the usage, and the usage, which only ours begin like this.
+        // A row is a UUID, the type of the usage, and the usage. Only that of a lease has this prefix.
         let is_ours = |row: &&str| row.contains(USAGE);
         let uuids = rows.lines().filter(is_ours).filter_map(|row| row.split_whitespace().next()?.parse().ok());
         uuids.filter_map(|uuid| self.operation_lease(uuid).transpose()).collect()
@@ -93,7 +93,8 @@ impl Virsh {
 }
 
 impl LeaseSession {
-    /// Takes the lease on `what`, unless somebody has it; one that is the caller's already gets the new description.
+    /// Acquires the lease on `what`, unless another process holds it. A lease that the caller already holds gets the
+    /// new description.
     pub fn take(&mut self, what: &str, uuid: Uuid, description: &str) -> Result<Taken> {
         let (usage, description) = (escape(format!("{USAGE}{what}")).into_owned(), escape(description));
         let xml = format!(
@@ -102,7 +103,7 @@ impl LeaseSession {
         );
         let file = Scratch::memory(xml.as_bytes())?;
         let runner = self.virsh.runner.clone();
-        let complaint = self.ask(&format!("secret-define --file {}", file.path()), &runner)?;
+        let complaint = self.send(&format!("secret-define --file {}", file.path()), &runner)?;
         if complaint.is_empty() {
             return Ok(Taken::Ours);
         }
@@ -111,32 +112,32 @@ impl LeaseSession {
         {
             return Ok(Taken::Theirs(holder));
         }
-        let error = failure::explain(&format!("take the lease on {what}"), &self.virsh.uri, &complaint);
-        // A client who may manage domains may still be refused the secrets, or libvirt's part for them not be installed.
+        let error = failure::explain(&format!("acquire the lease on {what}"), &self.virsh.uri, &complaint);
+        // A client that may manage domains may be denied secrets, and libvirt's secret driver may not be installed.
         let refused = matches!(error.code, Code::Conflict | Code::Denied) || complaint.contains("no connection driver");
         if refused { Ok(Taken::Unsupported) } else { Err(error) }
     }
 
-    /// Gives a lease back; one that is not there is fine.
-    pub fn give_back(&mut self, uuid: Uuid) -> Result<()> {
-        // Also by who has been interrupted.
+    /// Releases a lease. Does nothing if it does not exist.
+    pub fn release(&mut self, uuid: Uuid) -> Result<()> {
+        // A lease must also be released after cancellation.
         let runner = self.virsh.runner.uncancellable();
-        let complaint = self.ask(&format!("secret-undefine --secret {uuid}"), &runner)?;
+        let complaint = self.send(&format!("secret-undefine --secret {uuid}"), &runner)?;
         if complaint.is_empty() || failure::classify(&complaint) == Code::NotFound {
             return Ok(());
         }
-        Err(failure::explain("give back the lease", &self.virsh.uri, &complaint))
+        Err(failure::explain("release the lease", &self.virsh.uri, &complaint))
     }
 
-    /// Gives virsh a command; returns its complaint.
-    fn ask(&mut self, command: &str, runner: &Runner) -> Result<String> {
+    /// Sends a command to virsh and returns its error output.
+    fn send(&mut self, command: &str, runner: &Runner) -> Result<String> {
         let line = format!("{command}\necho --err {}", self.mark);
-        let answer = self.conversation.ask(&line, &self.mark, LIMIT, runner)?;
-        if answer.ended {
-            let complaint = if answer.text.is_empty() { "virsh ended" } else { &answer.text };
-            return Err(failure::explain("talk to libvirt", &self.virsh.uri, complaint));
+        let response = self.conversation.send(&line, &self.mark, LIMIT, runner)?;
+        if response.ended {
+            let complaint = if response.text.is_empty() { "virsh exited" } else { &response.text };
+            return Err(failure::explain("communicate with libvirt", &self.virsh.uri, complaint));
         }
-        Ok(answer.text)
+        Ok(response.text)
     }
 }
 

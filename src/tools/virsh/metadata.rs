@@ -1,6 +1,6 @@
-//! What vmprov knows of a VM, kept in the domain's own `<metadata>`: libvirt is the database, and the journal.
+//! vmprov's record of a VM, in the domain's `<metadata>`. libvirt thus serves as the database and the journal.
 //!
-//! No secret is written here: whoever may read a domain's XML may read this.
+//! It contains no secrets, because everyone who may read the domain's XML can read it.
 
 use std::fmt;
 
@@ -17,21 +17,22 @@ use crate::{
     model::record::VmRecord,
 };
 
-/// The XML namespace of vmprov's element; the number is the schema's version.
+/// The XML namespace of vmprov's element. The number is the version of the schema.
 pub(super) const NAMESPACE: &str = "urn:vmprov:vm:1";
 
-/// The namespace of a mark that says the guest has been asked to shut down. It is only ever set on the running
-/// domain, so that it is gone when the domain is.
+/// The namespace of the mark that a shutdown of the guest was requested. It is set only on the running domain, so it
+/// disappears when the domain stops.
 const STOPPING: &str = "urn:vmprov:stopping:1";
 
 impl VmRecord {
-    /// vmprov's element as libvirt wants it inside `<metadata>`.
+    /// Returns vmprov's element for a domain's `<metadata>`.
     pub(super) fn to_domain_xml(&self) -> Result<String> {
         let xml = self.to_xml("vmprov:vm")?;
         Ok(xml.replacen("<vmprov:vm", &format!("<vmprov:vm xmlns:vmprov=\"{NAMESPACE}\""), 1))
     }
 
-    /// All beyond printable ASCII is in character references, so that virsh can read it from its standard input.
+    /// Returns the record as XML. All characters except printable ASCII are written as character references, so that
+    /// virsh can read the XML from its standard input.
     fn to_xml(&self, root: &str) -> Result<String> {
         let xml = quick_xml::se::to_string_with_root(root, self)
             .map_err(|error| Error::internal("cannot write a VM's metadata").because(error))?;
@@ -41,24 +42,24 @@ impl VmRecord {
         }))
     }
 
-    /// Reads the element as `virsh metadata` prints it: without a namespace.
+    /// Parses the element as `virsh metadata` prints it, without a namespace.
     pub(super) fn from_element(xml: &str) -> Result<Self> {
         from_xml("vmprov metadata", xml)
     }
 
-    /// Reads vmprov's element out of a domain's whole XML; none is there when vmprov did not make the VM.
+    /// Parses vmprov's element in a domain's XML. Returns none if the VM is not managed by vmprov.
     pub(super) fn from_domain_xml(xml: &str) -> Result<Option<Self>> {
         element(xml, NAMESPACE)?.map(Self::from_element).transpose()
     }
 }
 
-/// Whether the running domain has been asked to shut down.
+/// Returns whether a shutdown of the running domain was requested.
 pub(super) fn is_stopping(xml: &str) -> Result<bool> {
     Ok(element(xml, STOPPING)?.is_some())
 }
 
-/// Cuts the element of a namespace out of a domain's XML. serde ignores namespaces, so a foreign `<other:vm>` would
-/// be taken for ours.
+/// Returns the element of a namespace in a domain's XML. serde ignores namespaces, so it would take a foreign
+/// `<other:vm>` for vmprov's.
 fn element<'x>(xml: &'x str, namespace: &str) -> Result<Option<&'x str>> {
     let failed = |error: &dyn fmt::Display| Error::internal("cannot read a domain's XML").because(error);
     let position = |reader: &NsReader<&[u8]>| usize::try_from(reader.buffer_position()).map_err(|error| failed(&error));
@@ -80,7 +81,7 @@ fn element<'x>(xml: &'x str, namespace: &str) -> Result<Option<&'x str>> {
 }
 
 impl Virsh {
-    /// Replaces vmprov's element of a domain, in its configuration and, when it runs, in the running domain too.
+    /// Replaces vmprov's element in a domain's configuration and, if `live`, in the running domain too.
     pub fn set_metadata(&self, uuid: Uuid, metadata: &VmRecord, live: bool) -> Result<()> {
         let (uuid, xml) = (uuid.to_string(), metadata.to_xml("vm")?);
         let mut args =
@@ -88,11 +89,11 @@ impl Virsh {
         if live {
             args.push("--live");
         }
-        self.change_all("note in the VM's metadata how far it has come", &[&args])
+        self.change_all("update the VM's metadata", &[&args])
     }
 
-    /// Starts a domain and replaces vmprov's element of it, in one process. A failure of either is one of both, and is
-    /// for the caller to undo; so it does no harm that virsh goes on after the first has failed.
+    /// Starts a domain and replaces vmprov's element, in one process. If either fails, the caller must roll back both.
+    /// So it does no harm that virsh continues after the first has failed.
     pub fn start_and_note(&self, uuid: Uuid, metadata: &VmRecord) -> Result<()> {
         let (uuid, xml) = (uuid.to_string(), metadata.to_xml("vm")?);
         let note =
@@ -100,7 +101,7 @@ impl Virsh {
         self.change_all("start the VM", &[&["start", "--domain", &uuid], &note])
     }
 
-    /// Marks a running domain as asked to shut down.
+    /// Marks a running domain as shutting down.
     pub fn mark_stopping(&self, uuid: Uuid) -> Result<()> {
         let uuid = uuid.to_string();
         let args = [
@@ -115,13 +116,13 @@ impl Virsh {
             "<stopping/>",
             "--live",
         ];
-        self.change("mark the VM as asked to shut down", &args)
+        self.change("mark the VM as shutting down", &args)
     }
 
-    /// Takes that mark back.
+    /// Removes that mark.
     pub fn unmark_stopping(&self, uuid: Uuid) -> Result<()> {
         let args = ["metadata", "--domain", &uuid.to_string(), "--uri", STOPPING, "--remove", "--live"];
-        self.change("take the mark back that the VM is asked to shut down", &args)
+        self.change("remove the mark that the VM is shutting down", &args)
     }
 }
 
@@ -165,23 +166,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
-        let whole = metadata();
+    fn a_written_record_is_parsed_unchanged() {
+        let record = metadata();
         let xml = format!(
             "<domain><metadata><o:vm xmlns:o=\"urn:o\"><x/></o:vm>{}</metadata></domain>",
-            whole.to_domain_xml().unwrap()
+            record.to_domain_xml().unwrap()
         );
-        assert_eq!(VmRecord::from_domain_xml(&xml).unwrap(), Some(whole.clone()));
-        assert_eq!(VmRecord::from_element(&whole.to_xml("vm").unwrap()).unwrap(), whole);
-        assert!(whole.has_seed());
+        assert_eq!(VmRecord::from_domain_xml(&xml).unwrap(), Some(record.clone()));
+        assert_eq!(VmRecord::from_element(&record.to_xml("vm").unwrap()).unwrap(), record);
+        assert!(record.has_seed());
     }
 
     #[test]
-    fn what_an_older_version_wrote_is_read() {
+    fn a_record_of_an_older_version_is_parsed() {
         let xml = "<vm phase='ready' created='2026-11-23T03:00:00Z' by='0.1.0'/>";
-        let read = VmRecord::from_element(xml).unwrap();
-        assert_eq!((read.expires, read.protected, &read.specification), (None, false, &None));
-        let written = read.to_xml("vm").unwrap();
+        let record = VmRecord::from_element(xml).unwrap();
+        assert_eq!((record.expires, record.protected, &record.specification), (None, false, &None));
+        let written = record.to_xml("vm").unwrap();
         assert!(
             !written.contains("expires")
                 && !written.contains("owner")
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_element_of_the_same_name_is_not_ours() {
+    fn a_foreign_element_of_the_same_name_is_ignored() {
         let xml = "<domain><metadata><o:vm xmlns:o=\"urn:other\" phase=\"x\"/></metadata><vm/></domain>";
         assert_eq!(VmRecord::from_domain_xml(xml).unwrap(), None);
     }

@@ -1,8 +1,8 @@
-//! libvirt, through `virsh`: one method a verb.
+//! libvirt, through `virsh`: one method for each action.
 //!
-//! Only XML, `--name`, `--uuid` and `domstats --raw` are read. Domains are named to virsh by UUID alone, because a
-//! name may look like an option, an id or a UUID. Reads are batched, so that the number of processes does not grow
-//! with the number of VMs.
+//! Where possible, only XML and the output of `--name`, `--uuid` and `domstats --raw` is parsed. Domains are passed to
+//! virsh only by UUID, because a name may look like an option, an ID or a UUID. Reads are batched, so the number of
+//! processes does not grow with the number of VMs.
 
 mod agent;
 mod chain;
@@ -45,22 +45,22 @@ pub use network::GuestStatus;
 use script::Script;
 pub use volume::{NewVolume, Pool, Volume};
 
-/// The most commands in one call: they are one argument, of which Linux takes 128 KiB (`MAX_ARG_STRLEN`), and a name
-/// may have 255 bytes.
-const MOST_COMMANDS: usize = 250;
+/// The maximum number of commands in one call. Together they are one argument, which Linux limits to 128 KiB
+/// (`MAX_ARG_STRLEN`), and a name may have 255 bytes.
+const MAX_COMMANDS: usize = 250;
 
-/// A connection to libvirt: every call goes to one URI.
+/// A connection to libvirt. Every call uses the same URI.
 #[derive(Debug, Clone)]
 pub struct Virsh {
     uri: String,
     runner: Runner,
-    /// Which hypervisor that is, once it has been asked; clones share it.
+    /// The identity of the hypervisor, once it was read. Clones share it.
     identity: Arc<OnceLock<String>>,
 }
 
-/// What the commands of a batch printed, each by itself, and what virsh complained of.
+/// The output of each command of a batch, and virsh's errors.
 ///
-/// virsh goes on after a command that failed and exits with the last one's status (11.3.0).
+/// virsh continues after a command that failed and exits with the last command's status (11.3.0).
 #[derive(Debug)]
 struct Batch {
     sections: Vec<String>,
@@ -68,45 +68,45 @@ struct Batch {
 }
 
 impl Virsh {
-    /// Calls to `uri`, run by `runner`.
+    /// Returns a connection to `uri` whose calls are run by `runner`.
     pub fn new(uri: String, runner: Runner) -> Self {
         Self { uri, runner, identity: Arc::default() }
     }
 
-    /// The same connection, whose calls are run by another runner.
+    /// Returns the same connection with another runner.
     #[must_use]
     pub fn run_by(&self, runner: Runner) -> Self {
         Self { runner, ..self.clone() }
     }
 
-    /// The connection's URI.
+    /// Returns the connection's URI.
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// Whether libvirt runs on this machine, so that its paths are ours: the URI names no host.
+    /// Returns whether the URI names no host, so that libvirt runs on this machine and its paths are valid here.
     pub fn is_local(&self) -> bool {
         let authority = self.uri.split_once("://").map_or("", |(_, rest)| rest);
         authority.starts_with('/') || authority.is_empty()
     }
 
-    /// Whether libvirt runs with the rights of a user, not of the system: it has no networks then.
+    /// Returns whether libvirt runs as a user and not as the system's service. Such a libvirt has no networks.
     pub fn is_session(&self) -> bool {
         self.uri.split('?').next().is_some_and(|uri| uri.ends_with("/session"))
     }
 
-    /// Tries whether the connection can be made.
+    /// Checks that the connection can be opened.
     pub fn connects(&self, limit: Duration) -> Result<()> {
         let finished = self.tool(&["uri"]).limit(limit).read(&self.runner)?;
         if finished.status.success() { Ok(()) } else { Err(failure::explain("connect", &self.uri, &finished.stderr)) }
     }
 
-    /// The call as it can be pasted into a shell, without this crate's own options.
+    /// Returns a virsh command line for the user's shell, without the options that only vmprov needs.
     pub fn command(&self, args: &[&str]) -> String {
         Tool::new("virsh").args(["-c", &self.uri]).args(args.iter().copied()).command()
     }
 
-    /// A `virsh` that is handed the terminal.
+    /// Returns a call of virsh that will get the terminal.
     pub fn attached(&self, args: &[&str]) -> Tool {
         Tool::new("virsh").args(["-c", &self.uri]).args(args.iter().copied())
     }
@@ -115,7 +115,7 @@ impl Virsh {
         Tool::new("virsh").args(["-q", "-c", &self.uri]).args(args.iter().copied())
     }
 
-    /// Runs one command that only reads; `what` completes "cannot …".
+    /// Runs a command that changes nothing. `what` completes "cannot …".
     fn read(&self, what: &str, args: &[&str]) -> Result<String> {
         let finished = self.tool(args).read(&self.runner)?;
         if !finished.status.success() {
@@ -124,7 +124,7 @@ impl Virsh {
         finished.text()
     }
 
-    /// Runs one command that changes something; `what` completes "cannot …".
+    /// Runs a command that changes something. `what` completes "cannot …".
     fn change(&self, what: &str, args: &[&str]) -> Result<()> {
         self.change_with(what, self.tool(args))
     }
@@ -136,8 +136,8 @@ impl Virsh {
         }
     }
 
-    /// Runs several commands that change something in one process. virsh goes on after one that failed, so this is
-    /// for what is undone as a whole; the first failure is the one that is told, not what followed from it.
+    /// Runs several commands that change something in one process. virsh continues after a command that failed, so the
+    /// caller must roll back all of them. Returns the first error, because later ones may be its consequences.
     fn change_all(&self, what: &str, commands: &[&[&str]]) -> Result<()> {
         if self.runner.plan.is_some() {
             return commands.iter().try_for_each(|command| self.change(what, command));
@@ -146,10 +146,10 @@ impl Virsh {
         batch.complaints.first().map_or(Ok(()), |first| Err(failure::explain(what, &self.uri, first)))
     }
 
-    /// Runs several commands that only read in one process, or in a few where they are very many.
+    /// Runs several commands that change nothing, in one process for each [`MAX_COMMANDS`].
     fn batch(&self, what: &str, commands: &[Vec<&str>]) -> Result<Batch> {
         let mut whole = Batch { sections: Vec::new(), complaints: Vec::new() };
-        for part in commands.chunks(MOST_COMMANDS) {
+        for part in commands.chunks(MAX_COMMANDS) {
             let Batch { sections, complaints } = self.one_batch(what, part)?;
             whole.sections.extend(sections);
             whole.complaints.extend(complaints);
@@ -158,7 +158,7 @@ impl Virsh {
     }
 
     fn one_batch(&self, what: &str, commands: &[Vec<&str>]) -> Result<Batch> {
-        // No output can hold a mark that did not exist before the call.
+        // No output can contain a mark that did not exist before the call.
         let mark = Uuid::new_v4().to_string();
         let script = commands
             .iter()
@@ -179,7 +179,8 @@ impl Virsh {
         Ok(Batch { sections, complaints })
     }
 
-    /// Runs several commands that only read, of which those in `tolerated` may fail; their sections are empty then.
+    /// Runs several commands that change nothing. A command may fail with a code in `tolerated`; its section is then
+    /// empty.
     fn batch_tolerating(&self, what: &str, commands: &[Vec<&str>], tolerated: &[Code]) -> Result<Vec<String>> {
         let batch = self.batch(what, commands)?;
         match batch.complaints.iter().find(|text| !tolerated.contains(&failure::classify(text))) {
@@ -189,11 +190,11 @@ impl Virsh {
     }
 }
 
-/// Groups standard error's lines into complaints: virsh's own line, libvirt's behind it, and what QEMU adds to that.
-/// What is no error (a warning of the library's) is left out.
+/// Groups the lines of standard error into one complaint for each failed command: virsh's line, libvirt's line, and
+/// lines of QEMU's. Lines before the first error, such as warnings of the library, are left out.
 ///
-/// Nothing in their form tells one command's lines from the next one's, so an `error:` line is added to the complaint
-/// before it only as long as that means nothing by itself. One that nobody knows is thus never hidden behind another.
+/// The lines do not tell where the next command's error begins. So an `error:` line is added to the previous complaint
+/// only while that has no known meaning. This way an unknown error is never hidden behind a known one.
 fn complaints(stderr: &str) -> Vec<String> {
     let mut complaints: Vec<String> = Vec::new();
     for line in stderr.lines().filter(|line| !line.trim().is_empty()) {
@@ -210,6 +211,11 @@ fn complaints(stderr: &str) -> Vec<String> {
     complaints
 }
 
+/// Returns the error for virsh output that has an unexpected number of sections.
+fn unexpected_sections() -> Error {
+    Error::internal("cannot read virsh's output: unexpected number of sections")
+}
+
 /// Parses XML that libvirt wrote.
 fn from_xml<'de, T: serde::Deserialize<'de>>(what: &str, xml: &'de str) -> Result<T> {
     quick_xml::de::from_str(xml)
@@ -221,7 +227,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_complaint_is_not_hidden_behind_a_known_one() {
+    fn an_unknown_error_is_not_hidden_behind_a_known_one() {
         let stderr = "warning: x\nerror: failed to get domain 'a'\n\nerror: cannot do it\nerror: internal error: boom\nqemu: y\n";
         assert_eq!(
             complaints(stderr),

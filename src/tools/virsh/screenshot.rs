@@ -1,38 +1,38 @@
-//! Pictures of screens.
+//! Screenshots.
 
 use uuid::Uuid;
 
 use super::{super::scratch::Scratch, Virsh};
 use crate::error::{Code, Error, Result};
 
-/// How a PNG file begins (PNG specification, 5.2).
+/// The signature of a PNG file (PNG specification, 5.2).
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 impl Virsh {
-    /// A picture of a domain's first screen as a PNG file, and its width and height. QEMU before 7.1 writes PPM, which is
-    /// made into PNG.
+    /// Returns a screenshot of a domain's first screen as a PNG file, and its width and height. QEMU before 7.1 writes
+    /// PPM, which is converted to PNG.
     pub fn screenshot(&self, uuid: Uuid) -> Result<(Vec<u8>, (u32, u32))> {
         let mut file = Scratch::memory(b"")?;
         let args = ["screenshot", "--domain", &uuid.to_string(), "--file", file.path().as_str()];
-        self.read("take a picture of the VM's screen", &args)?;
+        self.read("take a screenshot of the VM", &args)?;
         let image = file.content()?;
         match size_of_png(&image) {
             Some(size) => Ok((image, size)),
-            None => from_ppm(&image).ok_or_else(|| {
-                Error::new(Code::ToolFailed, "libvirt's picture of the VM's screen is neither PNG nor PPM")
-            }),
+            None => from_ppm(&image)
+                .ok_or_else(|| Error::new(Code::ToolFailed, "libvirt's screenshot of the VM is neither PNG nor PPM")),
         }
     }
 }
 
-/// Its header's chunk is the first, right behind the signature (PNG specification, 11.2.2).
+/// Returns the width and height of a PNG image. The header is the first chunk after the signature (PNG specification,
+/// 11.2.2).
 fn size_of_png(image: &[u8]) -> Option<(u32, u32)> {
     let header = image.strip_prefix(PNG)?.get(8..16)?;
     let number = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
     Some((number(&header[..4])?, number(&header[4..])?))
 }
 
-/// Makes PNG of a binary PPM file of one byte a colour (`man 5 ppm`), as QEMU writes it.
+/// Converts a binary PPM file with one byte per color (`man 5 ppm`), the kind that QEMU writes, to PNG.
 fn from_ppm(image: &[u8]) -> Option<(Vec<u8>, (u32, u32))> {
     let mut rest = image.strip_prefix(b"P6")?;
     let mut number = || {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ppm_becomes_a_png_of_the_same_pixels() {
+    fn a_ppm_is_converted_to_a_png_with_the_same_pixels() {
         let pixels = [255, 0, 0, 0, 255, 0];
         let ppm = [b"P6\n2 1\n255\n", &pixels[..]].concat();
         let (image, size) = from_ppm(&ppm).unwrap();
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_refused() {
+    fn invalid_images_are_refused() {
         for image in [&b""[..], b"P6", b"P6 2 1 255\nxx", b"P6 2 1 65535\n123456", b"\x89PNG\r\n\x1a\n\0\0"] {
             assert!(size_of_png(image).is_none() && from_ppm(image).is_none());
         }

@@ -1,28 +1,28 @@
-//! What libvirt counts of domains and pools.
+//! libvirt's statistics of domains and pools.
 
 use std::{collections::HashMap, time::Duration};
 
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Virsh, domain, from_xml};
+use super::{Virsh, domain, from_xml, unexpected_sections};
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Result},
     model::stats::{
         CpuStats, DiskStats, InterfaceStats, MemoryStats, PoolStats, Space, Stats, Traffic, Transfers, VmStats,
     },
 };
 
-/// Domains and pools may go or be busy while they are asked, and a driver may have no pools (`Conflict`): what lacks is
-/// unknown then, not wrong.
+/// A domain or pool may be removed or be busy during the call, and a driver may have no pools (`Conflict`). The missing
+/// values are then unknown, which is no error.
 const TOLERATED: [Code; 3] = [Code::NotFound, Code::Busy, Code::Conflict];
 
-/// The figures that are asked for. `--nowait` leaves out what only a busy QEMU could tell.
+/// The command for the statistics. `--nowait` leaves out values that would have to wait for a busy QEMU.
 const DOMSTATS: [&str; 9] =
     ["domstats", "--raw", "--nowait", "--state", "--cpu-total", "--balloon", "--vcpu", "--interface", "--block"];
 
 impl Virsh {
-    /// The figures of every domain, every pool, and the room in `pool`: one process.
+    /// Returns the statistics of all domains and pools, and the space in `pool`, in one process.
     pub fn stats(&self, pool: &str) -> Result<Stats> {
         let commands = [
             vec!["list", "--all", "--uuid", "--name"],
@@ -31,17 +31,17 @@ impl Virsh {
             vec!["pool-list", "--name"],
             vec!["pool-dumpxml", "--pool", pool],
         ];
-        let sections = self.batch_tolerating("ask for the VMs' figures", &commands, &TOLERATED)?;
+        let sections = self.batch_tolerating("read the VMs' statistics", &commands, &TOLERATED)?;
         let [names, stats, pools, active, xml] = &sections[..] else {
-            return Err(Error::internal("virsh printed another number of answers than asked for"));
+            return Err(unexpected_sections());
         };
         Ok(Stats { vms: vms(names, stats)?, pools: pool_stats(pools, active, &spaces([xml.as_str()])?) })
     }
 
-    /// The room in pools, by their names; one that has gone is left out.
+    /// Returns the space in pools by name. Pools that no longer exist are left out.
     pub fn pool_spaces(&self, names: &[String]) -> Result<HashMap<String, Space>> {
         let commands: Vec<_> = names.iter().map(|name| vec!["pool-dumpxml", "--pool", name]).collect();
-        let sections = self.batch_tolerating("ask for the storage pools' figures", &commands, &TOLERATED)?;
+        let sections = self.batch_tolerating("read the storage pools' statistics", &commands, &TOLERATED)?;
         spaces(sections.iter().map(String::as_str))
     }
 }
@@ -53,7 +53,7 @@ fn pool_stats(names: &str, active: &str, spaces: &HashMap<String, Space>) -> Vec
     let started = lines(active);
     let pool = |name: String| {
         let active = started.contains(&name);
-        // The figures of one that is not started are those of its last time, or 0.
+        // The values of an inactive pool are outdated or 0.
         PoolStats { space: spaces.get(&name).copied().filter(|_| active), active, name }
     };
     lines(names).into_iter().map(pool).collect()
@@ -63,7 +63,7 @@ fn spaces<'a>(xmls: impl IntoIterator<Item = &'a str>) -> Result<HashMap<String,
     #[derive(Deserialize)]
     struct Raw {
         name: String,
-        // All three in bytes, whatever they were defined in.
+        // All three are in bytes, whatever unit the definition used.
         capacity: u64,
         allocation: u64,
         available: u64,
@@ -78,23 +78,23 @@ fn spaces<'a>(xmls: impl IntoIterator<Item = &'a str>) -> Result<HashMap<String,
 
 fn vms(names: &str, stats: &str) -> Result<Vec<VmStats>> {
     let stats = domain::statistics(stats);
-    // One that has no figures has gone since it was listed.
-    let vm = |(uuid, name): (Uuid, String)| Some(Figures(stats.get(name.as_str())?).vm(uuid, name.clone()));
+    // A domain without statistics was removed after it was listed.
+    let vm = |(uuid, name): (Uuid, String)| Some(DomainStats(stats.get(name.as_str())?).vm(uuid, name.clone()));
     Ok(domain::names(names)?.into_iter().filter_map(vm).collect())
 }
 
 /// A domain's `domstats`, by key.
 #[derive(Clone, Copy)]
-struct Figures<'a>(&'a HashMap<&'a str, &'a str>);
+struct DomainStats<'a>(&'a HashMap<&'a str, &'a str>);
 
-impl Figures<'_> {
+impl DomainStats<'_> {
     fn vm(self, uuid: Uuid, name: String) -> VmStats {
         let state = domain::state(self.0.get("state.state").copied().unwrap_or_default());
         VmStats {
             name,
             uuid,
             state,
-            // Of one that does not run, libvirt tells its own time (11.3.0).
+            // For an inactive domain, libvirt returns the time of its own process (11.3.0).
             cpu_time: self.time("cpu.time").filter(|_| state.is_active()),
             vcpus: self.number("vcpu.current"),
             max_vcpus: self.number("vcpu.maximum"),
@@ -122,12 +122,12 @@ impl Figures<'_> {
         }
     }
 
-    /// What there is of each of a kind, of which `count` tells how many there can be.
+    /// Returns all items of a kind. The value of the key `count` is the maximum number of items.
     fn each<T>(self, count: &str, one: impl Fn(Self, u64) -> Option<T>) -> Vec<T> {
         (0..self.number(count).unwrap_or_default()).filter_map(|number| one(self, number)).collect()
     }
 
-    /// One that is not plugged in has no state.
+    /// Returns the statistics of a virtual CPU; none if it is not plugged in, as it then has no state.
     fn cpu(self, number: u64) -> Option<CpuStats> {
         let time = |key: &str| self.time(&format!("vcpu.{number}.{key}"));
         let state = Some(self.number(&format!("vcpu.{number}.state"))?);
@@ -136,10 +136,10 @@ impl Figures<'_> {
 
     fn disk(self, number: u64) -> Option<DiskStats> {
         let key = |key: &str| format!("block.{number}.{key}");
-        let transfers = |way: &str| Transfers {
-            bytes: self.number(&key(&format!("{way}.bytes"))),
-            requests: self.number(&key(&format!("{way}.reqs"))),
-            time: self.time(&key(&format!("{way}.times"))),
+        let transfers = |kind: &str| Transfers {
+            bytes: self.number(&key(&format!("{kind}.bytes"))),
+            requests: self.number(&key(&format!("{kind}.reqs"))),
+            time: self.time(&key(&format!("{kind}.times"))),
         };
         Some(DiskStats {
             target: self.text(&key("name"))?,
@@ -153,11 +153,11 @@ impl Figures<'_> {
 
     fn interface(self, number: u64) -> Option<InterfaceStats> {
         let key = |key: &str| format!("net.{number}.{key}");
-        let traffic = |way: &str| Traffic {
-            bytes: self.number(&key(&format!("{way}.bytes"))),
-            packets: self.number(&key(&format!("{way}.pkts"))),
-            errors: self.number(&key(&format!("{way}.errs"))),
-            drops: self.number(&key(&format!("{way}.drop"))),
+        let traffic = |direction: &str| Traffic {
+            bytes: self.number(&key(&format!("{direction}.bytes"))),
+            packets: self.number(&key(&format!("{direction}.pkts"))),
+            errors: self.number(&key(&format!("{direction}.errs"))),
+            drops: self.number(&key(&format!("{direction}.drop"))),
         };
         let target = self.text(&key("name"))?;
         Some(InterfaceStats { target, received: traffic("rx"), transmitted: traffic("tx") })
@@ -171,7 +171,7 @@ impl Figures<'_> {
         self.0.get(key)?.parse().ok()
     }
 
-    /// libvirt tells times in nanoseconds.
+    /// Returns a time. libvirt reports times in nanoseconds.
     fn time(self, key: &str) -> Option<Duration> {
         self.number(key).map(Duration::from_nanos)
     }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::model::vm::State;
 
-    /// From libvirt 11.3.0: a VM that runs without a system, and one that does not run.
+    /// Output of libvirt 11.3.0 for a running VM without an operating system and for an inactive VM.
     const DOMSTATS: &str = "Domain: 'web'
   state.state=1
   state.reason=1
@@ -271,18 +271,18 @@ Domain: 'off'
 </pool>
 ";
 
-    /// The VM of that name.
-    fn read(name: &str) -> VmStats {
+    /// Returns the statistics of the VM of that name.
+    fn parse(name: &str) -> VmStats {
         let uuid = "6695eb01-f6a4-8304-79aa-97f2502e193f";
         let vms = vms(&format!("{uuid} gone\n{uuid} off\n{uuid} web\n"), DOMSTATS).unwrap();
         let names: Vec<_> = vms.iter().map(|vm| vm.name.as_str()).collect();
-        assert_eq!(names, ["off", "web"], "one without figures is left out");
+        assert_eq!(names, ["off", "web"], "a VM without statistics is left out");
         vms.into_iter().find(|vm| vm.name == name).unwrap()
     }
 
     #[test]
-    fn what_runs_is_read_in_bytes_and_seconds() {
-        let web = read("web");
+    fn values_of_a_running_vm_are_converted_to_bytes_and_durations() {
+        let web = parse("web");
         assert_eq!((web.state, web.vcpus, web.max_vcpus), (State::Running, Some(1), Some(2)));
         assert_eq!(web.cpu_time, Some(Duration::from_millis(550)));
         assert_eq!(
@@ -304,7 +304,7 @@ Domain: 'off'
 
     #[test]
     fn a_drive_without_a_medium_is_a_disk_without_a_source() {
-        let [disk, drive] = &read("web").disks[..] else { panic!("there are two") };
+        let [disk, drive] = &parse("web").disks[..] else { panic!("there must be two disks") };
         let reads = Transfers { bytes: Some(512), requests: Some(1), time: Some(Duration::from_nanos(3_117_556)) };
         assert_eq!((disk.target.as_str(), disk.capacity, disk.reads), ("vda", Some(1 << 30), reads));
         assert_eq!(disk.source.as_deref(), Some("/var/lib/libvirt/images/web.qcow2"));
@@ -313,24 +313,24 @@ Domain: 'off'
     }
 
     #[test]
-    fn what_does_not_run_has_used_no_time() {
-        let off = read("off");
+    fn an_inactive_vm_has_no_cpu_time() {
+        let off = parse("off");
         assert_eq!((off.state, off.cpu_time, off.cpus.len(), off.interfaces.len()), (State::ShutOff, None, 0, 0));
         assert_eq!((off.memory.current, off.disks[0].capacity), (Some(128 << 20), Some(1 << 30)));
         assert_eq!(off.disks[0].reads, Transfers::default());
     }
 
     #[test]
-    fn only_a_pool_that_is_started_has_room() {
+    fn only_an_active_pool_has_a_known_space() {
         let spaces = spaces(["", POOL]).unwrap();
         let space = Space { capacity: 270_553_174_016, allocation: 18_872_881_152, available: 251_680_292_864 };
         assert_eq!(spaces, HashMap::from([("default".to_owned(), space)]));
-        let read = |active: &str| {
+        let parse = |active: &str| {
             let pools = pool_stats("default\nother pool\n\n", active, &spaces);
             pools.into_iter().map(|pool| (pool.name, pool.active, pool.space.is_some())).collect::<Vec<_>>()
         };
         let pool = |name: &str, active, measured| (name.to_owned(), active, measured);
-        assert_eq!(read("other pool\n"), [pool("default", false, false), pool("other pool", true, false)]);
-        assert_eq!(read("default\n"), [pool("default", true, true), pool("other pool", false, false)]);
+        assert_eq!(parse("other pool\n"), [pool("default", false, false), pool("other pool", true, false)]);
+        assert_eq!(parse("default\n"), [pool("default", true, true), pool("other pool", false, false)]);
     }
 }

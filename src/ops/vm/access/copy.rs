@@ -1,4 +1,4 @@
-//! `cp`: files and folders into a guest and out of it.
+//! `cp`: copying files and folders into a guest and out of it.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::user::check_user,
     ops::{
         Host,
         vm::{
-            access::exec::{Unreached, way_in},
+            access::exec::{Unreached, ssh_target},
             look_up, require_whole,
         },
     },
@@ -22,17 +22,17 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewCopy {
-    /// Files and folders to copy, and last where to; those in a VM begin with its name, as in `web:/etc/hosts`
+    /// Files and folders to copy, then the destination; a path in a VM begins with the VM's name: `web:/etc/hosts`
     #[arg(required = true, num_args = 2.., value_name = "[VM:]PATH")]
     pub paths: Vec<String>,
 
-    /// User to copy as [default: the VM's]
+    /// User to log in as [default: the VM's]
     #[arg(short = 'l', long, value_name = "NAME")]
     #[serde(default)]
     pub user: Option<String>,
 }
 
-/// What was copied.
+/// The result of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Copied {
@@ -40,15 +40,15 @@ pub struct Copied {
     pub status: &'static str,
     /// The VM's name.
     pub vm: String,
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
-    /// What was copied.
+    /// The files and folders that were copied.
     pub sources: Vec<String>,
-    /// Where to.
+    /// The destination.
     pub target: String,
 }
 
-/// Which way files go
+/// The direction of a copy
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Direction {
@@ -68,20 +68,22 @@ impl fmt::Display for Direction {
 }
 
 /// A path in a VM or on this machine, as it was typed.
-enum Place<'a> {
+enum Operand<'a> {
     Guest { vm: &'a str, path: &'a str },
-    Here(&'a str),
+    Local(&'a str),
 }
 
-impl<'a> Place<'a> {
-    /// A colon makes it a VM's, unless a slash comes before it, as for scp.
+impl<'a> Operand<'a> {
+    /// Parses a path. As in scp, it is in a VM if it has a colon with no slash before it.
     fn parse(text: &'a str) -> Result<Self> {
         match text.split_once(':') {
-            _ if text.is_empty() => Err(Error::invalid("a path to copy is empty")),
-            Some(("", _)) => Err(Error::invalid(format!("`{}` names no VM before the colon", text.escape_debug()))
-                .hint("Write web:/path for a path in the VM `web`, and ./:path for a path of this machine.")),
+            _ if text.is_empty() => Err(Error::invalid("invalid path: it is empty")),
+            Some(("", _)) => {
+                Err(Error::invalid(format!("invalid path `{}`: no VM is named before the colon", text.escape_debug()))
+                    .hint("Write web:/path for a path in VM `web`, and ./:path for a path on this machine"))
+            }
             Some((vm, path)) if !vm.contains('/') => Ok(Self::Guest { vm, path }),
-            _ => Ok(Self::Here(text)),
+            _ => Ok(Self::Local(text)),
         }
     }
 }
@@ -89,45 +91,51 @@ impl<'a> Place<'a> {
 /// Copies files and folders between this machine and a VM. With `quiet`, no progress is shown.
 pub fn copy(host: &Host, new: &NewCopy, quiet: bool) -> Result<Copied> {
     new.user.as_deref().map_or(Ok(()), check_user)?;
-    let places = new.paths.iter().map(|path| Place::parse(path)).collect::<Result<Vec<_>>>()?;
-    let (vm, direction) = route(&places)?;
+    let operands = new.paths.iter().map(|path| Operand::parse(path)).collect::<Result<Vec<_>>>()?;
+    let (vm, direction) = route(&operands)?;
     let (listed, domain) = look_up(host, vm)?;
     require_whole(&domain)?;
     if !listed.state.is_active() {
-        return Err(Error::conflict(format!("the VM `{}` is {}", listed.name, listed.state))
-            .hint(format!("Start it: vmprov vm start {}", shell_words::quote(&listed.name))));
+        return Err(Error::conflict(format!("VM `{}` is {}", listed.name, listed.state)).hint(Hint::call_on_vm(
+            "Start it",
+            "vm_start",
+            &listed.name,
+        )));
     }
-    let (_, target) = way_in(host, &domain, new.user.as_deref())?.map_err(Unreached::into_error)?;
-    let operand = |place: &Place| match place {
-        Place::Guest { path, .. } => format!(":{path}"),
-        // scp would take what has a colon for another machine's.
-        Place::Here(path) if path.starts_with('/') => (*path).to_owned(),
-        Place::Here(path) => format!("./{path}"),
+    let (_, target) = ssh_target(host, &domain, new.user.as_deref())?.map_err(Unreached::into_error)?;
+    let for_scp = |operand: &Operand| match operand {
+        Operand::Guest { path, .. } => format!(":{path}"),
+        // scp would read a relative path with a colon as one on another machine.
+        Operand::Local(path) if path.starts_with('/') => (*path).to_owned(),
+        Operand::Local(path) => format!("./{path}"),
     };
     host.step(format!("copying {direction} {}", listed.name));
-    let operands: Vec<_> = places.iter().map(operand).collect();
-    let (status, complaint) = target.copy(&host.runner, &operands, quiet)?;
+    let operands: Vec<_> = operands.iter().map(for_scp).collect();
+    let (status, stderr) = target.copy(&host.runner, &operands, quiet)?;
     if status.code() == Some(255) {
-        return Err(Unreached::refused(&domain, &Refusal::new(&complaint)).into_error());
+        return Err(Unreached::refused(&domain, &Refusal::new(&stderr)).into_error());
     }
     if !status.success() {
-        return Err(failed(direction, &listed.name, &complaint));
+        return Err(failed(direction, &listed.name, &stderr));
     }
     let (target, sources) = new.paths.split_last().ok_or_else(|| Error::internal("nothing to copy"))?;
     Ok(Copied { status: "copied", vm: listed.name, direction, sources: sources.to_vec(), target: target.clone() })
 }
 
-/// Which VM is meant, and which way: exactly one side is a VM's.
-fn route<'a>(places: &[Place<'a>]) -> Result<(&'a str, Direction)> {
-    let form = "Copy into a VM (vmprov vm cp FILE… web:/path) or out of one (vmprov vm cp web:/path… FOLDER); \
-                a path of this machine that has a colon is written ./so.";
-    let refuse = |message: &str| Err(Error::invalid(message).hint(form));
-    let vm = |place: &Place<'a>| match place {
-        Place::Guest { vm, .. } => Some(*vm),
-        Place::Here(_) => None,
+/// Returns the VM and the direction. Either all sources or the destination must be in the VM.
+fn route<'a>(operands: &[Operand<'a>]) -> Result<(&'a str, Direction)> {
+    let refuse = |message: &str| {
+        Err(Error::invalid(message)
+            .hint(Hint::run("Copy into a VM", "vmprov vm cp FILE… web:/path"))
+            .hint(Hint::run("Copy out of a VM", "vmprov vm cp web:/path… FOLDER"))
+            .hint("Write ./ before a local path that has a colon"))
     };
-    let Some((last, sources)) = places.split_last().filter(|(_, sources)| !sources.is_empty()) else {
-        return refuse("there is nothing to copy, or nowhere to copy it to");
+    let vm = |operand: &Operand<'a>| match operand {
+        Operand::Guest { vm, .. } => Some(*vm),
+        Operand::Local(_) => None,
+    };
+    let Some((last, sources)) = operands.split_last().filter(|(_, sources)| !sources.is_empty()) else {
+        return refuse("a source and a destination are required");
     };
     match (vm(last), sources.iter().map(vm).collect::<Vec<_>>()) {
         (Some(vm), sources) if sources.iter().all(Option::is_none) => Ok((vm, Direction::Into)),
@@ -135,20 +143,22 @@ fn route<'a>(places: &[Place<'a>]) -> Result<(&'a str, Direction)> {
             Ok((sources[0].unwrap_or_default(), Direction::OutOf))
         }
         (None, sources) if sources.iter().all(Option::is_none) => refuse("none of the paths is in a VM"),
-        _ => refuse("the paths to copy are not all on one side, and the target on the other"),
+        _ => refuse("either all sources or only the destination must be in one VM"),
     }
 }
 
-fn failed(direction: Direction, vm: &str, complaint: &str) -> Error {
-    let code = match complaint {
+fn failed(direction: Direction, vm: &str, stderr: &str) -> Error {
+    let code = match stderr {
         text if text.contains("No such file or directory") => Code::NotFound,
         text if text.contains("ermission denied") => Code::Denied,
         _ => Code::ToolFailed,
     };
-    let words: Vec<_> = complaint.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let error = Error::new(code, format!("cannot copy everything {direction} the VM `{vm}`")).because(words.join("\n"));
+    let lines: Vec<_> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let error = Error::new(code, format!("cannot copy everything {direction} VM `{vm}`")).because(lines.join("\n"));
     match code {
-        Code::Denied => error.hint("Copy it as another user (--user), or by way of one of this user's folders."),
+        Code::Denied => error
+            .hint(Hint::set("Log in as another user", "user"))
+            .hint("Copy through a folder that the login user can access"),
         _ => error,
     }
 }
@@ -158,12 +168,12 @@ mod tests {
     use super::*;
 
     fn routed(paths: &[&str]) -> Result<(String, Direction)> {
-        let places = paths.iter().map(|path| Place::parse(path)).collect::<Result<Vec<_>>>()?;
-        route(&places).map(|(vm, direction)| (vm.to_owned(), direction))
+        let operands = paths.iter().map(|path| Operand::parse(path)).collect::<Result<Vec<_>>>()?;
+        route(&operands).map(|(vm, direction)| (vm.to_owned(), direction))
     }
 
     #[test]
-    fn one_side_is_a_vms() {
+    fn either_the_sources_or_the_destination_are_in_a_vm() {
         for (paths, vm, direction) in [
             (&["a", "web:/b"][..], "web", Direction::Into),
             (&["a", "./x:y", "web:"], "web", Direction::Into),

@@ -1,10 +1,11 @@
-//! Logging in: which address, which user, which keys, and whose host keys must answer.
+//! SSH logins: the address, the user, the keys and the expected host keys.
 
 use camino::Utf8PathBuf;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     model::{
         key::Key,
         record::{InjectedKey, VmRecord},
@@ -17,81 +18,85 @@ use crate::{
     tools::{exit_status, ssh::Target, virsh::Domain},
 };
 
-/// Opens an ssh session on a VM, or runs a command in it; returns ssh's exit status, which is the command's.
+/// Opens an ssh session on a VM, or runs a command in it. Returns ssh's exit status, which is the command's.
 pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String]) -> Result<i32> {
     let (listed, domain) = look_up(host, reference)?;
     require_whole(&domain)?;
     let login = Login::of(host, &domain, user)?;
-    let name = shell_words::quote(&listed.name);
     if !listed.state.is_active() {
-        return Err(Error::conflict(format!("the VM `{}` is {}", listed.name, listed.state))
-            .hint(format!("Start it: vmprov vm start {name}")));
+        return Err(Error::conflict(format!("VM `{}` is {}", listed.name, listed.state)).hint(Hint::call_on_vm(
+            "Start it",
+            "vm_start",
+            &listed.name,
+        )));
     }
     let addresses = address::of(host, &domain)?;
     let Some(address) = addresses.first() else {
-        return Err(Error::conflict(format!("the VM `{}` has no address yet", listed.name))
-            .hint(format!("Wait until it lets you in: vmprov vm wait {name} --for ssh")));
+        return Err(Error::conflict(format!("VM `{}` has no address yet", listed.name)).hint(Hint::call(
+            "Wait for SSH",
+            "vm_wait",
+            [("vm", listed.name.as_str()), ("for", "ssh")],
+        )));
     };
     login.at(address).session(&host.runner, command).map(exit_status)
 }
 
-/// Who logs in, with what, and what must answer.
+/// The user and keys of a login, and the host keys that the VM must have.
 #[derive(Debug, Clone)]
 pub(in crate::ops) struct Login {
     pub(in crate::ops) user: String,
-    /// The keys that are offered.
+    /// The keys to offer.
     pub(in crate::ops) keys: Vec<Offer>,
     host_keys: Vec<String>,
     uuid: Uuid,
 }
 
-/// A key that is offered.
+/// A key to offer.
 #[derive(Debug, Clone)]
 pub(in crate::ops) struct Offer {
-    /// The file of its private half, or of its public one where the private one is in an ssh agent.
+    /// The private key file, or the public key file if the private key is in an ssh agent.
     identity: Utf8PathBuf,
     name: String,
     fingerprint: String,
 }
 
-/// The keys as half a sentence.
+/// Lists the keys for a sentence.
 pub(in crate::ops) fn describe(keys: &[Offer]) -> String {
     let key = |key: &Offer| format!("`{}` ({})", key.name, key.fingerprint);
     keys.iter().map(key).collect::<Vec<_>>().join(" or ")
 }
 
 impl Login {
-    /// The login of a VM whose host keys vmprov knows, with the keys of the key store that it was given.
+    /// Returns the login of a VM whose host keys vmprov knows, with the VM's keys that are in the key store.
     pub(in crate::ops) fn of(host: &Host, domain: &Domain, user: Option<&str>) -> Result<Self> {
         let name = &domain.name;
         let no_host_keys = || {
-            Error::conflict(format!(
-                "vmprov does not know the host keys of the VM `{name}`, so it cannot tell it from another"
-            ))
-            .hint("It knows those of the VMs that it creates from an image. Use ssh itself for others.")
+            Error::conflict(format!("cannot verify VM `{name}`: its host keys are not known"))
+                .hint("Use ssh directly for VMs that vmprov did not create from an image")
         };
         let metadata =
             domain.metadata.as_ref().filter(|metadata| !metadata.host_keys.is_empty()).ok_or_else(no_host_keys)?;
         let user = user.or(metadata.user.as_deref()).ok_or_else(no_host_keys)?;
         let keys = offers(host, metadata);
         if keys.is_empty() {
-            let quoted = shell_words::quote(name);
-            let given: Vec<_> = metadata.keys.iter().map(|key| format!("`{}`", key.name)).collect();
-            let given = if given.is_empty() {
-                "it was given none".to_owned()
+            let injected: Vec<_> = metadata.keys.iter().map(|key| format!("`{}`", key.name)).collect();
+            let reason = if injected.is_empty() {
+                "the VM has no keys".to_owned()
             } else {
-                format!("it was given {}", given.join(", "))
+                format!("the VM's keys are {}", injected.join(", "))
             };
+            let inject = [("vm", json!(name)), ("restart", json!(true))];
             return Err(Error::not_found(format!(
-                "no key in {} lets you into the VM `{name}`: {given}",
+                "no key in {} is authorized in VM `{name}`: {reason}",
                 host.settings.key_dir
             ))
-            .hint(format!("Give it one: vmprov key generate KEY; vmprov inject {quoted} KEY --restart")));
+            .hint(Hint::call_any("Generate a key", "ssh_key_generate"))
+            .hint(Hint::call("Inject it", "vm_inject_ssh_key", inject)));
         }
         Ok(Self { user: user.to_owned(), keys, host_keys: metadata.host_keys.clone(), uuid: domain.uuid })
     }
 
-    /// The login at one of the VM's addresses.
+    /// Returns the SSH target for one of the VM's addresses.
     pub(in crate::ops) fn at(&self, address: &Address) -> Target {
         Target {
             address: address.address,
@@ -103,7 +108,7 @@ impl Login {
         }
     }
 
-    /// The same with one key alone, to prove that it is this one that lets in.
+    /// Returns the login with only this key, to verify that this key is accepted.
     pub(in crate::ops) fn with_only(self, key: &Key) -> Self {
         Self { keys: Offer::of(key).into_iter().collect(), ..self }
     }
@@ -116,11 +121,11 @@ impl Offer {
     }
 }
 
-/// The keys that a VM was given and the key store still has.
+/// Returns the VM's keys that the key store still has.
 fn offers(host: &Host, metadata: &VmRecord) -> Vec<Offer> {
     let offer = |key: &InjectedKey| {
         let stored = host.keys.get(&key.name.parse().ok()?).ok()?;
-        // A key of that name that was made anew since then lets nobody in.
+        // A key that was generated again under the same name is not the one in the VM.
         Offer::of(&stored).filter(|_| stored.fingerprint == key.fingerprint)
     };
     metadata.keys.iter().filter_map(offer).collect()

@@ -1,4 +1,4 @@
-//! How to get into a guest: its addresses, SSH, keys, commands and files.
+//! Access to a guest: its addresses, SSH logins, keys, commands and files.
 
 pub(in crate::ops) mod address;
 pub(in crate::ops) mod copy;

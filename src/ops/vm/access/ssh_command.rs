@@ -1,4 +1,4 @@
-//! `vm ssh-command`: the command that logs in to a VM, for whoever runs it elsewhere: a script, an editor, an agent.
+//! `vm ssh-command`: the ssh command that logs in to a VM, for use by a script, an editor or an agent.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     ops::{
         Host,
         vm::{access::ssh_config, access::ssh_config::Targets, find},
@@ -19,35 +19,36 @@ use crate::{
 pub struct SshCommand {
     /// The VM's name.
     pub vm: String,
-    /// The command, as a shell takes it; what is put behind it runs in the VM.
+    /// The command, quoted for a shell. Words appended to it run as a command in the VM.
     pub command: String,
-    /// The same as the program and its arguments.
+    /// The same command as a list: the program and its arguments.
     pub arguments: Vec<String>,
-    /// The user.
+    /// The login user.
     pub user: String,
-    /// The address.
+    /// The VM's address.
     pub address: String,
-    /// The port, where it is not ssh's own.
+    /// The port, if it is not 22.
     pub port: Option<u16>,
 }
 
-/// Puts the command together; the VM must be running and have an address. Whether ssh answers there is not tried.
+/// Returns the command. The VM must be running and have an address; the connection is not tested.
 pub fn ssh_command(host: &Host, reference: &str) -> Result<SshCommand> {
     let vm = find(host, reference)?.name;
     let Targets { known_hosts, mut vms } = ssh_config::targets(host, std::slice::from_ref(&vm))?;
-    let target = vms.pop().map_or_else(|| Err("it has gone".to_owned()), |(_, target)| target);
+    let target = vms.pop().map_or_else(|| Err("it no longer exists".to_owned()), |(_, target)| target);
     let target = target.map_err(|reason| {
-        let quoted = shell_words::quote(&vm);
-        Error::conflict(format!("the VM `{vm}` cannot be logged in to now"))
-            .because(reason)
-            .hint(format!("Wait until it can: vmprov vm wait {quoted} --for ssh"))
+        Error::conflict(format!("cannot log in to VM `{vm}`")).because(reason).hint(Hint::call(
+            "Wait for SSH",
+            "vm_wait",
+            [("vm", vm.as_str()), ("for", "ssh")],
+        ))
     })?;
     let arguments = target.command(&known_hosts);
     let command = arguments.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     Ok(SshCommand { vm, command, arguments, address: target.address.to_string(), port: target.port, user: target.user })
 }
 
-/// A word as a shell takes it, without quotes where it needs none: `$(…)` does not take them off.
+/// Quotes a word for a shell only if it needs quotes, because `$(…)` does not remove them.
 fn quoted(word: &str) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./_-".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) { word.into() } else { shell_words::quote(word) }

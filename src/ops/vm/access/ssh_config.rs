@@ -1,4 +1,5 @@
-//! `ssh-config`: what `~/.ssh/config` needs, so that ssh, rsync and editors find the VMs by name, with strict host keys.
+//! `ssh-config`: the entries of `~/.ssh/config` by which ssh, rsync and editors reach the VMs by name, with strict host
+//! key checking.
 
 use camino::Utf8PathBuf;
 use clap::Args;
@@ -20,11 +21,11 @@ use crate::{
     tools::{ssh::Target, virsh::Domain},
 };
 
-/// Which VMs ssh is to reach
+/// Selects the VMs
 #[derive(Debug, Clone, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct SshConfigOptions {
-    /// VMs, by name or UUID; all that can be logged in to where none is named
+    /// VMs, by name or UUID [default: every VM with SSH access]
     pub vm: Vec<String>,
 }
 
@@ -32,9 +33,9 @@ pub struct SshConfigOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SshConfig {
-    /// One for each VM that can be logged in to.
+    /// One entry for each VM that SSH can reach.
     pub hosts: Vec<SshHost>,
-    /// The VMs that cannot, and why.
+    /// The VMs without an entry, and why.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -44,38 +45,38 @@ pub struct SshConfig {
 pub struct SshHost {
     /// The VM's name.
     pub host: String,
-    /// Its address.
+    /// The VM's address.
     pub host_name: String,
-    /// The port, where it is not ssh's own.
+    /// The port, if it is not 22.
     pub port: Option<u16>,
-    /// The user.
+    /// The login user.
     pub user: String,
-    /// The private keys, or the public halves of those in an ssh agent.
+    /// The private key files, or public key files for keys in an ssh agent.
     pub identity_files: Vec<String>,
-    /// The name that the host keys have in the file.
+    /// The name of the host keys in the known-hosts file.
     pub host_key_alias: String,
-    /// The file with the host keys.
+    /// The known-hosts file.
     pub user_known_hosts_file: String,
 }
 
-/// A VM that ssh does not reach.
+/// A VM that SSH cannot reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LeftOut {
-    /// Its name.
+    /// The VM's name.
     pub vm: String,
-    /// Why.
+    /// Why SSH cannot reach it.
     pub reason: String,
 }
 
 /// How ssh reaches VMs, and the file with their host keys.
 pub(in crate::ops) struct Targets {
     pub(in crate::ops) known_hosts: Utf8PathBuf,
-    /// Each VM's name, and how it is reached or why not.
+    /// Each VM's name, and how ssh reaches it or why it cannot.
     pub(in crate::ops) vms: Vec<(String, Result<Target, String>)>,
 }
 
-/// Puts together what ssh needs for the VMs named, or for all. The host keys of all are written to a file of vmprov's.
+/// Returns how ssh reaches the named VMs, or all. Writes the host keys of all VMs to vmprov's known-hosts file.
 pub fn ssh_config(host: &Host, options: &SshConfigOptions) -> Result<SshConfig> {
     let Targets { known_hosts, vms } = targets(host, &options.vm)?;
     let mut config = SshConfig { hosts: Vec::new(), left_out: Vec::new() };
@@ -91,7 +92,7 @@ pub fn ssh_config(host: &Host, options: &SshConfigOptions) -> Result<SshConfig> 
                 user_known_hosts_file: known_hosts.to_string(),
             }),
             Err(reason) => {
-                host.progress.warn(&format!("`{vm}` is left out: {reason}"));
+                host.progress.warn(&format!("skipping `{vm}`: {reason}"));
                 config.left_out.push(LeftOut { vm, reason });
             }
         }
@@ -99,12 +100,12 @@ pub fn ssh_config(host: &Host, options: &SshConfigOptions) -> Result<SshConfig> 
     Ok(config)
 }
 
-/// How ssh reaches the VMs named, or all that there is something to say of.
+/// Returns how ssh reaches the named VMs, or all that vmprov created.
 pub(in crate::ops) fn targets(host: &Host, named: &[String]) -> Result<Targets> {
     let wanted = named.iter().map(|name| Ok(find(host, name)?.uuid)).collect::<Result<Vec<_>>>()?;
     let listed = host.virsh.domains()?;
-    let asked: Vec<_> = listed.iter().map(|domain| (domain.uuid, true)).collect();
-    let mut described = host.virsh.describe(&asked)?;
+    let requested: Vec<_> = listed.iter().map(|domain| (domain.uuid, true)).collect();
+    let mut described = host.virsh.describe(&requested)?;
     let domains = listed.iter().filter_map(|listed| Some((listed, described.remove(&listed.uuid)?.domain?)));
     let domains: Vec<_> = domains.collect();
     let keys =
@@ -117,7 +118,7 @@ pub(in crate::ops) fn targets(host: &Host, named: &[String]) -> Result<Targets> 
         if !host.caller.sees(&domain.name) {
             continue;
         }
-        // Of VMs that vmprov did not make there is nothing to say unless somebody asks.
+        // A VM that vmprov did not create is included only by name.
         if !is_named && (!wanted.is_empty() || domain.metadata.is_none()) {
             continue;
         }
@@ -133,8 +134,8 @@ pub(in crate::ops) fn targets(host: &Host, named: &[String]) -> Result<Targets> 
 
 fn target(host: &Host, domain: &Domain, leased: Option<Address>) -> Result<Target, String> {
     let login = Login::of(host, domain, None).map_err(|error| error.message)?;
-    // What is in no lease is asked for by itself.
-    let others = || address::of(host, domain).map(|known| known.into_iter().next());
-    let address = leased.map_or_else(others, |leased| Ok(Some(leased))).map_err(|error| error.message)?;
+    // An address that is in no lease needs a query for this VM alone.
+    let query = || address::of(host, domain).map(|known| known.into_iter().next());
+    let address = leased.map_or_else(query, |leased| Ok(Some(leased))).map_err(|error| error.message)?;
     Ok(login.at(&address.ok_or("it has no address yet")?))
 }

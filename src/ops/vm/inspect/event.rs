@@ -1,4 +1,4 @@
-//! `events`: what happens to VMs, as it happens.
+//! `events`: libvirt's events about VMs, as they occur.
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -11,36 +11,35 @@ use crate::{
     ops::{Host, vm::find},
 };
 
-/// The kinds that are of interest to whoever does not ask for all: what becomes of VMs and their agents, not each change of
-/// a statistic.
+/// The kinds that are reported by default: changes of VMs and their guest agents, but not of every statistic.
 pub const EVENT_KINDS: [&str; 6] =
     ["lifecycle", "agent-lifecycle", "reboot", "watchdog", "io-error-reason", "control-error"];
 
-/// Something that happened to a VM.
+/// An event of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
-    /// When (RFC 3339, UTC).
+    /// The time (RFC 3339, UTC).
     pub time: Timestamp,
     /// The VM's name.
     pub vm: String,
     /// libvirt's kind of event: `lifecycle`, `agent-lifecycle`, `reboot`, …
     pub kind: String,
-    /// What happened, in libvirt's words: `Started Booted`.
+    /// libvirt's description: `Started Booted`.
     pub detail: String,
 }
 
-/// Which events one wants.
+/// Selects events.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
-    /// Of this VM alone, by name or UUID.
+    /// Only events of this VM, by name or UUID.
     pub vm: Option<String>,
-    /// Every kind that libvirt knows.
+    /// Every kind that libvirt has, not only [`EVENT_KINDS`].
     pub all: bool,
 }
 
-/// Hands on what happens to VMs as it comes, until `on_event` says that it has enough, the limit is reached or somebody
-/// interrupts. One process of virsh listens, however many VMs there are.
+/// Calls `on_event` for each event, until it breaks, the time limit is reached, or an interrupt. A single virsh process
+/// listens, regardless of the number of VMs.
 pub fn events(
     host: &Host,
     filter: &EventFilter,
@@ -50,8 +49,8 @@ pub fn events(
     listen(host, filter, limit, || (), on_event)
 }
 
-/// The same for whoever has to know from when on they hear of everything: `on_connected` is told once libvirt has answered,
-/// and virsh listens within milliseconds of that.
+/// Like [`events`], and calls `on_connected` once libvirt has responded. virsh listens within milliseconds after that,
+/// so a caller knows from when on it receives every event.
 pub fn listen(
     host: &Host,
     filter: &EventFilter,

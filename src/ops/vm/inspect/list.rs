@@ -1,4 +1,4 @@
-//! What there is: the list, one VM, its addresses. A fixed number of processes, however many VMs there are.
+//! Listing VMs, and showing one. The number of processes is fixed, regardless of the number of VMs.
 
 use std::net::IpAddr;
 
@@ -19,42 +19,42 @@ use crate::{
     tools::virsh::{Domain, DomainSummary},
 };
 
-/// How much is said of each VM
+/// Selects the details of each VM
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ListOptions {
-    /// Only libvirt's own figures, which is faster: name, uuid, state, memory, vcpus, autostart
+    /// Show only name, uuid, state, memory, vcpus and autostart, which is faster
     #[arg(long)]
     pub brief: bool,
 }
 
-/// Lists every VM of the connection, vmprov's own and others.
+/// Lists every VM of the connection, including those that vmprov did not create.
 pub fn list(host: &Host, options: ListOptions) -> Result<Vms> {
     let ListOptions { brief } = options;
     let listed = visible(host)?;
-    // A running VM's addresses are found by its MAC addresses, which its XML has; so is what statistics lack.
-    let lacks = |domain: &DomainSummary| domain.memory_mib.is_none() || domain.vcpus.is_none();
-    let whole = |domain: &DomainSummary| lacks(domain) || (!brief && domain.state.is_active());
-    let asked = listed.iter().filter(|domain| !brief || lacks(domain));
-    let asked: Vec<_> = asked.map(|domain| (domain.uuid, whole(domain))).collect();
-    let described = host.virsh.describe(&asked)?;
+    // The XML has the MAC addresses by which a running VM's addresses are found, and figures that statistics lack.
+    let lacks_figures = |domain: &DomainSummary| domain.memory_mib.is_none() || domain.vcpus.is_none();
+    let needs_xml = |domain: &DomainSummary| lacks_figures(domain) || (!brief && domain.state.is_active());
+    let requested = listed.iter().filter(|domain| !brief || lacks_figures(domain));
+    let requested: Vec<_> = requested.map(|domain| (domain.uuid, needs_xml(domain))).collect();
+    let described = host.virsh.describe(&requested)?;
     let any_active = listed.iter().any(|domain| domain.state.is_active());
     let leases = if any_active && !brief { host.virsh.leases()? } else { Vec::new() };
     let mut vms = Vec::with_capacity(listed.len());
     for listed in &listed {
         let (domain, metadata) = match described.get(&listed.uuid) {
             Some(known) => (known.domain.as_ref(), known.metadata.as_ref()),
-            None if brief && !lacks(listed) => (None, None),
-            None => continue, // it has gone since it was listed
+            None if brief && !lacks_figures(listed) => (None, None),
+            None => continue, // it was removed after it was listed
         };
         vms.push(report(listed, domain, (!brief).then_some((metadata, &leases[..]))));
     }
     Ok(Vms { vms })
 }
 
-/// Puts together what is known of a VM; `beyond` is what vmprov knows beyond libvirt's figures.
-fn report(listed: &DomainSummary, domain: Option<&Domain>, beyond: Option<(Option<&VmRecord>, &[Address])>) -> Vm {
-    let known = beyond.map(|(metadata, leases)| Known {
+/// Returns the report of a VM; `details` is what a brief report leaves out.
+fn report(listed: &DomainSummary, domain: Option<&Domain>, details: Option<(Option<&VmRecord>, &[Address])>) -> Vm {
+    let known = details.map(|(metadata, leases)| Known {
         managed: metadata.is_some(),
         incomplete: metadata.is_some_and(VmRecord::is_incomplete),
         image: metadata.and_then(|metadata| metadata.image.as_ref()).map(|image| image.source.clone()),
@@ -81,14 +81,14 @@ pub(in crate::ops) fn ips(addresses: &[Address]) -> Vec<IpAddr> {
     addresses.iter().map(|address| address.address).collect()
 }
 
-/// One VM as the list has it.
+/// Returns one VM as it is in the list.
 pub(in crate::ops) fn one(host: &Host, listed: &DomainSummary) -> Result<Vm> {
     let domain = host.virsh.domain(listed.uuid)?;
     let addresses = if listed.state.is_active() { address::of(host, &domain)? } else { Vec::new() };
     Ok(report(listed, Some(&domain), Some((domain.metadata.as_ref(), &addresses))))
 }
 
-/// Everything there is to know of a VM.
+/// Returns every detail of a VM.
 pub fn info(host: &Host, reference: &str) -> Result<VmInfo> {
     let (listed, domain) = look_up(host, reference)?;
     let addresses = if listed.state.is_active() { address::of(host, &domain)? } else { Vec::new() };
@@ -120,11 +120,11 @@ pub fn info(host: &Host, reference: &str) -> Result<VmInfo> {
     })
 }
 
-/// What vmprov knows of every VM: for cleaning up.
+/// Returns every VM that has a record of vmprov's, for cleaning up.
 pub(in crate::ops) fn known(host: &Host) -> Result<Vec<(DomainSummary, VmRecord)>> {
     let listed = host.virsh.domains()?;
-    let asked: Vec<_> = listed.iter().map(|domain| (domain.uuid, false)).collect();
-    let mut described = host.virsh.describe(&asked)?;
+    let requested: Vec<_> = listed.iter().map(|domain| (domain.uuid, false)).collect();
+    let mut described = host.virsh.describe(&requested)?;
     let with_metadata = |listed: DomainSummary| {
         let metadata = described.remove(&listed.uuid)?.metadata?;
         Some((listed, metadata))

@@ -1,4 +1,4 @@
-//! What can be seen of a VM without changing it.
+//! Read-only views of VMs: lists, consoles, events and screenshots.
 
 pub(in crate::ops) mod console;
 pub(in crate::ops) mod event;

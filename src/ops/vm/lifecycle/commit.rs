@@ -1,4 +1,4 @@
-//! `commit`: a base image out of a VM that does not run, without what made it that one VM.
+//! `commit`: makes a base image of a VM that is shut off, without the guest's identity.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::{image::ImageName, record::VolumeRole},
     ops::{
         Host, accelerator,
@@ -32,50 +32,45 @@ use crate::{
     },
 };
 
-/// What the copy of a disk is called while it is one; `gc` knows it by that.
+/// The prefix of the names of temporary copies of disks, by which `gc` finds them.
 const COPY: &str = "vmprov-commit-";
 
-/// How the file's name begins that the copy is downloaded into.
+/// The prefix of the names of the files that copies are downloaded into.
 const FILE: &str = "commit-";
 
-/// More layers than any disk has.
-const MOST_LAYERS: usize = 200;
+/// The maximum number of layers to follow, which is more than any disk has.
+const MAX_LAYERS: usize = 200;
 
 /// Describes the image to make
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewCommit {
-    // The completers put an argument behind the others unless it has its place.
+    // Without an index, the shell completions put this argument after the others.
     /// VM, by name or UUID; it must be shut off
     #[arg(index = 1)]
     #[schema(min_length = 1, max_length = 255)]
     pub vm: String,
 
-    /// Name to give the image, as in golden or golden:2
+    /// Name for the image, as in golden or golden:2
     #[arg(index = 2)]
     pub image: ImageName,
 }
 
-/// Makes a base image of a VM's disk. The VM stays as it is.
+/// Makes a base image of a VM's disk. This does not change the VM.
 pub fn commit(host: &Host, new: &NewCommit) -> Result<Image> {
     let (listed, domain) = look_up(host, &new.vm)?;
     let lease = crate::ops::vm::lock(host, &listed.name)?;
     let host = &lease.host;
     require_whole(&domain)?;
-    let name = shell_words::quote(&listed.name);
+    let name = &listed.name;
     if listed.state.is_active() {
-        return Err(Error::conflict(format!(
-            "the VM `{}` is {}: its disk may change meanwhile",
-            listed.name, listed.state
-        ))
-        .hint(format!("Shut it down first: vmprov vm stop {name}")));
+        let message = format!("VM `{name}` is {}: its disk may change while it is copied", listed.state);
+        return Err(Error::conflict(message).hint(Hint::call_on_vm("Shut it down first", "vm_stop", name)));
     }
     if host.virsh.has_managed_save(listed.uuid)? {
-        return Err(Error::conflict(format!(
-            "the VM `{}` was saved while it ran: its disk is not at rest",
-            listed.name
-        ))
-        .hint(format!("Start it and shut it down: vmprov vm start {name}; vmprov vm stop {name}")));
+        return Err(Error::conflict(format!("VM `{name}` has a saved state: its disk is not consistent"))
+            .hint(Hint::call_on_vm("Start it first", "vm_start", name))
+            .hint(Hint::call_on_vm("Shut it down afterwards", "vm_stop", name)));
     }
     let _reserved = image::reserve(host, &new.image)?;
     guestfs::check(&host.runner)?;
@@ -86,7 +81,7 @@ pub fn commit(host: &Host, new: &NewCommit) -> Result<Image> {
     keep(host, new, &domain, &file)
 }
 
-/// The pool and the name of the volume that the VM boots from.
+/// Returns the pool and the name of the volume that the VM boots from.
 fn disk(host: &Host, domain: &Domain) -> Result<(String, String)> {
     let owned = domain.metadata.iter().flat_map(|metadata| &metadata.volumes);
     let seeds: Vec<_> =
@@ -97,16 +92,16 @@ fn disk(host: &Host, domain: &Domain) -> Result<(String, String)> {
         .filter_map(|disk| disk.source.as_deref())
         .filter(|source| !seeds.contains(&file_name(source).as_str()));
     let Some(source) = disks.next() else {
-        return Err(Error::conflict(format!("the VM `{}` has no disk", domain.name)));
+        return Err(Error::conflict(format!("VM `{}` has no disk", domain.name)));
     };
     for other in disks {
-        host.progress.warn(&format!("only `{source}` is taken into the image, not `{other}`"));
+        host.progress.warn(&format!("the image contains only `{source}`, not `{other}`"));
     }
     if let Some((pool, volume)) = source.split_once('/').filter(|(pool, _)| !pool.is_empty()) {
         return Ok((pool.to_owned(), volume.to_owned()));
     }
     let known = match host.virsh.volume_of(source)? {
-        // An external snapshot's layer is a file that libvirt has not looked for yet.
+        // libvirt does not know the overlay of an external snapshot before the pool is refreshed.
         None => {
             host.virsh.refresh_pools()?;
             host.virsh.volume_of(source)?
@@ -116,21 +111,18 @@ fn disk(host: &Host, domain: &Domain) -> Result<(String, String)> {
     known.ok_or_else(|| {
         let folder = Utf8PathBuf::from(source);
         let folder = folder.parent().map(ToString::to_string).unwrap_or_default();
-        Error::conflict(format!("the disk `{source}` of the VM `{}` is in no active storage pool", domain.name)).hint(
-            format!(
-                "Make its folder one: virsh pool-create-as vmprov-tmp dir --target {}",
-                shell_words::quote(&folder)
-            ),
-        )
+        let create = format!("virsh pool-create-as vmprov-tmp dir --target {}", shell_words::quote(&folder));
+        Error::conflict(format!("the disk `{source}` of VM `{}` is not in an active storage pool", domain.name))
+            .hint(Hint::run("Create a pool for its directory", create))
     })
 }
 
-/// Copies the disk and all that it builds on into one file of this machine. libvirt does the reading, which needs no
-/// right to the files.
+/// Copies the disk and its backing chain into one local file. libvirt reads them, so this process needs no access to
+/// the files.
 fn copy(host: &Host, image: &ImageName, pool: &str, volume: &str) -> Result<Temporary> {
     let unique = Uuid::new_v4().simple().to_string();
     let clone = format!("{COPY}{unique}.qcow2");
-    let _ours = Lease::take(host, &lease_name(pool, &clone), Duration::ZERO)?;
+    let _lease = Lease::take(host, &lease_name(pool, &clone), Duration::ZERO)?;
     let file = Temporary::new(&image::downloads(host), &format!("{FILE}{unique}"))?;
     let delete = {
         let (host, pool, clone) = (host.uncancellable(), pool.to_owned(), clone.clone());
@@ -138,7 +130,7 @@ fn copy(host: &Host, image: &ImageName, pool: &str, volume: &str) -> Result<Temp
     };
     undoing(|undo| {
         host.step("copying the VM's disk");
-        require_room_for_copy(host, image, pool, volume)?;
+        require_space_for_copy(host, image, pool, volume)?;
         undo.push(format!("volume `{clone}`"), delete.clone());
         host.virsh.clone_volume(pool, volume, &clone)?;
         let size = host.virsh.volume(pool, &clone)?.map(|volume| volume.allocation).unwrap_or_default();
@@ -149,18 +141,18 @@ fn copy(host: &Host, image: &ImageName, pool: &str, volume: &str) -> Result<Temp
     Ok(file)
 }
 
-/// Refuses a copy that the pool or the quota has no room for: it holds at most what the layers hold together.
-fn require_room_for_copy(host: &Host, image: &ImageName, pool: &str, volume: &str) -> Result<()> {
+/// Refuses a copy that does not fit into the pool or the quota. Its size is at most that of all layers together.
+fn require_space_for_copy(host: &Host, image: &ImageName, pool: &str, volume: &str) -> Result<()> {
     let storage = host.virsh.storage(false)?;
     let mut next = storage.volumes.iter().find(|known| known.pool == pool && known.name == volume);
     let (mut size, mut layers) = (0, 0);
-    while let Some(layer) = next.filter(|_| layers < MOST_LAYERS) {
+    while let Some(layer) = next.filter(|_| layers < MAX_LAYERS) {
         size += layer.allocation;
         layers += 1;
         next = storage.volumes.iter().find(|known| Some(&known.path) == layer.backing.as_ref());
     }
-    host.allowance.take_image(&image::companion(host, image), size)?;
-    host.virsh.pool(pool)?.map_or(Ok(()), |pool| image::require_room(host, &pool, size))
+    host.allowance.take_image(&image::manifest(host, image), size)?;
+    host.virsh.pool(pool)?.map_or(Ok(()), |pool| image::require_space(host, &pool, size))
 }
 
 fn keep(host: &Host, new: &NewCommit, domain: &Domain, file: &Temporary) -> Result<Image> {
@@ -170,9 +162,8 @@ fn keep(host: &Host, new: &NewCommit, domain: &Domain, file: &Temporary) -> Resu
     let sha256 = Sums::of(&file.path, &[], &host.runner.cancel)?.sha256();
     let pool = prepare::pool(host, host.virsh.pool(&host.settings.pool)?.as_ref())?;
     let user = domain.metadata.as_ref().and_then(|metadata| metadata.user.clone());
-    let stood_on =
-        domain.metadata.as_ref().and_then(|metadata| metadata.image.as_ref()).map(|image| image.base.clone());
-    let made = image::Made { file: &file.path, sha256, virtual_size: info.virtual_size, user, stood_on };
+    let base = domain.metadata.as_ref().and_then(|metadata| metadata.image.as_ref()).map(|image| image.base.clone());
+    let made = image::Made { file: &file.path, sha256, virtual_size: info.virtual_size, user, base };
     image::keep_made(host, &pool, &new.image, made)
 }
 
@@ -180,7 +171,7 @@ fn lease_name(pool: &str, clone: &str) -> String {
     format!("the volume `{clone}` of pool `{pool}`")
 }
 
-/// Removes what killed commits left: copies in the pools, as `pool/volume`, and files of this machine.
+/// Removes the leftovers of interrupted commits: copies in the pools, as `pool/volume`, and local files.
 pub(in crate::ops) fn remove_copies(host: &Host) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for (pool, copy) in copies(host)? {
@@ -194,7 +185,7 @@ pub(in crate::ops) fn remove_copies(host: &Host) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// The copies in the pools that nobody is making, each with its pool.
+/// Returns the copies in the pools that no running commit uses, each with its pool.
 pub(in crate::ops) fn copies(host: &Host) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     for pool in host.virsh.active_pools()? {

@@ -1,12 +1,13 @@
-//! `delete`: the domain, and exactly the volumes that it owns.
+//! `delete`: deletes a domain and exactly the volumes that it owns.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::record::{OwnedVolume, Phase, VmRecord},
     ops::{
         Host,
@@ -15,30 +16,30 @@ use crate::{
     tools::virsh::Domain,
 };
 
-/// What else may be deleted
+/// Describes what a deletion includes
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct DeleteOptions {
-    /// Also VMs that vmprov did not make; their disks are kept
+    /// Also delete VMs that vmprov does not manage; their disks are kept
     #[arg(long)]
     pub unmanaged: bool,
 
-    /// A VM that is not there is no failure
+    /// Succeed if the VM does not exist
     #[arg(long)]
     pub ignore_missing: bool,
 }
 
-/// What came of deleting a VM.
+/// The result of deleting a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Deleted {
-    /// `deleted`, or `missing` where there was none and that is no failure.
+    /// `deleted`, or `missing` if the VM did not exist and `ignoreMissing` was set.
     pub status: &'static str,
-    /// The VM, as it was called.
+    /// The VM's name.
     pub vm: String,
-    /// The volumes that were deleted with it, as `pool/volume`.
+    /// The volumes that were deleted with the VM, as `pool/volume`.
     pub deleted: Vec<String>,
-    /// The files and volumes that were attached to it and belong to others: they are kept.
+    /// The files and volumes that were attached to the VM but do not belong to it, and are kept.
     pub kept: Vec<String>,
 }
 
@@ -52,12 +53,15 @@ pub fn delete(host: &Host, reference: &str, options: DeleteOptions) -> Result<De
     };
     let lease = lock(host, &listed.name)?;
     let host = &lease.host;
-    // As it will be at its next start: a running VM may still have a disk that its configuration has lost.
+    // The persistent configuration counts: a running VM may still use a disk that has been removed from it.
     let domain = host.virsh.persistent_domain(listed.uuid)?;
     if domain.metadata.is_none() && !options.unmanaged {
-        let name = shell_words::quote(&listed.name);
-        return Err(Error::conflict(format!("vmprov did not make the VM `{}`, so it does not delete it", listed.name))
-            .hint(format!("To remove it and keep its disks: vmprov vm delete {name} --unmanaged")));
+        let members = [("vm", json!(listed.name)), ("unmanaged", json!(true))];
+        return Err(Error::conflict(format!("VM `{}` is not managed by vmprov", listed.name)).hint(Hint::call(
+            "Delete it but keep its disks",
+            "vm_delete",
+            members,
+        )));
     }
     require_unprotected(&listed.name, domain.metadata.as_ref())?;
     host.step(format!("deleting {}", listed.name));
@@ -70,9 +74,9 @@ pub fn delete(host: &Host, reference: &str, options: DeleteOptions) -> Result<De
     })
 }
 
-/// Removes a domain, running or not, and the volumes that go with it; returns those that were there. Its lease is held.
-/// What others depend on is refused before anything is changed. The domain goes last, so that it still says what to remove
-/// when this is cut short; what is gone already is no failure.
+/// Removes a domain, running or not, and its volumes; returns the volumes that existed. The caller holds the lease.
+/// Refuses volumes that others depend on before changing anything. Removes the domain last, so that after an
+/// interruption it still tells what to remove. Ignores what is already gone.
 pub(in crate::ops) fn remove(host: &Host, uuid: Uuid, metadata: Option<&VmRecord>) -> Result<Vec<OwnedVolume>> {
     let metadata = metadata.filter(|metadata| !metadata.volumes.is_empty());
     let volumes = metadata.map(|metadata| removal::volumes_of(host, uuid, metadata)).transpose()?.unwrap_or_default();
@@ -85,7 +89,7 @@ pub(in crate::ops) fn remove(host: &Host, uuid: Uuid, metadata: Option<&VmRecord
     if let Some(metadata) = metadata {
         let deleting = VmRecord { phase: Phase::Deleting, volumes: volumes.clone(), ..metadata.clone() };
         match host.virsh.set_metadata(uuid, &deleting, false) {
-            Err(error) if error.code == Code::NotFound => {} // it was undefined while it ran
+            Err(error) if error.code == Code::NotFound => {} // It was undefined while it was running.
             result => result?,
         }
         for volume in volumes {
@@ -101,7 +105,7 @@ pub(in crate::ops) fn remove(host: &Host, uuid: Uuid, metadata: Option<&VmRecord
     Ok(deleted)
 }
 
-/// Deletes a volume, starting its pool where that is needed; true when it was there.
+/// Deletes a volume, and starts its pool if necessary. Returns whether the volume existed.
 fn delete_volume(host: &Host, volume: &OwnedVolume) -> Result<bool> {
     match host.virsh.delete_volume(&volume.pool, &volume.name) {
         Err(error) if error.code == Code::Conflict => {
@@ -112,7 +116,7 @@ fn delete_volume(host: &Host, volume: &OwnedVolume) -> Result<bool> {
     }
 }
 
-/// What was attached and does not belong to the VM.
+/// Returns the disks that were attached and do not belong to the VM.
 fn kept(domain: &Domain, deleted: &[OwnedVolume]) -> Vec<String> {
     let owned = |source: &str| {
         let name = source.rsplit('/').next().unwrap_or(source);

@@ -1,4 +1,4 @@
-//! What the host can give a VM: the same bounds for one that is made and one that is changed.
+//! Checks a VM's resources against the host's limits, both at creation and when a VM is changed.
 
 use crate::{
     error::{Error, Result},
@@ -7,7 +7,7 @@ use crate::{
     tools::virsh::Limits,
 };
 
-/// Refuses more virtual CPUs than the host can give, and warns of more memory than it has.
+/// Refuses more virtual CPUs than the host allows, and warns about more memory than it has.
 pub(in crate::ops) fn check_host_limits(
     host: &Host,
     vcpus: Option<u32>,
@@ -15,16 +15,13 @@ pub(in crate::ops) fn check_host_limits(
     limits: Limits,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    if let Some((vcpus, most)) = vcpus.zip(limits.vcpus).filter(|(vcpus, most)| vcpus > most) {
-        let message = format!("{vcpus} virtual CPUs are more than the {most} that this host can give a VM");
+    if let Some((vcpus, max)) = vcpus.zip(limits.vcpus).filter(|(vcpus, max)| vcpus > max) {
+        let message = format!("{vcpus} virtual CPUs exceed this host's maximum of {max} for a VM");
         return Err(Error::invalid(message));
     }
-    if let Some((memory, most)) = memory.zip(limits.memory_mib).filter(|(memory, most)| memory.mib() > *most) {
-        let most = human(most << 20);
-        host.warn(
-            warnings,
-            format!("{memory} of memory are more than the {most} that the host has: the VM may be killed"),
-        );
+    if let Some((memory, total)) = memory.zip(limits.memory_mib).filter(|(memory, total)| memory.mib() > *total) {
+        let total = human(total << 20);
+        host.warn(warnings, format!("{memory} of memory exceeds the host's {total}: the VM may be killed"));
     }
     Ok(())
 }

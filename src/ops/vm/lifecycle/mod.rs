@@ -1,4 +1,4 @@
-//! What creates, changes and removes a VM.
+//! Operations that create, change and delete VMs.
 
 pub(in crate::ops) mod commit;
 pub(in crate::ops) mod create;

@@ -1,13 +1,14 @@
-//! `start`, `stop`, `restart`: they return when it is so, and say what the state truly is.
+//! `start`, `stop` and `restart`. Each returns when it is done, and reports the VM's actual state.
 
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::{
         limit::Limit,
         record::{VmRecord, VolumeRole},
@@ -20,29 +21,29 @@ use crate::{
     tools::virsh::{Domain, DomainSummary},
 };
 
-/// How often a guest is asked again to shut down. One that is just booting does not listen yet, and some lose it.
+/// How often the shutdown request is repeated. A guest that is still booting may ignore the first one.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
-/// How long a guest may take to shut down when nobody says.
+/// The default time for a guest to shut down.
 pub const STOP_LIMIT: Duration = Duration::from_mins(1);
 
-/// How long a VM that is on its way down is waited for before it is started.
-const GOING_DOWN: Duration = Duration::from_mins(2);
+/// How long `start` waits for a VM that is shutting down.
+const SHUTDOWN_WAIT: Duration = Duration::from_mins(2);
 
-/// How a VM is stopped
+/// How to stop a VM
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct StopOptions {
-    /// Power off what has not shut down in time; at once where no --timeout is given
+    /// Power off the VM if the guest does not shut down in time (at once without `timeout`)
     #[arg(long)]
     pub force: bool,
 
-    /// How long the guest may take to shut down [default: 60s]
+    /// Time for the guest to shut down [default: 60s]
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<Limit>,
 }
 
-/// What came of starting or stopping a VM.
+/// The result of starting, stopping or restarting a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
@@ -50,11 +51,11 @@ pub struct Changed {
     pub status: &'static str,
     /// The VM's name.
     pub vm: String,
-    /// Its state now.
+    /// The VM's state.
     pub state: State,
-    /// Whether anything had to be done.
+    /// Whether anything was changed.
     pub changed: bool,
-    /// Whether it was powered off instead of shutting down.
+    /// Whether the VM was powered off instead of shut down by its guest.
     pub forced: bool,
 }
 
@@ -64,7 +65,7 @@ impl Changed {
     }
 }
 
-/// Starts a VM. One that is on its way down is waited for first; one that sleeps or is paused goes on.
+/// Starts a VM. Waits first for a VM that is shutting down; resumes one that is paused or suspended.
 pub fn start(host: &Host, reference: &str) -> Result<Changed> {
     start_listed(host, &find(host, reference)?)
 }
@@ -81,10 +82,10 @@ fn start_listed(host: &Host, listed: &DomainSummary) -> Result<Changed> {
             return Ok(Changed::new("started", listed, state, false));
         }
         State::Running | State::Blocked | State::ShuttingDown => {
-            host.step(format!("waiting until {} is down", listed.name));
-            if wait_for_state(host, uuid, GOING_DOWN, |state| !state.is_active())?.is_none() {
-                let (name, seconds) = (&listed.name, GOING_DOWN.as_secs());
-                host.progress.warn(&format!("`{name}` was asked to shut down and still runs after {seconds} s"));
+            host.step(format!("waiting for {} to shut down", listed.name));
+            if wait_for_state(host, uuid, SHUTDOWN_WAIT, |state| !state.is_active())?.is_none() {
+                let (name, seconds) = (&listed.name, SHUTDOWN_WAIT.as_secs());
+                host.progress.warn(&format!("`{name}` is still running {seconds} s after a shutdown request"));
                 host.virsh.unmark_stopping(uuid)?;
                 return Ok(Changed::new("started", listed, host.virsh.state(uuid)?, false));
             }
@@ -101,7 +102,7 @@ fn start_listed(host: &Host, listed: &DomainSummary) -> Result<Changed> {
     Ok(Changed::new("started", listed, host.virsh.state(uuid)?, true))
 }
 
-/// Deletes the seeds that an inject has replaced while the VM ran with them.
+/// Deletes the seeds that an injection replaced while the VM was running with them.
 fn remove_old_seeds(host: &Host, before: &Domain) -> Result<()> {
     let Some(metadata) = &before.metadata else { return Ok(()) };
     let is_seed = |volume: &&crate::model::record::OwnedVolume| volume.role == VolumeRole::Seed;
@@ -120,9 +121,9 @@ fn remove_old_seeds(host: &Host, before: &Domain) -> Result<()> {
     host.virsh.set_metadata(before.uuid, &metadata, true)
 }
 
-/// Stops a VM: asks the guest, asks again, and waits until it is down. With `force`, it is powered off when it is not
-/// down in time; without a limit, at once. It takes no lock: who waits for a guest must not keep another from
-/// powering it off.
+/// Stops a VM: requests a shutdown, repeats the request, and waits until the VM is down. With `force`, powers it off if
+/// it is not down in time, or at once without a time limit. This takes no lease: waiting for a guest must not prevent
+/// others from powering it off.
 pub fn stop(host: &Host, reference: &str, options: StopOptions) -> Result<Changed> {
     stop_listed(host, &find(host, reference)?, options)
 }
@@ -143,20 +144,20 @@ fn stop_listed(host: &Host, listed: &DomainSummary, options: StopOptions) -> Res
     if !force {
         let state = state_or_gone(host, uuid)?;
         let name = &listed.name;
-        let message = format!("the VM `{name}` did not shut down within {} s: it is {state}", limit.as_secs());
-        let name = shell_words::quote(name);
+        let message = format!("VM `{name}` did not shut down within {} s: it is {state}", limit.as_secs());
         return Err(Error::new(Code::Timeout, message)
-            .hint(format!("Give it longer (--timeout 5m), or power it off: vmprov vm stop {name} --force")));
+            .hint(Hint::set_to("Raise the time limit", "timeout", "5m"))
+            .hint(Hint::call("Power it off", "vm_stop", [("vm", json!(name)), ("force", json!(true))])));
     }
-    host.step(format!("powering {} off", listed.name));
+    host.step(format!("powering off {}", listed.name));
     unless_down(host.virsh.destroy(uuid))?;
     stopped(true)
 }
 
-/// Asks the guest to shut down until it is down or the time is up; true when it is down.
+/// Requests a shutdown repeatedly until the VM is down or the time limit is reached. Returns whether the VM is down.
 fn ask_to_shut_down(host: &Host, listed: &DomainSummary, limit: Duration) -> Result<bool> {
     let deadline = Instant::now() + limit;
-    host.step(format!("waiting until {} has shut down", listed.name));
+    host.step(format!("waiting for {} to shut down", listed.name));
     let mut up = unless_down(host.virsh.mark_stopping(listed.uuid))?;
     while up {
         up = unless_down(host.virsh.shutdown(listed.uuid))?;
@@ -171,7 +172,7 @@ fn ask_to_shut_down(host: &Host, listed: &DomainSummary, limit: Duration) -> Res
     Ok(true)
 }
 
-/// What was done to a running VM; false when it had gone down by itself just before.
+/// Returns true if a call on a running VM succeeded, and false if the VM had just stopped by itself.
 fn unless_down(result: Result<()>) -> Result<bool> {
     match result {
         Ok(()) => Ok(true),
@@ -180,8 +181,8 @@ fn unless_down(result: Result<()>) -> Result<bool> {
     }
 }
 
-/// Stops a VM as [`stop`] does and starts it again, so that it comes up with its present configuration and seed, which
-/// a reboot from inside does not do.
+/// Stops a VM as [`stop`] does and starts it again. So it runs with its current configuration and seed, which a reboot
+/// from inside the guest does not achieve.
 pub fn restart(host: &Host, reference: &str, options: StopOptions) -> Result<Changed> {
     restart_listed(host, &find(host, reference)?, options)
 }

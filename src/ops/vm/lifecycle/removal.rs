@@ -1,4 +1,4 @@
-//! Which volumes go with a VM, and what depends on them.
+//! Finds the volumes that are deleted with a VM, and what depends on them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -14,24 +14,25 @@ use crate::{
     tools::virsh::{NamedFile, Storage, StoredVolume},
 };
 
-/// Returns the volumes that go with a VM, in the order in which they can be deleted: each before what it builds on. These
-/// are the volumes that it owns, the layers that snapshots have put on top of them, and old logs of its console.
+/// Returns the volumes to delete with a VM, in an order that is safe: each overlay before its backing volume. These are
+/// the volumes that it owns, the overlays that snapshots have put on top of them, and rotated logs of its console.
 ///
 /// # Errors
-/// [`Code::Conflict`] when the backing chain of another domain, snapshot or volume names one of them: deleting it would
-/// destroy what others hold.
+/// [`Code::Conflict`] if the backing chain of another domain, snapshot or volume contains one of them. Deleting that
+/// volume would destroy their data.
 pub(in crate::ops) fn volumes_of(host: &Host, uuid: Uuid, metadata: &VmRecord) -> Result<Vec<OwnedVolume>> {
-    let storage = look(host)?;
+    let storage = read_storage(host)?;
     let chains = Chains::new(host, &storage);
-    let found = Found::look(&storage, &chains, uuid, metadata);
+    let found = Found::search(&storage, &chains, uuid, metadata);
     let dependents = found.dependents(&storage, &chains, uuid);
     if !dependents.is_empty() {
         let dependents: Vec<_> = dependents.iter().map(ToString::to_string).collect();
-        return Err(Error::conflict("cannot delete the VM's volumes: others depend on them")
+        return Err(Error::conflict("cannot delete the VM's volumes: other resources depend on them")
             .because(dependents.join("; "))
-            .hint("Delete those first, or make them independent of it (virsh blockpull, qemu-img rebase)."));
+            .hint("Delete those resources first")
+            .hint("Alternatively, make them independent with `virsh blockpull` or `qemu-img rebase`"));
     }
-    // One that libvirt has not listed may be there all the same.
+    // A volume that libvirt has not listed may still exist.
     let known: HashSet<_> = found.layers.iter().map(|(volume, _)| (&*volume.pool, &*volume.name)).collect();
     let unknown = metadata.volumes.iter().rev().filter(|volume| !known.contains(&(&*volume.pool, &*volume.name)));
     let unknown: Vec<_> = unknown.cloned().collect();
@@ -43,24 +44,24 @@ pub(in crate::ops) fn volumes_of(host: &Host, uuid: Uuid, metadata: &VmRecord) -
     Ok(layers.chain(unknown).collect())
 }
 
-/// Reads what can use a volume. A pool that is just being uploaded into cannot look for new files.
-fn look(host: &Host) -> Result<Storage> {
+/// Reads everything that can use a volume. A pool cannot be refreshed during an upload into it.
+fn read_storage(host: &Host) -> Result<Storage> {
     match host.virsh.storage(true) {
         Err(error) if error.code == Code::Busy => host.virsh.storage(false),
         storage => storage,
     }
 }
 
-/// The volumes of a VM, as they were found.
+/// The volumes of a VM.
 struct Found<'s> {
-    /// Each before what it builds on.
+    /// The volumes with their roles; each overlay comes before its backing volume.
     layers: Vec<(&'s StoredVolume, VolumeRole)>,
-    /// Where they are.
+    /// Their paths.
     paths: HashSet<String>,
 }
 
 impl<'s> Found<'s> {
-    fn look(storage: &'s Storage, chains: &Chains, uuid: Uuid, metadata: &VmRecord) -> Self {
+    fn search(storage: &'s Storage, chains: &Chains, uuid: Uuid, metadata: &VmRecord) -> Self {
         let roles: HashMap<_, _> =
             metadata.volumes.iter().map(|volume| ((&*volume.pool, &*volume.name), volume.role)).collect();
         let pools: HashSet<_> = metadata.volumes.iter().map(|volume| volume.pool.as_str()).collect();
@@ -82,7 +83,7 @@ impl<'s> Found<'s> {
             let known = roles.get(&(&*volume.pool, &*volume.name)).copied();
             known.or_else(|| {
                 let real = chains.real(&volume.path);
-                // What was written too full was put aside under a name of its own.
+                // virtlogd renames a log that has grown too large.
                 let is_log = |(pool, prefix): &(&str, String)| volume.pool == *pool && volume.name.starts_with(prefix);
                 if logs.iter().any(is_log) {
                     return Some(VolumeRole::Console);
@@ -95,7 +96,7 @@ impl<'s> Found<'s> {
         };
         let mut layers: Vec<_> = storage.volumes.iter().filter_map(|volume| Some((volume, role_of(volume)?))).collect();
         let paths: HashSet<_> = layers.iter().map(|(volume, _)| chains.real(&volume.path)).collect();
-        // The more of the others a volume builds on, the earlier it goes; else the last that was made goes first.
+        // A volume with more of the others in its backing chain comes earlier. Otherwise, the newest comes first.
         let made_at: HashMap<_, _> =
             metadata.volumes.iter().zip(0..).map(|(volume, at)| ((&*volume.pool, &*volume.name), at)).collect();
         layers.sort_by_cached_key(|(volume, _)| {
@@ -106,8 +107,8 @@ impl<'s> Found<'s> {
         Self { layers, paths }
     }
 
-    /// What else builds on them, each with the volume that it builds on. A chain that cannot be read to its end counts as far
-    /// as it can.
+    /// Returns what else depends on them, each with the volume that it depends on. A backing chain that cannot be read
+    /// completely counts as far as it can be read.
     fn dependents(&self, storage: &Storage, chains: &Chains, uuid: Uuid) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         let mut add = |file: &NamedFile, dependent: &dyn Fn() -> Dependent| {

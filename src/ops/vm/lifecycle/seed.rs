@@ -1,4 +1,4 @@
-//! A VM's NoCloud seed: made, written into a volume, read back.
+//! A VM's NoCloud seed: creates it, writes it into a volume, and reads it back.
 
 use camino::Utf8Path;
 use uuid::Uuid;
@@ -14,14 +14,14 @@ use crate::{
     tools::{genisoimage, here_document, scratch::Scratch, virsh::NewVolume},
 };
 
-/// The file in the seed that holds it whole, for making the next one from it.
+/// The file in the seed that contains all of its data, so that the next seed can be made from it.
 const WHOLE: &str = "vmprov.json";
 
-/// What a dry run calls the seed's ISO image.
+/// The name of the seed's ISO image in a dry run.
 const SHOWN: &str = "seed.iso";
 
-/// A name for a new seed of a VM. Each has one of its own, so that a running VM keeps the one that it was started
-/// with, and a write that is cut short spoils none.
+/// Returns the volume for a new seed of a VM. Each seed has a unique name. So a running VM keeps the seed that it was
+/// started with, and an interrupted write damages no other seed.
 pub(in crate::ops) fn volume(host: &Host, vm: &str) -> OwnedVolume {
     let unique = Uuid::new_v4().simple().to_string();
     OwnedVolume {
@@ -31,19 +31,19 @@ pub(in crate::ops) fn volume(host: &Host, vm: &str) -> OwnedVolume {
     }
 }
 
-/// Whether a volume is called as a seed is.
+/// Returns whether a volume has the name of a seed.
 pub(in crate::ops) fn is_seed(volume: &str) -> bool {
     let unique = volume.strip_suffix(".iso").and_then(|name| name.rsplit_once("-seed-"));
     unique.is_some_and(|(_, unique)| unique.len() == 8 && unique.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
-/// An instance-id that no guest has had before: cloud-init does its work once for each.
+/// Returns a new, unique instance-id, because cloud-init runs once for each instance-id.
 pub(in crate::ops) fn instance_id(vm: &str) -> String {
     let unique = Uuid::new_v4().simple().to_string();
     format!("{vm}-{}", &unique[..12])
 }
 
-/// Makes the seed's ISO image. In a dry run its files are shown instead, without the private halves of host keys.
+/// Creates the seed's ISO image. A dry run also records the commands for it, without the private host keys.
 pub(in crate::ops) fn make(host: &Host, seed: &Seed) -> Result<Scratch> {
     if !host.is_dry_run() {
         return genisoimage::write_seed(&host.runner, &seed.files());
@@ -57,25 +57,25 @@ pub(in crate::ops) fn make(host: &Host, seed: &Seed) -> Result<Scratch> {
         "genisoimage -quiet -joliet -rational-rock -volid cidata -output {SHOWN} meta-data user-data network-config {WHOLE}"
     );
     host.runner.plan(|| command);
-    // Made all the same, for its size.
+    // A dry run makes the image too, because its size is needed.
     genisoimage::write_seed(&host.runner, &files)
 }
 
-/// Where the seed's ISO image is; in a dry run, where the commands shown put it.
+/// Returns the path of the seed's ISO image. In a dry run, this is the path in the recorded commands.
 pub(in crate::ops) fn file<'i>(host: &Host, iso: &'i Scratch) -> &'i Utf8Path {
     if host.is_dry_run() { Utf8Path::new(SHOWN) } else { iso.path() }
 }
 
-/// A seed that may be shown.
+/// Returns the seed without secrets, to be displayed.
 fn without_secrets(seed: &Seed) -> Seed {
     let mut seed = seed.clone();
     for key in &mut seed.host_keys {
-        "(the private half of a host key)".clone_into(&mut key.private);
+        "(private host key)".clone_into(&mut key.private);
     }
     seed
 }
 
-/// What makes an owned volume and fills it with a seed, which a failure later on deletes again.
+/// Returns a closure that creates an owned volume and fills it with a seed. A rollback deletes the volume.
 pub(in crate::ops) fn writer<'h>(
     host: &'h Host,
     volume: &'h OwnedVolume,
@@ -85,18 +85,18 @@ pub(in crate::ops) fn writer<'h>(
     let claim = claim(host, volume, undo);
     move || {
         let (pool, name) = (&volume.pool, &volume.name);
-        unless_foreign(&claim, host.virsh.create_filled_volume(pool, name, iso.size()?, file(host, iso)))
+        waive_if_exists(&claim, host.virsh.create_filled_volume(pool, name, iso.size()?, file(host, iso)))
     }
 }
 
-/// What makes an owned volume, which a failure later on deletes again.
+/// Returns a closure that creates an owned volume. A rollback deletes the volume.
 pub(in crate::ops) fn volume_maker<'h>(
     host: &'h Host,
     volume: &'h OwnedVolume,
     undo: &mut Undo,
 ) -> impl FnOnce(&NewVolume) -> Result<()> + Send + use<'h> {
     let claim = claim(host, volume, undo);
-    move |new| unless_foreign(&claim, host.virsh.create_volume(&volume.pool, &volume.name, new))
+    move |new| waive_if_exists(&claim, host.virsh.create_volume(&volume.pool, &volume.name, new))
 }
 
 fn claim(host: &Host, volume: &OwnedVolume, undo: &mut Undo) -> Claim {
@@ -105,8 +105,8 @@ fn claim(host: &Host, volume: &OwnedVolume, undo: &mut Undo) -> Claim {
     undo.push(format!("volume `{pool}/{name}`"), move || undoer.virsh.delete_volume(&pool, &name).map(drop))
 }
 
-/// A volume that was there before us is not ours to delete.
-fn unless_foreign(claim: &Claim, made: Result<()>) -> Result<()> {
+/// Waives the claim if the volume existed before: a rollback must not delete it.
+fn waive_if_exists(claim: &Claim, made: Result<()>) -> Result<()> {
     if made.as_ref().is_err_and(|error| error.code == Code::AlreadyExists) {
         claim.waive();
     }

@@ -1,4 +1,4 @@
-//! What somebody's VMs take together, for whoever limits that.
+//! The resources that an owner's VMs use, for quotas.
 
 use uuid::Uuid;
 
@@ -8,44 +8,44 @@ use crate::{
     ops::{Host, vm::known},
 };
 
-/// What a VM takes of the host.
+/// The resources that a VM uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnedVm {
-    /// Its name.
+    /// The VM's name.
     pub name: String,
-    /// Its UUID.
+    /// The VM's UUID.
     pub uuid: Uuid,
-    /// Its virtual CPUs.
+    /// The number of virtual CPUs.
     pub vcpus: u32,
-    /// Its memory in MiB.
+    /// The memory in MiB.
     pub memory_mib: u64,
-    /// The bytes that its volumes may grow to.
+    /// The bytes that the VM's volumes may grow to.
     pub disk_bytes: u64,
 }
 
-/// The bytes that a VM's other volumes may take beside its disk: its console's log, of which virtlogd keeps four files of
-/// 2 MiB, and its seed.
+/// The bytes that a VM's volumes other than its disk may use: its seed, and its console log, of which virtlogd keeps
+/// four files of 2 MiB.
 pub const BESIDE_DISK: u64 = 9 << 20;
 
-/// The VMs that were created on somebody's behalf, whole or not, with what they were asked to be.
+/// Returns the VMs of an owner, including incomplete ones, with the resources that were requested for them.
 pub fn owned(host: &Host, owner: &str) -> Result<Vec<OwnedVm>> {
-    let theirs = known(host)?.into_iter().filter(|(_, metadata)| metadata.owner.as_deref() == Some(owner));
-    let taken = theirs.map(|(listed, metadata)| {
-        // Installers that were uploaded are few.
+    let vms = known(host)?.into_iter().filter(|(_, metadata)| metadata.owner.as_deref() == Some(owner));
+    let usage = vms.map(|(listed, metadata)| {
+        // Few VMs have an uploaded installer, so one query for each is acceptable.
         let installers = metadata.volumes.iter().filter(|volume| volume.role == VolumeRole::Installer);
         let installers =
             installers.map(|volume| Ok(host.virsh.volume(&volume.pool, &volume.name)?.map(|it| it.allocation)));
         let installers = installers.collect::<Result<Vec<_>>>()?.into_iter().flatten().sum::<u64>();
-        let noted = metadata.specification.and_then(|noted| Specification::from_json(&noted.json));
-        let of = |get: fn(&Specification) -> u64| noted.as_ref().map(get).unwrap_or_default();
+        let requested = metadata.specification.and_then(|recorded| Specification::from_json(&recorded.json));
+        let of = |get: fn(&Specification) -> u64| requested.as_ref().map(get).unwrap_or_default();
         Ok(OwnedVm {
             name: listed.name,
             uuid: listed.uuid,
-            // What somebody else has changed since counts, too.
-            vcpus: noted.as_ref().map(|noted| noted.vcpus).max(listed.vcpus).unwrap_or_default(),
-            memory_mib: of(|noted| noted.memory_mib).max(listed.memory_mib.unwrap_or_default()),
-            disk_bytes: of(|noted| noted.disk_bytes) + BESIDE_DISK + installers,
+            // Later changes by other tools count too.
+            vcpus: requested.as_ref().map(|requested| requested.vcpus).max(listed.vcpus).unwrap_or_default(),
+            memory_mib: of(|requested| requested.memory_mib).max(listed.memory_mib.unwrap_or_default()),
+            disk_bytes: of(|requested| requested.disk_bytes) + BESIDE_DISK + installers,
         })
     });
-    taken.collect()
+    usage.collect()
 }

@@ -1,4 +1,4 @@
-//! What a guest's console says of why it does not come up.
+//! Finds the reason of a boot failure on a guest's console.
 
 use std::time::{Duration, Instant};
 
@@ -10,65 +10,65 @@ use crate::{
     tools::virsh::Domain,
 };
 
-/// How often the console is read: each time is a process, and what it tells is for those who wait in vain.
-const EVERY: Duration = Duration::from_secs(5);
+/// How often the console is read. Each read starts a process, and only a failed wait needs the result.
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How many bytes of its end are kept.
-const KEPT: usize = 64 << 10;
+/// How many bytes from the end of the console are kept.
+const MAX_BYTES: usize = 64 << 10;
 
-/// In how many of the last lines a sign counts. A panic's trace is as long.
-const WHERE: usize = 60;
+/// How many of the last lines are searched for a sign. The trace of a kernel panic is as long.
+const SEARCHED_LINES: usize = 60;
 
 /// How many lines are shown.
-const SHOWN: usize = 20;
+const SHOWN_LINES: usize = 20;
 
-/// A sign on the console, what it means, and the same as half a sentence. The first that matches decides.
+/// The signs of a boot failure: a text on the console, its stage, and the stage as a clause. The first match decides.
 const SIGNS: &[(&str, Stage, &str)] = &[
-    ("Kernel panic - not syncing", Stage::KernelPanic, "its kernel has panicked"),
-    // SeaBIOS 1.16; iPXE says the same.
-    ("No bootable device", Stage::NoBootDevice, "its firmware has found nothing to boot"),
+    ("Kernel panic - not syncing", Stage::KernelPanic, "its kernel panicked"),
+    // SeaBIOS 1.16; iPXE prints the same.
+    ("No bootable device", Stage::NoBootDevice, "its firmware found nothing to boot"),
     // OVMF (edk2-stable202211 and later).
-    ("No bootable option or device was found", Stage::NoBootDevice, "its firmware has found nothing to boot"),
+    ("No bootable option or device was found", Stage::NoBootDevice, "its firmware found nothing to boot"),
     // GRUB 2.
-    ("grub rescue>", Stage::NoBootDevice, "its boot loader does not find its own files"),
+    ("grub rescue>", Stage::NoBootDevice, "its boot loader cannot find its files"),
     // initramfs-tools, dracut, systemd.
-    ("(initramfs)", Stage::EmergencyShell, "it is in the shell of its initramfs"),
+    ("(initramfs)", Stage::EmergencyShell, "it is in the initramfs shell"),
     ("Entering emergency mode", Stage::EmergencyShell, "it is in emergency mode"),
     ("You are in emergency mode", Stage::EmergencyShell, "it is in emergency mode"),
 ];
 
-/// What was read of the console so far.
+/// The console as far as it has been read.
 #[derive(Debug, Default)]
 pub(super) struct Console {
-    /// Its end.
+    /// The last bytes.
     tail: Vec<u8>,
-    /// The bytes of it that were read.
+    /// The number of bytes read.
     offset: u64,
     last: Option<Instant>,
-    /// Whether it has said nothing since the last but one look.
+    /// Whether the last read found nothing new.
     is_still: bool,
-    /// Whether there is one at all.
+    /// Whether the VM has a console log.
     pub(super) is_logged: bool,
 }
 
 impl Console {
-    /// Whether it is time to read it again.
+    /// Returns whether it is time to read the console again.
     pub(super) fn is_due(&self) -> bool {
-        self.last.is_none_or(|last| last.elapsed() >= EVERY)
+        self.last.is_none_or(|last| last.elapsed() >= INTERVAL)
     }
 
-    /// Reads what it has said since it was read last.
+    /// Reads what the guest has printed since the last read.
     pub(super) fn read(&mut self, host: &Host, domain: &Domain) -> Result<()> {
         let is_first = self.last.replace(Instant::now()).is_none();
         let Some((pool, log)) = console::log_of(host, domain)? else { return Ok(()) };
         let mut read = host.virsh.log_from(&pool, &log, self.offset);
         if read.as_ref().is_ok_and(|(_, size)| *size < self.offset) {
-            // It was begun anew: the guest has been started again.
+            // The log was truncated, because the guest has been started again.
             (self.tail, self.offset) = (Vec::new(), 0);
             read = host.virsh.log_from(&pool, &log, 0);
         }
         let (new, _) = match read {
-            // What explains a failure must not replace it.
+            // A failure to read the console must not hide the failure that is being diagnosed.
             Err(error) if error.code != Code::Interrupted => return Ok(()),
             read => read?,
         };
@@ -76,18 +76,18 @@ impl Console {
         self.is_still = !is_first && new.is_empty();
         self.offset += new.len() as u64;
         self.tail.extend(new);
-        self.tail.drain(..self.tail.len().saturating_sub(KEPT));
+        self.tail.drain(..self.tail.len().saturating_sub(MAX_BYTES));
         Ok(())
     }
 
-    /// Its last lines, for showing.
+    /// Returns the last lines, for display.
     pub(super) fn last_lines(&self) -> Vec<String> {
-        last_lines(&self.tail, SHOWN)
+        last_lines(&self.tail, SHOWN_LINES)
     }
 
-    /// What it says of why the guest does not come up. It is hopeless when nothing has come after it.
-    pub(super) fn explains(&self) -> Option<NotReady> {
-        let lines = last_lines(&self.tail, WHERE);
+    /// Returns the boot failure that the console shows, if any. It is fatal if the guest has printed nothing since.
+    pub(super) fn boot_failure(&self) -> Option<NotReady> {
+        let lines = last_lines(&self.tail, SEARCHED_LINES);
         let find = |(sign, stage, saw): &(&str, Stage, &str)| {
             let line = lines.iter().find(|line| line.contains(sign))?;
             Some(NotReady { fatal: self.is_still, ..NotReady::new(*stage, *saw, line.trim()) })
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_firmware_and_kernels_say_is_understood() {
+    fn signs_of_firmware_and_kernels_are_found() {
         for (text, stage) in [
             (
                 "Booting from Hard Disk...\r\nBoot failed: not a bootable disk\r\n\r\nNo bootable device.\r\n",
@@ -116,17 +116,17 @@ mod tests {
             ("BusyBox v1.35\r\n(initramfs) ", Stage::EmergencyShell),
         ] {
             let console = Console { tail: text.as_bytes().to_vec(), ..Console::default() };
-            let found = console.explains().unwrap();
+            let found = console.boot_failure().unwrap();
             assert_eq!((found.stage, found.fatal), (stage, false), "{text}");
         }
         let console = Console { tail: b"Debian GNU/Linux 12 web ttyS0\r\nweb login: ".to_vec(), ..Console::default() };
-        assert!(console.explains().is_none());
+        assert!(console.boot_failure().is_none());
     }
 
     #[test]
-    fn what_came_long_before_does_not_count() {
+    fn old_signs_are_ignored() {
         let mut tail = b"No bootable device.\r\n".to_vec();
-        tail.extend(b"[ OK ] it goes on\r\n".repeat(WHERE));
-        assert!(Console { tail, ..Console::default() }.explains().is_none());
+        tail.extend(b"[ OK ] it goes on\r\n".repeat(SEARCHED_LINES));
+        assert!(Console { tail, ..Console::default() }.boot_failure().is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! `wait`: until a guest is so far, with a limit, and a diagnosis when it does not come so far.
+//! `wait`: waits for a guest to reach a state, with a time limit and a diagnosis if it does not.
 
 mod boot_failure;
 mod diagnosis;
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     model::{
         key::Key,
         limit::Limit,
@@ -27,21 +27,21 @@ use crate::{
 use boot_failure::Console;
 use probe::Probe;
 
-/// How often a guest is looked at.
+/// How often a guest is probed.
 const POLL: Duration = Duration::from_secs(1);
 
-/// A VM that is so far.
+/// A VM that has reached the requested state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reached {
     /// The VM's name.
     pub vm: String,
-    /// What was waited for.
+    /// The state that was waited for.
     pub reached: WaitFor,
-    /// Its addresses, as far as they are known.
+    /// The VM's known addresses.
     #[schema(value_type = Vec<String>)]
     pub addresses: Vec<IpAddr>,
-    /// The seconds that it took.
+    /// The duration of the wait in seconds.
     pub seconds: u64,
 }
 
@@ -49,12 +49,12 @@ pub struct Reached {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct WaitOptions {
-    /// What to wait for
+    /// State to wait for
     #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t = WaitFor::Ssh)]
     #[serde(rename = "for")]
     pub goal: WaitFor,
 
-    /// How long at most
+    /// Time limit of the wait
     #[arg(long, value_name = "TIME", default_value_t = Limit::WAIT)]
     pub timeout: Limit,
 }
@@ -65,30 +65,30 @@ impl Default for WaitOptions {
     }
 }
 
-/// Waits until a VM is so far.
+/// Waits for a VM to reach a state.
 pub fn wait(host: &Host, reference: &str, options: WaitOptions) -> Result<Reached> {
     let WaitOptions { goal, timeout } = options;
     Watch::new(find(host, reference)?.uuid, goal, timeout.0, false).run(host)
 }
 
-/// What is waited for.
+/// A wait for a VM.
 pub(super) struct Watch<'a> {
     uuid: Uuid,
     goal: WaitFor,
     limit: Duration,
-    /// The one key to log in with, and as whom, where that is to be proven.
+    /// The only key to log in with, and the user, if the wait must verify them.
     key: Option<(&'a Key, &'a str)>,
-    /// Whether it has been started, so that it is no mistake of the caller's when it does not run.
+    /// Whether the VM has been started. If not, waiting for it while it is shut off is a mistake of the caller.
     started: bool,
 }
 
 impl<'a> Watch<'a> {
-    /// A wait for a VM, which has been `started` unless that is the caller's to see to.
+    /// Returns a wait for a VM. `started` tells whether vmprov has started it.
     pub(super) const fn new(uuid: Uuid, goal: WaitFor, limit: Duration, started: bool) -> Self {
         Self { uuid, goal, limit, key: None, started }
     }
 
-    /// Waits until this key alone lets this user in.
+    /// Requires that this user can log in with this key alone.
     pub(super) const fn proving(self, key: &'a Key, user: &'a str) -> Self {
         Self { key: Some((key, user)), ..self }
     }
@@ -98,33 +98,34 @@ impl<'a> Watch<'a> {
         let mut console = Console::default();
         loop {
             let domain = host.virsh.domain(self.uuid)?;
-            let mut short = match probe::look(host, &domain, &self)? {
+            let mut not_ready = match probe::probe(host, &domain, &self)? {
                 Probe::Reached(addresses) => {
                     let seconds = began.elapsed().as_secs();
                     return Ok(Reached { vm: domain.name, reached: self.goal, addresses, seconds });
                 }
-                Probe::Inactive(vitals) if !self.started => return Err(not_running(&domain, vitals.state)),
-                Probe::Inactive(vitals) => probe::stopped(&vitals),
-                Probe::Short(short) => short,
+                Probe::Inactive(guest) if !self.started => return Err(not_running(&domain, guest.state)),
+                Probe::Inactive(guest) => probe::stopped(&guest),
+                Probe::NotReady(not_ready) => not_ready,
             };
             self.started = true;
             let expired = began.elapsed() >= self.limit;
-            if self.goal != WaitFor::Stopped && (expired || short.fatal || console.is_due()) {
+            if self.goal != WaitFor::Stopped && (expired || not_ready.fatal || console.is_due()) {
                 console.read(host, &domain)?;
-                short = console.explains().filter(|_| !short.fatal).unwrap_or(short);
+                not_ready = console.boot_failure().filter(|_| !not_ready.fatal).unwrap_or(not_ready);
             }
-            if expired || short.fatal {
-                return Err(diagnosis::error(&domain, &self, &short, &console));
+            if expired || not_ready.fatal {
+                return Err(diagnosis::error(&domain, &self, &not_ready, &console));
             }
-            host.step(format!("{}: {}", domain.name, short.saw));
+            host.step(format!("{}: {}", domain.name, not_ready.saw));
             host.runner.cancel.check()?;
             std::thread::sleep(POLL.min(self.limit.saturating_sub(began.elapsed())));
         }
     }
 }
 
-/// It will not come up by itself.
+/// Returns the error for a VM that does not run and that no one has started.
 fn not_running(domain: &Domain, state: State) -> Error {
-    Error::conflict(format!("the VM `{}` is {state}, so it will not become ready", domain.name))
-        .hint(format!("Start it: vmprov vm start {}", shell_words::quote(&domain.name)))
+    let name = &domain.name;
+    Error::conflict(format!("VM `{name}` is {state}, so it will not become ready"))
+        .hint(Hint::call_on_vm("Start it", "vm_start", name))
 }

@@ -1,4 +1,4 @@
-//! One look at a guest: how far it is, and what is missing.
+//! Probes a guest once: which stage it has reached, and what is missing.
 
 use std::net::IpAddr;
 
@@ -27,25 +27,25 @@ use crate::{
     },
 };
 
-/// What a look has shown.
+/// The result of a probe.
 pub(super) enum Probe {
-    /// It is so far.
+    /// The guest has reached the requested state.
     Reached(Vec<IpAddr>),
-    /// It does not run.
+    /// The VM does not run.
     Inactive(GuestStatus),
-    /// It is not so far yet.
-    Short(NotReady),
+    /// The guest has not reached the requested state yet.
+    NotReady(NotReady),
 }
 
-/// What keeps a guest from being so far.
+/// Why a guest is not ready.
 #[derive(Debug, Clone)]
 pub(super) struct NotReady {
     pub(super) stage: Stage,
-    /// The same as half a sentence.
+    /// The stage as a clause, for messages.
     pub(super) saw: String,
-    /// How that is known, in the words of whoever says so.
+    /// The evidence, in the words of its source.
     pub(super) why: String,
-    /// Whether waiting does not help.
+    /// Whether further waiting is useless.
     pub(super) fatal: bool,
 }
 
@@ -59,33 +59,33 @@ impl NotReady {
     }
 }
 
-/// Looks how far a guest is.
-pub(super) fn look(host: &Host, domain: &Domain, watch: &Watch) -> Result<Probe> {
-    let vitals = host.virsh.vitals(domain)?;
-    let state = vitals.state;
-    let short = match watch.goal {
+/// Probes a guest.
+pub(super) fn probe(host: &Host, domain: &Domain, watch: &Watch) -> Result<Probe> {
+    let guest = host.virsh.guest_status(domain)?;
+    let state = guest.state;
+    let not_ready = match watch.goal {
         WaitFor::Stopped if !state.is_active() => return Ok(Probe::Reached(Vec::new())),
         WaitFor::Stopped => NotReady::new(Stage::Running, format!("it is {state}"), "it has not shut down"),
-        _ if !state.is_active() => return Ok(Probe::Inactive(vitals)),
-        _ if matches!(state, State::Paused | State::Suspended) => paused(&vitals),
+        _ if !state.is_active() => return Ok(Probe::Inactive(guest)),
+        _ if matches!(state, State::Paused | State::Suspended) => paused(&guest),
         WaitFor::Running => return Ok(Probe::Reached(Vec::new())),
         WaitFor::Agent => match host.virsh.agent(domain.uuid, &json!({ "execute": "guest-ping" })) {
-            Ok(_) => return Ok(Probe::Reached(ips(&best_first(domain, vitals.addresses)))),
+            Ok(_) => return Ok(Probe::Reached(ips(&best_first(domain, guest.addresses)))),
             Err(error) if error.code == Code::Conflict => {
                 let why = error.cause.unwrap_or(error.message);
                 NotReady::new(Stage::AgentSilent, "its guest agent does not answer", why)
             }
             Err(error) => return Err(error),
         },
-        WaitFor::Ip | WaitFor::Ssh | WaitFor::CloudInit => return from_the_network(host, domain, &vitals, watch),
+        WaitFor::Ip | WaitFor::Ssh | WaitFor::CloudInit => return probe_network(host, domain, &guest, watch),
     };
-    Ok(Probe::Short(short))
+    Ok(Probe::NotReady(not_ready))
 }
 
-fn from_the_network(host: &Host, domain: &Domain, vitals: &GuestStatus, watch: &Watch) -> Result<Probe> {
-    let addresses = best_first(domain, vitals.addresses.clone());
+fn probe_network(host: &Host, domain: &Domain, guest: &GuestStatus, watch: &Watch) -> Result<Probe> {
+    let addresses = best_first(domain, guest.addresses.clone());
     if addresses.is_empty() {
-        return Ok(Probe::Short(no_address(domain, vitals)));
+        return Ok(Probe::NotReady(no_address(domain, guest)));
     }
     if watch.goal == WaitFor::Ip {
         return Ok(Probe::Reached(ips(&addresses)));
@@ -94,35 +94,35 @@ fn from_the_network(host: &Host, domain: &Domain, vitals: &GuestStatus, watch: &
         Some((key, user)) => Login::of(host, domain, Some(user))?.with_only(key),
         None => Login::of(host, domain, None)?,
     };
-    let mut worst = None;
+    let mut first_refusal = None;
     for address in &addresses {
         match login.at(address).attempt(&host.runner, command(watch.goal))? {
             Attempt::Ran { status, stdout } => return Ok(judge(watch.goal, status, &stdout, &addresses)),
             Attempt::Failed(refusal) => {
-                worst = worst.or(Some(refused(&refusal, address, &vitals.addresses, &login)));
+                first_refusal = first_refusal.or(Some(refused(&refusal, address, &guest.addresses, &login)));
             }
         }
     }
-    // The address that is tried first is the one that is told of.
-    Ok(Probe::Short(worst.unwrap_or_else(|| no_address(domain, vitals))))
+    // The error is about the address that was tried first.
+    Ok(Probe::NotReady(first_refusal.unwrap_or_else(|| no_address(domain, guest))))
 }
 
-fn no_address(domain: &Domain, vitals: &GuestStatus) -> NotReady {
+fn no_address(domain: &Domain, guest: &GuestStatus) -> NotReady {
     let macs: Vec<_> = domain.interfaces.iter().map(|interface| interface.mac.as_str()).collect();
-    let nobody = "no DHCP server of libvirt's has leased it an address, and no agent or neighbour table knows one";
-    match vitals.sent {
+    let unknown = "no DHCP lease from libvirt, and no address from the guest agent or the neighbor table";
+    match guest.sent {
         _ if macs.is_empty() => NotReady::new(Stage::NoLease, "it has no network", "it has no network interface"),
         Some(0) => NotReady::new(
             Stage::NoDhcpRequest,
             "it has sent no DHCP request",
-            format!("nothing at all has come from its network interface {}", macs.join(", ")),
+            format!("its network interface {} has sent no packets", macs.join(", ")),
         ),
         Some(sent) => NotReady::new(
             Stage::NoLease,
             "it has no address",
-            format!("{nobody}, although {sent} packets have come from it ({})", macs.join(", ")),
+            format!("{unknown}, although it has sent {sent} packets ({})", macs.join(", ")),
         ),
-        None => NotReady::new(Stage::NoLease, "it has no address", format!("{nobody} ({})", macs.join(", "))),
+        None => NotReady::new(Stage::NoLease, "it has no address", format!("{unknown} ({})", macs.join(", "))),
     }
 }
 
@@ -130,39 +130,37 @@ fn refused(refusal: &Refusal, at: &Address, said: &[Address], login: &Login) -> 
     let words = &refusal.words;
     let answers_arp = said.iter().any(|other| other.source == AddressSource::Arp && other.address == at.address);
     match refusal.kind {
-        // What forwards a port takes a connection before anybody in the guest does.
+        // The port forward accepts a connection even if nothing in the guest does.
         _ if at.port.is_some() && ["kex_exchange", "banner exchange"].iter().any(|sign| words.contains(sign)) => {
             NotReady::new(
                 Stage::PortClosed,
-                format!("port 22 of the guest, to which {at} leads, does not answer"),
+                format!("port 22 of the guest, forwarded from {at}, does not respond"),
                 words,
             )
         }
-        // Who has a neighbour table's entry but takes no connection may have a firewall.
+        // A guest that answers ARP but accepts no connection may have a firewall.
         RefusalKind::Silent if answers_arp && words.contains("timed out") => NotReady::new(
             Stage::PortClosed,
-            format!("port 22 of {at} does not answer"),
-            format!("{words} (the address itself is in the host's neighbour table)"),
+            format!("port 22 at {at} does not respond"),
+            format!("{words} (the address is in the host's neighbor table)"),
         ),
-        RefusalKind::Silent => {
-            NotReady::new(Stage::Silent, format!("nothing answers at {at}, which it was given"), words)
-        }
-        RefusalKind::Closed => NotReady::new(Stage::PortClosed, format!("port 22 of {at} is closed"), words),
+        RefusalKind::Silent => NotReady::new(Stage::Silent, format!("no response from {at}"), words),
+        RefusalKind::Closed => NotReady::new(Stage::PortClosed, format!("port 22 at {at} is closed"), words),
         RefusalKind::HostKey => NotReady::new(
             Stage::HostKeyChanged,
-            format!("the ssh server at {at} has another host key than the VM was given"),
+            format!("the SSH server at {at} does not have the VM's host key"),
             words,
         ),
         RefusalKind::Key => NotReady::new(
             Stage::KeyRefused,
-            format!("at {at} the user `{}` is not let in with {}", login.user, describe(&login.keys)),
+            format!("SSH at {at} rejected {} for user `{}`", describe(&login.keys), login.user),
             words,
         ),
-        RefusalKind::Other => NotReady::new(Stage::LoginFailed, format!("nobody can log in at {at}"), words),
+        RefusalKind::Other => NotReady::new(Stage::LoginFailed, format!("SSH login at {at} failed"), words),
     }
 }
 
-/// What is run in the guest to see how far it is. cloud-init writes the file when it has ended, well or not.
+/// Returns the command that probes the guest. cloud-init writes the file when it finishes, with or without errors.
 fn command(goal: WaitFor) -> &'static str {
     match goal {
         WaitFor::CloudInit => "cat /run/cloud-init/result.json",
@@ -175,8 +173,8 @@ fn judge(goal: WaitFor, status: i32, stdout: &str, addresses: &[Address]) -> Pro
         return Probe::Reached(ips(addresses));
     }
     if status != 0 {
-        let why = "there is no /run/cloud-init/result.json";
-        return Probe::Short(NotReady::new(Stage::CloudInitRunning, "cloud-init is still at work", why));
+        let why = "/run/cloud-init/result.json does not exist";
+        return Probe::NotReady(NotReady::new(Stage::CloudInitRunning, "cloud-init is still running", why));
     }
     let result: serde_json::Value = serde_json::from_str(stdout).unwrap_or_default();
     let errors = result["v1"]["errors"].as_array().cloned().unwrap_or_default();
@@ -184,31 +182,32 @@ fn judge(goal: WaitFor, status: i32, stdout: &str, addresses: &[Address]) -> Pro
         return Probe::Reached(ips(addresses));
     }
     let errors: Vec<_> = errors.iter().map(|error| error.as_str().unwrap_or_default().to_owned()).collect();
-    let short = NotReady::new(Stage::CloudInitError, "cloud-init has ended with an error", errors.join("; "));
-    Probe::Short(short.fatal())
+    let failed = NotReady::new(Stage::CloudInitError, "cloud-init finished with an error", errors.join("; "));
+    Probe::NotReady(failed.fatal())
 }
 
-/// Why a domain is paused (`virDomainPausedReason`). What its user has done the user can undo; the rest stays so.
-fn paused(vitals: &GuestStatus) -> NotReady {
-    let (why, fatal) = match vitals.reason {
-        5 => ("a write to its disk has failed: is the storage full?", true),
-        6 => ("its watchdog has stopped it", true),
-        10 => ("the guest has crashed", true),
-        _ => ("somebody has paused it", false),
+/// Returns why a domain is paused (`virDomainPausedReason`). A pause by a user is not fatal, because the user can
+/// resume the domain.
+fn paused(guest: &GuestStatus) -> NotReady {
+    let (why, fatal) = match guest.reason {
+        5 => ("a write to its disk failed; the storage may be full", true),
+        6 => ("its watchdog stopped it", true),
+        10 => ("the guest crashed", true),
+        _ => ("paused by an administrator", false),
     };
-    NotReady { fatal, ..NotReady::new(Stage::Paused, format!("it is {}", vitals.state), why) }
+    NotReady { fatal, ..NotReady::new(Stage::Paused, format!("it is {}", guest.state), why) }
 }
 
-/// Why a domain that was started does not run (`virDomainShutoffReason`, `virDomainCrashedReason`).
-pub(super) fn stopped(vitals: &GuestStatus) -> NotReady {
-    let why = match (vitals.state, vitals.reason) {
-        (State::Crashed, _) => "the guest has crashed",
-        (_, 1) => "the guest has shut itself down",
-        (_, 2) => "somebody has powered it off",
-        (_, 3) => "QEMU has ended before its time; see its log in /var/log/libvirt/qemu",
-        (_, 5) => "somebody has saved and stopped it",
-        (_, 6) => "QEMU has failed to start",
-        _ => "libvirt does not say why",
+/// Returns why a domain that was started does not run (`virDomainShutoffReason`, `virDomainCrashedReason`).
+pub(super) fn stopped(guest: &GuestStatus) -> NotReady {
+    let why = match (guest.state, guest.reason) {
+        (State::Crashed, _) => "the guest crashed",
+        (_, 1) => "the guest shut itself down",
+        (_, 2) => "powered off by an administrator",
+        (_, 3) => "QEMU exited unexpectedly; its log is in /var/log/libvirt/qemu",
+        (_, 5) => "saved and stopped by an administrator",
+        (_, 6) => "QEMU failed to start",
+        _ => "libvirt reports no reason",
     };
-    NotReady::new(Stage::Stopped, format!("it is {}", vitals.state), why).fatal()
+    NotReady::new(Stage::Stopped, format!("it is {}", guest.state), why).fatal()
 }

@@ -1,4 +1,4 @@
-//! libvirt's figures, made anew for each scrape, so that none is ever older than it.
+//! libvirt's statistics, encoded anew for each scrape, so that no value is older than the statistics.
 
 mod families;
 
@@ -13,11 +13,11 @@ use prometheus_client::{
 
 use crate::model::stats::{DiskStats, Stats, VmStats};
 
-/// One look's figures; none when libvirt did not answer.
+/// The statistics of one query; none if libvirt did not answer.
 #[derive(Debug)]
 pub(super) struct Libvirt(pub(super) Option<Stats>);
 
-/// The figures of one name, and how each is had of what it tells of.
+/// A metric family, and how its value is read from an object.
 struct Family<T> {
     /// The name without the unit, and without the `_total` that the format gives to every counter.
     name: &'static str,
@@ -27,17 +27,17 @@ struct Family<T> {
     value: Value<T>,
 }
 
-/// How a figure is had; one that is none has no row.
+/// How a value is read from an object. An object without the value has no row.
 enum Value<T> {
     Number(fn(&T) -> Option<u64>),
     Fraction(fn(&T) -> Option<f64>),
     Time(fn(&T) -> Option<Duration>),
 }
 
-/// A row's labels.
+/// The labels of a row.
 type Labels<'a> = Vec<(&'static str, Cow<'a, str>)>;
 
-/// What has the same labels in several families: the labels, and what the figures are of.
+/// Objects and their labels, which several families share.
 type Rows<'a, T> = Vec<(Labels<'a>, &'a T)>;
 
 impl Collector for Libvirt {
@@ -74,7 +74,7 @@ fn rows<'a, T>(objects: &'a [T], labels: impl Fn(&'a T) -> Labels<'a>) -> Rows<'
     objects.iter().map(|object| (labels(object), object)).collect()
 }
 
-/// The parts of every VM; `labels` are those beside the VM's own.
+/// Returns the parts of every VM. `labels` returns the labels of a part without the label of its VM.
 fn parts<'a, T>(
     vms: &'a [VmStats],
     of: impl Fn(&'a VmStats) -> &'a [T],
@@ -87,50 +87,50 @@ fn parts<'a, T>(
         .collect()
 }
 
-/// Writes families one after the other, each with a row for every object that has that figure.
+/// Writes families one after the other, each with a row for every object that has the value.
 fn write<T>(encoder: &mut DescriptorEncoder, families: &[Family<T>], rows: &[(Labels, &T)]) -> fmt::Result {
     for family in families {
-        let figures: Vec<_> =
+        let values: Vec<_> =
             rows.iter().filter_map(|(labels, object)| Some((labels, family.value.of(object)?))).collect();
-        if figures.is_empty() {
+        if values.is_empty() {
             continue;
         }
         let mut encoder = encoder.encode_descriptor(family.name, family.help, family.unit, family.kind)?;
-        for (labels, figure) in figures {
-            // A label set of no labels would be written as one, in braces.
+        for (labels, value) in values {
+            // An empty set of labels would be written as empty braces.
             if labels.is_empty() {
-                figure.write(family.kind, &mut encoder)?;
+                value.write(family.kind, &mut encoder)?;
             } else {
-                figure.write(family.kind, &mut encoder.encode_family(labels)?)?;
+                value.write(family.kind, &mut encoder.encode_family(labels)?)?;
             }
         }
     }
     Ok(())
 }
 
-/// A figure as it is written. A number is no fraction, since a fraction is exact up to 2^53 only.
-enum Figure {
-    Number(u64),
-    Fraction(f64),
+/// A value to write. Integers are not written as floats, because a float is exact only up to 2^53.
+enum Number {
+    Integer(u64),
+    Float(f64),
 }
 
 impl<T> Value<T> {
-    fn of(&self, object: &T) -> Option<Figure> {
+    fn of(&self, object: &T) -> Option<Number> {
         match self {
-            Self::Number(of) => of(object).map(Figure::Number),
-            Self::Fraction(of) => of(object).map(Figure::Fraction),
-            Self::Time(of) => of(object).map(|time| Figure::Fraction(time.as_secs_f64())),
+            Self::Number(of) => of(object).map(Number::Integer),
+            Self::Fraction(of) => of(object).map(Number::Float),
+            Self::Time(of) => of(object).map(|time| Number::Float(time.as_secs_f64())),
         }
     }
 }
 
-impl Figure {
+impl Number {
     fn write(&self, kind: MetricType, encoder: &mut MetricEncoder) -> fmt::Result {
         match (self, kind) {
-            (Self::Number(number), MetricType::Counter) => encoder.encode_counter::<NoLabelSet, _, u64>(number, None),
-            (Self::Fraction(time), MetricType::Counter) => encoder.encode_counter::<NoLabelSet, _, u64>(time, None),
-            (Self::Number(number), _) => encoder.encode_gauge(number),
-            (Self::Fraction(fraction), _) => encoder.encode_gauge(fraction),
+            (Self::Integer(number), MetricType::Counter) => encoder.encode_counter::<NoLabelSet, _, u64>(number, None),
+            (Self::Float(number), MetricType::Counter) => encoder.encode_counter::<NoLabelSet, _, u64>(number, None),
+            (Self::Integer(number), _) => encoder.encode_gauge(number),
+            (Self::Float(number), _) => encoder.encode_gauge(number),
         }
     }
 }
@@ -146,8 +146,8 @@ mod tests {
         vm::State,
     };
 
-    /// Every figure there is, of [`web`] and of two pools.
-    const FIGURES: &str = r#"
+    /// Every metric, for the VM [`web`] and two pools.
+    const ALL: &str = r#"
 libvirt_up 1
 libvirt_domains 1
 libvirt_domain_info{domain="web",uuid="00000000-0000-0000-0000-000000000000"} 1
@@ -243,7 +243,7 @@ libvirt_storage_pool_available_bytes{storage_pool="default"} 72"#;
         Traffic { bytes: after(0), packets: after(1), errors: after(2), drops: after(3) }
     }
 
-    /// A VM with every figure, no two of them alike.
+    /// Returns a VM with every value, no two of them alike.
     fn web() -> VmStats {
         VmStats {
             cpu_time: Some(time(550)),
@@ -281,22 +281,22 @@ libvirt_storage_pool_available_bytes{storage_pool="default"} 72"#;
         text
     }
 
-    /// The rows without what the names mean.
+    /// Returns the rows without the comments.
     fn rows(text: &str) -> Vec<&str> {
         text.lines().filter(|line| !line.starts_with('#')).collect()
     }
 
     #[test]
-    fn every_figure_has_its_usual_name() {
+    fn every_metric_has_its_usual_name() {
         let space = Some(Space { capacity: 73, allocation: 71, available: 72 });
         let pool =
             |name: &str, space: Option<Space>| PoolStats { name: name.to_owned(), active: space.is_some(), space };
         let text = text(vec![web()], vec![pool("default", space), pool("idle", None)]);
-        assert_eq!(rows(&text).join("\n"), FIGURES.trim_start());
+        assert_eq!(rows(&text).join("\n"), ALL.trim_start());
     }
 
     #[test]
-    fn each_family_says_once_what_it_is() {
+    fn each_family_is_described_once() {
         let text = text(vec![web(), vm("b", State::ShutOff)], Vec::new());
         let family = "# HELP libvirt_domain_block_stats_read_bytes Read from the disk.\n\
                       # TYPE libvirt_domain_block_stats_read_bytes counter\n\
@@ -309,14 +309,14 @@ libvirt_storage_pool_available_bytes{storage_pool="default"} 72"#;
     }
 
     #[test]
-    fn a_name_of_any_kind_is_one_label() {
+    fn special_characters_in_a_name_are_escaped() {
         let text = text(vec![vm("a \"b\" \\c{d=\"e\"} 1", State::Paused)], Vec::new());
         let name = r#"a \"b\" \\c{d=\"e\"} 1"#;
         assert_eq!(rows(&text)[4], format!("libvirt_domain_info_vstate{{domain=\"{name}\"}} 3"));
     }
 
     #[test]
-    fn what_libvirt_does_not_tell_is_no_row() {
+    fn a_value_that_libvirt_does_not_report_has_no_row() {
         let text = text(vec![vm("a", State::ShutOff)], Vec::new());
         let expected = r#"
 libvirt_up 1

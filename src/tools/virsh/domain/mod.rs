@@ -1,4 +1,4 @@
-//! Domains: what there are, what they look like, and what can be done to them.
+//! Domains: lists, descriptions and actions.
 
 mod raw;
 
@@ -6,50 +6,50 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::{Virsh, from_xml, metadata};
+use super::{Virsh, from_xml, metadata, unexpected_sections};
 use crate::model::record::VmRecord;
 use crate::{
     error::{Code, Error, Result},
     model::vm::{Disk, Interface, State},
 };
 
-/// A domain as the list has it.
+/// A domain in the list of domains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainSummary {
     /// Its UUID.
     pub uuid: Uuid,
-    /// Its name: anything that libvirt allows.
+    /// Its name, which may be any that libvirt allows.
     pub name: String,
     /// Its state.
     pub state: State,
-    /// Its memory in MiB, where libvirt's statistics tell.
+    /// Its memory in MiB, if libvirt's statistics include it.
     pub memory_mib: Option<u64>,
-    /// Its virtual CPUs, where libvirt's statistics tell.
+    /// The number of its virtual CPUs, if libvirt's statistics include it.
     pub vcpus: Option<u32>,
     /// Whether it starts with the host.
     pub autostart: bool,
 }
 
-/// A domain as its XML has it.
+/// A domain as described by its XML.
 #[derive(Debug, Clone, Default)]
 pub struct Domain {
     /// Its UUID.
     pub uuid: Uuid,
-    /// Its name: anything that libvirt allows.
+    /// Its name, which may be any that libvirt allows.
     pub name: String,
     /// The hypervisor type: `kvm`, `qemu` (emulation), `test`, …
     pub kind: String,
     /// Its memory in MiB.
     pub memory_mib: u64,
-    /// The memory in MiB that it was started with, or will be, up to which a balloon can go.
+    /// The boot-time memory in MiB, which is the maximum for the balloon.
     pub max_memory_mib: u64,
-    /// Whether it has a balloon.
+    /// Whether it has a balloon device.
     pub balloon: bool,
-    /// Its virtual CPUs.
+    /// The number of its virtual CPUs.
     pub vcpus: u32,
-    /// The virtual CPUs that it can have without another start.
+    /// The maximum number of virtual CPUs without a restart.
     pub max_vcpus: u32,
-    /// What it is for, in words.
+    /// Its description.
     pub description: Option<String>,
     /// Its processor architecture.
     pub arch: String,
@@ -59,27 +59,27 @@ pub struct Domain {
     pub disks: Vec<Disk>,
     /// Its network interfaces.
     pub interfaces: Vec<Interface>,
-    /// The file that its serial console is logged to.
+    /// The log file of its serial console.
     pub console_log: Option<String>,
-    /// Whether a guest agent answers on its channel.
+    /// Whether a guest agent is connected to its channel.
     pub agent_connected: bool,
-    /// Whether it has been asked to shut down.
+    /// Whether a shutdown was requested.
     pub stopping: bool,
-    /// What vmprov knows of it; none when vmprov did not make it.
+    /// vmprov's record of it. None if it is not managed by vmprov.
     pub metadata: Option<VmRecord>,
 }
 
-/// What was found out of a domain.
+/// The description of a domain.
 #[derive(Debug, Clone, Default)]
 pub struct Described {
-    /// Its XML, where that was asked for.
+    /// The domain, if its XML was requested.
     pub domain: Option<Domain>,
-    /// What vmprov knows of it; none when vmprov did not make it.
+    /// vmprov's record of it. None if it is not managed by vmprov.
     pub metadata: Option<VmRecord>,
 }
 
 impl Domain {
-    /// Reads a domain's XML.
+    /// Parses a domain's XML.
     pub(super) fn from_xml(xml: &str) -> Result<Self> {
         let raw: raw::Domain = from_xml("domain", xml)?;
         Ok(Self {
@@ -107,19 +107,19 @@ impl Domain {
 }
 
 impl Virsh {
-    /// Every domain, in the order of their names: one process.
+    /// Returns all domains, sorted by name, in one process.
     pub fn domains(&self) -> Result<Vec<DomainSummary>> {
-        // A domain may end or be busy while it is asked: what its statistics lack is then unknown, not wrong.
+        // A domain may stop or be busy during the call. Missing statistics are then unknown, which is no error.
         let commands = LIST.map(<[&str]>::to_vec);
         let sections = self.batch_tolerating("list the VMs", &commands, &[Code::NotFound, Code::Busy])?;
         let [names, autostart, stats] = &sections[..] else {
-            return Err(Error::internal("virsh printed another number of lists than asked for"));
+            return Err(unexpected_sections());
         };
         listed(names, autostart, stats)
     }
 
-    /// What vmprov and libvirt know of each domain, in one process. `whole` asks for the domain's XML, else only
-    /// vmprov's element is fetched, which is far cheaper. A domain that has gone meanwhile is left out.
+    /// Describes domains, in one process. Each UUID comes with whether to read the whole XML. Otherwise only vmprov's
+    /// element is read, which is far cheaper. A domain that no longer exists is left out.
     pub fn describe(&self, domains: &[(Uuid, bool)]) -> Result<HashMap<Uuid, Described>> {
         let uuids: Vec<_> = domains.iter().map(|(uuid, _)| uuid.to_string()).collect();
         let command = |(uuid, &(_, whole)): (_, &(Uuid, bool))| -> Vec<&str> {
@@ -133,11 +133,11 @@ impl Virsh {
         if commands.is_empty() {
             return Ok(HashMap::new());
         }
-        let sections = self.batch_tolerating("describe the VMs", &commands, &[Code::NotFound])?;
+        let sections = self.batch_tolerating("read the VMs", &commands, &[Code::NotFound])?;
         let mut described = HashMap::new();
         for (&(uuid, whole), section) in domains.iter().zip(&sections) {
             let section = section.trim();
-            let known = match (whole, section.is_empty()) {
+            let description = match (whole, section.is_empty()) {
                 (true, true) => continue,
                 (true, false) => {
                     let domain = Domain::from_xml(section)?;
@@ -146,41 +146,41 @@ impl Virsh {
                 (false, true) => Described::default(),
                 (false, false) => Described { metadata: Some(VmRecord::from_element(section)?), domain: None },
             };
-            described.insert(uuid, known);
+            described.insert(uuid, description);
         }
         Ok(described)
     }
 
-    /// One domain as it is now: running, when it runs.
+    /// Returns a domain's current XML, which is that of the running domain if it runs.
     pub fn domain(&self, uuid: Uuid) -> Result<Domain> {
         Domain::from_xml(&self.read("read the VM", &["dumpxml", "--domain", &uuid.to_string()])?)
     }
 
-    /// One domain as it will be at its next start.
+    /// Returns a domain's configuration, which applies at its next start.
     pub fn persistent_domain(&self, uuid: Uuid) -> Result<Domain> {
         Domain::from_xml(&self.read("read the VM", &["dumpxml", "--domain", &uuid.to_string(), "--inactive"])?)
     }
 
-    /// A domain's state now.
+    /// Returns a domain's current state.
     pub fn state(&self, uuid: Uuid) -> Result<State> {
         let text =
-            self.read("ask for the VM's state", &["domstats", "--raw", "--nowait", "--state", &uuid.to_string()])?;
+            self.read("read the VM's state", &["domstats", "--raw", "--nowait", "--state", &uuid.to_string()])?;
         let number = text.lines().find_map(|line| line.trim().strip_prefix("state.state="));
-        number.map(state).ok_or_else(|| Error::new(Code::ToolFailed, "libvirt does not tell the VM's state"))
+        number.map(state).ok_or_else(|| Error::new(Code::ToolFailed, "libvirt does not report the VM's state"))
     }
 
-    /// Whether a domain's memory was saved when it was stopped, so that its next start goes on from there.
+    /// Returns whether a domain has a managed save image, from which its next start will resume.
     pub fn has_managed_save(&self, uuid: Uuid) -> Result<bool> {
-        let text = self.read("ask for saved VMs", &["list", "--all", "--with-managed-save", "--uuid"])?;
+        let text = self.read("list the saved VMs", &["list", "--all", "--with-managed-save", "--uuid"])?;
         Ok(text.lines().any(|line| line.trim() == uuid.to_string()))
     }
 
-    /// Defines a domain. libvirt refuses a second one of the same name atomically.
+    /// Defines a domain. libvirt atomically refuses a second domain of the same name.
     pub fn define(&self, xml: &str) -> Result<()> {
         self.change_with("define the VM", self.tool(&["define", "/dev/stdin"]).stdin(xml))
     }
 
-    /// Starts a domain that is gone when it ends, with its CPUs stopped; [`Self::resume`] lets them go on.
+    /// Starts a transient domain with its CPUs paused. [`Self::resume`] lets them run.
     pub fn create_transient_paused(&self, xml: &str) -> Result<()> {
         self.change_with("start the test domain", self.tool(&["create", "/dev/stdin", "--paused"]).stdin(xml))
     }
@@ -190,17 +190,17 @@ impl Virsh {
         self.change("start the VM", &["start", "--domain", &uuid.to_string()])
     }
 
-    /// Lets a domain go on that is paused or sleeps.
+    /// Resumes a domain that is paused or suspended.
     pub fn resume(&self, uuid: Uuid, state: State) -> Result<()> {
         let verb = if state == State::Suspended { "dompmwakeup" } else { "resume" };
-        self.change("let the VM go on", &[verb, "--domain", &uuid.to_string()])
+        self.change("resume the VM", &[verb, "--domain", &uuid.to_string()])
     }
 
-    /// Asks the guest to shut down, as its power button would.
+    /// Requests a shutdown of the guest, like its power button.
     pub fn shutdown(&self, uuid: Uuid) -> Result<()> {
-        let (what, uuid) = ("ask the guest to shut down", uuid.to_string());
+        let (what, uuid) = ("request a shutdown of the VM", uuid.to_string());
         match self.change(what, &["shutdown", "--domain", &uuid, "--mode", "acpi"]) {
-            // Drivers other than QEMU's have one way only, and refuse to be told which.
+            // Drivers other than QEMU's have only one method and refuse the option.
             Err(error) if error.cause.as_ref().is_some_and(|cause| is_unsupported(cause)) => {
                 self.change(what, &["shutdown", "--domain", &uuid])
             }
@@ -208,9 +208,9 @@ impl Virsh {
         }
     }
 
-    /// Ends a domain at once, as pulling its plug would.
+    /// Powers a domain off at once, without a shutdown of the guest.
     pub fn destroy(&self, uuid: Uuid) -> Result<()> {
-        self.change("power the VM off", &["destroy", "--domain", &uuid.to_string()])
+        self.change("power off the VM", &["destroy", "--domain", &uuid.to_string()])
     }
 
     /// Sets whether a domain starts with the host.
@@ -218,27 +218,28 @@ impl Virsh {
         let uuid = uuid.to_string();
         let mut args = vec!["autostart", "--domain", &uuid];
         args.extend((!wanted).then_some("--disable"));
-        self.change("change whether the VM starts with the host", &args)
+        self.change("change the VM's autostart setting", &args)
     }
 
-    /// Forgets a domain with its NVRAM, TPM state, snapshots' and checkpoints' metadata and saved state. Volumes stay.
+    /// Undefines a domain, including its NVRAM, TPM state, saved state, and the metadata of its snapshots and
+    /// checkpoints. Its volumes are kept.
     pub fn undefine(&self, uuid: Uuid) -> Result<()> {
         let uuid = uuid.to_string();
         let undefine = |more: &[&str]| {
             let args = ["undefine", "--domain", &uuid, "--managed-save", "--snapshots-metadata"];
             self.change("remove the VM's definition", &[&args, more].concat())
         };
-        let says = |error: &Error, text: &str| error.cause.as_ref().is_some_and(|cause| cause.contains(text));
+        let has = |error: &Error, text: &str| error.cause.as_ref().is_some_and(|cause| cause.contains(text));
         match undefine(&["--checkpoints-metadata", "--nvram", "--tpm"]) {
-            // A virsh before 8.9.
-            Err(error) if says(&error, "support option --tpm") => undefine(&["--checkpoints-metadata", "--nvram"]),
-            // A driver whose domains have none of that, as libvirt's test driver.
-            Err(error) if says(&error, "unsupported flags") => undefine(&[]),
+            // virsh before 8.9 does not have this option.
+            Err(error) if has(&error, "support option --tpm") => undefine(&["--checkpoints-metadata", "--nvram"]),
+            // Some drivers have none of these, such as libvirt's test driver.
+            Err(error) if has(&error, "unsupported flags") => undefine(&[]),
             result => result,
         }
     }
 
-    /// Puts another file behind a disk of a domain's configuration; takes effect at its next start.
+    /// Replaces the file of a disk in a domain's configuration. This takes effect at its next start.
     pub fn replace_disk(&self, uuid: Uuid, disk_xml: &str) -> Result<()> {
         let uuid = uuid.to_string();
         let tool = self.tool(&["update-device", "--domain", &uuid, "--file", "/dev/stdin", "--config"]).stdin(disk_xml);
@@ -253,12 +254,12 @@ impl Virsh {
     }
 }
 
-/// Whether virsh or the driver does not know an option, so that nothing was done.
+/// Returns whether virsh or the driver does not support an option. Nothing was changed then.
 fn is_unsupported(cause: &str) -> bool {
     cause.contains("unsupported flags") || cause.contains("support option --")
 }
 
-/// The commands that list every domain by its name with its UUID, those that start with the host, and their figures.
+/// The commands that list the names and UUIDs of all domains, the domains with autostart, and the statistics.
 const LIST: [&[&str]; 3] = [
     LIST_NAMES,
     &["list", "--all", "--autostart", "--uuid"],
@@ -266,7 +267,7 @@ const LIST: [&[&str]; 3] = [
 ];
 const LIST_NAMES: &[&str] = &["list", "--all", "--uuid", "--name"];
 
-/// From the number in `domstats` (`virDomainState`).
+/// Converts the number of a state in `domstats` (`virDomainState`).
 pub(super) fn state(number: &str) -> State {
     match number {
         "1" => State::Running,
@@ -280,12 +281,12 @@ pub(super) fn state(number: &str) -> State {
     }
 }
 
-/// Reads `list --uuid --name`: a UUID, a space, and a name that may hold anything but a line break. Anything else is
-/// an error: a VM must not be missing from a list because its line was not understood.
+/// Parses `list --uuid --name`: a UUID, a space, and a name that may contain anything but a line break. Any other line
+/// is an error, so that no VM is missing from a list because its line could not be parsed.
 pub(super) fn names(text: &str) -> Result<Vec<(Uuid, String)>> {
     let split = |line: &str| Some((Uuid::parse_str(line.get(..36)?).ok()?, line.get(37..)?.to_owned()));
     let unreadable = |line: &str| {
-        Error::new(Code::ToolFailed, "cannot read libvirt's list of VMs").because(format!("`{}`", line.escape_debug()))
+        Error::new(Code::ToolFailed, "cannot parse libvirt's list of VMs").because(format!("`{}`", line.escape_debug()))
     };
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     let mut names = lines.map(|line| split(line).ok_or_else(|| unreadable(line))).collect::<Result<Vec<_>>>()?;
@@ -310,7 +311,7 @@ fn listed(names_text: &str, autostart: &str, stats: &str) -> Result<Vec<DomainSu
     Ok(names(names_text)?.into_iter().map(row).collect())
 }
 
-/// Reads `domstats --raw`: a line `Domain: 'NAME'`, then `key=value` lines, indented.
+/// Parses `domstats --raw`: a line `Domain: 'NAME'`, then indented `key=value` lines.
 pub(super) fn statistics(text: &str) -> HashMap<&str, HashMap<&str, &str>> {
     let mut domains: HashMap<&str, HashMap<&str, &str>> = HashMap::new();
     let mut current = None;
@@ -331,7 +332,7 @@ mod tests {
     const UUID: &str = "6695eb01-f6a4-8304-79aa-97f2502e193f";
 
     #[test]
-    fn an_interface_that_libvirt_knows_nothing_of_is_seen() {
+    fn an_interface_in_qemus_arguments_is_found() {
         let xml = format!(
             "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><name>s</name><uuid>{UUID}</uuid>\
              <memory unit='KiB'>65536</memory><vcpu>1</vcpu><os><type arch='x86_64'>hvm</type></os><devices><interface \
@@ -344,14 +345,14 @@ mod tests {
     }
 
     #[test]
-    fn a_states_number_is_libvirts() {
+    fn states_have_libvirts_numbers() {
         for number in 0..=7 {
             assert_eq!(state(&number.to_string()).number(), number);
         }
     }
 
     #[test]
-    fn names_of_any_kind_survive_the_list() {
+    fn any_name_is_parsed_from_the_list() {
         let other = "6695eb01-f6a4-8304-79aa-97f2502e1930";
         let text = format!("{UUID} it's a 'name' \n{other} {UUID}\n");
         let autostart = format!("{UUID}\n");

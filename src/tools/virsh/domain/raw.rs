@@ -1,4 +1,4 @@
-//! The parts of libvirt's domain XML that are read; what else is there is left alone.
+//! The parts of libvirt's domain XML that are read. The rest is ignored.
 
 use serde::Deserialize;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ pub(super) struct Domain {
     pub(super) os: Os,
     #[serde(default)]
     pub(super) devices: Devices,
-    /// What QEMU is told beside libvirt.
+    /// Additional arguments for QEMU.
     #[serde(rename = "commandline")]
     pub(super) commandline: Option<Commandline>,
 }
@@ -37,7 +37,8 @@ struct Argument {
 }
 
 impl Commandline {
-    /// The interfaces among it: `-device virtio-net-pci,netdev=…,mac=…`, as vmprov gives it where libvirt cannot.
+    /// Returns the interfaces in the arguments: `-device virtio-net-pci,netdev=…,mac=…`. vmprov adds one if libvirt
+    /// cannot configure it.
     pub(super) fn interfaces(&self) -> impl Iterator<Item = vm::Interface> {
         let options = self.args.iter().map(|arg| arg.value.as_str()).filter(|value| value.starts_with("virtio-net"));
         let mac = |options: &str| options.split(',').find_map(|option| option.strip_prefix("mac=")).map(str::to_owned);
@@ -54,7 +55,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// libvirt writes KiB; the other units are for what it may write one day.
+    /// Returns the memory in MiB. libvirt writes KiB, and the other units are for future versions.
     pub(super) fn mib(&self) -> u64 {
         match self.unit.as_deref() {
             Some("b" | "bytes") => self.value >> 20,
@@ -162,7 +163,8 @@ pub(super) struct Interface {
 }
 
 impl Interface {
-    /// One without a MAC (a passed-through device in old XML) has no address that could be found.
+    /// Returns the interface; none if it has no MAC address (a passed-through device in old XML), because then its IP
+    /// address cannot be found.
     pub(super) fn into_known(self) -> Option<vm::Interface> {
         Some(vm::Interface {
             mac: self.mac?.address.to_ascii_lowercase(),

@@ -1,22 +1,22 @@
-//! A command through the guest agent.
+//! Running a command through the guest agent.
 //!
-//! The agent itself hands over a command's output only once that has ended. So the output goes to files in the guest that
-//! are read as they grow.
+//! The agent returns a command's output only after the command has ended. So the command writes its output to files in
+//! the guest, which are read while they grow.
 
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{Executed, Live, MOST_CAPTURED, NewExec, Streams, Via, out_of_time, within_limit};
+use super::{Executed, Live, MAX_CAPTURED, NewExec, Streams, Via, out_of_time, within_limit};
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     ops::Host,
     tools::virsh::{Domain, GuestFiles, Virsh},
 };
 
-/// Runs `"$@"` as the user `$2`, as if that had logged in, in a process group of its own, for up to `$3` seconds where that is
-/// not empty. Its output goes to files in the folder `$1`, which only root can enter; its input comes from one there where
-/// there is one, or else from the agent.
+/// Runs `"$@"` as the user `$2`, as after a login, in a separate process group. A non-empty `$3` is its time limit in
+/// seconds. Its output goes to files in the folder `$1`, which only root can enter. Its input comes from a file there,
+/// if one exists, or else from the agent.
 const SCRIPT: &str = r#"d=$1 w=$2 t=$3; shift 3
 [ -d "$d" ] || mkdir -m 700 "$d" || exit 125
 u=$(umask); umask 077; : >"$d/out" && : >"$d/err" || exit 125; umask "$u"
@@ -26,8 +26,7 @@ exec >>"$d/out" 2>>"$d/err"
 cd "$HOME" 2>/dev/null || cd /
 exec setsid ${t:+timeout -k 5 "$t"} setpriv --reuid "$w" --regid "$(id -g "$w")" --init-groups -- "$@""#;
 
-/// Ends the process group `$2`, where one is named, by force what has not ended within five seconds, and removes the folder
-/// `$1`.
+/// Terminates the process group `$2` if it is given, kills it after five seconds, and removes the folder `$1`.
 const CLEAN_UP: &str = r#"p=$2
 if [ -n "$p" ] && kill -- "-$p"; then
     n=0; while [ $n -lt 50 ] && kill -0 -- "-$p"; do n=$((n + 1)); sleep 0.1; done
@@ -35,40 +34,44 @@ if [ -n "$p" ] && kill -- "-$p"; then
 fi
 exec rm -rf -- "$1""#;
 
-/// How long the guest may take to begin.
-const BEGIN: Duration = Duration::from_secs(20);
+/// How long the guest may take to create its files.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often a command is looked at: at first, and when nothing has come for long.
+/// The interval between polls of a command: the shortest, and the longest when there is no output for a while.
 const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// The most bytes of the command: it is part of one argument.
-const MOST_COMMAND: usize = 64 << 10;
+/// The maximum size of the command in bytes: it is part of one argument.
+const MAX_COMMAND: usize = 64 << 10;
 
-/// The most bytes of standard input, which are handed over before the command begins.
-const MOST_STDIN: usize = 16 << 20;
+/// The maximum size of standard input in bytes. All of it is transferred before the command starts.
+const MAX_STDIN: usize = 16 << 20;
 
-/// The most bytes of it that are handed over with the command itself, in one message to the agent. More goes to a file.
-const MOST_INLINE: usize = 48 << 10;
+/// The maximum size of standard input that is sent with the command in one message to the agent. Larger input goes to a
+/// file.
+const MAX_INLINE: usize = 48 << 10;
 
-/// A command that runs in a guest, or is about to.
+/// A command that runs in a guest, or is about to start.
 struct Running<'a> {
     host: &'a Host,
     uuid: Uuid,
-    /// None before it runs.
+    /// Its process ID; none before it has started.
     pid: Option<i64>,
-    /// Its folder in the guest: its output, its complaints, and its input where that is large.
+    /// Its folder in the guest, for standard output, standard error and large input.
     folder: String,
 }
 
 pub(super) fn run(host: &Host, domain: &Domain, new: &NewExec, streams: Streams) -> Result<Executed> {
     if !domain.agent_connected {
         let name = &domain.name;
-        return Err(Error::conflict(format!("no guest agent answers in the VM `{name}`"))
-            .hint("Install qemu-guest-agent in the guest, or use --via ssh."));
+        return Err(Error::conflict(format!("the guest agent of VM `{name}` is not connected"))
+            .hint("Install qemu-guest-agent in the guest")
+            .hint(Hint::set_to("Use SSH instead", "via", "ssh")));
     }
-    if new.command.iter().map(String::len).sum::<usize>() > MOST_COMMAND {
-        return Err(Error::invalid(format!("the guest agent takes commands of up to {MOST_COMMAND} bytes"))
-            .hint("Hand over the rest on standard input."));
+    if new.command.iter().map(String::len).sum::<usize>() > MAX_COMMAND {
+        return Err(Error::invalid(format!(
+            "command too long for the guest agent: the maximum is {MAX_COMMAND} bytes"
+        ))
+        .hint("Pass the rest on standard input"));
     }
     let user = new.user.as_deref().or_else(|| domain.metadata.as_ref()?.user.as_deref()).unwrap_or("root");
     let mut executed = Executed {
@@ -80,18 +83,18 @@ pub(super) fn run(host: &Host, domain: &Domain, new: &NewExec, streams: Streams)
         stderr: None,
         truncated: false,
     };
-    let began = Instant::now();
+    let started = Instant::now();
     match streams {
-        Streams::Live(live) => executed.exit_status = watched(host, domain, new, user, live)?,
+        Streams::Live(live) => executed.exit_status = run_and_forward(host, domain, new, user, live)?,
         Streams::Captured(stdin) => {
             let mut captured = Captured { stdin, ..Captured::default() };
-            executed.exit_status = watched(host, domain, new, user, &mut captured)?;
+            executed.exit_status = run_and_forward(host, domain, new, user, &mut captured)?;
             let text = |bytes: Vec<u8>| Some(String::from_utf8_lossy(&bytes).into_owned());
             (executed.stdout, executed.stderr) = (text(captured.stdout), text(captured.stderr));
             executed.truncated = captured.truncated;
         }
     }
-    within_limit(new, began, executed)
+    within_limit(new, started, executed)
 }
 
 #[derive(Default)]
@@ -103,11 +106,11 @@ struct Captured {
 }
 
 impl Captured {
-    /// Keeps what there is room for.
-    fn keep(kept: &mut Vec<u8>, truncated: &mut bool, data: &[u8]) {
-        let room = MOST_CAPTURED - kept.len();
-        *truncated |= data.len() > room;
-        kept.extend(&data[..data.len().min(room)]);
+    /// Appends data up to the maximum size, and records whether some was dropped.
+    fn append(captured: &mut Vec<u8>, truncated: &mut bool, data: &[u8]) {
+        let remaining = MAX_CAPTURED - captured.len();
+        *truncated |= data.len() > remaining;
+        captured.extend(&data[..data.len().min(remaining)]);
     }
 }
 
@@ -121,67 +124,73 @@ impl Live for Captured {
     }
 
     fn stdout(&mut self, data: &[u8]) -> Result<()> {
-        Self::keep(&mut self.stdout, &mut self.truncated, data);
+        Self::append(&mut self.stdout, &mut self.truncated, data);
         Ok(())
     }
 
     fn stderr(&mut self, data: &[u8]) -> Result<()> {
-        Self::keep(&mut self.stderr, &mut self.truncated, data);
+        Self::append(&mut self.stderr, &mut self.truncated, data);
         Ok(())
     }
 }
 
-/// Runs it and hands on what it prints; its exit status. Nothing of it stays in the guest, however this ends.
-fn watched(host: &Host, domain: &Domain, new: &NewExec, user: &str, live: &mut dyn Live) -> Result<i32> {
+/// Runs a command, forwards its output and returns its exit status. Removes everything from the guest, also on failure.
+fn run_and_forward(host: &Host, domain: &Domain, new: &NewExec, user: &str, live: &mut dyn Live) -> Result<i32> {
     let stdin = if live.has_stdin() { live.stdin()? } else { Vec::new() };
-    if stdin.len() > MOST_STDIN {
-        return Err(Error::invalid(format!("the guest agent takes up to {MOST_STDIN} bytes of standard input"))
-            .hint("Use --via ssh, or copy a file: vmprov vm cp."));
+    if stdin.len() > MAX_STDIN {
+        return Err(Error::invalid(format!(
+            "standard input too large for the guest agent: the maximum is {MAX_STDIN} bytes"
+        ))
+        .hint(Hint::set_to("Use SSH instead", "via", "ssh"))
+        .hint("Copy the input to the VM as a file"));
     }
     let unique = Uuid::new_v4().simple().to_string();
     let folder = format!("/run/vmprov-exec-{}", &unique[..16]);
     let mut running = Running { host, uuid: domain.uuid, pid: None, folder };
-    let status = running.begin(new, user, stdin).and_then(|()| running.watch(new, &domain.name, live));
-    let ended = running.clean_up(status.is_err());
-    // The first failure is the one that is told.
-    status.and_then(|status| ended.map(|()| status))
+    let status = running.start(new, user, stdin).and_then(|()| running.wait(new, &domain.name, live));
+    let cleaned_up = running.clean_up(status.is_err());
+    // The first failure is the one to report.
+    status.and_then(|status| cleaned_up.map(|()| status))
 }
 
 impl Running<'_> {
-    fn begin(&mut self, new: &NewExec, user: &str, stdin: Vec<u8>) -> Result<()> {
-        let inline = if stdin.len() > MOST_INLINE { self.put_stdin(&stdin).map(|()| Vec::new())? } else { stdin };
+    fn start(&mut self, new: &NewExec, user: &str, stdin: Vec<u8>) -> Result<()> {
+        let inline = if stdin.len() > MAX_INLINE { self.write_stdin(&stdin).map(|()| Vec::new())? } else { stdin };
         let limit = new.timeout.map(|limit| limit.0.as_secs().max(1).to_string()).unwrap_or_default();
-        let ours = [SCRIPT, "sh", &self.folder, user, &limit];
-        let args: Vec<_> = ours.into_iter().chain(new.command.iter().map(String::as_str)).collect();
+        let script = [SCRIPT, "sh", &self.folder, user, &limit];
+        let args: Vec<_> = script.into_iter().chain(new.command.iter().map(String::as_str)).collect();
         self.pid = Some(self.shell(&self.host.virsh, &args, &inline)?);
         Ok(())
     }
 
-    /// Runs a shell's script with its arguments in the guest, as root; its process id.
+    /// Runs a shell script with its arguments in the guest, as root, and returns the process ID.
     fn shell(&self, virsh: &Virsh, args: &[&str], stdin: &[u8]) -> Result<i64> {
         let args: Vec<_> = std::iter::once(&"-c").chain(args).map(|&arg| arg.to_owned()).collect();
         virsh.guest_exec(self.uuid, "/bin/sh", &args, stdin)
     }
 
-    /// Writes large input to a file in the folder. The agent makes files that everybody may read, so the folder comes first.
-    fn put_stdin(&self, stdin: &[u8]) -> Result<()> {
+    /// Writes large input to a file in the folder. The agent creates world-readable files, so the folder is made first.
+    fn write_stdin(&self, stdin: &[u8]) -> Result<()> {
         let virsh = &self.host.virsh;
-        let maker = self.shell(virsh, &[r#"exec mkdir -m 700 "$1""#, "sh", &self.folder], &[])?;
-        let deadline = Instant::now() + BEGIN;
+        let mkdir = self.shell(virsh, &[r#"exec mkdir -m 700 "$1""#, "sh", &self.folder], &[])?;
+        let deadline = Instant::now() + START_TIMEOUT;
         let status = loop {
-            match virsh.guest_exit_status(self.uuid, maker)? {
+            match virsh.guest_exit_status(self.uuid, mkdir)? {
                 None if Instant::now() < deadline => std::thread::sleep(POLL.0),
                 status => break status,
             }
         };
         if status != Some(0) {
-            return Err(Error::new(Code::ToolFailed, format!("the guest made no folder `{}`", self.folder))
-                .hint("The input needs one: see whether the guest's /run is full."));
+            return Err(Error::new(
+                Code::ToolFailed,
+                format!("cannot create the folder `{}` in the guest", self.folder),
+            )
+            .hint("Check whether the guest's /run is full"));
         }
         virsh.guest_write(self.uuid, &format!("{}/in", self.folder), stdin)
     }
 
-    fn watch(&self, new: &NewExec, vm: &str, live: &mut dyn Live) -> Result<i32> {
+    fn wait(&self, new: &NewExec, vm: &str, live: &mut dyn Live) -> Result<i32> {
         let files = self.open()?;
         let deadline = new.timeout.map(|limit| Instant::now() + limit.0 + super::GRACE);
         let status = self.follow(files, deadline, live);
@@ -190,10 +199,10 @@ impl Running<'_> {
         closed.map(|()| status)
     }
 
-    /// Opens its output, which the guest has to make first.
+    /// Opens its output files, once the guest has created them.
     fn open(&self) -> Result<GuestFiles> {
         let [out, err] = ["out", "err"].map(|name| format!("{}/{name}", self.folder));
-        let deadline = Instant::now() + BEGIN;
+        let deadline = Instant::now() + START_TIMEOUT;
         loop {
             match self.host.virsh.guest_open(self.uuid, &out, &err) {
                 Err(error) if error.code == Code::ToolFailed && Instant::now() < deadline => {
@@ -204,7 +213,7 @@ impl Running<'_> {
         }
     }
 
-    /// Hands on what it prints until it has ended, and all is read; none when its time is up.
+    /// Forwards its output until it has ended and everything is read. Returns its exit status, or none at the deadline.
     fn follow(&self, files: GuestFiles, deadline: Option<Instant>, live: &mut dyn Live) -> Result<Option<i32>> {
         let (mut status, mut pause) = (None, POLL.0);
         loop {
@@ -228,9 +237,9 @@ impl Running<'_> {
         }
     }
 
-    /// Removes its folder, and ends it with its whole group first where it may still run.
-    fn clean_up(&self, end: bool) -> Result<()> {
-        let pid = self.pid.filter(|_| end).map(|pid| pid.to_string()).unwrap_or_default();
+    /// Removes its folder; with `kill`, terminates its process group first.
+    fn clean_up(&self, kill: bool) -> Result<()> {
+        let pid = self.pid.filter(|_| kill).map(|pid| pid.to_string()).unwrap_or_default();
         self.shell(&self.host.uncancellable().virsh, &[CLEAN_UP, "sh", &self.folder, &pid], &[]).map(drop)
     }
 }

@@ -1,4 +1,4 @@
-//! `exec`: one command in a guest, through ssh or, where the network does not lead there, through its guest agent.
+//! `exec`: running one command in a guest, through SSH or, if the network does not reach it, through its guest agent.
 
 mod agent;
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::{limit::Limit, user::check_user, vm::State},
     ops::{
         Host,
@@ -25,25 +25,25 @@ use crate::{
     },
 };
 
-/// How much longer than its limit a command is waited for: so long has the guest to end it.
+/// How much longer than its limit to wait for a command, so that the guest can terminate it.
 const GRACE: Duration = Duration::from_secs(15);
 
 /// Describes the command to run in a VM
 #[derive(Debug, Clone, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewExec {
-    // The completers put an argument behind the others unless it has its place.
+    // Shell completion puts an argument behind the others unless it has an index.
     /// VM, by name or UUID
     #[arg(index = 1)]
     #[schema(min_length = 1, max_length = 255)]
     pub vm: String,
 
-    /// Command and its arguments, which no shell looks at; for one: sh -c '…'
+    /// Command and its arguments, run without a shell; to use one: sh -c '…'
     #[arg(index = 2, last = true, required = true)]
     #[schema(min_items = 1)]
     pub command: Vec<String>,
 
-    /// User to run it as [default: the VM's]
+    /// User to run the command as [default: the VM's]
     #[arg(short = 'l', long, value_name = "NAME")]
     #[serde(default)]
     #[schema(pattern = "^[a-z_][a-z0-9_-]{0,31}$")]
@@ -54,12 +54,12 @@ pub struct NewExec {
     #[serde(default)]
     pub via: Via,
 
-    /// End it after so long [default: never]
+    /// Time limit for the command [default: none]
     #[arg(long, value_name = "TIME")]
     #[serde(default)]
     pub timeout: Option<Limit>,
 
-    /// Its standard input, where that is not this process's own
+    /// Standard input of the command
     #[arg(skip)]
     #[serde(default)]
     pub stdin: Option<String>,
@@ -69,12 +69,12 @@ pub struct NewExec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Via {
-    /// ssh, or the guest agent where ssh lets nobody in
+    /// SSH, or the guest agent if SSH fails
     #[default]
     Auto,
-    /// ssh alone
+    /// SSH only
     Ssh,
-    /// The guest agent alone, which needs no network
+    /// The guest agent only; needs no network
     Agent,
 }
 
@@ -88,7 +88,7 @@ impl fmt::Display for Via {
     }
 }
 
-/// What came of a command in a guest.
+/// The result of a command in a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Executed {
@@ -96,53 +96,53 @@ pub struct Executed {
     pub vm: String,
     /// `ssh` or `agent`.
     pub via: Via,
-    /// The user that it ran as.
+    /// The user that the command ran as.
     pub user: String,
-    /// Its exit status, 128 and the signal that ended it where one did.
+    /// The exit status, or 128 plus the number of the signal that ended the command.
     pub exit_status: i32,
-    /// What it printed, where that was captured.
+    /// The standard output, if it was captured.
     pub stdout: Option<String>,
-    /// What it complained of, where that was captured.
+    /// The standard error, if it was captured.
     pub stderr: Option<String>,
-    /// Whether more was printed or complained of than the first MiB of each, which is all that is captured.
+    /// Whether standard output or standard error was longer than 1 MiB, the maximum that is captured of each.
     pub truncated: bool,
 }
 
-/// The most bytes that are captured of what a command prints, and of what it complains of. What a guest says may be
-/// without an end, and whoever reads a report wants no more.
-const MOST_CAPTURED: usize = 1 << 20;
+/// The maximum number of bytes that are captured of standard output, and of standard error. The output of a guest may
+/// be endless, and a report needs no more.
+const MAX_CAPTURED: usize = 1 << 20;
 
 /// Where a command's input comes from, and where its output goes.
 pub enum Streams<'a> {
-    /// Input and output as they come.
+    /// Input and output are streamed.
     Live(&'a mut dyn Live),
-    /// All at once: this is the input, and the report has the output.
+    /// This is the whole input, and the report has the whole output.
     Captured(Vec<u8>),
 }
 
-/// Whoever watches a command. Where ssh runs it, that has the process's own streams instead.
+/// The streams of a command that the guest agent runs. A command that ssh runs inherits the streams of this process.
 pub trait Live {
-    /// Whether the command may have standard input.
+    /// Returns whether the command has standard input.
     fn has_stdin(&self) -> bool;
-    /// Everything that comes from standard input, to its end.
+    /// Reads standard input to its end.
     fn stdin(&mut self) -> Result<Vec<u8>>;
-    /// Something that was printed.
+    /// Handles a piece of standard output.
     fn stdout(&mut self, data: &[u8]) -> Result<()>;
-    /// Something that was complained of.
+    /// Handles a piece of standard error.
     fn stderr(&mut self, data: &[u8]) -> Result<()>;
 }
 
-/// Runs a command in a VM and waits for its end.
+/// Runs a command in a VM and waits until it ends.
 pub fn exec(host: &Host, new: &NewExec, streams: Streams) -> Result<Executed> {
     new.user.as_deref().map_or(Ok(()), check_user)?;
     if new.timeout.is_some_and(|limit| limit.0.as_secs() == 0) {
-        return Err(Error::invalid("a time limit of 0 s leaves no time for the command"));
+        return Err(Error::invalid("invalid timeout `0s`: the minimum is 1s"));
     }
     let (listed, domain) = look_up(host, &new.vm)?;
     require_whole(&domain)?;
     if listed.state != State::Running {
-        return Err(Error::conflict(format!("the VM `{}` is {}, so nothing runs in it", listed.name, listed.state))
-            .hint(format!("Start it: vmprov vm start {}", shell_words::quote(&listed.name))));
+        return Err(Error::conflict(format!("VM `{}` is {}, so it cannot run a command", listed.name, listed.state))
+            .hint(Hint::call_on_vm("Start it", "vm_start", &listed.name)));
     }
     match new.via {
         Via::Agent => agent::run(host, &domain, new, streams),
@@ -154,11 +154,12 @@ pub fn exec(host: &Host, new: &NewExec, streams: Streams) -> Result<Executed> {
                 Err(unreached) if domain.agent_connected => {
                     let Error { message, cause, .. } = unreached.into_error();
                     let why = cause.map(|cause| format!(": {}", cause.lines().last().unwrap_or_default()));
-                    host.progress
-                        .note(&format!("through the guest agent, because {message}{}", why.unwrap_or_default()));
+                    host.progress.note(&format!("using the guest agent: {message}{}", why.unwrap_or_default()));
                     agent::run(host, &domain, new, streams)
                 }
-                Err(unreached) => Err(unreached.into_error().hint("No guest agent answers either.")),
+                Err(unreached) => {
+                    Err(unreached.into_error().hint("Check the guest agent, which is not connected either"))
+                }
             }
         }
     }
@@ -171,7 +172,7 @@ fn borrow<'b>(streams: &'b mut Streams<'_>) -> Streams<'b> {
     }
 }
 
-/// Why nothing was run: there is no way in.
+/// The error of a login that failed, so that nothing was run.
 pub(in crate::ops) struct Unreached(Error);
 
 impl Unreached {
@@ -179,23 +180,22 @@ impl Unreached {
         self.0
     }
 
-    /// ssh lets nobody in.
+    /// Returns the error for a login that ssh refused.
     pub(in crate::ops) fn refused(domain: &Domain, refusal: &Refusal) -> Self {
-        let name = shell_words::quote(&domain.name);
         let code = match refusal.kind {
             RefusalKind::Key | RefusalKind::HostKey => Code::Denied,
             _ => Code::Unreachable,
         };
         Self(
-            Error::new(code, format!("nobody can log in to the VM `{}`", domain.name))
+            Error::new(code, format!("cannot log in to VM `{}`", domain.name))
                 .because(&refusal.words)
-                .hint(format!("See why: vmprov vm wait {name} --timeout 10s")),
+                .hint(Hint::call("See why", "vm_wait", [("vm", domain.name.as_str()), ("timeout", "10s")])),
         )
     }
 }
 
-/// Who logs in where; the inner error is that there is no way in.
-pub(in crate::ops) fn way_in(
+/// Returns the login of a VM and where ssh finds it. The inner error is that no login is possible.
+pub(in crate::ops) fn ssh_target(
     host: &Host,
     domain: &Domain,
     user: Option<&str>,
@@ -206,21 +206,20 @@ pub(in crate::ops) fn way_in(
     };
     let addresses = address::of(host, domain)?;
     let Some(address) = addresses.first() else {
-        let error = Error::new(Code::Unreachable, format!("the VM `{}` has no address yet", domain.name));
-        let name = shell_words::quote(&domain.name);
-        return Ok(Err(Unreached(error.hint(format!("Wait until it lets you in: vmprov vm wait {name}")))));
+        let error = Error::new(Code::Unreachable, format!("VM `{}` has no address yet", domain.name));
+        return Ok(Err(Unreached(error.hint(Hint::call_on_vm("Wait for SSH", "vm_wait", &domain.name)))));
     };
     let target = login.at(address);
     Ok(Ok((login, target)))
 }
 
 fn through_ssh(host: &Host, domain: &Domain, new: &NewExec, streams: Streams) -> Result<Result<Executed>, Unreached> {
-    let (login, target) = match way_in(host, domain, new.user.as_deref()) {
-        Ok(way) => way?,
+    let (login, target) = match ssh_target(host, domain, new.user.as_deref()) {
+        Ok(found) => found?,
         Err(error) => return Ok(Err(error)),
     };
-    // ssh does not tell a signal that ended a command; a shell does, whatever the user's own is.
-    let command = format!("{}; exit $?", shell_words::join(limited(new).iter().chain(&new.command)));
+    // ssh does not report the signal that ended a command; any user's shell does, in its exit status.
+    let command = format!("{}; exit $?", shell_words::join(timeout_words(new).iter().chain(&new.command)));
     let limit = new.timeout.map(|limit| limit.0 + GRACE);
     let mut executed = Executed {
         vm: domain.name.clone(),
@@ -231,12 +230,12 @@ fn through_ssh(host: &Host, domain: &Domain, new: &NewExec, streams: Streams) ->
         stderr: None,
         truncated: false,
     };
-    let began = Instant::now();
+    let started = Instant::now();
     let ran = match streams {
         Streams::Live(live) => target
             .run(&host.runner, &command, live.has_stdin(), limit)
             .map(|ran| ran.map(|status| executed.exit_status = exit_status(status))),
-        Streams::Captured(stdin) => target.capture(&host.runner, &command, &stdin, (limit, MOST_CAPTURED)).map(|ran| {
+        Streams::Captured(stdin) => target.capture(&host.runner, &command, &stdin, (limit, MAX_CAPTURED)).map(|ran| {
             ran.map(|(finished, more)| {
                 executed.truncated = more;
                 executed.exit_status = exit_status(finished.status);
@@ -246,23 +245,24 @@ fn through_ssh(host: &Host, domain: &Domain, new: &NewExec, streams: Streams) ->
         }),
     };
     match ran {
-        Ok(Ok(())) => Ok(within_limit(new, began, executed)),
+        Ok(Ok(())) => Ok(within_limit(new, started, executed)),
         Ok(Err(refusal)) => Err(Unreached::refused(domain, &refusal)),
         Err(error) if error.code == Code::Timeout => Ok(Err(out_of_time(new, &domain.name))),
         Err(error) => Ok(Err(error)),
     }
 }
 
-/// What ends a command in the guest when its time is up (GNU coreutils, busybox): the end of a connection does not.
-fn limited(new: &NewExec) -> Vec<String> {
+/// Returns the words that make the guest end a command at its time limit (GNU coreutils, busybox). Closing the
+/// connection would not end it.
+fn timeout_words(new: &NewExec) -> Vec<String> {
     let limit = new.timeout.map(|limit| limit.0.as_secs().max(1).to_string());
     limit.into_iter().flat_map(|limit| ["timeout".to_owned(), "-k".to_owned(), "5".to_owned(), limit]).collect()
 }
 
-/// What `timeout` answers when it had to end the command, in time or by force. Before its time a command may answer so
-/// itself, too.
-fn within_limit(new: &NewExec, began: Instant, executed: Executed) -> Result<Executed> {
-    let is_over = new.timeout.is_some_and(|limit| began.elapsed() >= limit.0);
+/// Returns an error if the command exceeded its time limit. `timeout` then exits with 124 or 137; before the limit, the
+/// same status is the command's own.
+fn within_limit(new: &NewExec, started: Instant, executed: Executed) -> Result<Executed> {
+    let is_over = new.timeout.is_some_and(|limit| started.elapsed() >= limit.0);
     match executed.exit_status {
         124 | 137 if is_over => Err(out_of_time(new, &executed.vm)),
         _ => Ok(executed),
@@ -272,6 +272,6 @@ fn within_limit(new: &NewExec, began: Instant, executed: Executed) -> Result<Exe
 fn out_of_time(new: &NewExec, vm: &str) -> Error {
     let seconds = new.timeout.map(|limit| limit.0.as_secs()).unwrap_or_default();
     let command = shell_words::join(&new.command);
-    Error::new(Code::Timeout, format!("`{command}` did not end within {seconds} s in the VM `{vm}`, and was ended"))
-        .hint("Give it longer with --timeout.")
+    Error::new(Code::Timeout, format!("`{command}` was terminated in VM `{vm}`: it exceeded its limit of {seconds} s"))
+        .hint(Hint::set("Raise the limit", "timeout"))
 }

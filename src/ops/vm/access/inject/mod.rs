@@ -1,8 +1,8 @@
-//! `inject`: a key into a VM that exists already.
+//! `inject`: adding a key to an existing VM.
 //!
-//! Live through the guest agent where one answers; else through a new seed with a new instance-id, upon which
-//! cloud-init goes through its work again at the next start. The seed gets the key either way, so that whatever
-//! makes the guest anew from it knows every key.
+//! If the guest agent is connected, it adds the key at once. Otherwise the VM gets a new seed with a new instance ID,
+//! so that cloud-init runs again at the next start. The key is added to the seed in both cases, so that a guest that is
+//! set up again from its seed has every key.
 
 mod reseed;
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::{
         key::Key,
         limit::Limit,
@@ -43,23 +43,23 @@ pub struct NewInjection {
     /// Key of the key store
     pub key: Name,
 
-    /// User that the key logs in as [default: the VM's]
+    /// User to add the key for [default: the VM's]
     #[arg(long, value_name = "NAME")]
     #[serde(default)]
     #[schema(pattern = "^[a-z_][a-z0-9_-]{0,31}$")]
     pub user: Option<String>,
 
-    /// How to do it
+    /// How to add the key
     #[arg(long, value_enum, default_value_t = Method::Auto)]
     #[serde(default)]
     pub method: Method,
 
-    /// Restart the VM where that is needed, and prove the key by logging in
+    /// Restart the VM if needed, and verify the key by logging in
     #[arg(long)]
     #[serde(default)]
     pub restart: bool,
 
-    /// How long the restart and the login may take
+    /// Time limit for the restart and the login
     #[arg(long, value_name = "TIME", default_value_t = Limit::WAIT)]
     #[serde(default = "wait_limit")]
     pub timeout: Limit,
@@ -69,17 +69,17 @@ const fn wait_limit() -> Limit {
     Limit::WAIT
 }
 
-/// How a key gets into a VM
+/// How to add a key to a VM
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = InjectMethod)]
 pub enum Method {
-    /// The guest agent where it answers, else cloud-init
+    /// The guest agent if it is connected, otherwise cloud-init
     #[default]
     Auto,
-    /// The guest agent of a running VM: at once
+    /// The guest agent of a running VM; takes effect at once
     Agent,
-    /// A new seed for cloud-init: at the next start
+    /// A new cloud-init seed; takes effect at the next start
     CloudInit,
 }
 
@@ -93,7 +93,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// What came of injecting a key.
+/// The result of injecting a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Injected {
@@ -103,17 +103,17 @@ pub struct Injected {
     pub vm: String,
     /// The key's name.
     pub key: String,
-    /// The user that it logs in as.
+    /// The user that the key logs in as.
     pub user: String,
     /// `agent` or `cloud-init`.
     pub method: Method,
     /// Whether the VM's seed has the key, too.
     pub kept_in_seed: bool,
-    /// Whether the VM must be restarted before the key lets anybody in.
+    /// Whether the VM must be restarted before the key works.
     pub restart_needed: bool,
-    /// Whether the key has been proven by logging in with it.
+    /// Whether a login with the key succeeded.
     pub verified: bool,
-    /// What the operator should know although nothing failed.
+    /// Warnings.
     pub warnings: Vec<String>,
 }
 
@@ -124,13 +124,13 @@ pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
     let lease = lock_found(host, vm)?;
     let unlocked = host;
     let host = &lease.host;
-    // What another vmprov did to it before we had the lock counts.
+    // Another vmprov may have changed the VM before this one got the lock.
     let (listed, domain) = look_up(host, vm)?;
     require_whole(&domain)?;
     let seed_user = domain.metadata.as_ref().and_then(|metadata| metadata.user.as_deref());
     let user = user.as_deref().or(seed_user).ok_or_else(|| {
-        Error::invalid(format!("nobody knows which user the VM `{}` logs in as", listed.name))
-            .hint("Name one with --user NAME.")
+        Error::invalid(format!("no default login user is known for VM `{}`", listed.name))
+            .hint(Hint::set("Choose the user", "user"))
     })?;
     check_user(user)?;
     let mut report = Injected {
@@ -144,7 +144,7 @@ pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
         verified: false,
         warnings: Vec::new(),
     };
-    // A VM that has a seed keeps every key in it; another can only be reached through its agent.
+    // A VM with a seed has every key in it. Without a seed, only the guest agent can add a key.
     let seeded = domain.metadata.as_ref().filter(|metadata| metadata.has_seed());
     report.method = choose(host, &domain, &listed, *method, seeded.is_some(), &mut report.warnings)?;
     if report.method == Method::Agent {
@@ -152,7 +152,7 @@ pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
             Err(error) if *method == Method::Auto && seeded.is_some() && error.code != Code::NotFound => {
                 host.warn(
                     &mut report.warnings,
-                    format!("the guest agent did not take the key ({error}); cloud-init will"),
+                    format!("the guest agent cannot add the key ({error}); using cloud-init instead"),
                 );
                 report.method = Method::CloudInit;
             }
@@ -164,10 +164,7 @@ pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
         let other = Reseed { host, listed: &listed, metadata, key: &key }.run(user, renew)?;
         report.kept_in_seed = other.is_none();
         if let Some(other) = other {
-            host.warn(
-                &mut report.warnings,
-                format!("the key is not kept in the seed, which is for the user `{other}`"),
-            );
+            host.warn(&mut report.warnings, format!("the key was not added to the seed, which is for user `{other}`"));
         }
     }
     drop(lease);
@@ -178,7 +175,7 @@ pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
         report.restart_needed = false;
     }
     if *restart {
-        prove(host, &listed, &key, user, *limit, &mut report)?;
+        verify(host, &listed, &key, user, *limit, &mut report)?;
     }
     Ok(report)
 }
@@ -194,26 +191,29 @@ fn choose(
     let name = &listed.name;
     let running = listed.state == State::Running;
     let no_seed = || {
-        Error::conflict(format!("the VM `{name}` has no cloud-init seed of vmprov's to put the key into"))
-            .hint("A seed is made when a VM is created from an image. A VM without one takes keys while it runs with a guest agent.")
+        Error::conflict(format!("VM `{name}` has no cloud-init seed that vmprov created"))
+            .hint("Run the VM with a guest agent, which can add keys without a seed")
+            .hint("Create VMs from an image to give them a seed")
     };
     match method {
         Method::Agent if !running => {
-            Err(Error::conflict(format!("the VM `{name}` is {}, so no guest agent answers", listed.state))
-                .hint("Start it, or use --method cloud-init."))
+            Err(Error::conflict(format!("VM `{name}` is {}, so its guest agent is not connected", listed.state))
+                .hint(Hint::call_on_vm("Start it", "vm_start", name))
+                .hint(Hint::set_to("Use cloud-init instead", "method", "cloud-init")))
         }
         Method::Agent if !domain.agent_connected => {
-            Err(Error::conflict(format!("no guest agent answers in the VM `{name}`"))
-                .hint("Install qemu-guest-agent in the guest, or use --method cloud-init."))
+            Err(Error::conflict(format!("the guest agent of VM `{name}` is not connected"))
+                .hint("Install qemu-guest-agent in the guest")
+                .hint(Hint::set_to("Use cloud-init instead", "method", "cloud-init")))
         }
         Method::Agent => Ok(Method::Agent),
         Method::Auto if running && domain.agent_connected => Ok(Method::Agent),
         Method::Auto | Method::CloudInit if !seeded => Err(no_seed()),
         Method::Auto | Method::CloudInit => {
             if host.virsh.has_managed_save(listed.uuid)? {
-                host.warn(warnings, format!(
-                    "the VM `{name}` has a saved state, from which it goes on without reading its new seed: drop that with `virsh managedsave-remove`, or restart the VM once more"
-                ));
+                let problem = "it has a saved state, which does not read the new seed when it resumes";
+                let fix = "remove the state with `virsh managedsave-remove`, or restart the VM once more";
+                host.warn(warnings, format!("VM `{name}` will not get the key at its next start: {problem}; {fix}"));
             }
             Ok(Method::CloudInit)
         }
@@ -222,20 +222,20 @@ fn choose(
 
 fn through_agent(host: &Host, domain: &Domain, user: &str, key: &Key) -> Result<()> {
     host.step("adding the key through the guest agent");
-    // The file that the agent writes ends without a line break, so the key's own is all there is.
+    // The agent does not end the file that it writes with a line break, so the key's own is the only one.
     let file = Scratch::memory(format!("{}\n", key.public_key).as_bytes())?;
     host.virsh.set_user_sshkeys(domain.uuid, user, file.path().as_str()).map_err(|error| {
         if error.code == Code::NotFound {
-            return Error::not_found(format!("the VM `{}` has no user `{user}`", domain.name))
+            return Error::not_found(format!("VM `{}` has no user `{user}`", domain.name))
                 .because(error.cause.unwrap_or(error.message))
-                .hint("Name one that it has with --user.");
+                .hint(Hint::set("Choose a user of the guest", "user"));
         }
         error
     })
 }
 
-/// Logs in with the key alone.
-fn prove(
+/// Verifies that a login with this key succeeds.
+fn verify(
     host: &Host,
     listed: &DomainSummary,
     key: &Key,
@@ -244,7 +244,7 @@ fn prove(
     report: &mut Injected,
 ) -> Result<()> {
     if key.private_key_path.is_none() {
-        host.warn(&mut report.warnings, "the key's private half is not in the key store, so the login was not tried");
+        host.warn(&mut report.warnings, "the key store has no private key, so the login was not tested");
         return Ok(());
     }
     host.step("logging in with the key");

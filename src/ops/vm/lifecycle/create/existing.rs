@@ -1,10 +1,10 @@
-//! What `ifExists` makes of a VM of the name that is there already.
+//! Applies `ifExists` to an existing VM of the requested name.
 
 use uuid::Uuid;
 
 use super::{Created, Status};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     model::{
         record::VmRecord,
         specification::{IfExists, Specification},
@@ -17,25 +17,25 @@ use crate::{
     tools::virsh::DomainSummary,
 };
 
-/// What there is of the name.
+/// What exists under the requested name.
 pub(super) enum Existing {
-    /// Nothing, or what the plan has to judge.
+    /// Nothing, or something that the plan checks.
     Nothing,
-    /// The VM that is asked for.
+    /// A VM with the requested specification.
     Same(DomainSummary),
-    /// A VM to be replaced.
+    /// A VM to replace.
     Old(Box<Old>),
 }
 
-/// A VM that is to make room for a new one of its name.
+/// A VM that a new one of the same name replaces.
 #[derive(Debug)]
 pub(super) struct Old {
     pub(super) uuid: Uuid,
     pub(super) metadata: VmRecord,
 }
 
-/// Looks for a VM of the name, and refuses one that must stay. The lock is held.
-pub(super) fn look(host: &Host, new: &NewVm, specification: &Specification) -> Result<Existing> {
+/// Finds a VM of the requested name, and refuses one that must not be replaced. The caller holds the lease.
+pub(super) fn find(host: &Host, new: &NewVm, specification: &Specification) -> Result<Existing> {
     if new.if_exists == IfExists::Fail {
         return Ok(Existing::Nothing);
     }
@@ -45,8 +45,8 @@ pub(super) fn look(host: &Host, new: &NewVm, specification: &Specification) -> R
     };
     let known = host.virsh.describe(&[(listed.uuid, false)])?.remove(&listed.uuid);
     let Some(metadata) = known.and_then(|known| known.metadata) else {
-        return Err(Error::conflict(format!("there is a VM `{name}` already, which vmprov did not make"))
-            .hint("Choose another name."));
+        return Err(Error::conflict(format!("VM `{name}` already exists and is not managed by vmprov"))
+            .hint("Choose another name"));
     };
     if metadata.is_incomplete() {
         return Ok(Existing::Nothing);
@@ -59,58 +59,54 @@ pub(super) fn look(host: &Host, new: &NewVm, specification: &Specification) -> R
     Ok(Existing::Old(Box::new(Old { uuid: listed.uuid, metadata })))
 }
 
-/// Refuses a VM that was made with another specification, and says in what that differs.
+/// Refuses a VM that was created with another specification, and lists the differences.
 fn require_same(name: &str, metadata: &VmRecord, wanted: &Specification) -> Result<()> {
-    let replace = "To have it made anew, losing what is in it: --if-exists replace";
-    let Some(noted) = &metadata.specification else {
-        let message = format!("the VM `{name}` was made by a vmprov that did not note with what specification");
+    let replace = Hint::set_to("Replace it, which deletes its data", "ifExists", "replace");
+    let Some(recorded) = &metadata.specification else {
+        let message = format!("VM `{name}` was created by a version of vmprov that did not record its specification");
         return Err(Error::conflict(message).hint(replace));
     };
-    if noted.sha256 == wanted.sha256() {
+    if recorded.sha256 == wanted.sha256() {
         return Ok(());
     }
-    let differences = Specification::from_json(&noted.json).map(|noted| noted.differences(wanted)).unwrap_or_default();
+    let recorded = Specification::from_json(&recorded.json);
+    let differences = recorded.map(|recorded| recorded.differences(wanted)).unwrap_or_default();
     if differences.is_empty() {
-        let message = format!("the VM `{name}` was made by another version of vmprov, with another specification");
+        let message = format!("VM `{name}` was created by another version of vmprov, with another specification");
         return Err(Error::conflict(message).hint(replace));
     }
     let lines: Vec<_> = differences.iter().map(ToString::to_string).collect();
-    Err(Error::conflict(format!("there is a VM `{name}` already, made with another specification"))
+    Err(Error::conflict(format!("VM `{name}` already exists with another specification"))
         .because(lines.join("\n"))
-        .hint("Memory, virtual CPUs, disk size and autostart can be changed: vmprov vm set.")
+        .hint(Hint::call_on_vm("Change its memory, virtual CPUs, disk size or autostart", "vm_set", name))
         .hint(replace))
 }
 
-/// The report on a VM that is there as it was asked for.
+/// Returns the report of a VM that already exists with the requested specification.
 pub(super) fn kept(host: &Host, new: &NewVm, listed: &DomainSummary, mut warnings: Vec<String>) -> Result<Created> {
     if new.start && !listed.state.is_active() {
         let (name, state) = (&new.name, listed.state);
-        host.warn(
-            &mut warnings,
-            format!("the VM `{name}` is {state} and was left so; to start it: vmprov vm start {name}"),
-        );
+        host.warn(&mut warnings, format!("VM `{name}` already exists and is {state}; it was not started"));
     }
     let vm = list::one(host, listed)?;
     Ok(Created { vm, status: Status::Unchanged, changed: false, warnings })
 }
 
 impl Old {
-    /// Deletes it, when nothing is left that could be refused.
+    /// Deletes the old VM. Call this only after all checks have passed.
     pub(super) fn delete(&self, host: &Host, name: &str) -> Result<()> {
         host.step(format!("deleting the old {name}"));
-        remove(host, self.uuid, Some(&self.metadata)).map(drop).map_err(|error| {
-            error.hint("The old VM may be incomplete now; the same command, given again, removes what is left of it.")
-        })
+        remove(host, self.uuid, Some(&self.metadata))
+            .map(drop)
+            .map_err(|error| error.hint("Repeat the request to remove the rest of the old VM, which may be incomplete"))
     }
 
-    /// Says that it is gone, in the error of what should have come after it.
+    /// Adds to a later error that the old VM has already been deleted.
     pub(super) fn is_gone(name: &str, error: Error) -> Error {
-        let hint =
-            format!("The old VM `{name}` had been deleted by then; the same command, given again, makes the new one.");
-        error.hint(hint)
+        error.hint(format!("Repeat the request to create the new VM; the old VM `{name}` has already been deleted"))
     }
 
-    /// Whether a volume is one of its own, so that it goes with it.
+    /// Returns whether the old VM owns a volume, which is then deleted with it.
     pub(super) fn owns(&self, pool: &str, volume: &str) -> bool {
         self.metadata.volumes.iter().any(|owned| owned.pool == pool && owned.name == volume)
     }

@@ -1,4 +1,4 @@
-//! What a new VM's network interface leads to.
+//! The network that a new VM is attached to.
 
 use crate::{
     error::{Error, Result},
@@ -8,29 +8,29 @@ use crate::{
     tools::virsh::{Capabilities, HostInventory, Link, UserMode},
 };
 
-/// What the interface leads to.
+/// What the VM's network interface is attached to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attachment {
-    /// A network of libvirt's.
+    /// A libvirt network.
     Network,
-    /// The network of the user who runs the VM.
+    /// User-mode networking, with SSH forwarded from a port.
     User(UserMode, PortForward),
 }
 
 impl Attachment {
-    /// Chooses it; a network of libvirt's is made or started where that is needed.
+    /// Chooses the attachment. Creates or starts a libvirt network if necessary.
     pub(super) fn choose(
         host: &Host,
         new: &NewVm,
-        survey: &HostInventory,
+        inventory: &HostInventory,
         capabilities: &Capabilities,
     ) -> Result<Self> {
-        if !prepare::is_user_network(host, &new.network, survey) {
-            prepare::network(host, &new.network, survey)?;
+        if !prepare::is_user_network(host, &new.network, inventory) {
+            prepare::network(host, &new.network, inventory)?;
             return Ok(Self::Network);
         }
         let port = free_port(host, &[])?;
-        // passt ends where the host itself has no way out.
+        // passt exits if the host has no route to the outside.
         let mode = if capabilities.passt && loopback::has_way_out() { UserMode::Passt } else { UserMode::Slirp };
         Ok(Self::User(mode, PortForward { address: loopback::ADDRESS, port }))
     }
@@ -39,7 +39,7 @@ impl Attachment {
         matches!(self, Self::User(UserMode::Passt, _))
     }
 
-    /// The same with QEMU's own means.
+    /// Returns the same attachment with QEMU's built-in user-mode networking.
     pub(super) const fn without_passt(self) -> Self {
         match self {
             Self::User(_, forward) => Self::User(UserMode::Slirp, forward),
@@ -47,7 +47,8 @@ impl Attachment {
         }
     }
 
-    /// The same with a port that is none of these, which other processes have taken since they were chosen.
+    /// Returns the same attachment with another port than those `in_use`, which other processes have taken in the
+    /// meantime.
     pub(super) fn with_other_port(self, host: &Host, in_use: &[u16]) -> Result<Self> {
         let Self::User(mode, forward) = self else { return Ok(self) };
         Ok(Self::User(mode, PortForward { port: free_port(host, in_use)?, ..forward }))
@@ -68,9 +69,9 @@ impl Attachment {
     }
 }
 
-/// A port of the loopback that no VM has, nobody listens at, and that is none of these.
+/// Returns a loopback port that no VM uses, that no process listens on, and that is not in `in_use`.
 fn free_port(host: &Host, in_use: &[u16]) -> Result<u16> {
     let mut taken: Vec<_> = known(host)?.iter().filter_map(|(_, metadata)| Some(metadata.forward?.port)).collect();
     taken.extend(in_use);
-    loopback::free_port(&taken).ok_or_else(|| Error::conflict("no port of the loopback is free"))
+    loopback::free_port(&taken).ok_or_else(|| Error::conflict("no free loopback port"))
 }

@@ -1,8 +1,8 @@
-//! `create`: from an image to a VM, whole or not at all.
+//! `create`: creates a VM from an image, completely or not at all.
 //!
-//! Everything that can be refused is refused before anything is changed. Then the domain is defined first, marked as
-//! being created and naming the volumes that it will own: libvirt refuses a second domain of that name, and whatever
-//! happens later, the domain says what there may be to remove.
+//! The request is validated before anything is changed. Then the domain is defined first, marked as being created and
+//! with the list of volumes that it will own. So libvirt refuses a second domain of that name, and after a failure the
+//! domain tells what to remove.
 
 mod existing;
 mod link;
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    error::{Code, Error, Fault, Result},
+    error::{Code, Error, Fault, Hint, Result},
     model::{
         record::{Phase, PortForward, VmRecord},
         vm::{Known, NewVm, State, Vm},
@@ -32,45 +32,46 @@ use request::Request;
 
 pub(in crate::ops) use plan::injected_key;
 
-/// A VM that was created, or was there as it was asked for.
+/// A VM that was created, or that already existed with the requested specification.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Created {
-    /// The VM, as the list has it.
+    /// The VM, as in the list of VMs.
     #[serde(flatten)]
     pub vm: Vm,
-    /// What became of it.
+    /// What was done.
     pub status: Status,
-    /// Whether anything had to be done.
+    /// Whether anything was changed.
     pub changed: bool,
-    /// What the operator should know although nothing failed.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// What a create did.
+/// What creating a VM did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = CreateStatus)]
 pub enum Status {
-    /// There was no VM of the name.
+    /// The VM was created.
     Created,
-    /// There was one, which is gone.
+    /// An existing VM was deleted, and a new one was created.
     Replaced,
-    /// There was the one that is asked for.
+    /// The VM already existed with the requested specification.
     Unchanged,
 }
 
-/// Creates a VM and starts it, unless that is not wanted. With `wait`, goes on until the guest is so far; a VM that
-/// does not get there is kept, because it shows why.
+/// Creates a VM and, unless the request says otherwise, starts it. With `wait`, also waits for the guest. A VM whose
+/// guest does not become ready is kept for diagnosis.
 pub fn create(host: &Host, new: &NewVm) -> Result<Created> {
     let mut warnings = Vec::new();
     let request = Request::check(host, new, &mut warnings)?;
-    // Who waits for a guest keeps nobody from stopping it: the lease ends here.
-    let mut created = create_alone(&lock(host, new.name.as_str())?.host, new, &request, warnings)?;
+    // Waiting for a guest must not prevent others from stopping it, so the lease ends here.
+    let mut created = create_without_wait(&lock(host, new.name.as_str())?.host, new, &request, warnings)?;
     if let Some(goal) = new.wait.filter(|_| !host.is_dry_run()) {
         let kept = |error: Error| match error.code {
             Code::Interrupted => {
-                error.hint(format!("The VM `{}` is there and stays; only the waiting ended.", new.name))
+                let text = format!("Wait again; VM `{}` was created and is kept", new.name);
+                error.hint(Hint::call(text, "vm_wait", [("vm", new.name.to_string()), ("for", goal.to_string())]))
             }
             _ => error,
         };
@@ -83,36 +84,36 @@ pub fn create(host: &Host, new: &NewVm) -> Result<Created> {
     Ok(created)
 }
 
-/// Creates a VM whose lease is held, and returns once it is there.
-fn create_alone(host: &Host, new: &NewVm, request: &Request, warnings: Vec<String>) -> Result<Created> {
-    match existing::look(host, new, &request.specification(new))? {
+/// Creates a VM whose lease is held, without waiting for the guest.
+fn create_without_wait(host: &Host, new: &NewVm, request: &Request, warnings: Vec<String>) -> Result<Created> {
+    match existing::find(host, new, &request.specification(new))? {
         Existing::Nothing => make(host, new, request, None, warnings),
         Existing::Old(old) => make(host, new, request, Some(&old), warnings),
         Existing::Same(listed) => existing::kept(host, new, &listed, warnings),
     }
 }
 
-/// Makes the VM, in the place of the `old` one where there is one. That is deleted last of all that comes before, when
-/// everything that could be refused has been, and the image is there.
+/// Makes the VM and replaces the `old` one, if any. The old VM is deleted only after all checks have passed and the
+/// image has been fetched.
 fn make(host: &Host, new: &NewVm, request: &Request, old: Option<&Old>, mut warnings: Vec<String>) -> Result<Created> {
     let planned = plan(host, new, request, old, &mut warnings)?;
     let name = new.name.as_str();
     old.map_or(Ok(()), |old| old.delete(host, name))?;
-    let built = build_at_last(host, new, request, planned, &mut warnings);
+    let built = build_with_retries(host, new, request, planned, &mut warnings);
     let (uuid, metadata) = built.map_err(|error| if old.is_some() { Old::is_gone(name, error) } else { error })?;
     let status = if old.is_some() { Status::Replaced } else { Status::Created };
     if let Some(PortForward { address, port }) = metadata.forward {
-        let text = format!("`{name}` is in the network of your user: {address} port {port} leads to its ssh server");
+        let text = format!("`{name}` uses user-mode networking; SSH is at {address} port {port}");
         host.progress.note(&text);
     }
     Ok(Created { vm: report(new, uuid, metadata), status, changed: true, warnings })
 }
 
-/// How often another port is tried where one was taken before QEMU could have it.
-const MOST_PORTS: usize = 5;
+/// How many ports are tried if other processes take them before QEMU does.
+const MAX_PORTS: usize = 5;
 
-/// Builds the VM, and again where another way may lead to it; returns its UUID, and what is noted of it.
-fn build_at_last(
+/// Builds the VM, with retries after failures that another choice can avoid. Returns its UUID and its record.
+fn build_with_retries(
     host: &Host,
     new: &NewVm,
     request: &Request,
@@ -127,31 +128,31 @@ fn build_at_last(
             Err(error) => error,
         };
         if !is_base_new && error.code == Code::NotFound && is_base_gone(host, &planned)? {
-            // The companion that led to the base outlived it: somebody deleted it by hand. It is made again.
+            // The base image was deleted by hand, but its manifest still exists. The base image is fetched again.
             is_base_new = true;
             request.image.iter().zip(&planned.base).try_for_each(|(source, base)| image::forget(host, source, base))?;
             planned.held = None;
             planned = plan(host, new, request, None, &mut Vec::new())?;
         } else if let Some(forward) = planned.attachment.forward()
             && error.fault.as_deref() == Some(&Fault::PortInUse)
-            && in_use.len() < MOST_PORTS
+            && in_use.len() < MAX_PORTS
         {
             // Another process took the port between its choice and QEMU's start.
             in_use.push(forward.port);
             planned.attachment = planned.attachment.with_other_port(host, &in_use)?;
             planned.metadata.forward = planned.attachment.forward();
         } else if planned.attachment.is_passt() && error.fault.as_deref() == Some(&Fault::Passt) {
-            // It has reasons of its own to end: a profile of AppArmor's, namespaces that are not allowed.
+            // passt fails on some hosts, for example because of an AppArmor profile or forbidden namespaces.
             planned.attachment = planned.attachment.without_passt();
             let why = error.cause.unwrap_or(error.message);
-            host.warn(warnings, format!("QEMU's own user-mode network is used, because passt failed: {why}"));
+            host.warn(warnings, format!("using QEMU's built-in user-mode networking, because passt failed: {why}"));
         } else {
             return Err(error);
         }
     }
 }
 
-/// What there is of a VM that has just been made.
+/// Returns the report of a VM that has just been created.
 fn report(new: &NewVm, uuid: Uuid, metadata: VmRecord) -> Vm {
     let known = Known {
         managed: true,
@@ -183,7 +184,7 @@ fn is_base_gone(host: &Host, plan: &Plan) -> Result<bool> {
     }
 }
 
-/// Builds the VM and returns what is noted of it; a failure at any step undoes the ones before it.
+/// Builds the VM and returns its record. A failure in any step rolls back the steps before it.
 fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<VmRecord> {
     let uuid = plan.uuid;
     let xml = plan.domain_xml(new)?;
@@ -193,16 +194,16 @@ fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<VmRecord> {
             let host = host.uncancellable();
             move || absent_is_fine(host.virsh.undefine(uuid))
         });
-        // Making the seed changes nothing that anybody sees, so it need not wait for the name.
+        // Making the seed has no visible effect, so it need not wait until the name is reserved.
         let make_seed = || plan.seed.as_ref().map(|(_, seed)| seed::make(host, seed)).transpose();
-        let define = || host.virsh.define(&xml).map_err(|error| taken_meanwhile(error, new));
+        let define = || host.virsh.define(&xml).map_err(|error| name_taken(error, new));
         let (seed, ()) = side_by_side(host, make_seed, define)?;
-        host.step("making its volumes");
+        host.step("creating its volumes");
         make_volumes(host, new, plan, seed.as_ref(), undo)?;
         if new.autostart {
             host.virsh.set_autostart(uuid, true)?;
         }
-        // Its time begins when it is there, however long its image took.
+        // The lifetime begins here, because fetching the image does not count.
         let expires = new.ttl.map(expiry).transpose()?;
         let ready = VmRecord { phase: Phase::Ready, expires, ..plan.metadata.clone() };
         if !new.start {
@@ -219,7 +220,7 @@ fn build(host: &Host, new: &NewVm, plan: &Plan) -> Result<VmRecord> {
     })
 }
 
-/// Undoing what was not done is no failure.
+/// Ignores that there is nothing to undo.
 fn absent_is_fine(result: Result<()>) -> Result<()> {
     match result {
         Err(error) if matches!(error.code, Code::NotFound | Code::Conflict) => Ok(()),
@@ -227,15 +228,15 @@ fn absent_is_fine(result: Result<()>) -> Result<()> {
     }
 }
 
-fn taken_meanwhile(error: Error, new: &NewVm) -> Error {
+/// Names the VM in the error if another program has taken its name since the check.
+fn name_taken(error: Error, new: &NewVm) -> Error {
     if error.code == Code::AlreadyExists {
-        return Error { message: format!("there is a VM `{}` already", new.name), ..error }
-            .hint("Choose another name.");
+        return Error { message: format!("VM `{}` already exists", new.name), ..error }.hint("Choose another name");
     }
     error
 }
 
-/// Makes the disk beside the seed and the console's log, and then the installer.
+/// Creates the disk in parallel with the console log and the seed, and then the installer.
 fn make_volumes(host: &Host, new: &NewVm, plan: &Plan, iso: Option<&Scratch>, undo: &mut Undo) -> Result<()> {
     let size = new.disk_size.bytes();
     let disk = match &plan.base {

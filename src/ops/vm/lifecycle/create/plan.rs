@@ -1,4 +1,4 @@
-//! What is to be built, after a look at the host; what must be there first is made.
+//! Plans a VM against the state of the host, and creates what the VM requires.
 
 use uuid::Uuid;
 
@@ -6,7 +6,7 @@ use super::{existing::Old, link::Attachment, request::Request};
 use crate::{
     catalogue::Firmware,
     cloud_init::{HostKey, Seed},
-    error::{Code, Error, Result},
+    error::{Code, Error, Hint, Result},
     model::{
         key::Key,
         record::{InjectedKey, OwnedVolume, Phase, Provenance, VmRecord, VolumeRole},
@@ -36,19 +36,19 @@ pub(super) struct Plan {
     pool: Pool,
     capabilities: Capabilities,
     pub(super) base: Option<image::Base>,
-    /// Nobody removes the base meanwhile.
+    /// Prevents the removal of the base image.
     pub(super) held: Option<Lock>,
     pub(super) disk: OwnedVolume,
-    /// Where libvirt logs the serial console.
+    /// The volume where libvirt logs the serial console.
     pub(super) console: OwnedVolume,
     pub(super) seed: Option<(OwnedVolume, Seed)>,
-    /// The installer and, where it is uploaded, the volume for it.
+    /// The installer and, if it must be uploaded, the volume for it.
     pub(super) installer: Option<(LocalFile, Option<OwnedVolume>)>,
     pub(super) metadata: VmRecord,
 }
 
-/// Looks at the host, refuses what cannot be done, and makes what must be there first.
-/// There is no VM of the name, apart from the one that is to be replaced.
+/// Validates the request against the host, and creates what the VM requires: network, pool and base image. Afterwards,
+/// no VM of the requested name exists, except the one to replace.
 pub(super) fn plan(
     host: &Host,
     new: &NewVm,
@@ -63,17 +63,17 @@ pub(super) fn plan(
     };
     let (disk, iso) = (owned(".qcow2", VolumeRole::Disk), owned("-installer.iso", VolumeRole::Installer));
     let console = OwnedVolume { name: log_name(new.name.as_str()), ..owned("", VolumeRole::Console) };
-    let names = request.image.as_ref().map(|source| source.companions(&host.caller)).unwrap_or_default();
-    let mut companions = names.iter().map(|_| Scratch::memory(b"")).collect::<Result<Vec<_>>>()?;
-    let paths = companions.iter().map(|file| file.path().to_string()).collect::<Vec<_>>();
+    let names = request.image.as_ref().map(|source| source.manifests(&host.caller)).unwrap_or_default();
+    let mut manifests = names.iter().map(|_| Scratch::memory(b"")).collect::<Result<Vec<_>>>()?;
+    let paths = manifests.iter().map(|file| file.path().to_string()).collect::<Vec<_>>();
     let downloads: Vec<_> = names.into_iter().zip(paths).collect();
     let virttype = accelerator::virttype(host);
-    let survey = host.virsh.survey(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
-    check_name(host, new, old, &survey)?;
-    let limits = Limits { vcpus: survey.capabilities.max_vcpus, memory_mib: survey.memory_mib };
+    let inventory = host.virsh.inventory(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
+    check_name(host, new, old, &inventory)?;
+    let limits = Limits { vcpus: inventory.capabilities.max_vcpus, memory_mib: inventory.memory_mib };
     check_host_limits(host, Some(new.vcpus), Some(new.memory), limits, warnings)?;
-    prepare::check_network(host, &new.network, &survey)?;
-    let known = |source| image::Base::first_of(&host.caller, source, &mut companions);
+    prepare::check_network(host, &new.network, &inventory)?;
+    let known = |source| image::Base::first_of(&host.caller, source, &mut manifests);
     let known = request.image.as_ref().map(known).transpose()?.flatten();
     if let (Some(source), None) = (&request.image, &known) {
         image::refuse_unknown(host, source)?;
@@ -83,17 +83,18 @@ pub(super) fn plan(
         data.check(&new.name, user)?.into_iter().for_each(|warning| host.warn(warnings, warning));
     }
     check_against_catalogue(host, new, request, warnings)?;
-    let demands = image::ImagePolicy {
+    let policy = image::ImagePolicy {
         checksum: new.checksum.as_ref(),
         verified: new.require_verified || host.settings.require_verified,
         pull: new.pull,
     };
-    let find = |source| image::find(host, source, known.as_ref(), demands, survey.pool.as_ref(), warnings);
+    let find = |source| image::find(host, source, known.as_ref(), policy, inventory.pool.as_ref(), warnings);
     let found = request.image.as_ref().map(find).transpose()?;
     check_disk_size(new, found.as_ref().map(image::Found::virtual_size))?;
     let installer = match &request.installer {
-        // One that libvirt knows as a volume is used where it is; another is uploaded for this VM. Where a request's files are
-        // limited all are: libvirt opens a volume by its path each time that the VM starts, and where that leads may change.
+        // An installer that is a libvirt volume is attached in place; any other is uploaded for this VM. If requests
+        // may name only some files, every installer is uploaded: libvirt opens a volume by its path at each start of
+        // the VM, and the target of that path may change.
         Some(file)
             if host.settings.sources == SourcePolicy::Any
                 && host.virsh.is_local()
@@ -104,9 +105,9 @@ pub(super) fn plan(
         Some(file) => Some((file.clone(), Some(iso))),
         None => None,
     };
-    let pool = prepare::pool(host, survey.pool.as_ref())?;
-    let attachment = Attachment::choose(host, new, &survey, &survey.capabilities)?;
-    let capabilities = accelerator::accelerator(host, virttype, survey.capabilities, warnings)?;
+    let pool = prepare::pool(host, inventory.pool.as_ref())?;
+    let attachment = Attachment::choose(host, new, &inventory, &inventory.capabilities)?;
+    let capabilities = accelerator::accelerator(host, virttype, inventory.capabilities, warnings)?;
     let base = match (found, &request.image) {
         (Some(found), Some(source)) => Some(image::store(host, &pool, source, found, user.as_deref())?),
         _ => None,
@@ -121,22 +122,22 @@ pub(super) fn plan(
     let uuid = Uuid::new_v4();
     let mut plan =
         Plan { uuid, mac, attachment, pool, capabilities, base, held, disk, console, seed, installer, metadata };
-    plan.note(new, request);
+    plan.fill_record(new, request);
     Ok(plan)
 }
 
-/// Refuses a disk that the image will not fit on, before anything is fetched, and warns of too little memory.
+/// Refuses a disk that is too small for the image, before anything is fetched. Warns about too little memory.
 fn check_against_catalogue(host: &Host, new: &NewVm, request: &Request, warnings: &mut Vec<String>) -> Result<()> {
     let Some(entry) = request.image.as_ref().and_then(image::ImageSource::entry) else { return Ok(()) };
     check_disk_size(new, entry.min_disk.map(DiskSize::bytes))?;
     if let Some(least) = entry.min_memory.filter(|&least| least > new.memory) {
-        let text = format!("`{}` wants {least} of memory at least, and gets {}", entry.name, new.memory);
+        let text = format!("`{}` needs at least {least} of memory; {} given", entry.name, new.memory);
         host.warn(warnings, text);
     }
     Ok(())
 }
 
-/// The user to log in as, where a seed will tell the guest of one.
+/// Returns the login user, if the VM gets a seed.
 fn user(new: &NewVm, request: &Request, base: Option<&image::Base>) -> Result<Option<String>> {
     if !request.seeded {
         return Ok(None);
@@ -144,7 +145,8 @@ fn user(new: &NewVm, request: &Request, base: Option<&image::Base>) -> Result<Op
     let source = request.image.as_ref();
     let user = (new.user.as_deref()).or_else(|| base?.user.as_deref()).or_else(|| source?.user()).ok_or_else(|| {
         let what = source.map_or_else(|| "the installed system".to_owned(), |source| format!("`{}`", source.given()));
-        Error::invalid(format!("nobody knows which user {what} logs in as")).hint("Name one with --user NAME.")
+        Error::invalid(format!("no default login user is known for {what}"))
+            .hint(Hint::set("Name the login user", "user"))
     })?;
     check_user(user)?;
     Ok(Some(user.to_owned()))
@@ -158,45 +160,47 @@ fn check_disk_size(new: &NewVm, least: Option<u64>) -> Result<()> {
             new.disk_size.bytes(),
             human(least)
         ))
-        .hint(format!("Give at least --disk-size {}", human(least.next_multiple_of(1 << 30))))),
+        .hint(Hint::set_to("Use a larger disk", "diskSize", human(least.next_multiple_of(1 << 30))))),
         _ => Ok(()),
     }
 }
 
-/// Refuses a name that is taken. What a killed create of that name left is removed first.
-fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, survey: &HostInventory) -> Result<()> {
+/// Refuses a name that is taken. Removes the leftovers of an interrupted create of that name first.
+fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, inventory: &HostInventory) -> Result<()> {
     let mut removed = false;
-    let mut others = survey.domains.iter().filter(|(uuid, _)| old.is_none_or(|old| old.uuid != *uuid));
+    let mut others = inventory.domains.iter().filter(|(uuid, _)| old.is_none_or(|old| old.uuid != *uuid));
     if let Some((uuid, name)) = others.find(|(_, name)| name == new.name.as_str()) {
         let described = host.virsh.describe(&[(*uuid, false)])?;
         match described.get(uuid).and_then(|known| known.metadata.as_ref()) {
-            // We hold the lease, so nobody works on it any more.
+            // This operation holds the lease, so no other operation works on that VM.
             Some(metadata) if is_leftover(new, metadata) => {
-                host.progress.note(&format!("removed what was left of `{name}`, which was cut short"));
+                host.progress.note(&format!("removed leftovers of an interrupted create or delete of `{name}`"));
                 remove(host, *uuid, Some(metadata))?;
                 removed = true;
             }
             Some(metadata) if metadata.is_incomplete() => return Err(incomplete(name)),
             _ => {
-                return Err(Error::new(Code::AlreadyExists, format!("there is a VM `{name}` already"))
-                    .hint(format!("Choose another name, or remove it: vmprov vm delete {name}")));
+                return Err(Error::new(Code::AlreadyExists, format!("VM `{name}` already exists"))
+                    .hint("Choose another name")
+                    .hint(Hint::call_on_vm("Delete the existing VM", "vm_delete", name)));
             }
         }
     }
     let pool = &host.settings.pool;
-    match survey.volumes.iter().find(|volume| !old.is_some_and(|old| old.owns(pool, volume))) {
+    match inventory.volumes.iter().find(|volume| !old.is_some_and(|old| old.owns(pool, volume))) {
         Some(volume) if !removed => {
-            let message = format!("the pool `{pool}` has a volume `{volume}` already, which no VM of vmprov's owns");
-            Err(Error::new(Code::AlreadyExists, message).hint(format!(
-                "Choose another name, or delete it: virsh vol-delete --pool {} --vol {volume}",
-                shell_words::quote(pool)
-            )))
+            let message = format!("volume `{volume}` already exists in pool `{pool}` and belongs to no managed VM");
+            let delete = format!("virsh vol-delete --pool {} --vol {volume}", shell_words::quote(pool));
+            Err(Error::new(Code::AlreadyExists, message)
+                .hint("Choose another name")
+                .hint(Hint::run("Delete the volume", delete)))
         }
         _ => Ok(()),
     }
 }
 
-/// Whether a VM of the name is but what a killed create left; for who wants the VM there in any case, or a killed delete.
+/// Returns whether an existing VM is only a leftover of an interrupted create. The leftover of an interrupted delete
+/// counts too, unless `ifExists` is `fail`.
 fn is_leftover(new: &NewVm, metadata: &VmRecord) -> bool {
     let deleting = metadata.phase == Phase::Deleting && new.if_exists != IfExists::Fail;
     metadata.phase == Phase::Creating || deleting
@@ -219,8 +223,8 @@ fn plan_seed(new: &NewVm, user: String, mac: &str, request: &Request) -> Result<
     })
 }
 
-/// A MAC address of QEMU's range. It is random, not made from the name: a VM that is created again must not be given
-/// its predecessor's lease.
+/// Returns a random MAC address of QEMU's range. It does not derive from the name: a VM that is created again must not
+/// get its predecessor's DHCP lease.
 fn random_mac() -> String {
     let random = Uuid::new_v4();
     let bytes = random.as_bytes();
@@ -228,8 +232,8 @@ fn random_mac() -> String {
 }
 
 impl Plan {
-    /// Fills in what is noted of the VM.
-    fn note(&mut self, new: &NewVm, request: &Request) {
+    /// Fills in the VM's record.
+    fn fill_record(&mut self, new: &NewVm, request: &Request) {
         let metadata = &mut self.metadata;
         metadata.image = self.base.as_ref().map(|base| Provenance {
             source: base.source.clone(),
@@ -250,7 +254,7 @@ impl Plan {
         metadata.specification = Some((&request.specification(new)).into());
     }
 
-    /// The domain's XML, which names volumes that are not there yet.
+    /// Returns the domain XML, which names volumes that do not exist yet.
     pub(super) fn domain_xml(&self, new: &NewVm) -> Result<String> {
         let path = |volume: &OwnedVolume| self.pool.path_of(&volume.name);
         let mut disks = vec![DiskDevice::Disk(path(&self.disk))];
@@ -275,7 +279,7 @@ impl Plan {
     }
 }
 
-/// What is noted of a key that a VM is given.
+/// Returns the record of a key that a VM gets.
 pub(in crate::ops) fn injected_key(key: &Key) -> InjectedKey {
     InjectedKey { name: key.name.to_string(), fingerprint: key.fingerprint.clone() }
 }

@@ -1,4 +1,4 @@
-//! A request that makes sense by itself: what can be refused without looking at the host.
+//! Validates a request as far as that is possible without libvirt.
 
 use camino::Utf8Path;
 
@@ -10,13 +10,13 @@ use crate::{
     store::local_file::LocalFile,
 };
 
-/// What was asked for, with what it names read and found usable.
+/// A valid request, with the files and keys that it names.
 pub(super) struct Request {
     pub(super) image: Option<ImageSource>,
     pub(super) installer: Option<LocalFile>,
     pub(super) keys: Vec<Key>,
     pub(super) user_data: Option<UserData>,
-    /// Whether there is something in the guest to tell of keys and users.
+    /// Whether the VM gets a seed.
     pub(super) seeded: bool,
 }
 
@@ -30,20 +30,18 @@ impl Request {
         let wants_seed = !keys.is_empty() || user_data.is_some() || new.user.is_some();
         let seeded = image.is_some() || installer.is_some() && wants_seed;
         if image.is_none() && installer.is_none() {
-            host.warn(warnings, "no image is given: the disk is blank, and nothing will boot from it");
+            host.warn(warnings, "no image given: the disk is blank and not bootable");
         }
         if image.is_some() && keys.is_empty() && user_data.is_none() {
-            let name = &new.name;
-            let text = format!("no key is given, so nobody can log in until one is injected: vmprov inject {name} KEY");
-            host.warn(warnings, text);
+            host.warn(warnings, "no SSH key given: login is not possible until a key is injected");
         }
         Ok(Self { image, installer, keys, user_data, seeded })
     }
 }
 
 impl Request {
-    /// What the VM is asked to be, in the one form in which it is noted and compared. How its image is fetched, how long it is
-    /// kept, and whether it is started now, are no part of that.
+    /// Returns the requested specification in its normal form, which is recorded and compared. It does not include how
+    /// the image is fetched, the lifetime, or whether the VM is started now.
     pub(super) fn specification(&self, new: &NewVm) -> Specification {
         let mut ssh_keys: Vec<_> = self.keys.iter().map(|key| format!("{} {}", key.name, key.fingerprint)).collect();
         ssh_keys.sort();
@@ -69,7 +67,10 @@ fn installer(host: &Host, given: &str) -> Result<LocalFile> {
     let file = source_policy::open(host, Utf8Path::new(given), failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() || metadata.len() == 0 {
-        return Err(Error::invalid(format!("the installer `{}` is empty or no regular file", file.path())));
+        return Err(Error::invalid(format!(
+            "invalid installer `{}`: it must be a regular file that is not empty",
+            file.path()
+        )));
     }
     Ok(file)
 }

@@ -1,7 +1,7 @@
-//! `set`: changes a VM that exists, at once where libvirt can, else at its next start.
+//! `set`: changes an existing VM, at once if libvirt supports that, else at its next start.
 //!
-//! Everything that can be refused is refused before anything is changed, and what fails later undoes what came before it.
-//! The disk comes last, because it cannot be made smaller again.
+//! The request is validated before anything is changed, and a later failure rolls back the steps before it. The disk
+//! comes last, because it cannot shrink again.
 
 mod disk;
 mod plan;
@@ -21,56 +21,56 @@ use crate::{
 };
 use plan::plan;
 
-/// What came of changing a VM.
+/// The result of changing a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Edited {
     /// The VM's name.
     pub vm: String,
-    /// Whether anything had to be done.
+    /// Whether anything was changed.
     pub changed: bool,
-    /// Whether it must be restarted before everything is as it was asked for.
+    /// Whether some changes take effect only after a restart.
     pub restart_needed: bool,
-    /// What was asked for, one by one.
+    /// The requested changes.
     pub changes: Vec<Item>,
-    /// What the operator should know although nothing failed.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// What came of one thing that was asked for.
+/// The result of one requested change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
-    /// What it is, how it was, and how it is to be.
+    /// The setting, with its old and new values.
     #[serde(flatten)]
     pub difference: Difference,
-    /// From when on it is so.
+    /// When the change takes effect.
     pub effect: Effect,
 }
 
-/// From when on something is so.
+/// When a change takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Effect {
-    /// From now on.
+    /// At once.
     Live,
-    /// From the VM's next start on.
+    /// At the VM's next start.
     NextStart,
-    /// It was so before.
+    /// The setting already had this value.
     Unchanged,
 }
 
-/// A VM before it is changed.
+/// A VM before the change.
 struct Before {
     listed: DomainSummary,
-    /// As it runs, when it does.
+    /// The running configuration, if the VM is active.
     live: Option<Domain>,
-    /// As it will start next.
+    /// The persistent configuration, for the next start.
     config: Domain,
 }
 
 impl Before {
-    fn look(host: &Host, reference: &str) -> Result<Self> {
+    fn read(host: &Host, reference: &str) -> Result<Self> {
         let (listed, domain) = look_up(host, reference)?;
         require_whole(&domain)?;
         if !listed.state.is_active() {
@@ -80,7 +80,7 @@ impl Before {
         Ok(Self { listed, live: Some(domain), config })
     }
 
-    /// The disks that the VM has now.
+    /// Returns the disks that the VM has now.
     fn disks(&self) -> &[Disk] {
         &self.live.as_ref().unwrap_or(&self.config).disks
     }
@@ -91,13 +91,13 @@ pub fn set(host: &Host, change: &Change) -> Result<Edited> {
     change.check()?;
     let lease = lock_found(host, &change.vm)?;
     let host = &lease.host;
-    // What another vmprov did to it before we had the lock counts.
-    let before = Before::look(host, &change.vm)?;
+    // The VM is read under the lease, because another vmprov process may have changed it before.
+    let before = Before::read(host, &change.vm)?;
     let mut warnings = Vec::new();
     let plan = plan(host, &before, change, &mut warnings)?;
     step::run_all(host, &before, &plan.steps)?;
     for step in &plan.steps {
-        step.action.in_the_guest().into_iter().for_each(|text| host.warn(&mut warnings, text));
+        step.action.guest_notice().into_iter().for_each(|text| host.warn(&mut warnings, text));
     }
     let is = |effect: Effect| plan.items.iter().any(|item| item.effect == effect);
     Ok(Edited {

@@ -1,4 +1,4 @@
-//! What a change comes to: what is refused, what is done, and from when on it is so.
+//! Plans a change: validates it, and decides the steps and when each setting takes effect.
 
 use super::{
     Before, Effect, Item, disk,
@@ -16,15 +16,15 @@ use crate::{
     tools::virsh::Domain,
 };
 
-/// What is to be done, and what it will have come to.
+/// The steps of a change, and their effects.
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) items: Vec<Item>,
-    /// What holds from the next start on, then what holds at once, and last the disk.
+    /// The steps: first those for the next start, then those with immediate effect, and the disk last.
     pub(super) steps: Vec<Step>,
 }
 
-/// Refuses what cannot be, and plans the rest.
+/// Validates a change and plans its steps.
 pub(super) fn plan(host: &Host, before: &Before, change: &Change, warnings: &mut Vec<String>) -> Result<Plan> {
     if change.memory.is_some() || change.vcpus.is_some() {
         let limits = host.virsh.limits(&before.config)?;
@@ -50,7 +50,7 @@ pub(super) fn plan(host: &Host, before: &Before, change: &Change, warnings: &mut
     if let Some(text) = &change.description {
         plan.description(before, text);
     }
-    if let Some(step) = note(before, change) {
+    if let Some(step) = update_record(before, change) {
         plan.steps.push(step);
     }
     plan.steps.append(&mut live);
@@ -62,7 +62,7 @@ impl Plan {
         self.items.push(Item { difference: Difference { member, from, to }, effect });
     }
 
-    /// A running guest gives memory back or takes it again through its balloon, within what it was started with.
+    /// Plans a change of the memory. The balloon of a running guest can change it up to the maximum at boot.
     fn memory(&mut self, before: &Before, to: Memory, live_steps: &mut Vec<Step>) {
         let (config, mib) = (&before.config, to.mib());
         if config.memory_mib != mib {
@@ -70,19 +70,19 @@ impl Plan {
             let undo = Action::Memory { max: max.map(|_| config.max_memory_mib), mib: config.memory_mib };
             self.steps.push(Step { what: "memory", action: Action::Memory { max, mib }, undo: Some(undo) });
         }
-        let reaches = |live: &&Domain| live.balloon && mib <= live.max_memory_mib;
-        if let Some(live) = before.live.as_ref().filter(reaches).filter(|live| live.memory_mib != mib) {
+        let is_possible = |live: &&Domain| live.balloon && mib <= live.max_memory_mib;
+        if let Some(live) = before.live.as_ref().filter(is_possible).filter(|live| live.memory_mib != mib) {
             let undo = Some(Action::LiveMemory(live.memory_mib));
             live_steps.push(Step { what: "running VM's memory", action: Action::LiveMemory(mib), undo });
         }
         let now = before.live.as_ref().unwrap_or(config).memory_mib;
-        let is_so = before.live.as_ref().is_some_and(|live| live.memory_mib == mib || reaches(&live));
-        let effect = effect(now == mib && config.memory_mib == mib, is_so);
+        let is_live = before.live.as_ref().is_some_and(|live| live.memory_mib == mib || is_possible(&live));
+        let effect = effect(now == mib && config.memory_mib == mib, is_live);
         self.add("memory", human(now << 20), to.to_string(), effect);
     }
 
-    /// Virtual CPUs are plugged in, up to what the VM was started with at most. They are not pulled out: a guest need not
-    /// let go of one, and does not of those that it booted with.
+    /// Plans a change of the number of virtual CPUs. They are hot-plugged up to the maximum at boot. They are never
+    /// unplugged: a guest may refuse to release a CPU, and never releases those that it booted with.
     fn vcpus(&mut self, before: &Before, to: u32, live_steps: &mut Vec<Step>) {
         let config = &before.config;
         if config.vcpus != to {
@@ -90,14 +90,14 @@ impl Plan {
             let undo = Action::Vcpus { max: max.map(|_| config.max_vcpus), count: config.vcpus };
             self.steps.push(Step { what: "virtual CPUs", action: Action::Vcpus { max, count: to }, undo: Some(undo) });
         }
-        let reaches = |live: &&Domain| live.vcpus < to && to <= live.max_vcpus;
-        if let Some(live) = before.live.as_ref().filter(reaches) {
+        let is_possible = |live: &&Domain| live.vcpus < to && to <= live.max_vcpus;
+        if let Some(live) = before.live.as_ref().filter(is_possible) {
             let undo = Some(Action::LiveVcpus(live.vcpus));
             live_steps.push(Step { what: "running VM's virtual CPUs", action: Action::LiveVcpus(to), undo });
         }
         let now = before.live.as_ref().unwrap_or(config).vcpus;
-        let is_so = before.live.as_ref().is_some_and(|live| live.vcpus == to || reaches(&live));
-        let effect = effect(now == to && config.vcpus == to, is_so);
+        let is_live = before.live.as_ref().is_some_and(|live| live.vcpus == to || is_possible(&live));
+        let effect = effect(now == to && config.vcpus == to, is_live);
         self.add("vcpus", now.to_string(), to.to_string(), effect);
     }
 
@@ -121,41 +121,42 @@ impl Plan {
     }
 }
 
-/// From when on something is so: it `was` before, or it is `at_once`.
-const fn effect(was: bool, at_once: bool) -> Effect {
-    match (was, at_once) {
+/// Returns when a setting takes effect, which may be `unchanged` or changed `at_once`.
+const fn effect(unchanged: bool, at_once: bool) -> Effect {
+    match (unchanged, at_once) {
         (true, _) => Effect::Unchanged,
         (false, true) => Effect::Live,
         (false, false) => Effect::NextStart,
     }
 }
 
-/// Keeps the specification of a VM up with what is asked for now, so that a later create is compared with that. It is
-/// noted also where the VM is so already: somebody else may have seen to that.
-fn note(before: &Before, change: &Change) -> Option<Step> {
-    let noted = before.config.metadata.as_ref()?;
-    // One of another form cannot be kept up; it would be wrong from now on.
-    let specification = Specification::from_json(&noted.specification.as_ref()?.json).map(|mut specification| {
+/// Returns the step that updates the VM's recorded specification, with which a later create is compared. The record is
+/// updated even if the VM already has the requested values: another tool may have set them.
+fn update_record(before: &Before, change: &Change) -> Option<Step> {
+    let record = before.config.metadata.as_ref()?;
+    // A specification of another format cannot be updated. It is dropped, because it would be wrong from now on.
+    let specification = Specification::from_json(&record.specification.as_ref()?.json).map(|mut specification| {
         specification.memory_mib = change.memory.map_or(specification.memory_mib, Memory::mib);
         specification.vcpus = change.vcpus.unwrap_or(specification.vcpus);
         specification.disk_bytes = change.disk_size.map_or(specification.disk_bytes, DiskSize::bytes);
         specification.autostart = change.autostart.unwrap_or(specification.autostart);
         (&specification).into()
     });
-    let after = VmRecord { specification, ..noted.clone() };
-    (after != *noted).then(|| Step {
-        what: "note of its specification",
-        action: Action::Note(Box::new(after)),
-        undo: Some(Action::Note(Box::new(noted.clone()))),
+    let after = VmRecord { specification, ..record.clone() };
+    (after != *record).then(|| Step {
+        what: "recorded specification",
+        action: Action::Record(Box::new(after)),
+        undo: Some(Action::Record(Box::new(record.clone()))),
     })
 }
 
-/// Says that a VM goes on with what it had, where it was saved.
+/// Warns if the VM has a saved state, from which it resumes with its old settings.
 fn warn_of_saved_state(host: &Host, before: &Before, warnings: &mut Vec<String>) -> Result<()> {
     if before.live.is_none() && host.virsh.has_managed_save(before.listed.uuid)? {
         let name = &before.listed.name;
-        let text =
-            format!("the VM `{name}` has a saved state, from which it goes on with what it had; restart it once more");
+        let text = format!(
+            "VM `{name}` has a saved state and resumes with its old memory and virtual CPUs; restart it after that"
+        );
         host.warn(warnings, text);
     }
     Ok(())

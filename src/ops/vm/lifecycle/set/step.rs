@@ -1,36 +1,36 @@
-//! The steps of a change: each one call or two, and what takes it back.
+//! The steps of a change. Each is one or two calls, with an action that undoes it.
 
 use super::Before;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Hint, Result},
     model::record::VmRecord,
     ops::{Host, undo::undoing_with},
 };
 
-/// Something to be done to a VM.
+/// A change to a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Whether it starts with the host.
+    /// Whether the VM starts with the host.
     Autostart(bool),
-    /// Its description.
+    /// The description.
     Description(String),
-    /// The memory of its configuration in MiB, and the maximum where that changes.
+    /// The memory in the persistent configuration in MiB, and the maximum if that changes.
     Memory { max: Option<u64>, mib: u64 },
-    /// The virtual CPUs of its configuration, and the maximum where that changes.
+    /// The virtual CPUs in the persistent configuration, and the maximum if that changes.
     Vcpus { max: Option<u32>, count: u32 },
-    /// What vmprov notes of it.
-    Note(Box<VmRecord>),
+    /// vmprov's record of the VM.
+    Record(Box<VmRecord>),
     /// The memory of the running VM in MiB.
     LiveMemory(u64),
     /// The virtual CPUs of the running VM.
     LiveVcpus(u32),
-    /// The running VM's disk of that name in the guest, in bytes.
+    /// The size in bytes of the running VM's disk with this name in the guest.
     LiveDisk(String, u64),
-    /// The volume of a VM that is shut off, by its path, in bytes.
+    /// The size in bytes of the volume with this path, while the VM is shut off.
     Volume(String, u64),
 }
 
-/// A step, and what takes it back where that is possible.
+/// A step, and the action that undoes it, if there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) what: &'static str,
@@ -39,14 +39,12 @@ pub(super) struct Step {
 }
 
 impl Action {
-    /// What is left to the guest when it is done.
-    pub(super) fn in_the_guest(&self) -> Option<&'static str> {
+    /// Returns what remains to be done in the guest afterwards.
+    pub(super) fn guest_notice(&self) -> Option<&'static str> {
         match self {
-            Self::LiveDisk(..) => {
-                Some("the disk has grown; the guest's file system follows at its next boot, where cloud-init grows it")
-            }
+            Self::LiveDisk(..) => Some("the disk has grown; cloud-init grows the guest's file system at its next boot"),
             Self::LiveVcpus(_) => Some(
-                "the virtual CPUs are plugged in; a guest that does not use them by itself is told to: \
+                "virtual CPUs were hot-plugged; if the guest does not use them, run in it: \
                  echo 1 | sudo tee /sys/devices/system/cpu/cpu*/online",
             ),
             _ => None,
@@ -60,7 +58,7 @@ impl Action {
             Self::Description(text) => virsh.set_description(uuid, text, live),
             Self::Memory { max, mib } => virsh.set_memory(uuid, *max, *mib),
             Self::Vcpus { max, count } => virsh.set_vcpus(uuid, *max, *count),
-            Self::Note(metadata) => virsh.set_metadata(uuid, metadata, live),
+            Self::Record(metadata) => virsh.set_metadata(uuid, metadata, live),
             Self::LiveMemory(mib) => virsh.set_live_memory(uuid, *mib),
             Self::LiveVcpus(count) => virsh.set_live_vcpus(uuid, *count),
             Self::LiveDisk(target, bytes) => virsh.resize_live_disk(uuid, target, *bytes),
@@ -69,12 +67,12 @@ impl Action {
     }
 }
 
-/// Takes all the steps, or none that can be taken back.
+/// Runs all steps. If one fails, undoes those before it that can be undone.
 pub(super) fn run_all(host: &Host, before: &Before, steps: &[Step]) -> Result<()> {
     let name = &before.listed.name;
-    let tell = |error: Error, left: &[String]| {
-        let info = format!("vmprov vm info {}", shell_words::quote(name));
-        error.hint(format!("What was changed before that could not be undone: {}. See: {info}", left.join("; ")))
+    let report = |error: Error, left: &[String]| {
+        let text = format!("Check the VM, because some changes could not be undone ({})", left.join("; "));
+        error.hint(Hint { is_about_leftovers: true, ..Hint::call_on_vm(text, "vm_info", name) })
     };
     undoing_with(
         |undo| {
@@ -88,6 +86,6 @@ pub(super) fn run_all(host: &Host, before: &Before, steps: &[Step]) -> Result<()
             }
             Ok(())
         },
-        tell,
+        report,
     )
 }
