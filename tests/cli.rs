@@ -245,7 +245,7 @@ fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
     host.run("vm lst").fails_saying(2, &["error: unrecognized subcommand 'lst'", "Usage: vmprov vm"]);
     host.run("-q").fails(
         2,
-        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, ssh-config, gc, reap, doctor, serve, mcp, tools, config\n",
+        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, ssh-config, gc, reap, doctor, serve, mcp, tools, config, help\n",
     );
     host.run("").fails_saying(2, &["Usage: vmprov [OPTIONS] <COMMAND>", "Remove leftovers"]);
     host.run("-q -v vm list").fails_saying(2, &["cannot be used with"]);

@@ -6,7 +6,7 @@
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use lab::{Lab, Ran, Snapshot};
 
@@ -175,7 +175,8 @@ fn a_console_that_says_very_much_leaves_nothing_behind() {
     let code = [0xba, 0xf8, 0x03, 0xb0, b'#', 0xee, 0xeb, 0xfd];
     host.create(&host.image("sick.qcow2", Some(&code)), &[]).succeeded();
     let rotated = host.lab.pool_folder().join("sick-console.log.0");
-    lab::wait_until("the log to be put aside", || rotated.exists());
+    // An emulated guest prints slowly on a busy host.
+    lab::wait_for("the log to be rotated", Duration::from_mins(5), || rotated.exists());
     let said = host.lab.run(&["vm", "logs", "sick", "-n", "1"]).succeeded().stdout;
     assert!(said.trim_end().bytes().all(|byte| byte == b'#') && said.len() <= 501, "{} bytes", said.len());
     host.is_kept_and_goes();

@@ -22,6 +22,7 @@ const TYPED_ONLY: &[(&str, &str)] = &[
     ("mcp", "it is the other faces"),
     ("tools", "it defines them for other faces: GET /api/tools"),
     ("config", "it shows the settings of the command line"),
+    ("help", "it shows the help of the command line"),
     ("man", "it writes the manual"),
 ];
 

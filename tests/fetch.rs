@@ -196,7 +196,7 @@ fn an_image_from_a_url_is_fetched_once() {
     site.mirror.requests();
 
     let created = site.ok(&create).json();
-    assert!(created["warnings"].to_string().contains("without TLS"), "{created}");
+    assert!(created["warnings"].to_string().contains("is not protected by TLS"), "{created}");
     assert_eq!(created["imageVerification"], "none", "{created}");
     site.ok(&["vm", "delete", "fetched", "--yes"]);
     site.mirror.requests();
@@ -356,7 +356,7 @@ fn tls_is_verified_and_counts_as_such() {
     trusted(&["image", "pull", url, "--require-verified"]).failed_with(2);
     let pulled = trusted(&["image", "pull", url, "-o", "json"]).succeeded().json();
     assert_eq!(pulled["image"]["verification"], "tls", "{pulled}");
-    assert!(pulled["warnings"].to_string().contains("TLS alone"), "{pulled}");
+    assert!(pulled["warnings"].to_string().contains("is verified by TLS only"), "{pulled}");
     // A redirect that leaves TLS takes its word away.
     site.ok(&["image", "prune"]);
     drop(held);
@@ -369,7 +369,7 @@ fn names_that_lead_nowhere_suggest_near_ones() {
     let site = Site::new();
     let before = site.lab.snapshot();
     for (name, says) in [
-        ("ubunut:24.04", "Did you mean `ubuntu:24.04`"),
+        ("ubunut:24.04", "similar: `ubuntu:24.04`"),
         ("debain:12", "`debian:12`"),
         ("fedora", "`fedora:4"),
         ("golden", "`vmprov image search`"),

@@ -142,5 +142,9 @@ fn topics_and_commands_have_a_page() {
     let long = host.run("vm create --help").succeeds().stdout.clone();
     assert_eq!(host.run("help vm create").succeeds().stdout, long);
     assert_eq!(host.run("help").succeeds().stdout, host.run("--help").succeeds().stdout);
-    host.run("help nothing").fails(2, "error: no help for `nothing`\nhint: ");
+    host.run("help nothing").fails(
+        2,
+        "error: no help for `nothing`\nhint: List the commands: vmprov help\n\
+         hint: Or choose a topic: environment, exit-codes, formats, references\n",
+    );
 }

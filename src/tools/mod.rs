@@ -5,6 +5,8 @@
 
 mod fault;
 pub mod fence;
+#[cfg(test)]
+mod fixture_tests;
 pub mod genisoimage;
 pub mod guestfs;
 pub mod iptables;

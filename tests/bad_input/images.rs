@@ -91,7 +91,7 @@ fn images() {
     }
     for (given, code, says) in [
         ("", NOT_FOUND, "Use a name, a path or a URL"),
-        ("debian-12", NOT_FOUND, "Did you mean `debian:12`"),
+        ("debian-12", NOT_FOUND, "similar: `debian:12`"),
         ("Debian:12", NOT_FOUND, "Use a name, a path or a URL"),
         ("/dev/zero", INVALID, "is not a regular file"),
         ("/dev/null", INVALID, "is not a regular file"),

@@ -31,9 +31,8 @@ const GROUPS: &[(&str, Groups)] = &[
         &[
             ("Virtual machines", &["vm", "inject", "ssh-config"]),
             ("Images and keys", &["image", "key"]),
-            ("The host", &["doctor", "gc", "reap", "config"]),
             ("Programs and agents", &["serve", "mcp", "tools"]),
-            ("Help", &["help"]),
+            ("Maintenance and help", &["doctor", "gc", "reap", "config", "help"]),
         ],
     ),
     (
@@ -108,9 +107,13 @@ fn add_to(command: Command, path: &str) -> Command {
     };
     let explained = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let global = if is_root { String::new() } else { inherited };
-    // A list of commands leaves room for one example.
-    let is_group = command.has_subcommands();
-    let short = sections([examples_of(path, if is_group { 1 } else { 2 }), global.clone(), next_step(path)]);
+    // A list of commands leaves little room for examples.
+    let most = match path {
+        "vmprov" => 1,
+        _ if command.has_subcommands() => 0,
+        _ => 2,
+    };
+    let short = sections([examples_of(path, most), global.clone(), next_step(path)]);
     let long = sections([explained, examples_of(path, usize::MAX), json_members(&command, path), global, manual(path)]);
     command.after_help(short).after_long_help(long)
 }
@@ -134,7 +137,7 @@ fn grouped(command: &Command, groups: Groups) -> StyledStr {
             let _ = writeln!(text, "  {name:width$}  {about}");
         }
     }
-    text.push_str("\n{options}{after-help}");
+    let _ = write!(text, "\n{heading}Options:{heading:#}\n{{options}}{{after-help}}");
     StyledStr::from(text)
 }
 

@@ -35,6 +35,7 @@ const KNOWN: &[(&str, Code)] = &[
     ("failed to lookup user", Code::NotFound),
     ("cannot contain '/'", Code::InvalidInput),
     ("already exists", Code::AlreadyExists),
+    ("exists already", Code::AlreadyExists),
     ("already in use by", Code::AlreadyExists),
     ("is already active", Code::Conflict),
     ("is not active", Code::Conflict),

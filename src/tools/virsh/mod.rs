@@ -11,6 +11,8 @@ mod domain_xml;
 mod edit;
 mod event;
 mod failure;
+#[cfg(test)]
+mod fixture_tests;
 mod host;
 mod host_facts;
 mod identity;
