@@ -259,7 +259,7 @@ fn what_is_no_answer_is_not_taken_for_one() {
     host.with_only(&[]).run("vm list").fails_saying(DENIED, &["cannot start `virsh`", "Permission denied"]);
     for (script, code, says) in [
         ("echo '{}'", TOOL_FAILED, "cannot parse qemu-img's JSON"),
-        ("exit 1", INVALID, "debian-12.qcow2` is not a valid qcow2 file"),
+        ("exit 1", INVALID, "debian-12.qcow2` is not a valid raw file"),
         ("kill -9 $$", TOOL_FAILED, "qemu-img info"),
     ] {
         let host = TestHost::new().with_program("qemu-img", script).with_env("LIBVIRT_STORAGE_POOL", "default-pool");

@@ -73,7 +73,16 @@ fn a_guest_that_resets_itself_proves_that_kvm_works_however_the_uri_is_spelled()
     let lab = lab(&format!("sed '{EMULATED}' | virsh \"$@\""));
     let before = lab.snapshot();
     let observed = checked(&lab.run(&DOCTOR));
-    assert_eq!(observed, ("ok".to_owned(), "KVM executed guest code".to_owned()));
+    // On a host whose KVM is PVM, running firmware proves too little.
+    let has = |module: &str| std::path::Path::new("/sys/module").join(module).exists();
+    let expected = if has("kvm_pvm") && !has("kvm_intel") && !has("kvm_amd") {
+        let pvm = "KVM exists but does not work (it is PVM, which runs only kernels that are built for it): guests are \
+                   emulated, which is many times slower";
+        ("warn".to_owned(), pvm.to_owned())
+    } else {
+        ("ok".to_owned(), "KVM executed guest code".to_owned())
+    };
+    assert_eq!(observed, expected);
     assert_eq!((probes(&lab), cached(&lab).len()), (1, 1));
     for uri in ["qemu:///system", "qemu+unix:///system"] {
         let create = ["-c", uri, "vm", "create", "web", "--memory", "64", "--vcpus", "1", "--no-start"];

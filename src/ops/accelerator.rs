@@ -14,7 +14,10 @@ use crate::{
         record::{Phase, VmRecord},
         vm::State,
     },
-    store::kvm_verdict::{self, Key, Verdict},
+    store::{
+        kvm_verdict::{self, Key, Verdict},
+        system,
+    },
     tools::virsh::{Capabilities, NewDomain},
 };
 
@@ -99,6 +102,9 @@ pub(super) fn accelerator(
     Ok(offered)
 }
 
+/// Why a KVM without hardware virtualization does not work for cloud images.
+const PVM: &str = "it is PVM, which runs only kernels that are built for it";
+
 /// Probes KVM, whether or not a verdict is cached, and caches a proven verdict.
 pub(super) fn probe(host: &Host, offered: &Capabilities) -> Result<Outcome> {
     host.step("probing KVM");
@@ -111,6 +117,9 @@ pub(super) fn probe(host: &Host, offered: &Capabilities) -> Result<Outcome> {
     }
     Ok(match outcome {
         Probed::Proven(verdict) => {
+            // The probe runs firmware, which PVM runs too.
+            let is_pvm = verdict == Verdict::Works && host.virsh.is_local() && system::has_only_pvm();
+            let verdict = if is_pvm { Verdict::Fails(PVM.to_owned()) } else { verdict };
             kvm_verdict::write(&host.settings.cache_dir, &key(host)?, &verdict);
             Outcome::Proven(verdict)
         }
@@ -131,7 +140,7 @@ enum Probed {
 /// tells whether the guest caused the reset, which proves that its CPU executes.
 fn probe_once(host: &Host, offered: &Capabilities) -> Result<Probed> {
     let uuid = Uuid::new_v4();
-    let metadata = VmRecord { phase: Phase::Probe, ..VmRecord::new(crate::store::system::host_name()) };
+    let metadata = VmRecord { phase: Phase::Probe, ..VmRecord::new(system::host_name()) };
     let name = format!("vmprov-kvm-test-{}", uuid.simple());
     let domain = NewDomain {
         name: &name,

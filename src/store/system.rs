@@ -62,6 +62,13 @@ fn flags_in(text: &str, wanted: &[&'static str]) -> Vec<&'static str> {
     wanted.iter().copied().filter(|flag| words.contains(flag)).collect()
 }
 
+/// Returns whether this kernel's KVM is PVM (module `kvm_pvm`) alone. It offers `/dev/kvm` without the processor's
+/// virtualization, and runs firmware, but only kernels that are built for it: others stop with a KVM internal error.
+pub fn has_only_pvm() -> bool {
+    let has = |module: &str| Utf8Path::new("/sys/module").join(module).exists();
+    has("kvm_pvm") && !has("kvm_intel") && !has("kvm_amd")
+}
+
 /// Returns the number of IOMMU groups.
 pub fn iommu_groups() -> usize {
     fs::read_dir("/sys/kernel/iommu_groups").map_or(0, Iterator::count)

@@ -24,6 +24,7 @@ use crate::{
         disk_space,
         kvm_verdict::Verdict,
         partial_file::{self, Temporary},
+        system,
     },
     tools::{
         guestfs,
@@ -77,7 +78,9 @@ pub fn commit(host: &Host, new: &NewCommit) -> Result<Image> {
     let (pool, volume) = disk(host, &domain)?;
     let file = copy(host, &new.image, &pool, &volume)?;
     host.step("removing the guest's identity");
-    guestfs::remove_identity(&host.runner, &file.path, matches!(accelerator::verdict(host), Some(Verdict::Fails(_))))?;
+    // libguestfs starts its appliance with KVM if the device opens.
+    let emulate = matches!(accelerator::verdict(host), Some(Verdict::Fails(_))) || system::has_only_pvm();
+    guestfs::remove_identity(&host.runner, &file.path, emulate)?;
     keep(host, new, &domain, &file)
 }
 

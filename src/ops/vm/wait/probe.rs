@@ -190,6 +190,8 @@ fn judge(goal: WaitFor, status: i32, stdout: &str, addresses: &[Address]) -> Pro
 /// resume the domain.
 fn paused(guest: &GuestStatus) -> NotReady {
     let (why, fatal) = match guest.reason {
+        // libvirt knows no reason for QEMU's `internal-error`, with which KVM gives up.
+        0 => ("QEMU stopped it for a reason that libvirt does not know; KVM may have failed", true),
         5 => ("a write to its disk failed; the storage may be full", true),
         6 => ("its watchdog stopped it", true),
         10 => ("the guest crashed", true),
