@@ -22,7 +22,7 @@ impl Virsh {
     /// Returns the identity of the hypervisor: libvirt's driver and host UUID, and for a session also the user. Two
     /// URIs of the same libvirt have the same identity, in every process and on every machine.
     ///
-    /// It is read once for each connection. [`Self::survey`] reads it along with everything else. A driver that reports
+    /// It is read once for each connection. [`Self::inventory`] reads it along with everything else. A driver that reports
     /// no UUID (libvirt's test driver) is identified by its URI.
     pub fn hypervisor(&self) -> Result<String> {
         if let Some(known) = self.identity.get() {
