@@ -1,4 +1,4 @@
-//! Compares `vmprov key generate` with `ssh-keygen`: RSA 4096, whole processes run alternately, median of 20.
+//! Compares `vmprov key generate` with `ssh-keygen`: RSA 4096, whole processes run alternately, median of 40.
 //!
 //! Run with `cargo bench --bench keygen`; fails if vmprov is slower.
 #![expect(clippy::print_stdout, clippy::expect_used, reason = "its output or panic is its result")]
@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Even, so that the median is the mean of the two middle values.
-const PAIRS: usize = 20;
+const PAIRS: usize = 40;
 
 fn main() -> ExitCode {
     let dir = tempfile::tempdir().expect("cannot create a temporary folder");

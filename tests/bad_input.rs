@@ -1,5 +1,5 @@
-//! What cannot be used is refused: clearly, with its exit status, and nothing is changed. Against a real libvirtd with
-//! QEMU; the pool that is named does not exist and must not come into being either.
+//! Invalid input is refused with a clear message and the right exit status, and changes nothing. The tests use a real
+//! libvirtd with QEMU, and name a pool that does not exist and must not be created.
 #![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 #[path = "support/lab.rs"]
@@ -13,7 +13,7 @@ use std::process::Command;
 
 use lab::{Lab, Snapshot};
 
-/// A pool that is not there. A create that gets further than it should makes it.
+/// A pool that does not exist. A create that passes validation by mistake would create it.
 const POOL: &str = "bad-input-pool";
 
 const INVALID: i32 = 2;
@@ -23,17 +23,17 @@ const TOOL_FAILED: i32 = 8;
 const UNREACHABLE: i32 = 9;
 const TIMEOUT: i32 = 10;
 
-/// The lab, and how everything in it is before.
+/// The lab, with a snapshot of it before the test.
 struct Host {
     lab: Lab,
     before: Snapshot,
 }
 
 impl Host {
-    /// A host with the key `dev`, on which `prepare` makes the files that are needed.
+    /// Creates a host with the key `dev`, on which `prepare` creates the files for the test.
     fn with(prepare: impl FnOnce(&Lab)) -> Self {
         let lab = Lab::qemu();
-        // What a test that failed has left must not fail this one.
+        // Leftovers of a failed test must not fail this one.
         for (list, remove) in [("--name", "pool-destroy"), ("--all", "pool-undefine")] {
             if lab.virsh(&["pool-list", list]).split_whitespace().any(|word| word == POOL) {
                 lab.virsh(&[remove, POOL]);
@@ -45,21 +45,21 @@ impl Host {
         Self { lab, before }
     }
 
-    /// Runs what must be refused with `code` and all of `says`; nothing is changed by it.
+    /// Asserts that a command fails with `code`, has all of `says` on standard error, and changes nothing.
     #[track_caller]
     fn refuses(&self, args: &[&str], code: i32, says: &[&str]) {
         let ran = self.lab.run(&[&["--pool", POOL], args].concat());
-        let what = args.join(" ");
-        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(code), ""), "{what}: {ran}");
+        let command = args.join(" ");
+        assert_eq!((ran.code(), ran.stdout.as_str()), (Some(code), ""), "{command}: {ran}");
         for text in says {
-            assert!(ran.stderr.contains(text), "{what}: it does not say `{text}`: {ran}");
+            assert!(ran.stderr.contains(text), "{command}: stderr lacks `{text}`: {ran}");
         }
         let is_text = |c: char| c == '\n' || !c.is_control();
-        assert!(ran.stderr.chars().all(is_text), "{what}: it says what steers a terminal: {ran}");
-        self.lab.settles(&self.before, &what);
+        assert!(ran.stderr.chars().all(is_text), "{command}: stderr has control characters: {ran}");
+        self.lab.settles(&self.before, &command);
     }
 
-    /// The same for `vm create` with an image that is as it should be.
+    /// Asserts that `vm create` with a valid image and these further arguments is refused.
     #[track_caller]
     fn refuses_create(&self, args: &[&str], code: i32, says: &[&str]) {
         let image = self.path("good.qcow2");
@@ -77,8 +77,8 @@ fn sh(lab: &Lab, script: &str) {
     assert!(ran.status.success(), "{script}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
-/// Names that are no DNS labels, and what is said of them.
-fn no_names() -> Vec<(String, &'static str)> {
+/// Names that are not DNS labels, each with the reason in the error.
+fn invalid_names() -> Vec<(String, &'static str)> {
     let names = [
         ("", "it is empty"),
         ("-web", "it begins or ends with a hyphen"),
@@ -107,10 +107,10 @@ fn no_names() -> Vec<(String, &'static str)> {
 }
 
 #[test]
-fn names() {
+fn names_that_are_not_dns_labels_are_refused() {
     let host = Host::with(|lab| sh(lab, "cp .local/share/vmprov/keys/dev.pub a-key"));
     let hint = "Use 1 to 63 lower-case letters, digits and hyphens";
-    for (name, why) in no_names() {
+    for (name, why) in invalid_names() {
         for command in
             [&["vm", "create"][..], &["key", "generate"], &["key", "show"], &["key", "delete"], &["inject", "x"]]
         {
@@ -125,7 +125,7 @@ fn names() {
 }
 
 #[test]
-fn figures() {
+fn invalid_sizes_counts_and_durations_are_refused() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
     let number = "it must begin with a whole number";
     for (value, why) in [
@@ -208,7 +208,7 @@ fn figures() {
 }
 
 #[test]
-fn more_memory_than_there_is_is_warned_of() {
+fn memory_beyond_the_host_gives_a_warning() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
     let args = ["vm", "create", "bad", "--image", &host.path("good.qcow2"), "--user", "debian", "--memory", "15T"];
     let ran = host.lab.run(&[&args[..], &["--dry-run"]].concat()).succeeded();
@@ -220,7 +220,7 @@ fn more_memory_than_there_is_is_warned_of() {
 }
 
 #[test]
-fn user_data() {
+fn unusable_user_data_is_refused() {
     let host = Host::with(|lab| {
         sh(
             lab,
@@ -263,7 +263,7 @@ fn user_data() {
 }
 
 #[test]
-fn what_is_named_and_not_there() {
+fn missing_networks_keys_and_vms_are_refused() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
     let networks = "List the networks: virsh net-list --all";
     for (name, shown) in [
@@ -310,7 +310,7 @@ fn what_is_named_and_not_there() {
 }
 
 #[test]
-fn what_contradicts_itself() {
+fn contradictory_options_are_refused() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
     host.refuses_create(
         &["--image-url", "https://example.org/x"],
@@ -345,7 +345,7 @@ fn what_contradicts_itself() {
 }
 
 #[test]
-fn hostile_text() {
+fn hostile_text_is_refused_and_escaped() {
     let host = Host::with(|lab| drop(lab.image("good.qcow2", "10M")));
     for user in
         ["", "-oProxyCommand=reboot", "a;b", "a'b", "a b", "a\nb", "<x>", "Root", "../x", "$(id)", &"u".repeat(33)]
@@ -379,7 +379,7 @@ fn hostile_text() {
     for uri in ["nonsense", "nonsense:///x", "$(id)", "a;b", "' '", "<x/>", "qemu:///nonsense"] {
         host.refuses(&["vm", "list", &format!("--connect={uri}")], UNREACHABLE, &["cannot reach libvirt at "]);
     }
-    // Other people's domains may be called anything; a name that is not there is shown so that it steers nothing.
+    // Unmanaged domains may have any name. An error escapes the control characters of a name that does not exist.
     for vm in ["--all", "'", "a\nb", "\u{1b}[31m", "$(reboot)", "<x/>", "x; destroy y", "%s%n", &"v".repeat(5000)] {
         for verb in [&["vm", "info"][..], &["vm", "start"], &["vm", "delete", "--yes"], &["vm", "ip"]] {
             host.refuses(&[verb, &["--", vm]].concat(), NOT_FOUND, &["error: VM `", "` does not exist"]);
@@ -387,9 +387,9 @@ fn hostile_text() {
     }
 }
 
-/// A pool that cannot be made leaves none behind, half made.
+/// A failed creation of a pool leaves no partial pool behind.
 #[test]
-fn pools_that_cannot_be_made() {
+fn a_failed_pool_creation_leaves_nothing() {
     let host = Host::with(|_| ());
     for (path, says) in [("/etc/passwd", "Not a directory"), ("/proc/pool", "failed to create directory '/proc/pool'")]
     {
@@ -401,9 +401,9 @@ fn pools_that_cannot_be_made() {
     }
 }
 
-/// A VM that hostile names surround is found, shown and deleted by exactly its own.
+/// Domains with hostile names are found, shown and deleted by exactly that name.
 #[test]
-fn other_peoples_names_are_borne() {
+fn unmanaged_domains_with_hostile_names_work() {
     let host = Host::with(|_| ());
     let names =
         ["it's a \"name\" ", "--all", "6695eb01-f6a4-8304-79aa-97f2502e193f", "a;b $(id) `x` \\ &amp; <>", "ü", "7"];
@@ -428,11 +428,11 @@ fn other_peoples_names_are_borne() {
         host.lab.run(&["vm", "delete", "--yes", "--", name]).failed_with(TAKEN);
         host.lab.run(&["vm", "delete", "--yes", "--unmanaged", "--", name]).succeeded();
     }
-    host.lab.settles(&host.before, "after all of them");
+    host.lab.settles(&host.before, "after the unmanaged domains were deleted");
 }
 
 #[test]
-fn a_wait_has_an_end() {
+fn a_wait_ends_at_its_timeout() {
     let host = Host::with(|lab| {
         let xml = "<domain type='qemu'><name>waits</name><memory>65536</memory><vcpu>1</vcpu>\
                    <os><type arch='x86_64'>hvm</type></os></domain>";
@@ -450,9 +450,9 @@ fn a_wait_has_an_end() {
     host.lab.virsh(&["destroy", "--domain", "waits"]);
 }
 
-/// What reaches into a guest refuses what makes no sense, and says of a VM that does not run how to start it.
+/// Commands that access a guest refuse invalid arguments, and for a stopped VM the hint says how to start it.
 #[test]
-fn what_cannot_be_reached() {
+fn guest_access_is_refused_for_unreachable_vms() {
     let host = Host::with(|lab| {
         let image = lab.image("good.qcow2", "10M");
         let create = ["vm", "create", "off", "--image", &image, "--user", "debian", "--ssh-key", "dev", "--no-start"];
@@ -476,7 +476,7 @@ fn what_cannot_be_reached() {
     for paths in [&["a", "b"][..], &["off:a", "off:b"], &["off:a", "foreign:b", "c"], &[":a", "b"]] {
         host.refuses(&[&["vm", "cp"], paths].concat(), INVALID, &["web:/path"]);
     }
-    // It has said nothing yet; of a foreign one nothing is kept.
+    // The VM has printed nothing yet; libvirt keeps no console log of an unmanaged one.
     assert_eq!(host.lab.run(&["vm", "logs", "off"]).succeeded().stdout, "");
     host.refuses(&["vm", "logs", "foreign"], TAKEN, &["libvirt keeps no console log of VM `foreign`"]);
     host.refuses(
@@ -488,7 +488,7 @@ fn what_cannot_be_reached() {
     host.refuses(&["ssh-config", "nosuch"], NOT_FOUND, &["VM `nosuch` does not exist"]);
     host.refuses(&["vm", "events", "nosuch", "--timeout", "1"], NOT_FOUND, &["VM `nosuch` does not exist"]);
     host.lab.virsh(&["undefine", "foreign"]);
-    // A log that is gone is not an empty one.
+    // A missing log is an error, not an empty log.
     host.lab.virsh(&["vol-delete", "--pool", "default", "--vol", "off-console.log"]);
     let gone = host.lab.run(&["vm", "logs", "off"]).failed_with(NOT_FOUND);
     assert!(gone.stderr.contains("cannot read the console log"), "{gone}");

@@ -1,28 +1,29 @@
-//! Every external call of `reap`, `vm set` and `vm create --if-exists replace`, spoilt in every way, against a real
-//! libvirtd with QEMU: nothing is left half done that the same command, given again, does not finish. Nothing boots.
+//! Fault injection into every external call of `reap`, `vm set` and `vm create --if-exists replace`, against a real
+//! libvirtd with QEMU: a second run of the same command completes the change. No guest boots.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
 
-use lab::{Lab, Ran, each_call};
+use lab::{Lab, Run, each_call};
 use serde_json::Value;
 
-/// Ways in which a call fails.
+/// Faults in which a call fails.
 const FAILURES: &str = "fail|lie";
 
-/// Ways in which vmprov is killed.
+/// Faults in which vmprov is killed.
 const KILLS: &str = "kill-before|kill-after";
 
-/// Ways in which vmprov is told to end.
+/// Faults in which vmprov gets a signal to end.
 const SIGNALS: &str = "INT|TERM";
 
 const VM: &str = "changed";
 const INTERRUPTED: i32 = 130;
 
-/// The lab with pool, network, base image and the verdict on KVM, and no VM.
-fn warm() -> (Lab, String) {
+/// Returns the lab without VMs, but with the pool, network, base image and KVM probe result that a create makes, and
+/// the path of the image.
+fn prepared_lab() -> (Lab, String) {
     let lab = Lab::qemu();
     lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
     lab.run(&["gc"]).succeeded();
@@ -32,9 +33,9 @@ fn warm() -> (Lab, String) {
     (lab, image)
 }
 
-fn create(lab: &Lab, image: &str, fault: &str, more: &[&str]) -> Ran {
+fn create(lab: &Lab, image: &str, fault: &str, more: &[&str]) -> Run {
     let create = ["vm", "create", VM, "--image", image, "--user", "debian", "--memory", "128M", "--disk-size", "1"];
-    lab.spoil(fault, &[&create[..], &["--vcpus", "1"], more].concat())
+    lab.run_with_fault(fault, &[&create[..], &["--vcpus", "1"], more].concat())
 }
 
 #[track_caller]
@@ -42,16 +43,16 @@ fn delete(lab: &Lab) {
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
 }
 
-/// The VM as the list has it.
+/// Returns the VM's entry in `vm list`.
 #[track_caller]
 fn listed(lab: &Lab) -> Option<Value> {
     let list = lab.run(&["vm", "list", "-o", "json"]).succeeded().json();
     list["vms"].as_array().unwrap().iter().find(|vm| vm["name"] == VM).cloned()
 }
 
-/// Whether a run that was spoilt at its `k`-th call ended as it should. A signal that comes while the last call works
-/// is late: everything is done.
-fn is_judged(mode: &str, k: usize, ran: &Ran) -> bool {
+/// Returns whether a run with a fault in its `k`-th call ended as expected. A signal during the last call comes too
+/// late, so the run may succeed.
+fn ended_as_expected(mode: &str, k: usize, ran: &Run) -> bool {
     match mode {
         "fail" | "lie" => ran.code().is_some_and(|code| code > 1),
         "INT" | "TERM" => ran.code() == Some(INTERRUPTED) || ran.status.success() && ran.calls.len() == k,
@@ -60,8 +61,8 @@ fn is_judged(mode: &str, k: usize, ran: &Ran) -> bool {
     }
 }
 
-fn reap_that_is_disturbed(modes: &str) {
-    let (lab, image) = warm();
+fn reap_with_faults(modes: &str) {
+    let (lab, image) = prepared_lab();
     let before = lab.snapshot();
     each_call(
         modes,
@@ -69,11 +70,11 @@ fn reap_that_is_disturbed(modes: &str) {
             let start: &[&str] = if k % 2 == 0 { &[] } else { &["--no-start"] };
             create(&lab, &image, "", &[&["--ttl", "1h"], start].concat()).succeeded();
             expire(&lab, k % 2 == 0);
-            lab.spoil(fault, &["reap"])
+            lab.run_with_fault(fault, &["reap"])
         },
         |k, when, ran| {
             let (mode, when) = (when.split(' ').next().unwrap(), &format!("{when}\n{ran}"));
-            assert!(is_judged(mode, k, &ran), "{when}");
+            assert!(ended_as_expected(mode, k, &ran), "{when}");
             if let Some(vm) = listed(&lab) {
                 let is_off = vm["state"] == "shut off";
                 assert!(vm["incomplete"] == false || is_off, "{when}: {vm}");
@@ -87,7 +88,7 @@ fn reap_that_is_disturbed(modes: &str) {
     lab.settles(&before, modes);
 }
 
-/// Has the VM's time be over.
+/// Sets the VM's expiry to the past.
 fn expire(lab: &Lab, running: bool) {
     for state in ["--config"].into_iter().chain(running.then_some("--live")) {
         let uri = ["metadata", "--domain", VM, "--uri", "urn:vmprov:vm:1", state];
@@ -100,18 +101,18 @@ fn expire(lab: &Lab, running: bool) {
 }
 
 #[test]
-fn a_reap_whose_call_fails_is_finished_by_the_next() {
-    reap_that_is_disturbed(FAILURES);
+fn the_next_reap_completes_a_failed_one() {
+    reap_with_faults(FAILURES);
 }
 
 #[test]
-fn a_reap_that_is_killed_is_finished_by_the_next() {
-    reap_that_is_disturbed(KILLS);
+fn the_next_reap_completes_a_killed_one() {
+    reap_with_faults(KILLS);
 }
 
 #[test]
-fn a_reap_that_gets_a_signal_is_finished_by_the_next() {
-    reap_that_is_disturbed(SIGNALS);
+fn the_next_reap_completes_one_stopped_by_a_signal() {
+    reap_with_faults(SIGNALS);
 }
 
 const SET: [&str; 13] = [
@@ -130,24 +131,24 @@ const SET: [&str; 13] = [
     "new",
 ];
 
-/// Everything that is undone: all but the disk's size.
+/// Returns everything that a rollback restores, which excludes the disk's size.
 #[track_caller]
 fn state(lab: &Lab) -> String {
     let xml = lab.virsh(&["dumpxml", VM]) + &lab.virsh(&["dumpxml", VM, "--inactive"]);
     xml + &lab.virsh(&["list", "--all", "--autostart", "--name"])
 }
 
-fn set_that_is_disturbed(modes: &str, start: bool) {
-    let (lab, image) = warm();
+fn set_with_faults(modes: &str, start: bool) {
+    let (lab, image) = prepared_lab();
     let before = lab.snapshot();
     let start: &[&str] = if start { &[] } else { &["--no-start"] };
-    let was = std::cell::RefCell::new(String::new());
+    let original = std::cell::RefCell::new(String::new());
     each_call(
         modes,
         |fault, _| {
             create(&lab, &image, "", start).succeeded();
-            *was.borrow_mut() = state(&lab);
-            let ran = lab.spoil(fault, &SET);
+            *original.borrow_mut() = state(&lab);
+            let ran = lab.run_with_fault(fault, &SET);
             if !ran.hit {
                 delete(&lab);
             }
@@ -155,18 +156,18 @@ fn set_that_is_disturbed(modes: &str, start: bool) {
         },
         |k, when, ran| {
             let (mode, when) = (when.split(' ').next().unwrap(), &format!("{when}\n{ran}"));
-            assert!(is_judged(mode, k, &ran), "{when}");
+            assert!(ended_as_expected(mode, k, &ran), "{when}");
             if !ran.was_killed() && !ran.status.success() {
-                assert_eq!(state(&lab), *was.borrow(), "{when}: it was not undone");
+                assert_eq!(state(&lab), *original.borrow(), "{when}: the changes were not rolled back");
                 assert!(!ran.stderr.contains("could not be undone"), "{when}");
             }
-            // However far it came, it can be given again.
+            // The same command completes the change, and then has nothing left to do.
             lab.run(&SET).succeeded();
             let again = lab.run(&SET).succeeded();
-            let waits = |line: &str| line.ends_with(" at the next start") || line.starts_with("restart it");
-            assert!(again.stdout.lines().all(|line| line.ends_with(" already") || waits(line)), "{when}: {again}");
-            let now = ["--if-exists", "ok", "--memory", "256M", "--vcpus", "2", "--disk-size", "2", "--autostart"];
-            create(&lab, &image, "", &now).succeeded();
+            let is_pending = |line: &str| line.ends_with(" at the next start") || line.starts_with("restart it");
+            assert!(again.stdout.lines().all(|line| line.ends_with(" already") || is_pending(line)), "{when}: {again}");
+            let expected = ["--if-exists", "ok", "--memory", "256M", "--vcpus", "2", "--disk-size", "2", "--autostart"];
+            create(&lab, &image, "", &expected).succeeded();
             delete(&lab);
             lab.settles(&before, when);
         },
@@ -174,29 +175,29 @@ fn set_that_is_disturbed(modes: &str, start: bool) {
 }
 
 #[test]
-fn a_set_whose_call_fails_is_undone() {
-    set_that_is_disturbed(FAILURES, false);
+fn a_failed_set_is_rolled_back() {
+    set_with_faults(FAILURES, false);
 }
 
 #[test]
-fn a_set_of_a_running_vm_whose_call_fails_is_undone() {
-    set_that_is_disturbed(FAILURES, true);
+fn a_failed_set_of_a_running_vm_is_rolled_back() {
+    set_with_faults(FAILURES, true);
 }
 
 #[test]
-fn a_set_that_is_killed_is_finished_by_the_next() {
-    set_that_is_disturbed(KILLS, false);
+fn the_next_set_completes_a_killed_one() {
+    set_with_faults(KILLS, false);
 }
 
 #[test]
-fn a_set_that_gets_a_signal_is_undone() {
-    set_that_is_disturbed("INT|hang", false);
+fn a_set_stopped_by_a_signal_is_rolled_back() {
+    set_with_faults("INT|hang", false);
 }
 
-/// A virtual CPU that was plugged in stays, when no guest lets go of it; that is said.
+/// A hot-plugged virtual CPU remains if the guest does not release it. The error says so.
 #[test]
-fn what_cannot_be_undone_is_told() {
-    let (lab, image) = warm();
+fn an_incomplete_rollback_is_reported() {
+    let (lab, image) = prepared_lab();
     create(&lab, &image, "", &["--vcpus", "2", "--no-start"]).succeeded();
     lab.run(&["vm", "set", VM, "--vcpus", "1"]).succeeded();
     lab.run(&["vm", "start", VM]).succeeded();
@@ -206,15 +207,15 @@ fn what_cannot_be_undone_is_told() {
     create(&lab, &image, "", &["--vcpus", "2", "--no-start"]).succeeded();
     lab.run(&["vm", "set", VM, "--vcpus", "1"]).succeeded();
     lab.run(&["vm", "start", VM]).succeeded();
-    let failed = lab.spoil(&format!("fail:{}", calls.len()), &set).failed_with(8);
+    let failed = lab.run_with_fault(&format!("fail:{}", calls.len()), &set).failed_with(8);
     let says = "hint: Check the VM, because some changes could not be undone (running VM's virtual CPUs (";
     assert!(failed.stderr.contains(says) && failed.stderr.ends_with("): vmprov vm info changed\n"), "{failed}");
     lab.run(&set).succeeded();
     delete(&lab);
 }
 
-fn replace_that_is_disturbed(modes: &str) {
-    let (lab, image) = warm();
+fn replace_with_faults(modes: &str) {
+    let (lab, image) = prepared_lab();
     let before = lab.snapshot();
     create(&lab, &image, "", &[]).succeeded();
     let old = std::cell::RefCell::new(Value::Null);
@@ -227,22 +228,22 @@ fn replace_that_is_disturbed(modes: &str) {
         },
         |k, when, ran| {
             let (mode, when) = (when.split(' ').next().unwrap(), &format!("{when}\n{ran}"));
-            assert!(is_judged(mode, k, &ran), "{when}");
+            assert!(ended_as_expected(mode, k, &ran), "{when}");
             let (vm, old) = (listed(&lab), old.borrow());
             let is_old = vm.as_ref().is_some_and(|vm| vm["uuid"] == old["uuid"]);
             let is_untouched = is_old && vm.as_ref().is_some_and(|vm| *vm == *old);
             if !ran.was_killed() && !ran.status.success() {
-                let told = ran.stderr.contains("the old VM `changed` has already been deleted")
+                let is_reported = ran.stderr.contains("the old VM `changed` has already been deleted")
                     || ran.stderr.contains("the old VM, which may be incomplete");
-                assert!(told || is_untouched, "{when}: {vm:?}");
-                assert!(is_old || vm.is_none(), "{when}: half a new VM is left: {vm:?}");
+                assert!(is_reported || is_untouched, "{when}: {vm:?}");
+                assert!(is_old || vm.is_none(), "{when}: an incomplete new VM is left: {vm:?}");
             }
             replace("").succeeded();
             let new = listed(&lab).unwrap();
             assert!(new["incomplete"] == false && new["state"] == "running", "{when}: {new}");
             let volumes = lab.virsh(&["vol-list", "--pool", "default"]);
-            let ours = volumes.lines().filter(|line| line.trim_start().starts_with(VM)).count();
-            assert_eq!(ours, 3, "{when}: {volumes}");
+            let count = volumes.lines().filter(|line| line.trim_start().starts_with(VM)).count();
+            assert_eq!(count, 3, "{when}: {volumes}");
         },
     );
     delete(&lab);
@@ -251,16 +252,16 @@ fn replace_that_is_disturbed(modes: &str) {
 }
 
 #[test]
-fn a_replace_whose_call_fails_leaves_the_old_vm_or_says_that_it_is_gone() {
-    replace_that_is_disturbed(FAILURES);
+fn a_failed_replace_keeps_the_old_vm_or_reports_its_deletion() {
+    replace_with_faults(FAILURES);
 }
 
 #[test]
-fn a_replace_that_is_killed_is_finished_by_the_next() {
-    replace_that_is_disturbed(KILLS);
+fn the_next_replace_completes_a_killed_one() {
+    replace_with_faults(KILLS);
 }
 
 #[test]
-fn a_replace_that_gets_a_signal_leaves_the_old_vm_or_says_that_it_is_gone() {
-    replace_that_is_disturbed(SIGNALS);
+fn an_interrupted_replace_keeps_the_old_vm_or_reports_its_deletion() {
+    replace_with_faults(SIGNALS);
 }

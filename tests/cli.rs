@@ -1,4 +1,4 @@
-//! The command line, against libvirt's in-memory driver: what is printed where, in each format, and the exit statuses.
+//! The command line with libvirt's in-memory driver: output in each format, messages, and exit statuses.
 #![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 #[expect(dead_code, reason = "each test binary uses its own part")]
@@ -12,14 +12,14 @@ use std::time::Duration;
 use serde_json::json;
 use support::{TestHost, within};
 
-/// The in-memory driver's one domain.
+/// The UUID of the in-memory driver's only domain.
 const UUID: &str = "6695eb01-f6a4-8304-79aa-97f2502e193f";
 
-/// A name that nobody took, which is too long to be near to any.
+/// An unused name that is too different from all others to be similar.
 const UNKNOWN: &str = "zzzzzzzz";
 
 #[test]
-fn the_list_in_every_format() {
+fn vm_list_prints_every_format() {
     let host = TestHost::new();
     host.run("vm list").prints(
         "NAME  STATE    MEMORY  VCPUS  AUTOSTART  MANAGED  IMAGE  ADDRESSES\n\
@@ -42,13 +42,13 @@ fn the_list_in_every_format() {
     let brief =
         json!({"name": "test", "uuid": UUID, "state": "running", "memory": 2048, "vcpus": 2, "autostart": false});
     assert_eq!(host.run("vm list --brief -o json").succeeds().json(), json!({"vms": [brief]}));
-    let whole = host.run("vm list -o json").succeeds().json();
-    let members: Vec<_> = whole["vms"][0].as_object().unwrap().keys().map(String::as_str).collect();
-    let spec = ["name", "uuid", "state", "memory", "vcpus", "autostart"];
+    let full = host.run("vm list -o json").succeeds().json();
+    let members: Vec<_> = full["vms"][0].as_object().unwrap().keys().map(String::as_str).collect();
+    let brief_members = ["name", "uuid", "state", "memory", "vcpus", "autostart"];
     assert_eq!(
         members,
         [
-            &spec[..],
+            &brief_members[..],
             &[
                 "managed",
                 "incomplete",
@@ -67,7 +67,7 @@ fn the_list_in_every_format() {
 }
 
 #[test]
-fn one_vm_in_every_format() {
+fn vm_info_prints_every_format() {
     let host = TestHost::new();
     let table = format!(
         "name         test\nuuid         {UUID}\nstate        running\nmemory       2G (up to 8G without a restart)\nvcpus        2\n\
@@ -75,7 +75,7 @@ fn one_vm_in_every_format() {
          agent        no\ndisks        vda /guest/diskimage1\ninterfaces   aa:bb:cc:dd:ee:ff on default\n"
     );
     host.run("vm info test").prints(&table);
-    // By UUID too, in either case of its letters.
+    // A VM is also found by its UUID, in lower or upper case.
     host.args(&["vm", "show", UUID]).prints(&table);
     host.args(&["vm", "info", &UUID.to_uppercase()]).prints(&table);
     host.run("vm info test -o name").prints("test\n");
@@ -96,7 +96,7 @@ fn one_vm_in_every_format() {
 }
 
 #[test]
-fn power_says_what_it_did() {
+fn start_wait_and_gc_report_their_results() {
     let host = TestHost::new();
     host.run("vm start test").prints("test: already started (running)\n");
     let results = json!({"results": [
@@ -112,15 +112,15 @@ fn power_says_what_it_did() {
 }
 
 #[test]
-fn keys_from_the_first_to_the_last() {
+fn keys_are_generated_listed_imported_and_deleted() {
     let host = TestHost::new();
     let empty = "NAME  TYPE  BITS  FINGERPRINT  PRIVATE  COMMENT\n";
     host.run("key list").prints(empty);
-    let made = host.run("key generate dev --type ed25519 --comment").code();
-    assert_eq!(made, 2);
-    let made = host.args(&["key", "generate", "dev", "--type", "ed25519", "--comment", "me@desk"]).succeeds();
-    let fingerprint = made.stdout.split_whitespace().find(|word| word.starts_with("SHA256:")).unwrap().to_owned();
-    made.prints(&format!(
+    let status = host.run("key generate dev --type ed25519 --comment").code();
+    assert_eq!(status, 2);
+    let generated = host.args(&["key", "generate", "dev", "--type", "ed25519", "--comment", "me@desk"]).succeeds();
+    let fingerprint = generated.stdout.split_whitespace().find(|word| word.starts_with("SHA256:")).unwrap().to_owned();
+    generated.prints(&format!(
         "name         dev\ntype         ed25519 256\nfingerprint  {fingerprint}\n\
          public key   ~/.local/share/vmprov/keys/dev.pub\nprivate key  ~/.local/share/vmprov/keys/dev\n"
     ));
@@ -143,11 +143,11 @@ fn keys_from_the_first_to_the_last() {
     let deleted = host.run("key rm other -o json").succeeds().json();
     assert_eq!(deleted, json!({"results": [{"status": "deleted", "key": "other"}]}));
     host.run("key list").prints(empty);
-    assert!(host.files().values().all(|(mode, _)| mode & 0o170_000 == 0o040_000), "files are left: {:?}", host.files());
+    assert!(host.files().values().all(|(mode, _)| mode & 0o170_000 == 0o040_000), "leftover files: {:?}", host.files());
 }
 
 #[test]
-fn names_that_are_not_there_name_those_that_are_near() {
+fn an_unknown_name_suggests_similar_ones() {
     let host = TestHost::new();
     let list = "hint: List the VMs: vmprov vm list\n";
     host.run("vm info tset")
@@ -157,26 +157,26 @@ fn names_that_are_not_there_name_those_that_are_near() {
         for (name, shown) in [(UNKNOWN, UNKNOWN), (&other, &other), ("-x", "-x"), ("a\u{1b}[31m", "a\\u{1b}[31m")] {
             let args = [&["vm"], &verb.split(' ').collect::<Vec<_>>()[..], &["--", name]].concat();
             let ran = host.args(&args);
-            // `--` before the name is the remote command's with ssh.
+            // For ssh, `--` precedes the remote command, not the VM's name.
             if verb == "ssh" && ran.code() == 2 {
                 continue;
             }
-            let said = ran.stderr.replace('\u{1b}', "ESC");
+            let stderr = ran.stderr.replace('\u{1b}', "ESC");
             assert_eq!((ran.code(), ran.stdout.as_str()), (3, ""), "{verb} {name}: {ran:?}");
-            assert!(said.ends_with(&format!("error: VM `{shown}` does not exist\n{list}")), "{verb}: {said}");
+            assert!(stderr.ends_with(&format!("error: VM `{shown}` does not exist\n{list}")), "{verb}: {stderr}");
         }
     }
     host.run("key generate laptop --type ed25519").succeeds();
-    let make = |key| format!("hint: Generate it: vmprov key generate {key}\n");
+    let create = |key| format!("hint: Generate it: vmprov key generate {key}\n");
     let similar = "hint: Check the name; similar: `laptop`\n";
-    host.run("key show labtop").fails(3, &format!("error: key `labtop` does not exist\n{similar}{}", make("labtop")));
-    host.run("inject test nokey").fails(3, &format!("error: key `nokey` does not exist\n{}", make("nokey")));
+    host.run("key show labtop").fails(3, &format!("error: key `labtop` does not exist\n{similar}{}", create("labtop")));
+    host.run("inject test nokey").fails(3, &format!("error: key `nokey` does not exist\n{}", create("nokey")));
     host.run("key delete nokey other laptop").says(&["key `nokey` does not exist", "key `other` does not exist"]);
     host.run("key list -o name").prints("");
 }
 
 #[test]
-fn each_kind_of_failure_has_its_status() {
+fn each_kind_of_failure_has_its_exit_status() {
     let host = TestHost::new();
     host.run("key generate k --type ed25519").succeeds();
     let image = host.image("debian-12.qcow2");
@@ -207,15 +207,15 @@ fn each_kind_of_failure_has_its_status() {
         let members: Vec<_> = error.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(members, ["error", "code", "exitStatus", "cause", "hint", "retryable", "details"], "{line}");
         assert!(!error["error"].as_str().unwrap().contains('\n'), "{line}: {error}");
-        // For people the same, in words.
-        let people = host.run(line);
-        assert_eq!((people.code(), people.stdout.as_str()), (status, ""), "{line}: {people:?}");
-        assert!(people.stderr.contains("error: "), "{line}: {people:?}");
+        // Text output has the same status.
+        let text = host.run(line);
+        assert_eq!((text.code(), text.stdout.as_str()), (status, ""), "{line}: {text:?}");
+        assert!(text.stderr.contains("error: "), "{line}: {text:?}");
     }
 }
 
 #[test]
-fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
+fn usage_errors_respect_the_json_format() {
     let host = TestHost::new();
     for line in [
         "vm lst -o json",
@@ -241,7 +241,7 @@ fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
     assert!(none["hint"].as_str().unwrap().contains("commands: create, list, info"), "{none}");
     let name = host.run("-o json vm create A").error();
     assert_eq!(name["error"], "invalid name `A`: it contains `A`");
-    // For people clap's own words, and nothing of hidden commands.
+    // Text output has clap's own message, which omits hidden commands.
     host.run("vm lst").fails_saying(2, &["error: unrecognized subcommand 'lst'", "Usage: vmprov vm"]);
     host.run("-q").fails(
         2,
@@ -252,22 +252,22 @@ fn arguments_that_cannot_be_parsed_are_json_too_where_that_is_asked_for() {
 }
 
 #[test]
-fn several_vms_each_have_their_result() {
+fn each_of_several_vms_has_its_own_result() {
     let host = TestHost::new();
     let ran = host.run("vm start nosuch-a test nosuch-b -o json");
     assert_eq!(ran.code(), 3);
     assert_eq!(ran.json()["results"][0]["vm"], "test");
-    let errors = ran.said();
-    let said: Vec<_> = errors.iter().map(|error| error["error"].as_str().unwrap()).collect();
-    assert_eq!(said, ["VM `nosuch-a` does not exist", "VM `nosuch-b` does not exist"]);
-    // The first failure gives the status, and each keeps its own code.
+    let errors = ran.messages();
+    let texts: Vec<_> = errors.iter().map(|error| error["error"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["VM `nosuch-a` does not exist", "VM `nosuch-b` does not exist"]);
+    // The first failure determines the exit status; each error keeps its own code.
     let ran = host.run("vm delete nosuch-a test --yes -o json");
-    let codes: Vec<_> = ran.said().iter().map(|error| error["code"].clone()).collect();
+    let codes: Vec<_> = ran.messages().iter().map(|error| error["code"].clone()).collect();
     assert_eq!((ran.code(), ran.stdout.as_str(), codes), (3, "", vec![json!("not_found"), json!("conflict")]));
 }
 
 #[test]
-fn deleting_asks_on_a_terminal_and_nowhere_else() {
+fn delete_asks_for_confirmation_only_on_a_terminal() {
     let host = TestHost::new();
     let no_yes = "error: confirmation required but stdin is not a terminal\nhint: Confirm the deletion: --yes\n";
     host.run("vm delete test").fails(2, no_yes);
@@ -297,11 +297,11 @@ fn deleting_asks_on_a_terminal_and_nowhere_else() {
 }
 
 #[test]
-fn quiet_says_errors_alone() {
+fn quiet_prints_only_errors() {
     let host = TestHost::new().with_env("LIBVIRT_STORAGE_POOL", "default-pool");
     let loud = host.run("vm create web --dry-run").succeeds().says(&["warning: no image given: the disk is blank"]);
-    let said = host.run("-o json vm create web --dry-run").succeeds().said();
-    assert_eq!(said, [json!({"warning": "no image given: the disk is blank and not bootable"})]);
+    let messages = host.run("-o json vm create web --dry-run").succeeds().messages();
+    assert_eq!(messages, [json!({"warning": "no image given: the disk is blank and not bootable"})]);
     let quiet = host.run("-q vm create web --dry-run").succeeds();
     assert_eq!(quiet.stderr, "");
     assert!(!loud.stdout.is_empty() && !quiet.stdout.is_empty());
@@ -311,7 +311,7 @@ fn quiet_says_errors_alone() {
 #[test]
 fn verbose_shows_commands_that_can_be_pasted() {
     let host = TestHost::new();
-    // Reads only, so that once shows nothing.
+    // `-v` does not show commands that only read.
     let table = host.run("vm list --brief").succeeds().stdout;
     host.run("-v vm list --brief").prints(&table);
     let ran = host.run("-vv vm list --brief").succeeds();
@@ -320,7 +320,7 @@ fn verbose_shows_commands_that_can_be_pasted() {
     assert!(ran.stderr.lines().count() > 0 && ran.stderr.lines().all(is_shown), "{ran:?}");
     let pasted = host.shell(&ran.stderr).succeeds();
     assert!(pasted.stdout.contains(UUID) && pasted.stdout.contains("state.state=1"), "{pasted:?}");
-    // One that changes something is shown once already.
+    // `-v` shows commands that change something.
     let ran = host.run("-v vm delete test --yes --unmanaged").succeeds();
     let shown: Vec<_> = ran.stderr.lines().collect();
     assert!(shown[0].starts_with(&format!("virsh -q -c test:///default destroy --domain {UUID} # ")), "{ran:?}");
@@ -328,7 +328,7 @@ fn verbose_shows_commands_that_can_be_pasted() {
 }
 
 #[test]
-fn colour_is_for_terminals_that_want_it() {
+fn colors_appear_only_on_terminals_that_support_them() {
     let red = "\u{1b}[1;31merror:\u{1b}[0m VM `nosuch-vm`";
     let host = TestHost::new();
     let ran = host.on_terminal("vm info nosuch-vm", "does not exist", "");
@@ -346,10 +346,10 @@ fn colour_is_for_terminals_that_want_it() {
 }
 
 #[test]
-fn a_reader_that_has_read_enough_ends_it_quietly() {
+fn a_closed_output_pipe_is_not_an_error() {
     let host = TestHost::new();
     for line in ["vm list", "vm list -o json", "config", "--help", "vm create --help", "--version"] {
-        // The pipe is closed before anything is written to it.
+        // The reader closes the pipe before vmprov writes to it.
         let ran = host.shell(&format!("exec 3> >(exec <&-; exec sleep 0); wait $!; vmprov {line} >&3; echo $? >&2"));
         assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "0\n"), "{line}: {ran:?}");
     }
@@ -358,7 +358,7 @@ fn a_reader_that_has_read_enough_ends_it_quietly() {
 }
 
 #[test]
-fn a_dry_run_prints_what_would_be_run_and_runs_none_of_it() {
+fn a_dry_run_prints_the_commands_without_running_them() {
     let host = TestHost::new().with_env("LIBVIRT_STORAGE_POOL", "default-pool");
     host.run("key generate k --type ed25519").succeeds();
     let image = host.image("debian-12.qcow2");
@@ -373,7 +373,7 @@ fn a_dry_run_prints_what_would_be_run_and_runs_none_of_it() {
     let json = host.args(&[&args[..], &["-o", "json"]].concat()).succeeds().json();
     assert_eq!(json.as_object().unwrap().keys().collect::<Vec<_>>(), ["commands", "warnings"]);
     assert!(json["commands"].as_array().unwrap().len() > 5, "{json}");
-    // Every line of it parses as a shell's, and the programs are these.
+    // The output is a valid shell script with these commands.
     host.write("plan.sh", &ran.stdout);
     host.tool("sh", &["-n", "plan.sh"]);
     for word in
@@ -381,13 +381,13 @@ fn a_dry_run_prints_what_would_be_run_and_runs_none_of_it() {
     {
         assert!(ran.stdout.contains(word), "no `{word}`: {ran:?}");
     }
-    let made: Vec<_> = host.files().into_keys().filter(|file| !before.contains_key(file)).collect();
-    assert_eq!(made, ["data.yaml", "plan.sh"]);
+    let created: Vec<_> = host.files().into_keys().filter(|file| !before.contains_key(file)).collect();
+    assert_eq!(created, ["data.yaml", "plan.sh"]);
     host.run("vm list -o name").prints("test\n");
 }
 
 #[test]
-fn words_are_completed_with_what_there_is() {
+fn completion_offers_existing_names() {
     let host = TestHost::new();
     host.run("key generate laptop --type ed25519").succeeds();
     let bash = |line: &str| {
@@ -411,21 +411,21 @@ fn words_are_completed_with_what_there_is() {
     assert_eq!(bash("vmprov vm cr"), ["create"]);
     assert_eq!(bash("vmprov doctor iommu pool.s"), ["pool.space"]);
     assert_eq!(bash("vmprov vm list -o js"), ["json"]);
-    // Where libvirt does not answer there is nothing, and nobody is disturbed.
+    // Without a connection to libvirt, completion offers nothing and prints no error.
     let host = TestHost::new().with_env("LIBVIRT_URI", "test:///nosuch");
     let script = "COMPLETE=bash _CLAP_IFS=$'\\n' _CLAP_COMPLETE_INDEX=3 vmprov -- vmprov vm info t";
     assert_eq!(host.shell(script).succeeds().stdout, "");
-    // What the shell is told to load works in it.
+    // The completion script is valid bash.
     host.shell("COMPLETE=bash vmprov | bash -n").prints("");
 }
 
 #[test]
-fn an_interrupt_ends_a_wait() {
+fn a_signal_ends_a_wait() {
     use rustix::process::Signal;
     let host = TestHost::new();
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let running = host.start(&["-vv", "vm", "wait", "test", "--for", "stopped"], "");
-        assert!(within(Duration::from_mins(1), || running.said().contains("dumpxml")), "{}", running.said());
+        assert!(within(Duration::from_mins(1), || running.stderr().contains("dumpxml")), "{}", running.stderr());
         running.signal(signal);
         let ran = running.end();
         assert_eq!((ran.code(), ran.stdout.as_str()), (130, ""), "{ran:?}");
@@ -434,7 +434,7 @@ fn an_interrupt_ends_a_wait() {
 }
 
 #[test]
-fn help_and_version_are_data() {
+fn help_and_version_go_to_stdout() {
     let host = TestHost::bare();
     host.run("--version").prints(&format!("vmprov {}\n", env!("CARGO_PKG_VERSION")));
     for line in ["--help", "-h", "vm --help", "vm create -h", "key generate --help"] {

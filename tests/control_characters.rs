@@ -1,4 +1,4 @@
-//! Names and texts from elsewhere steer no terminal: whatever is printed, their control characters are escaped.
+//! Control characters in names and texts from outside are escaped in all output, so that they do not reach a terminal.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/mod.rs"]
@@ -7,12 +7,12 @@ mod support;
 
 use support::TestHost;
 
-/// "Control Sequence Introducer" as one character. XML, and so libvirt, lets it into a name.
+/// The one-character form of the Control Sequence Introducer. XML, and therefore libvirt, allows it in a name.
 const CSI: char = '\u{9b}';
 
 const UUID: &str = "6695eb01-f6a4-8304-79aa-97f2502e193f";
 
-/// A libvirt with a domain that is shut off, whose name would clear a terminal.
+/// Returns a host with a stopped VM whose name would clear a terminal.
 fn host() -> TestHost {
     let host = TestHost::bare();
     let domain = format!(
@@ -23,13 +23,13 @@ fn host() -> TestHost {
     host.with_env("LIBVIRT_URI", &format!("test://{file}"))
 }
 
-/// Whether a text has control characters other than line breaks.
-fn steers(text: &str) -> bool {
+/// Returns whether a text has control characters other than line breaks.
+fn has_control_characters(text: &str) -> bool {
     text.chars().any(|c| c.is_control() && c != '\n')
 }
 
 #[test]
-fn a_hint_does_not_steer_the_terminal() {
+fn a_hint_has_no_control_characters() {
     host().args(&["vm", "wait", UUID, "--for", "ip"]).fails(
         4,
         "error: VM `we\\u{9b}2Jb` is shut off, so it will not become ready\n\
@@ -38,22 +38,22 @@ fn a_hint_does_not_steer_the_terminal() {
 }
 
 #[test]
-fn no_format_of_a_report_or_an_error_does() {
+fn reports_and_errors_have_no_control_characters_in_any_format() {
     let host = host();
     for format in ["table", "json", "yaml", "name"] {
         let list = host.run(&format!("vm list -o {format}")).succeeds();
-        assert!(!steers(&list.stdout) && list.stdout.contains("2Jb"), "{list:?}");
+        assert!(!has_control_characters(&list.stdout) && list.stdout.contains("2Jb"), "{list:?}");
         let wait = host.run(&format!("vm wait {UUID} --for ip -o {format}"));
-        assert!(!steers(&wait.stderr) && wait.stderr.contains("2Jb"), "{wait:?}");
+        assert!(!has_control_characters(&wait.stderr) && wait.stderr.contains("2Jb"), "{wait:?}");
     }
-    // Escaped as JSON has it, so that a program reads the name that it is.
+    // JSON has its own escapes, so a program reads the original name.
     assert_eq!(host.run("vm list -o json").json()["vms"][0]["name"], format!("we{CSI}2Jb"));
 }
 
 #[test]
-fn progress_does_not() {
+fn progress_has_no_control_characters() {
     let host = host();
-    // `script` makes a terminal, on which progress is drawn. It takes its first line on standard input for typed.
-    let drawn = host.on_terminal(&format!("vm start {UUID}; echo ended"), "ended", "");
-    assert!(!drawn.stdout.contains(CSI), "{drawn:?}");
+    // Progress is drawn only on a terminal.
+    let ran = host.on_terminal(&format!("vm start {UUID}; echo ended"), "ended", "");
+    assert!(!ran.stdout.contains(CSI), "{ran:?}");
 }

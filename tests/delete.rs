@@ -1,5 +1,5 @@
-//! What `vm delete` takes and what it leaves, with everything attached that libvirt makes an obstacle of: snapshots, a
-//! saved state, NVRAM, a shared installer.
+//! What `vm delete` removes and what it keeps, for VMs that libvirt does not undefine easily: with snapshots, a saved
+//! state, NVRAM or a shared installer.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -8,8 +8,9 @@ mod lab;
 
 use lab::Lab;
 
-/// The lab with pool, network, base image and the verdict on KVM.
-fn warm() -> (Lab, String) {
+/// Returns the lab with the pool, network, base image and KVM probe result that a create makes, and the path of the
+/// image.
+fn prepared_lab() -> (Lab, String) {
     let lab = Lab::qemu();
     for vm in ["taken", "foreign"] {
         lab.run(&["vm", "delete", vm, "--yes", "--ignore-missing", "--unmanaged"]).succeeded();
@@ -26,8 +27,8 @@ fn create(lab: &Lab, image: &str, more: &[&str]) {
 }
 
 #[test]
-fn snapshots_and_a_saved_state_go_and_a_shared_installer_stays() {
-    let (lab, image) = warm();
+fn snapshots_and_saved_state_are_deleted_but_a_shared_installer_is_kept() {
+    let (lab, image) = prepared_lab();
     let iso = lab.pool_folder().join("shared.iso");
     std::fs::write(&iso, "an installer that others use, too").unwrap();
     lab.virsh(&["pool-refresh", "default"]);
@@ -37,7 +38,7 @@ fn snapshots_and_a_saved_state_go_and_a_shared_installer_stays() {
     lab.virsh(&["snapshot-create-as", "taken", "second"]);
     lab.virsh(&["managedsave", "taken"]);
     let saved = || lab.pool_folder().join("../qemu/save").read_dir().map_or(0, Iterator::count);
-    assert_eq!(saved(), 1, "the VM's state was not saved, so this proves nothing");
+    assert_eq!(saved(), 1, "the VM's state was not saved, so this test is meaningless");
 
     let deleted = lab.run(&["vm", "delete", "taken", "--yes", "-o", "json"]).succeeded().json();
     let report = &deleted["results"][0];
@@ -49,8 +50,8 @@ fn snapshots_and_a_saved_state_go_and_a_shared_installer_stays() {
 }
 
 #[test]
-fn a_foreign_vm_goes_with_its_nvram_and_its_disks_stay() {
-    let (lab, _) = warm();
+fn an_unmanaged_vm_is_deleted_with_its_nvram_but_keeps_its_disks() {
+    let (lab, _) = prepared_lab();
     lab.virsh(&["vol-create-as", "default", "foreign.qcow2", "1M", "--format", "qcow2"]);
     let before = lab.snapshot();
     let xml = "<domain type='qemu'><name>foreign</name><memory unit='MiB'>64</memory><os firmware='efi'>\
@@ -60,7 +61,7 @@ fn a_foreign_vm_goes_with_its_nvram_and_its_disks_stay() {
     lab.virsh_with(&["define", "/dev/stdin"], xml);
     lab.virsh(&["start", "foreign"]);
     let nvram = || lab.pool_folder().join("../qemu/nvram").read_dir().map_or(0, Iterator::count);
-    assert_eq!(nvram(), 1, "the VM has no NVRAM, so this proves nothing");
+    assert_eq!(nvram(), 1, "the VM has no NVRAM, so this test is meaningless");
 
     let refused = lab.run(&["vm", "delete", "foreign", "--yes"]).failed_with(4);
     assert!(refused.stderr.contains("--unmanaged"), "{refused}");
@@ -68,11 +69,11 @@ fn a_foreign_vm_goes_with_its_nvram_and_its_disks_stay() {
     let disk = "/var/lib/libvirt/images/foreign.qcow2";
     assert_eq!(deleted["results"][0]["kept"], serde_json::json!([disk]), "{deleted}");
     assert_eq!(nvram(), 0);
-    lab.settles(&before, "after a foreign VM was deleted");
+    lab.settles(&before, "after an unmanaged VM was deleted");
     lab.virsh(&["vol-delete", "--pool", "default", "--vol", "foreign.qcow2"]);
 }
 
-/// Makes an overlay in the pool by hand, whether or not its backing file is there.
+/// Creates an overlay in the pool with qemu-img. The backing file need not exist.
 fn overlay(lab: &Lab, name: &str, backing: &str) {
     let folder = lab.pool_folder();
     let path = folder.join(name);
@@ -85,48 +86,48 @@ fn overlay(lab: &Lab, name: &str, backing: &str) {
 }
 
 #[test]
-fn every_layer_of_external_snapshots_goes_with_the_vm() {
-    let (lab, image) = warm();
+fn all_layers_of_external_snapshots_are_deleted_with_the_vm() {
+    let (lab, image) = prepared_lab();
     let before = lab.snapshot();
     let base = base_of(&lab, &image);
     let content = || std::fs::read(lab.pool_folder().join(&base)).unwrap();
-    let was = content();
+    let original = content();
     create(&lab, &image, &[]);
     let disk = ["--disk-only", "--atomic", "--diskspec", "vda,snapshot=external", "--diskspec", "vdb,snapshot=no"];
     for name in ["one", "two"] {
         lab.virsh(&[&["snapshot-create-as", "taken", name][..], &disk].concat());
     }
-    // It puts an overlay on the seed, too, although the snapshot left that out.
+    // The revert also creates an overlay of the seed, although the snapshot excluded it.
     lab.virsh(&["snapshot-revert", "taken", "one", "--running"]);
     lab.virsh(&["destroy", "taken"]);
     let layers = |lab: &Lab| {
         let all = std::fs::read_dir(lab.pool_folder()).unwrap().map(|entry| entry.unwrap().file_name());
         all.filter(|name| name.to_string_lossy().starts_with("taken")).count()
     };
-    assert!(layers(&lab) > 4, "the snapshots have made no layers, so this proves nothing");
-    // A delete that is killed while it removes volumes has noted all of them before.
-    assert!(lab.spoil("kill-after:9", &["vm", "delete", "taken", "--yes"]).was_killed());
+    assert!(layers(&lab) > 4, "the snapshots have created no layers, so this test is meaningless");
+    // Before a delete removes volumes, it records all of them, so a killed delete can be completed.
+    assert!(lab.run_with_fault("kill-after:9", &["vm", "delete", "taken", "--yes"]).was_killed());
     lab.run(&["vm", "delete", "taken", "--yes"]).succeeded();
     assert_eq!(layers(&lab), 0);
     lab.settles(&before, "after a VM with external snapshots was deleted");
-    assert!(content() == was, "the base image was written to");
-    // Nothing is left that would keep images from being deleted.
+    assert!(content() == original, "the base image was written to");
+    // No leftover prevents the deletion of images.
     lab.run(&["image", "prune", "--dry-run"]).succeeded();
 }
 
-/// The base image of an image that is in the pool.
+/// Returns the name of the volume that holds the base image of `image`.
 fn base_of(lab: &Lab, image: &str) -> String {
     let info = lab.run(&["image", "info", image, "-o", "json"]).succeeded().json();
     info["volume"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()
 }
 
 #[test]
-fn what_others_build_on_is_not_deleted() {
-    let (lab, image) = warm();
+fn a_volume_that_others_use_is_not_deleted() {
+    let (lab, image) = prepared_lab();
     let before = lab.snapshot();
     create(&lab, &image, &["--no-start"]);
     overlay(&lab, "clone.qcow2", "taken.qcow2");
-    let whole = lab.snapshot();
+    let with_clone = lab.snapshot();
     let refused = lab.run(&["vm", "delete", "taken", "--yes"]).failed_with(4);
     let says = "volume default/clone.qcow2 uses /var/lib/libvirt/images/taken.qcow2";
     assert!(refused.stderr.contains(says), "{refused}");
@@ -137,15 +138,15 @@ fn what_others_build_on_is_not_deleted() {
     let refused = lab.run(&["vm", "delete", "taken", "--yes"]).failed_with(4);
     assert!(refused.stderr.contains("VM foreign uses /var/lib/libvirt/images/taken.qcow2"), "{refused}");
     lab.virsh(&["undefine", "foreign"]);
-    lab.settles(&whole, "after two deletes that were refused");
+    lab.settles(&with_clone, "after two deletes that were refused");
     lab.virsh(&["vol-delete", "--pool", "default", "--vol", "clone.qcow2"]);
     lab.run(&["vm", "delete", "taken", "--yes"]).succeeded();
     lab.settles(&before, "after the VM was deleted");
 }
 
 #[test]
-fn an_orphaned_overlay_blocks_nothing_and_goes_when_asked_for() {
-    let (lab, _) = warm();
+fn gc_deletes_orphaned_overlays_only_with_the_orphans_flag() {
+    let (lab, _) = prepared_lab();
     let before = lab.snapshot();
     overlay(&lab, "lost.one", "gone.qcow2");
     overlay(&lab, "lost.two", "lost.one");

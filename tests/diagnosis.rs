@@ -1,5 +1,5 @@
-//! Guests that do not come up: what vmprov says of each, how it knows, and that it does not wait for what cannot come.
-//! These are crippled ones, whose disk holds a few instructions; `reach.rs` has real ones.
+//! Guests that do not become ready: vmprov diagnoses the reason and ends a wait that cannot succeed. The disks of these
+//! guests hold only a few instructions; `reach.rs` tests real guests.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -8,30 +8,30 @@ mod lab;
 
 use std::{process::Command, time::Duration};
 
-use lab::{Lab, Ran, Snapshot};
+use lab::{Lab, Run, Snapshot};
 
-/// A boot sector that does nothing, for ever: `jmp $`.
+/// A boot sector that loops forever: `jmp $`.
 const HANGS: &[u8] = &[0xeb, 0xfe];
 
-/// One that powers the machine off as ACPI would: `mov dx, 0x604; mov ax, 0x2000; out dx, ax`.
+/// A boot sector that powers off with ACPI: `mov dx, 0x604; mov ax, 0x2000; out dx, ax`.
 const POWERS_OFF: &[u8] = &[0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xeb, 0xfe];
 
-/// One that says something on the serial port, then hangs: `mov dx, 0x3f8; mov al, C; out dx, al; …`.
-fn says(text: &str) -> Vec<u8> {
+/// Returns a boot sector that prints `text` on the serial port, then hangs: `mov dx, 0x3f8; mov al, C; out dx, al; …`.
+fn prints(text: &str) -> Vec<u8> {
     let mut code = vec![0xba, 0xf8, 0x03];
     code.extend(text.bytes().flat_map(|byte| [0xb0, byte, 0xee]));
     code.extend(HANGS);
     code
 }
 
-/// The lab with a key, the pool, the network and what was found out of KVM, which stay.
+/// The lab with a key, and with the pool, network and KVM probe result that a create makes and that remain.
 struct Host {
     lab: Lab,
     before: Snapshot,
 }
 
 impl Drop for Host {
-    /// A failed test leaves no guest running.
+    /// Deletes the VM of a failed test, so that no guest keeps running.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.lab.run(&["vm", "delete", "sick", "--yes", "--ignore-missing"]);
@@ -50,7 +50,7 @@ impl Host {
         Self { lab, before }
     }
 
-    /// An image whose boot sector holds `code`; none makes it one that nothing boots from.
+    /// Creates an image whose boot sector holds `code`, or an unbootable image without `code`.
     fn image(&self, name: &str, code: Option<&[u8]>) -> String {
         let (raw, path) = (self.lab.file("boot.raw"), self.lab.file(name));
         let mut sector = vec![0; 512];
@@ -65,14 +65,14 @@ impl Host {
         path.to_str().unwrap().to_owned()
     }
 
-    fn create(&self, image: &str, more: &[&str]) -> Ran {
+    fn create(&self, image: &str, more: &[&str]) -> Run {
         let create =
             ["vm", "create", "sick", "--image", image, "--user", "debian", "--ssh-key", "k", "--memory", "64M"];
         self.lab.run(&[&create[..], &["--disk-size", "1", "-o", "json"], more].concat())
     }
 
-    /// The VM is still there to be looked at; deleted, it leaves nothing.
-    fn is_kept_and_goes(&self) {
+    /// Asserts that vmprov has kept the VM, and that its deletion leaves nothing behind.
+    fn assert_kept_and_deletable(&self) {
         self.lab.run(&["vm", "info", "sick"]).succeeded();
         self.lab.run(&["vm", "delete", "sick", "--yes"]).succeeded();
         self.lab.run(&["image", "prune", "--all"]).succeeded();
@@ -83,19 +83,19 @@ impl Host {
     }
 }
 
-/// The error of a wait in vain.
+/// Returns the error of a failed wait.
 #[track_caller]
-fn error(ran: &Ran, status: i32, stage: &str) -> serde_json::Value {
+fn error(ran: &Run, status: i32, stage: &str) -> serde_json::Value {
     assert_eq!(ran.code(), Some(status), "{ran}");
-    // Warnings are objects of their own, one a line.
+    // Each warning is a separate JSON object on its own line.
     let text = ran.stderr.lines().filter(|line| !line.starts_with("{\"")).collect::<Vec<_>>().join("\n");
-    let error: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {ran}"));
+    let error: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("invalid JSON: {ran}"));
     assert_eq!(error["details"]["stage"], stage, "{ran}");
     error
 }
 
 #[test]
-fn a_disk_that_nothing_boots_from() {
+fn an_unbootable_disk_fails_the_wait() {
     let host = Host::new();
     let ran = host.create(&host.image("sick.qcow2", None), &["--wait", "--timeout", "90s"]);
     let error = error(&ran, 11, "no-boot-device");
@@ -108,11 +108,11 @@ fn a_disk_that_nothing_boots_from() {
     let logs = host.lab.run(&["vm", "logs", "sick"]).succeeded().stdout;
     assert!(logs.starts_with("SeaBIOS (version ") && logs.ends_with("No bootable device.\n"), "{logs}");
     assert_eq!(host.lab.run(&["vm", "logs", "sick", "-n", "1"]).succeeded().stdout, "No bootable device.\n");
-    host.is_kept_and_goes();
+    host.assert_kept_and_deletable();
 }
 
 #[test]
-fn a_guest_that_sends_nothing() {
+fn a_guest_without_dhcp_requests_times_out() {
     let host = Host::new();
     let ran = host.create(&host.image("sick.qcow2", Some(HANGS)), &["--wait=ip", "--timeout", "6s"]);
     let error = error(&ran, 10, "no-dhcp-request");
@@ -121,11 +121,11 @@ fn a_guest_that_sends_nothing() {
     host.lab.run(&["vm", "ip", "sick", "--wait", "--timeout", "1s"]).failed_with(10);
     host.lab.run(&["vm", "ip", "sick"]).failed_with(3);
 
-    // Whoever waits at a terminal sees how far it is.
-    let drawn = host.lab.drawn("vm wait sick --timeout 3s");
+    // A terminal shows the current stage of the wait.
+    let drawn = host.lab.terminal_output("vm wait sick --timeout 3s");
     assert!(drawn.contains("sick: it has sent no DHCP request ("), "{drawn:?}");
 
-    // Nobody can do anything in it, and each says why.
+    // Each command that needs access to the guest says why it fails.
     for (args, status, says) in [
         (&["vm", "exec", "sick", "--", "true"][..], 9, "has no address yet"),
         (&["vm", "exec", "sick", "--via", "agent", "--", "true"], 4, "the guest agent of VM `sick` is not connected"),
@@ -139,45 +139,45 @@ fn a_guest_that_sends_nothing() {
     let ran = host.lab.run(&["vm", "wait", "sick", "--timeout", "1s", "-o", "json"]);
     let paused = self::error(&ran, 10, "paused");
     assert!(paused["cause"].as_str().unwrap().starts_with("paused by an administrator"), "{ran}");
-    host.is_kept_and_goes();
+    host.assert_kept_and_deletable();
 }
 
 #[test]
-fn a_guest_that_powers_itself_off() {
+fn a_guest_that_powers_off_fails_the_wait() {
     let host = Host::new();
     let ran = host.create(&host.image("sick.qcow2", Some(POWERS_OFF)), &["--wait", "--timeout", "90s"]);
     let error = error(&ran, 11, "stopped");
     assert!(error["cause"].as_str().unwrap().starts_with("the guest shut itself down\n"), "{ran}");
-    // Who waits for one that does not run at all has made a mistake.
+    // Waiting for a stopped VM is a conflict.
     let ran = host.lab.run(&["vm", "wait", "sick"]).failed_with(4);
     assert!(ran.stderr.contains("vmprov vm start sick"), "{ran}");
-    host.is_kept_and_goes();
+    host.assert_kept_and_deletable();
 }
 
 #[test]
-fn a_guest_that_ends_in_a_shell_for_repairs() {
+fn an_emergency_shell_fails_the_wait() {
     let host = Host::new();
-    let code = says("\r\nwait\rALERT! no root\r\n\x1b[1m(initramfs) ");
+    let code = prints("\r\nwait\rALERT! no root\r\n\x1b[1m(initramfs) ");
     let ran = host.create(&host.image("sick.qcow2", Some(&code)), &["--wait", "--timeout", "90s"]);
     let error = error(&ran, 11, "emergency-shell");
     let console = error["details"]["console"].as_array().unwrap();
     let [.., before, last] = &console[..] else { panic!("{ran}") };
-    // The firmware's own output is late: a dot of it comes behind.
+    // A dot of the firmware's delayed output may follow the prompt.
     assert!(before == "ALERT! no root" && last.as_str().unwrap().starts_with("(initramfs)"), "{ran}");
-    host.is_kept_and_goes();
+    host.assert_kept_and_deletable();
 }
 
-/// virtlogd puts a log aside that has grown too long (2 MiB): those go with the VM, too.
+/// virtlogd rotates a log of 2 MiB. Deleting the VM also deletes the rotated logs.
 #[test]
-fn a_console_that_says_very_much_leaves_nothing_behind() {
+fn rotated_console_logs_are_deleted_with_the_vm() {
     let host = Host::new();
-    // mov dx, 0x3f8; mov al, '#'; out dx, al; jmp back to the out
+    // mov dx, 0x3f8; mov al, '#'; out dx, al; jmp to the out
     let code = [0xba, 0xf8, 0x03, 0xb0, b'#', 0xee, 0xeb, 0xfd];
     host.create(&host.image("sick.qcow2", Some(&code)), &[]).succeeded();
     let rotated = host.lab.pool_folder().join("sick-console.log.0");
     // An emulated guest prints slowly on a busy host.
     lab::wait_for("the log to be rotated", Duration::from_mins(5), || rotated.exists());
-    let said = host.lab.run(&["vm", "logs", "sick", "-n", "1"]).succeeded().stdout;
-    assert!(said.trim_end().bytes().all(|byte| byte == b'#') && said.len() <= 501, "{} bytes", said.len());
-    host.is_kept_and_goes();
+    let printed = host.lab.run(&["vm", "logs", "sick", "-n", "1"]).succeeded().stdout;
+    assert!(printed.trim_end().bytes().all(|byte| byte == b'#') && printed.len() <= 501, "{} bytes", printed.len());
+    host.assert_kept_and_deletable();
 }

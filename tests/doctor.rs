@@ -1,6 +1,6 @@
-//! `doctor` against a real libvirtd: a host without problems, and then each problem that can be caused there, one by
-//! one: its check reports it with the command that fixes it, and applies the fix if it is safe.
-#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+//! `doctor` against a real libvirtd: a host without problems, and then each problem that a test can cause, one at a
+//! time. The check reports the problem with the command that fixes it, and applies the fix if it is safe.
+#![expect(clippy::unwrap_used, reason = "an error fails the test")]
 
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
@@ -33,24 +33,24 @@ const INTERRUPTED: i32 = 130;
 
 /// Runs a program inside the lab; it must succeed.
 #[track_caller]
-fn inside(lab: &Lab, words: &[&str]) {
-    let [program, entrance @ ..] = lab.entrance();
+fn run_inside(lab: &Lab, words: &[&str]) {
+    let [program, entrance @ ..] = lab.nsenter();
     let ran = Command::new(program).args(entrance).args(words).output().unwrap();
     assert!(ran.status.success(), "{words:?}: {}", String::from_utf8_lossy(&ran.stderr));
 }
 
 /// Runs a shell command line inside the lab, without `sudo`.
 #[track_caller]
-fn type_inside(lab: &Lab, line: &str) {
-    inside(lab, &["/bin/sh", "-c", &line.replace("sudo ", "")]);
+fn shell_inside(lab: &Lab, line: &str) {
+    run_inside(lab, &["/bin/sh", "-c", &line.replace("sudo ", "")]);
 }
 
-/// Runs a command line inside the lab when a test ends, however it ends, to restore what other tests need.
-struct PutBack<'l>(&'l Lab, String);
+/// Runs a command line inside the lab when a test ends, even if it fails, to restore what other tests need.
+struct RestoreOnDrop<'l>(&'l Lab, String);
 
-impl Drop for PutBack<'_> {
+impl Drop for RestoreOnDrop<'_> {
     fn drop(&mut self) {
-        let [program, entrance @ ..] = self.0.entrance();
+        let [program, entrance @ ..] = self.0.nsenter();
         let ran = Command::new(program).args(entrance).args(["/bin/sh", "-c", &self.1]).status();
         assert!(ran.unwrap().success() || std::thread::panicking(), "{}", self.1);
     }
@@ -66,8 +66,8 @@ fn check(lab: &Lab, code: i32, id: &str, more: &[&str]) -> Value {
     checks.remove(0)
 }
 
-/// The result of a check that found nothing to fix.
-fn quiet(id: &str, status: &str, observed: &str) -> Value {
+/// The result of a check that passed or was skipped, so that there is nothing to fix.
+fn without_fix(id: &str, status: &str, observed: &str) -> Value {
     json!({"id": id, "status": status, "observed": observed, "code": null, "fixCommand": null, "safe": false,
         "fixed": false, "actions": []})
 }
@@ -90,7 +90,7 @@ fn fixed(found: Value, actions: &[&str]) -> Value {
     found
 }
 
-const WELL: &str = "`default` (dir) in /var/lib/libvirt/images";
+const POOL_OK: &str = "`default` (dir) in /var/lib/libvirt/images";
 
 #[test]
 fn every_check_passes_on_a_host_without_problems() {
@@ -101,13 +101,13 @@ fn every_check_passes_on_a_host_without_problems() {
     let ids: Vec<_> = checks.iter().map(|check| check["id"].as_str().unwrap()).collect();
     let listed = lab.run(&["doctor", "--list", "-o", "name"]).succeeded().stdout;
     assert_eq!(ids, listed.lines().collect::<Vec<_>>());
-    // Checks that depend on the machine below the lab may end in any way but a failure.
-    let depends =
+    // Checks that depend on the machine that hosts the lab may have any status except `fail`.
+    let host_checks =
         ["kvm.", "iommu", "security.", "clock.synchronised", "cache.space", "pool.space", "tools.virt-sysprep"];
     for check in checks {
         let id = check["id"].as_str().unwrap();
         assert_ne!(check["status"], "fail", "{check}");
-        assert!(check["status"] == "ok" || depends.iter().any(|prefix| id.starts_with(prefix)), "{check}");
+        assert!(check["status"] == "ok" || host_checks.iter().any(|prefix| id.starts_with(prefix)), "{check}");
         assert_eq!(check["fixed"], false, "{check}");
     }
     let count = |status: &str| checks.iter().filter(|check| check["status"] == status).count();
@@ -116,7 +116,7 @@ fn every_check_passes_on_a_host_without_problems() {
     expected.insert("fixed".to_owned(), json!(0));
     assert_eq!(report["summary"], Value::Object(expected));
     for (id, observed) in [
-        ("pool.active", WELL),
+        ("pool.active", POOL_OK),
         ("pool.reachable", "QEMU's user `libvirt-qemu` has access to /var/lib/libvirt/images"),
         ("network.active", "`default` (nat) 192.168.122.1/24 on virbr0"),
         ("network.subnet", "no other interface uses 192.168.122.1/24"),
@@ -129,19 +129,19 @@ fn every_check_passes_on_a_host_without_problems() {
         ("state.locks", "no stale lock exists"),
         ("state.downloads", "no abandoned downloads"),
     ] {
-        assert_eq!(check(&lab, 0, id, &[]), quiet(id, "ok", observed));
+        assert_eq!(check(&lab, 0, id, &[]), without_fix(id, "ok", observed));
     }
-    // A create uses the verdict of the KVM probe.
+    // The result of the KVM probe is cached for later creates.
     let kvm = checks.iter().find(|check| check["id"] == "kvm.works").unwrap();
     let cached =
         fs::read_dir(lab.file(".cache/vmprov")).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()));
     let cached: String = cached.map(Result::unwrap).collect();
     assert_eq!(cached.contains("works"), kvm["status"] == "ok", "{cached} {kvm}");
-    lab.settles_without(&before, |line| line.contains("home .cache/vmprov/kvm-"), "a run of all checks");
+    lab.settles_without(&before, |line| line.contains("home .cache/vmprov/kvm-"), "after a run of all checks");
 }
 
 #[test]
-fn a_missing_or_old_program_is_reported_with_the_command_that_installs_it() {
+fn a_missing_or_old_program_is_reported_with_its_install_command() {
     let host = TestHost::new().with_only(&["virsh", "ssh"]);
     let ran = host.run("doctor tools");
     assert_eq!((ran.code(), ran.stderr.as_str()), (TOOL_MISSING, ""), "{ran:?}");
@@ -162,14 +162,17 @@ fn a_missing_or_old_program_is_reported_with_the_command_that_installs_it() {
     let ran = TestHost::new().with_only(&[]).run("doctor -o json");
     assert_eq!(ran.code(), TOOL_MISSING, "{ran:?}");
     let report = ran.json();
-    let of = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
-    assert_eq!(of("tools.virsh")["code"], "tool_missing");
+    let by_id = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
+    assert_eq!(by_id("tools.virsh")["code"], "tool_missing");
     assert_eq!(
-        of("daemon.reachable"),
-        quiet("daemon.reachable", "skip", "depends on tools.virsh, which did not succeed")
+        by_id("daemon.reachable"),
+        without_fix("daemon.reachable", "skip", "depends on tools.virsh, which did not succeed")
     );
-    assert_eq!(of("pool.space"), quiet("pool.space", "skip", "depends on daemon.reachable, which did not succeed"));
-    assert_eq!(of("clock.time")["status"], "ok");
+    assert_eq!(
+        by_id("pool.space"),
+        without_fix("pool.space", "skip", "depends on daemon.reachable, which did not succeed")
+    );
+    assert_eq!(by_id("clock.time")["status"], "ok");
 
     let host = TestHost::new().with_program("virsh", "echo 6.9.0");
     let ran = host.run("doctor tools.virsh");
@@ -197,7 +200,7 @@ fn an_unknown_check_is_refused() {
 
 /// A program that hangs or prints nonsense is not reported as ok, and does not end the run.
 #[test]
-fn a_check_that_cannot_determine_anything_is_skipped_with_the_reason() {
+fn an_inconclusive_check_is_skipped_with_the_reason() {
     let lab = Lab::warm();
     for (program, script, id, observed) in [
         ("timedatectl", "sleep 1000", "clock.synchronised", "did not end within 5 s"),
@@ -216,7 +219,7 @@ fn a_check_that_cannot_determine_anything_is_skipped_with_the_reason() {
             "cannot read libvirt's capabilities XML",
         ),
     ] {
-        let host = TestHost::bare().by(lab.entrance()).with_program(program, script);
+        let host = TestHost::bare().via(lab.nsenter()).with_program(program, script);
         let report = host.run(&format!("doctor {id} -o json")).succeeds().json();
         let found = &report["checks"][0];
         assert_eq!(found["status"], "skip", "{program} {script}: {found}");
@@ -239,27 +242,27 @@ fn a_stopped_daemon_is_distinguished_from_one_that_denies_access() {
         let failed = report["checks"].as_array().unwrap().iter().find(|check| check["status"] == "fail");
         failed.unwrap().clone()
     };
-    // A socket on which nothing listens.
+    // A socket that no process listens on.
     let host = TestHost::bare();
     let socket = host.path("libvirt-sock");
     drop(UnixListener::bind(&socket).unwrap());
     let uri = format!("qemu+unix:///system?socket={}", socket.display());
-    let gone = found(&host, UNREACHABLE, &["-c", &uri]);
-    assert_eq!((&gone["id"], &gone["code"]), (&"daemon.reachable".into(), &"unreachable".into()));
-    assert_eq!(gone["observed"], "libvirtd is not running but left its socket ~/libvirt-sock");
+    let stale = found(&host, UNREACHABLE, &["-c", &uri]);
+    assert_eq!((&stale["id"], &stale["code"]), (&"daemon.reachable".into(), &"unreachable".into()));
+    assert_eq!(stale["observed"], "libvirtd is not running but left its socket ~/libvirt-sock");
     // No socket at all.
     let missing = socket.with_file_name("none");
     let uri = format!("qemu+unix:///system?socket={}", missing.display());
-    let none = found(&host, UNREACHABLE, &["-c", &uri]);
+    let missing_socket = found(&host, UNREACHABLE, &["-c", &uri]);
     let observed = "libvirtd is installed but not running: the socket ~/none does not exist";
-    assert_eq!((&none["id"], &none["observed"]), (&"daemon.reachable".into(), &observed.into()));
+    assert_eq!((&missing_socket["id"], &missing_socket["observed"]), (&"daemon.reachable".into(), &observed.into()));
     // A libvirt on another machine, which cannot be reached.
-    let far = found(&host, UNREACHABLE, &["-c", "qemu+ssh://127.0.0.1:1/system"]);
-    assert!(far["observed"].as_str().unwrap().contains("Connection refused"), "{far}");
-    assert_eq!(far["fixCommand"], "virsh -c qemu+ssh://127.0.0.1:1/system version");
+    let remote = found(&host, UNREACHABLE, &["-c", "qemu+ssh://127.0.0.1:1/system"]);
+    assert!(remote["observed"].as_str().unwrap().contains("Connection refused"), "{remote}");
+    assert_eq!(remote["fixCommand"], "virsh -c qemu+ssh://127.0.0.1:1/system version");
     // A libvirt that hangs.
-    let stuck = "case \"$1\" in --version) echo 11.3.0 ;; *) sleep 1000 ;; esac";
-    let host = TestHost::bare().with_program("virsh", stuck);
+    let hanging = "case \"$1\" in --version) echo 11.3.0 ;; *) sleep 1000 ;; esac";
+    let host = TestHost::bare().with_program("virsh", hanging);
     let ran = host.run("doctor daemon.reachable");
     assert_eq!(ran.code(), TIMEOUT, "{ran:?}");
     assert!(ran.stdout.starts_with("fail  daemon.reachable  libvirt does not answer within 30 s\n      fix: sudo "));
@@ -267,7 +270,7 @@ fn a_stopped_daemon_is_distinguished_from_one_that_denies_access() {
     let lab = Lab::warm();
     let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-    let host = TestHost::bare().by(lab.entrance()).by(words).by(nobody);
+    let host = TestHost::bare().via(lab.nsenter()).via(words).via(nobody);
     let denied = found(&host, DENIED, &["-c", "qemu:///system"]);
     let observed = "user `nobody` is not in the group `libvirt`, as libvirt's socket requires (qemu:///session \
                     requires no group); membership takes effect at the next login";
@@ -280,11 +283,11 @@ fn a_stopped_daemon_is_distinguished_from_one_that_denies_access() {
 fn leftovers_of_killed_commands_are_reported_and_removed() {
     let lab = Lab::warm();
     let before = lab.snapshot();
-    // The define is the first call that changes something.
+    // The define is the first call that changes anything.
     let calls = lab.run(&["vm", "create", "warm", "--no-start"]).succeeded().calls;
     lab.run(&["vm", "delete", "warm", "--yes"]).succeeded();
     let define = 1 + calls.iter().position(|call| call.contains(" define ")).unwrap();
-    assert!(lab.spoil(&format!("kill-after:{define}"), &["vm", "create", "web", "--no-start"]).was_killed());
+    assert!(lab.run_with_fault(&format!("kill-after:{define}"), &["vm", "create", "web", "--no-start"]).was_killed());
     let locks = check(&lab, 0, "state.locks", &[]);
     assert!(
         locks["observed"].as_str().unwrap().starts_with("interrupted commands left /run/vmprov-locks/vmprov-"),
@@ -295,7 +298,7 @@ fn leftovers_of_killed_commands_are_reported_and_removed() {
     assert_eq!((&locks["observed"], &locks["fixed"]), (&json!("no stale lock exists"), &json!(true)));
     let incomplete = fixable("state.incomplete", "warn", "incomplete: `web` (create interrupted)", "vmprov gc", true);
     assert_eq!(check(&lab, 0, "state.incomplete", &[]), incomplete);
-    // It is not touched while another operation is working on it.
+    // The VM is not touched while another operation is working on it.
     let lease = lab.lease_elsewhere("the VM `web`");
     let busy = "incomplete, but in use: `web` (another vmprov is working on the VM `web`)";
     assert_eq!(check(&lab, 0, "state.incomplete", &["--fix"])["observed"], busy);
@@ -338,7 +341,7 @@ fn leftovers_of_killed_commands_are_reported_and_removed() {
     assert_eq!(first_action("state.downloads"), format!("removed {old}"));
     assert_eq!(report["summary"], json!({"ok": 5, "warn": 0, "fail": 0, "skip": 0, "fixed": 2}));
     fs::remove_file(lab.file(".cache/vmprov/downloads/new.part")).unwrap();
-    lab.settles(&before, "a clean-up");
+    lab.settles(&before, "after the cleanup");
 }
 
 #[test]
@@ -362,21 +365,21 @@ fn a_disk_without_a_vm_is_reported_and_never_deleted() {
         found["fixCommand"], "virsh -c qemu:///system vol-delete --pool default --vol web-console.log",
         "{found}"
     );
-    // A VM that vmprov did not create uses it.
+    // A VM that vmprov did not create uses the disk.
     let disk = "<disk type='file'><source file='/var/lib/libvirt/images/web.qcow2'/><target dev='vda'/></disk>";
     let rest = format!("<memory>65536</memory><os><type>hvm</type></os><devices>{disk}</devices>");
     lab.virsh_with(&["define", "/dev/stdin"], &format!("<domain type='qemu'><name>theirs</name>{rest}</domain>"));
     let found = check(&lab, 0, "state.volumes", &[]);
     assert!(found["observed"].as_str().unwrap().ends_with(".iso of the pool `default`"), "{found}");
     lab.virsh(&["undefine", "theirs"]);
-    for left in [
+    for expected in [
         "no VM owns web-seed-",
         "no VM owns web.qcow2 of",
         "every disk, seed and log in the pool `default` belongs to a VM",
     ] {
-        type_inside(&lab, check(&lab, 0, "state.volumes", &[])["fixCommand"].as_str().unwrap());
+        shell_inside(&lab, check(&lab, 0, "state.volumes", &[])["fixCommand"].as_str().unwrap());
         let found = check(&lab, 0, "state.volumes", &[]);
-        assert!(found["observed"].as_str().unwrap().starts_with(left), "{found}");
+        assert!(found["observed"].as_str().unwrap().starts_with(expected), "{found}");
     }
     lab.run(&["image", "delete", &image]).succeeded();
 }
@@ -386,22 +389,23 @@ fn a_disk_without_a_vm_is_reported_and_never_deleted() {
 fn a_check_that_does_not_apply_is_skipped_with_the_reason() {
     let host = TestHost::new();
     let report = host.run("doctor -o json").succeeds().json();
-    let of = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
+    let by_id = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
     let none = "libvirt's driver `test` runs no guests on this machine";
     for id in ["kvm.device", "pool.reachable", "network.subnet", "network.firewall", "security.apparmor", "daemon.log"]
     {
-        assert_eq!(of(id), quiet(id, "skip", none));
+        assert_eq!(by_id(id), without_fix(id, "skip", none));
     }
-    assert_eq!(of("daemon.qemu"), quiet("daemon.qemu", "ok", "TEST 0.0.2"));
-    assert_eq!(of("kvm.works"), quiet("kvm.works", "skip", "libvirt's driver `test` has no KVM"));
+    assert_eq!(by_id("daemon.qemu"), without_fix("daemon.qemu", "ok", "TEST 0.0.2"));
+    assert_eq!(by_id("kvm.works"), without_fix("kvm.works", "skip", "libvirt's driver `test` has no KVM"));
 
     let session = host.args(&["-c", "qemu:///session", "doctor", "network", "iommu", "-o", "json"]).succeeds().json();
     let network = &session["checks"].as_array().unwrap()[1];
-    assert_eq!(*network, quiet("network.active", "skip", "does not apply to a session (qemu:///session)"));
-    // This does not depend on whether that machine can be reached.
-    let far = host.args(&["-c", "qemu+ssh://127.0.0.1:1/system", "doctor", "network.dnsmasq", "-o", "json"]).succeeds();
+    assert_eq!(*network, without_fix("network.active", "skip", "does not apply to a session (qemu:///session)"));
+    // The remote machine need not be reachable for this.
+    let remote =
+        host.args(&["-c", "qemu+ssh://127.0.0.1:1/system", "doctor", "network.dnsmasq", "-o", "json"]).succeeds();
     let reason = "libvirt is on another machine, which cannot be checked from here";
-    assert_eq!(far.json()["checks"][0], quiet("network.dnsmasq", "skip", reason));
+    assert_eq!(remote.json()["checks"][0], without_fix("network.dnsmasq", "skip", reason));
 }
 
 /// A container that has libvirt's socket but not its files must not report these files as missing.
@@ -410,11 +414,11 @@ fn a_container_with_libvirts_socket_does_not_check_its_own_files() {
     let lab = Lab::warm();
     let hidden = "hostname elsewhere && mount -t tmpfs none /var/lib/libvirt && exec \"$@\"";
     let container = ["/usr/bin/unshare", "-u", "-m", "/bin/sh", "-c", hidden, "sh"];
-    let ran = TestHost::bare().by(lab.entrance()).by(container).run("doctor --fix -o json").succeeds();
+    let ran = TestHost::bare().via(lab.nsenter()).via(container).run("doctor --fix -o json").succeeds();
     let report = ran.json();
-    let of = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
+    let by_id = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
     for id in ["kvm.device", "pool.reachable", "network.subnet", "network.firewall", "security.denials"] {
-        let found = of(id);
+        let found = by_id(id);
         assert_eq!(found["status"], "skip", "{found}");
         assert!(
             found["observed"]
@@ -423,11 +427,11 @@ fn a_container_with_libvirts_socket_does_not_check_its_own_files() {
                 .ends_with("whose files and devices are not visible on this one, `elsewhere`")
         );
     }
-    assert_eq!(of("pool.active"), quiet("pool.active", "ok", WELL));
+    assert_eq!(by_id("pool.active"), without_fix("pool.active", "ok", POOL_OK));
     assert_eq!(report["summary"]["fixed"], 0, "{report}");
 }
 
-/// The keys of this machine's user.
+/// The keys of the current user on this machine.
 #[test]
 fn unusable_keys_are_reported() {
     let host = TestHost::new();
@@ -450,47 +454,47 @@ fn unusable_keys_are_reported() {
 }
 
 #[test]
-fn an_interrupt_ends_the_run() {
+fn an_interrupt_ends_doctor() {
     let script = "case \"$1\" in --version) echo 11.3.0 ;; *) : >begun; exec sleep 1000 ;; esac";
     let host = TestHost::new().with_program("virsh", script);
     let running = host.start(&["doctor", "daemon", "keys"], "");
-    assert!(within(Duration::from_mins(1), || host.path("begun").exists()), "the fake virsh does not begin");
+    assert!(within(Duration::from_mins(1), || host.path("begun").exists()), "the fake virsh was not started");
     running.signal(rustix::process::Signal::INT);
     running.end().fails(INTERRUPTED, "error: interrupted\n");
 }
 
-/// A user who is not root but may use libvirt: what only root can read is not reported as ok.
+/// A user who is not root but may use libvirt: a check of something that only root can read does not pass.
 #[test]
-fn what_only_root_can_read_is_skipped_for_others() {
+fn checks_that_require_root_are_skipped_for_other_users() {
     let lab = Lab::warm();
     let groups = fs::read_to_string("/etc/group").unwrap();
     let libvirt = groups.lines().find_map(|line| line.strip_prefix("libvirt:")).unwrap().split(':').nth(1).unwrap();
     let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];
     let user = ["--reuid=65534", "--regid=65534", &format!("--groups={libvirt}")];
-    let host = TestHost::bare().by(lab.entrance()).by(words).by(user);
+    let host = TestHost::bare().via(lab.nsenter()).via(words).via(user);
     let report = host.run("doctor -o json").succeeds().json();
-    let of = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
-    assert_eq!(of("daemon.permission"), quiet("daemon.permission", "ok", "`nobody` may manage VMs"));
-    assert_eq!(of("daemon.log"), quiet("daemon.log", "skip", "only root may connect to virtlogd"));
-    let firewall = of("network.firewall");
+    let by_id = |id: &str| report["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).unwrap().clone();
+    assert_eq!(by_id("daemon.permission"), without_fix("daemon.permission", "ok", "`nobody` may manage VMs"));
+    assert_eq!(by_id("daemon.log"), without_fix("daemon.log", "skip", "only root may connect to virtlogd"));
+    let firewall = by_id("network.firewall");
     assert_eq!(firewall["status"], "skip", "{firewall}");
     assert!(
         firewall["observed"].as_str().unwrap().starts_with("cannot read the packet filter's rules without root: "),
         "{firewall}"
     );
     for id in ["pool.active", "pool.reachable", "network.active", "network.subnet", "state.volumes"] {
-        assert_eq!(of(id)["status"], "ok", "{}", of(id));
+        assert_eq!(by_id(id)["status"], "ok", "{}", by_id(id));
     }
 }
 
-/// An error gets its hint from the check that finds its reason; if none finds it, the error keeps its own hint.
+/// An error gets its hint from the check that finds its cause; if no check finds it, the error keeps its own hint.
 #[test]
-fn an_error_is_explained_by_the_finding_of_a_check() {
+fn an_error_gets_its_hint_from_a_failed_check() {
     let complaint = |text: &str| format!("echo \"error: Failed to start it\nerror: {text}\" >&2; exit 1");
     let socket = "/run/libvirt/virtlogd-sock";
     let script = complaint(&format!("Failed to connect socket to '{socket}': No such file or directory"));
     let empty = ["/usr/bin/unshare", "-m", "/bin/sh", "-c", "mount -t tmpfs none /run/libvirt && exec \"$@\"", "sh"];
-    let host = TestHost::bare().by(empty).with_program("virsh", &script);
+    let host = TestHost::bare().via(empty).with_program("virsh", &script);
     host.run("vm list").fails_saying(
         8,
         &[&format!("hint: virtlogd does not listen on {socket}: "), ": sudo systemctl enable --now virtlogd.socket\n"],

@@ -1,5 +1,5 @@
-//! `vm set` against a real libvirtd with QEMU: what it changes, when that holds, and what it refuses. One test has a
-//! real guest, which boots; the other guests' disks are empty.
+//! `vm set` against a real libvirtd with QEMU: what it changes, when a change takes effect, and what it refuses. One
+//! test boots a real guest; the other guests' disks are empty.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -8,7 +8,7 @@ mod lab;
 
 use std::{process::Command, time::Duration};
 
-use lab::{Lab, Ran, wait_until};
+use lab::{Lab, Run, wait_until};
 use serde_json::{Value, json};
 
 const INVALID: i32 = 2;
@@ -16,7 +16,7 @@ const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 4;
 const VM: &str = "edited";
 
-/// The lab with pool, network, base image, and no VM.
+/// The lab with a pool, a network, a base image, and no VM.
 fn warm() -> (Lab, String) {
     let lab = Lab::qemu();
     lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing", "--unmanaged"]).succeeded();
@@ -27,7 +27,7 @@ fn warm() -> (Lab, String) {
     (lab, image)
 }
 
-fn create(lab: &Lab, image: &str, more: &[&str]) -> Ran {
+fn create(lab: &Lab, image: &str, more: &[&str]) -> Run {
     let create = ["vm", "create", VM, "--image", image, "--user", "debian", "--memory", "128M", "--disk-size", "1"];
     lab.run(&[&create[..], more].concat())
 }
@@ -47,16 +47,16 @@ fn info(lab: &Lab) -> Value {
     lab.run(&["vm", "info", VM, "-o", "json"]).succeeded().json()
 }
 
-/// The VM's figures: memory and its maximum, virtual CPUs and their maximum.
+/// Returns the VM's memory, its maximum memory, its virtual CPUs and their maximum.
 #[track_caller]
-fn figures(lab: &Lab) -> [u64; 4] {
+fn memory_and_vcpus(lab: &Lab) -> [u64; 4] {
     let info = info(lab);
     ["memory", "maxMemory", "vcpus", "maxVcpus"].map(|name| info[name].as_u64().unwrap_or_else(|| panic!("{info}")))
 }
 
-/// Everything that a refused change must leave as it is.
+/// Returns everything that a refused change must not affect.
 #[track_caller]
-fn everything(lab: &Lab) -> String {
+fn full_state(lab: &Lab) -> String {
     let xml = lab.virsh(&["dumpxml", VM]) + &lab.virsh(&["dumpxml", VM, "--inactive"]);
     xml + &lab.virsh(&["list", "--all", "--autostart", "--name"]) + &capacity(lab).to_string()
 }
@@ -67,12 +67,12 @@ fn capacity(lab: &Lab) -> u64 {
     rest.split_once('<').unwrap().0.parse().unwrap()
 }
 
-fn item(member: &str, from: &str, to: &str, effect: &str) -> Value {
+fn change(member: &str, from: &str, to: &str, effect: &str) -> Value {
     json!({"member": member, "from": from, "to": to, "effect": effect})
 }
 
 #[test]
-fn a_vm_that_is_shut_off_starts_with_what_was_set() {
+fn a_stopped_vm_starts_with_the_new_settings() {
     let (lab, image) = warm();
     create(&lab, &image, &["--no-start"]).succeeded();
     let before = lab.snapshot();
@@ -80,38 +80,38 @@ fn a_vm_that_is_shut_off_starts_with_what_was_set() {
     let all = [&all[..], &["--description", "it's for <tests> & \"more\""]].concat();
     let report = set(&lab, &all);
     let expected = json!({"vm": VM, "changed": true, "restartNeeded": false, "warnings": [], "changes": [
-        item("memory", "128M", "256M", "nextStart"),
-        item("vcpus", "2", "3", "nextStart"),
-        item("diskSize", "1G", "1.5G (1610612736 bytes)", "nextStart"),
-        item("autostart", "false", "true", "live"),
-        item("description", "", "it's for <tests> & \"more\"", "live"),
+        change("memory", "128M", "256M", "nextStart"),
+        change("vcpus", "2", "3", "nextStart"),
+        change("diskSize", "1G", "1.5G (1610612736 bytes)", "nextStart"),
+        change("autostart", "false", "true", "live"),
+        change("description", "", "it's for <tests> & \"more\"", "live"),
     ]});
     assert_eq!(report, expected);
-    assert_eq!((figures(&lab), capacity(&lab)), ([256, 256, 3, 3], 1536 << 20));
+    assert_eq!((memory_and_vcpus(&lab), capacity(&lab)), ([256, 256, 3, 3], 1536 << 20));
     assert_eq!(
         (&info(&lab)["autostart"], &info(&lab)["description"]),
         (&json!(true), &json!("it's for <tests> & \"more\""))
     );
     lab.settles(&before, "after a VM was changed");
 
-    // The same once more is nothing, and calls nothing that changes something.
-    let was = everything(&lab);
+    // The same request again changes nothing and calls nothing that could.
+    let old_state = full_state(&lab);
     let again = lab.run(&[&["vm", "set", VM, "-v"], &all[..]].concat()).succeeded();
     assert!(
         again.stdout.lines().all(|line| line.ends_with(" already")) && again.stdout.lines().count() == 5,
         "{again}"
     );
     assert!(!again.stderr.contains("virsh"), "{again}");
-    assert_eq!(everything(&lab), was);
+    assert_eq!(full_state(&lab), old_state);
 
     lab.run(&["vm", "start", VM]).succeeded();
-    assert_eq!(figures(&lab), [256, 256, 3, 3]);
+    assert_eq!(memory_and_vcpus(&lab), [256, 256, 3, 3]);
     lab.run(&["vm", "stop", VM, "--force"]).succeeded();
     let report = set(&lab, &["--memory", "100", "--vcpus", "1", "--autostart", "false", "--description", ""]);
-    let effects: Vec<_> = report["changes"].as_array().unwrap().iter().map(|item| item["effect"].clone()).collect();
+    let effects: Vec<_> = report["changes"].as_array().unwrap().iter().map(|change| change["effect"].clone()).collect();
     assert_eq!(effects, ["nextStart", "nextStart", "live", "live"], "{report}");
-    // What it had is what it can have again without a restart.
-    assert_eq!(figures(&lab), [100, 256, 1, 3]);
+    // The former values stay the maximum, so the VM can get them back without a restart.
+    assert_eq!(memory_and_vcpus(&lab), [100, 256, 1, 3]);
     assert_eq!((&info(&lab)["autostart"], &info(&lab)["description"]), (&json!(false), &Value::Null));
     let text = lab.run(&["vm", "info", VM]).succeeded().stdout;
     assert!(text.contains("100M (up to 256M without a restart)") && text.contains("1 (up to 3 without"), "{text}");
@@ -122,16 +122,16 @@ fn a_vm_that_is_shut_off_starts_with_what_was_set() {
 }
 
 #[test]
-fn a_running_vm_gets_at_once_what_it_can_have() {
+fn a_running_vm_is_changed_live_where_possible() {
     let (lab, image) = warm();
     create(&lab, &image, &["--memory", "256M", "--vcpus", "1"]).succeeded();
     let warning = "the disk has grown; cloud-init grows the guest's file system at its next boot";
     let report = set(&lab, &["--memory", "128M", "--vcpus", "2", "--disk-size", "2", "--description", "--all"]);
     let expected = json!({"vm": VM, "changed": true, "restartNeeded": true, "warnings": [warning], "changes": [
-        item("memory", "256M", "128M", "live"),
-        item("vcpus", "1", "2", "nextStart"),
-        item("diskSize", "1G", "2G", "live"),
-        item("description", "", "--all", "live"),
+        change("memory", "256M", "128M", "live"),
+        change("vcpus", "1", "2", "nextStart"),
+        change("diskSize", "1G", "2G", "live"),
+        change("description", "", "--all", "live"),
     ]});
     assert_eq!(report, expected);
     assert_eq!((capacity(&lab), lab.virsh(&["desc", VM]).trim()), (2 << 30, "--all"));
@@ -140,21 +140,24 @@ fn a_running_vm_gets_at_once_what_it_can_have() {
     assert_eq!(above.stdout, says);
 
     lab.run(&["vm", "restart", VM, "--force"]).succeeded();
-    assert_eq!(figures(&lab), [512, 512, 2, 2]);
+    assert_eq!(memory_and_vcpus(&lab), [512, 512, 2, 2]);
     let less = set(&lab, &["--vcpus", "1"]);
     assert_eq!(
         (&less["changes"], &less["restartNeeded"]),
-        (&json!([item("vcpus", "2", "1", "nextStart")]), &json!(true))
+        (&json!([change("vcpus", "2", "1", "nextStart")]), &json!(true))
     );
-    assert_eq!(figures(&lab)[2..], [2, 2]);
+    assert_eq!(memory_and_vcpus(&lab)[2..], [2, 2]);
     lab.run(&["vm", "restart", VM, "--force"]).succeeded();
-    assert_eq!(figures(&lab)[2..], [1, 2]);
+    assert_eq!(memory_and_vcpus(&lab)[2..], [1, 2]);
     let more = set(&lab, &["--vcpus", "2"]);
-    assert_eq!((&more["changes"], &more["restartNeeded"]), (&json!([item("vcpus", "1", "2", "live")]), &json!(false)));
+    assert_eq!(
+        (&more["changes"], &more["restartNeeded"]),
+        (&json!([change("vcpus", "1", "2", "live")]), &json!(false))
+    );
     let warning = "virtual CPUs were hot-plugged; if the guest does not use them, run in it: \
                    echo 1 | sudo tee /sys/devices/system/cpu/cpu*/online";
     assert_eq!(more["warnings"], json!([warning]));
-    assert_eq!(figures(&lab)[2..], [2, 2]);
+    assert_eq!(memory_and_vcpus(&lab)[2..], [2, 2]);
     let text = lab.run(&["vm", "set", VM, "--description", "one\ntwo"]).succeeded();
     assert_eq!(text.stdout, "description: --all -> one\\ntwo\n");
     let text = lab.run(&["vm", "set", VM, "--description="]).succeeded();
@@ -162,9 +165,9 @@ fn a_running_vm_gets_at_once_what_it_can_have() {
     delete(&lab);
 }
 
-/// A create that is given again sees what was set, and asks for that from now on.
+/// `vm set` updates the recorded specification, which a repeated create is compared with.
 #[test]
-fn the_specification_is_kept_up() {
+fn the_recorded_specification_is_updated() {
     let (lab, image) = warm();
     create(&lab, &image, &["--no-start", "--ttl", "2h"]).succeeded();
     let expires = info(&lab)["expires"].clone();
@@ -177,32 +180,32 @@ fn the_specification_is_kept_up() {
     lab.run(&[&create_now[..], &now].concat()).succeeded();
     assert_eq!(info(&lab)["expires"], expires);
 
-    // What somebody else has changed already is noted as well.
+    // A value that another client has already changed is recorded, too.
     lab.virsh(&["setvcpus", VM, "2", "--config", "--maximum"]);
     lab.virsh(&["setvcpus", VM, "2", "--config"]);
     let report = set(&lab, &["--vcpus", "2"]);
     assert_eq!(
         (&report["changes"], &report["changed"]),
-        (&json!([item("vcpus", "2", "2", "unchanged")]), &json!(true))
+        (&json!([change("vcpus", "2", "2", "unchanged")]), &json!(true))
     );
     lab.run(&[&create_now[..], &now].concat()).failed_with(CONFLICT);
     delete(&lab);
 }
 
 #[test]
-fn what_cannot_be_is_refused_and_nothing_is_changed() {
+fn an_impossible_change_is_refused_and_changes_nothing() {
     let (lab, image) = warm();
     create(&lab, &image, &[]).succeeded();
     let refuses = |args: &[&str], code: i32, says: &str| {
-        let (before, was) = (lab.snapshot(), everything(&lab));
-        // Beside something that could be done.
+        let (before, old_state) = (lab.snapshot(), full_state(&lab));
+        // Alone, and together with changes that are possible.
         for more in [&[][..], &["--description", "new", "--memory", "64M", "--autostart", "true"]] {
             if args.is_empty() && !more.is_empty() || args.contains(&"--memory") && more.contains(&"--memory") {
                 continue;
             }
             let ran = lab.run(&[&["vm", "set", VM], args, more].concat()).failed_with(code);
-            assert!(ran.stderr.contains(says) && ran.stdout.is_empty(), "{args:?}: it does not say `{says}`: {ran}");
-            assert_eq!(everything(&lab), was, "{args:?}");
+            assert!(ran.stderr.contains(says) && ran.stdout.is_empty(), "{args:?}: `{says}` is missing: {ran}");
+            assert_eq!(full_state(&lab), old_state, "{args:?}");
         }
         lab.settles(&before, &format!("{args:?}"));
     };
@@ -215,15 +218,15 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
     refuses(&["--description", "a\u{1b}b"], INVALID, "invalid description\n  why: it contains `\\u{1b}`");
     lab.run(&["vm", "set", "nosuch", "--vcpus", "1"]).failed_with(NOT_FOUND);
 
-    // A VM that writes to an overlay of a snapshot: its own disk must stay as that found it.
+    // A VM that writes to a snapshot's overlay: its own disk, which is now the backing file, must not change.
     lab.virsh(&["snapshot-create-as", VM, "s", "--disk-only", "--diskspec", "vdb,snapshot=no"]);
     refuses(&["--disk-size", "2"], CONFLICT, "does not currently write to its own disk `default/edited.qcow2`");
     lab.run(&["vm", "stop", VM, "--force"]).succeeded();
     refuses(&["--disk-size", "2"], CONFLICT, "does not currently write to its own disk `default/edited.qcow2`");
-    // The overlay goes with the VM.
+    // The overlay is deleted with the VM.
     delete(&lab);
 
-    // One that is saved goes on with the disk that it knows.
+    // A saved VM resumes with the disk that it was saved with.
     create(&lab, &image, &[]).succeeded();
     lab.virsh(&["managedsave", VM]);
     refuses(&["--disk-size", "2"], CONFLICT, "has a saved state, which depends on the size of its disk");
@@ -232,20 +235,20 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
     assert!(warning.contains("has a saved state and resumes with its old memory and virtual CPUs"), "{warned}");
     delete(&lab);
 
-    // What a killed create left is no VM.
+    // A killed create leaves an incomplete VM.
     let args = ["vm", "create", VM, "--image", &image, "--user", "debian", "--disk-size", "1", "--no-start"];
     let calls = lab.run(&args).succeeded().calls.len();
     delete(&lab);
-    assert!(lab.spoil(&format!("kill-before:{calls}"), &args).was_killed());
-    let was = everything(&lab);
+    assert!(lab.run_with_fault(&format!("kill-before:{calls}"), &args).was_killed());
+    let old_state = full_state(&lab);
     let ran = lab.run(&["vm", "set", VM, "--vcpus", "1"]).failed_with(CONFLICT);
     assert!(ran.stderr.contains("VM `edited` is incomplete"), "{ran}");
-    assert_eq!(everything(&lab), was);
+    assert_eq!(full_state(&lab), old_state);
     delete(&lab);
 }
 
 #[test]
-fn a_vm_of_others_is_changed_too() {
+fn an_unmanaged_vm_can_be_changed() {
     let (lab, _) = warm();
     lab.virsh(&["vol-create-as", "default", "edited.qcow2", "64M", "--format", "qcow2"]);
     let disk = |file: &str, target: &str| {
@@ -266,20 +269,20 @@ fn a_vm_of_others_is_changed_too() {
         &lab,
         &["--memory", "192M", "--vcpus", "2", "--disk-size", "128M", "--autostart", "true", "--description", "x"],
     );
-    let effects: Vec<_> = report["changes"].as_array().unwrap().iter().map(|item| item["effect"].clone()).collect();
+    let effects: Vec<_> = report["changes"].as_array().unwrap().iter().map(|change| change["effect"].clone()).collect();
     assert_eq!(effects, ["nextStart", "nextStart", "nextStart", "live", "live"], "{report}");
-    assert_eq!((figures(&lab), capacity(&lab)), ([192, 192, 2, 2], 128 << 20));
+    assert_eq!((memory_and_vcpus(&lab), capacity(&lab)), ([192, 192, 2, 2], 128 << 20));
     assert!(!lab.virsh(&["dumpxml", VM]).contains("vmprov"));
     lab.run(&["vm", "start", VM]).succeeded();
-    // It has no balloon, so its memory cannot change while it runs.
+    // This VM has no balloon, so its memory cannot change while it runs.
     let report = set(&lab, &["--memory", "64M", "--disk-size", "256M"]);
-    let changes = json!([item("memory", "192M", "64M", "nextStart"), item("diskSize", "128M", "256M", "live")]);
+    let changes = json!([change("memory", "192M", "64M", "nextStart"), change("diskSize", "128M", "256M", "live")]);
     assert_eq!((&report["changes"], capacity(&lab)), (&changes, 256 << 20));
     lab.run(&["vm", "stop", VM, "--force"]).succeeded();
-    lab.settles(&before, "after a VM of others was changed");
+    lab.settles(&before, "after an unmanaged VM was changed");
     lab.virsh(&["undefine", VM]);
 
-    // Of several disks none is vmprov's to choose, and one outside of all pools is nobody's that libvirt knows.
+    // With several disks vmprov cannot choose one, and a disk outside of all pools is not a volume.
     let first = disk("/var/lib/libvirt/images/edited.qcow2", "vda");
     define(&format!("{first}{}", disk("/nowhere/b.qcow2", "vdb")));
     let several = lab.run(&["vm", "set", VM, "--disk-size", "1"]).failed_with(CONFLICT);
@@ -296,18 +299,18 @@ fn a_vm_of_others_is_changed_too() {
     lab.virsh(&["vol-delete", "--pool", "default", "--vol", "edited.qcow2"]);
 }
 
-/// How long a guest may take to come up or go down.
+/// The time limit for a guest to boot or shut down.
 const LIMIT: &str = "12m";
 
-/// A real guest: its balloon gives memory back and takes it again, a virtual CPU is plugged in, its disk grows under it, its
-/// file system at the next boot; and when its time is over, it is deleted as it runs.
+/// A real guest: its balloon returns memory and takes it back, a virtual CPU is hot-plugged, and its disk grows while
+/// it runs. Its file system grows at the next boot. When its TTL ends, it is deleted while it runs.
 #[test]
-fn a_guest_sees_what_was_set() {
+fn a_guest_sees_the_changes() {
     let (lab, _) = warm();
     let before = lab.snapshot();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image");
     let built = Command::new(script).output().unwrap();
-    assert!(built.status.success(), "no image: {}", String::from_utf8_lossy(&built.stderr));
+    assert!(built.status.success(), "cannot build the image: {}", String::from_utf8_lossy(&built.stderr));
     let image = String::from_utf8(built.stdout).unwrap().trim().to_owned();
     lab.run(&["key", "generate", "first", "--type", "ed25519"]).succeeded();
     let run = |args: &[&str]| lab.run_with_guest(args).succeeded();
@@ -315,35 +318,35 @@ fn a_guest_sees_what_was_set() {
     let number = |command: &str| guest(command).parse::<u64>().unwrap();
     let base = ["vm", "create", VM, "--image", &image, "--user", "debian", "--ssh-key", "first", "--disk-size", "4"];
     run(&[&base[..], &["--memory", "1G", "--vcpus", "2", "--no-start"]].concat());
-    // It boots with one of the two, so that the other can be plugged in.
+    // The guest boots with one virtual CPU of two, so that the other can be hot-plugged.
     set(&lab, &["--vcpus", "1"]);
     run(&["vm", "start", VM]);
     run(&["vm", "wait", VM, "--for", "cloud-init", "--timeout", LIMIT]);
 
     let total = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
-    let whole = number(total);
-    assert!(whole > 800, "{whole} MiB");
+    let initial = number(total);
+    assert!(initial > 800, "{initial} MiB");
     let report = set(&lab, &["--memory", "700M"]);
-    assert_eq!(report["changes"], json!([item("memory", "1G", "700M", "live")]));
-    // The balloon of Linux takes what it gets from the total.
+    assert_eq!(report["changes"], json!([change("memory", "1G", "700M", "live")]));
+    // Linux subtracts the balloon's memory from the total.
     wait_until("the balloon to be filled", || info(&lab)["memory"] == 700);
     let less = number(total);
-    assert!(less < whole - 200, "{less} of {whole} MiB");
+    assert!(less < initial - 200, "{less} of {initial} MiB");
     let report = set(&lab, &["--memory", "1G"]);
-    assert_eq!(report["changes"], json!([item("memory", "700M", "1G", "live")]));
+    assert_eq!(report["changes"], json!([change("memory", "700M", "1G", "live")]));
     wait_until("the balloon to be emptied", || info(&lab)["memory"] == 1024);
-    assert_eq!(number(total), whole);
+    assert_eq!(number(total), initial);
 
     assert_eq!(number("nproc"), 1);
-    assert_eq!(set(&lab, &["--vcpus", "2"])["changes"], json!([item("vcpus", "1", "2", "live")]));
+    assert_eq!(set(&lab, &["--vcpus", "2"])["changes"], json!([change("vcpus", "1", "2", "live")]));
     wait_until("the second virtual CPU", || number("ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l") == 2);
-    // This guest has no udev rule that would do it.
+    // This guest has no udev rule that does this.
     guest("echo 1 | sudo tee /sys/devices/system/cpu/cpu1/online");
     assert_eq!(number("nproc"), 2);
 
     let bytes = "lsblk --bytes --nodeps --noheadings --output SIZE /dev/vda";
     assert_eq!(number(bytes), 4 << 30);
-    assert_eq!(set(&lab, &["--disk-size", "6"])["changes"], json!([item("diskSize", "4G", "6G", "live")]));
+    assert_eq!(set(&lab, &["--disk-size", "6"])["changes"], json!([change("diskSize", "4G", "6G", "live")]));
     wait_until("the disk to have grown", || number(bytes) == 6 << 30);
     let root = "df --block-size=1M --output=size / | tail -n 1";
     assert!(number(root) < 4096, "the file system has grown before the next boot: {}", number(root));
@@ -351,7 +354,7 @@ fn a_guest_sees_what_was_set() {
     run(&["vm", "wait", VM, "--for", "cloud-init", "--timeout", LIMIT]);
     assert!(number(root) > 5500, "the file system has not grown: {} MiB", number(root));
 
-    // All of it is what a create asks for now; then its time is over.
+    // A create with all of these values succeeds without a change. Then the TTL ends.
     let same =
         ["--memory", "1G", "--vcpus", "2", "--disk-size", "6", "--if-exists", "ok", "--wait", "--timeout", LIMIT];
     let base = ["vm", "create", VM, "--image", &image, "--user", "debian", "--ssh-key", "first", "-o", "json"];
@@ -361,7 +364,7 @@ fn a_guest_sees_what_was_set() {
     assert_eq!(run(&["reap"]).stdout, "no expired VMs\n");
     let deadline = std::time::Instant::now() + Duration::from_mins(3);
     while run(&["reap"]).stdout == "no expired VMs\n" {
-        assert!(std::time::Instant::now() < deadline, "it does not expire");
+        assert!(std::time::Instant::now() < deadline, "the VM does not expire");
         std::thread::sleep(Duration::from_secs(2));
     }
     lab.run(&["vm", "info", VM]).failed_with(NOT_FOUND);

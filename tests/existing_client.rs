@@ -1,5 +1,5 @@
-//! The client that was there before vmprov works unchanged: its requests, by Java's own HTTP client and by curl, against
-//! `vmprov serve` and a real libvirt.
+//! The client that existed before vmprov works unchanged: it sends its requests with Java's HTTP client and with curl
+//! to `vmprov serve` and a real libvirt.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
@@ -23,11 +23,11 @@ const URL: &str = "http://127.0.0.1:8092";
 /// Runs a program inside the lab; it must succeed.
 #[track_caller]
 fn client(lab: &Lab, program: &[&str]) -> String {
-    let [enter, words @ ..] = lab.entrance();
+    let [enter, words @ ..] = lab.nsenter();
     let ran = Command::new(enter).args(words).args(program).output().unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
-    assert!(ran.status.success(), "{program:?}:\n{said}");
-    said
+    let output = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "{program:?}:\n{output}");
+    output
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn the_existing_client_works_unchanged() {
     let mirror = Mirror::inside(&lab.network());
     let built = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image")).output().unwrap();
     let image = String::from_utf8(built.stdout).unwrap();
-    // Its name tells the user.
+    // The default login user is derived from the file name.
     mirror.put("debian-12.qcow2", fs::read(image.trim()).unwrap());
     let image = mirror.url("debian-12.qcow2");
     lab.run(&["vm", "delete", "existing-vm", "curl-vm", "--yes", "--ignore-missing"]).succeeded();
@@ -46,8 +46,8 @@ fn the_existing_client_works_unchanged() {
 
     let service = Service::new(lab.serve(&[]), Running::signal, lab.socket());
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client");
-    let said = client(&lab, &["java", &format!("{folder}/ExistingClient.java"), URL, &image]);
-    assert!(said.lines().count() > 80 && said.lines().all(|line| line.starts_with("ok: ")), "{said}");
+    let output = client(&lab, &["java", &format!("{folder}/ExistingClient.java"), URL, &image]);
+    assert!(output.lines().count() > 80 && output.lines().all(|line| line.starts_with("ok: ")), "{output}");
     client(&lab, &[&format!("{folder}/existing-client.sh"), URL, &image]);
 
     service.end().end().succeeded();

@@ -1,5 +1,5 @@
-//! How long VMs are kept: `--ttl`, `vm ttl`, `vm protect`, and `reap`, against a real libvirtd with QEMU. The guests'
-//! disks are empty; nothing boots.
+//! Expiry and deletion protection: `--ttl`, `vm ttl`, `vm protect`, and `reap`, against a real libvirtd with QEMU. The
+//! guests' disks are empty; nothing boots.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -15,7 +15,7 @@ const TOOL_FAILED: i32 = 8;
 
 const VMS: [&str; 5] = ["kept", "old", "older", "oldest", "guarded"];
 
-/// The lab with pool, network, base image and the verdict on KVM, and none of the VMs.
+/// The lab with a pool, a network, a base image, a cached KVM probe, and none of the VMs.
 fn warm() -> (Lab, String) {
     let lab = Lab::qemu();
     for vm in VMS {
@@ -41,10 +41,10 @@ fn info(lab: &Lab, vm: &str) -> Value {
 
 #[track_caller]
 fn timestamp(value: &Value) -> Timestamp {
-    value.as_str().unwrap_or_else(|| panic!("no time: {value}")).parse().unwrap()
+    value.as_str().unwrap_or_else(|| panic!("not a timestamp: {value}")).parse().unwrap()
 }
 
-/// Has a VM's time be over, as nobody wants to wait for it.
+/// Sets a VM's expiry to a time in the past, so that the test need not wait.
 fn expire(lab: &Lab, vm: &str) {
     lab.run(&["vm", "ttl", vm, "1m"]).succeeded();
     let running = info(lab, vm)["state"] == "running";
@@ -59,7 +59,7 @@ fn expire(lab: &Lab, vm: &str) {
 }
 
 #[test]
-fn a_time_to_live_is_noted_shown_and_changed() {
+fn a_ttl_is_recorded_shown_and_changed() {
     let (lab, image) = warm();
     let created = create(&lab, &image, "kept", &["--no-start"]);
     assert_eq!((&created["expires"], &created["protected"]), (&Value::Null, &json!(false)), "{created}");
@@ -69,7 +69,7 @@ fn a_time_to_live_is_noted_shown_and_changed() {
     let before = Timestamp::now();
     let created = create(&lab, &image, "old", &["--ttl", "1h30m"]);
     let expires = timestamp(&created["expires"]);
-    // Whole seconds are noted, so either end may be half a second off.
+    // The expiry is recorded in whole seconds, so each bound may be half a second off.
     let least = before + SignedDuration::from_secs(90 * 60 - 1);
     assert!(least <= expires && expires <= Timestamp::now() + SignedDuration::from_secs(90 * 60 + 1), "{created}");
     assert_eq!(info(&lab, "old")["expires"], created["expires"]);
@@ -91,33 +91,33 @@ fn a_time_to_live_is_noted_shown_and_changed() {
     lab.run(&["vm", "delete", "old", "kept", "--yes"]).succeeded();
 }
 
-/// Whatever else is noted of a VM keeps what was noted before.
+/// A command that rewrites a VM's metadata keeps its expiry and protection.
 #[test]
-fn other_commands_keep_it() {
+fn other_commands_keep_expiry_and_protection() {
     let (lab, image) = warm();
     lab.run(&["key", "generate", "first", "--type", "ed25519"]).succeeded();
     create(&lab, &image, "old", &["--ttl", "2h"]);
     lab.run(&["vm", "protect", "old"]).succeeded();
-    let noted = |lab: &Lab| {
+    let expiry_and_protection = |lab: &Lab| {
         let info = info(lab, "old");
         (info["expires"].clone(), info["protected"].clone())
     };
-    let before = noted(&lab);
+    let before = expiry_and_protection(&lab);
     assert!(before.0.is_string() && before.1 == true, "{before:?}");
-    // A seed that a running VM was started with goes at its next start, which is noted.
+    // The seed that a running VM was started with is removed at its next start, which changes the metadata.
     lab.run(&["inject", "old", "first"]).succeeded();
-    assert_eq!(noted(&lab), before);
+    assert_eq!(expiry_and_protection(&lab), before);
     lab.run(&["vm", "restart", "old", "--force"]).succeeded();
     assert_eq!(info(&lab, "old")["volumes"].as_array().unwrap().len(), 3);
-    assert_eq!(noted(&lab), before);
+    assert_eq!(expiry_and_protection(&lab), before);
     lab.run(&["vm", "stop", "old", "--force"]).succeeded();
-    assert_eq!(noted(&lab), before);
+    assert_eq!(expiry_and_protection(&lab), before);
     lab.run(&["vm", "unprotect", "old"]).succeeded();
     lab.run(&["vm", "delete", "old", "--yes"]).succeeded();
 }
 
 #[test]
-fn a_protected_vm_is_deleted_by_nothing() {
+fn no_command_deletes_a_protected_vm() {
     let (lab, image) = warm();
     create(&lab, &image, "guarded", &["--no-start"]);
     let protected = lab.run(&["vm", "protect", "guarded", "-o", "json"]).succeeded().json();
@@ -141,7 +141,7 @@ fn a_protected_vm_is_deleted_by_nothing() {
         assert_eq!(reaped, skipped);
     }
     assert_eq!(lab.virsh(&["dumpxml", "--domain", &uuid]), xml);
-    lab.settles(&before, "after commands that must not delete it");
+    lab.settles(&before, "after commands that must not delete the VM");
     assert!(lab.run(&["vm", "info", "guarded"]).succeeded().stdout.contains("protected    yes\n"));
 
     let unprotected = lab.run(&["vm", "unprotect", "guarded", "-o", "json"]).succeeded().json();
@@ -150,7 +150,7 @@ fn a_protected_vm_is_deleted_by_nothing() {
 }
 
 #[test]
-fn reap_deletes_what_has_expired_and_nothing_else() {
+fn reap_deletes_only_expired_vms() {
     let (lab, image) = warm();
     let empty = lab.run(&["reap"]).succeeded();
     assert_eq!(empty.stdout, "no expired VMs\n");
@@ -165,7 +165,7 @@ fn reap_deletes_what_has_expired_and_nothing_else() {
     let dry = lab.run(&["reap", "--dry-run"]).succeeded();
     let line = |vm: &str| format!("{vm}: would be deleted (expired 2026-01-01T00:00:00Z)\n");
     assert_eq!(dry.stdout, line("old") + &line("older"));
-    lab.settles(&full, "a dry run");
+    lab.settles(&full, "after a dry run");
 
     let reaped = lab.run(&["reap", "-o", "json"]).succeeded().json();
     let results = reaped["results"].as_array().unwrap();
@@ -179,13 +179,13 @@ fn reap_deletes_what_has_expired_and_nothing_else() {
 }
 
 #[test]
-fn reap_leaves_alone_what_is_incomplete_or_worked_on() {
+fn reap_skips_incomplete_and_busy_vms() {
     let (lab, image) = warm();
     let before = lab.snapshot();
     create(&lab, &image, "old", &[]);
     expire(&lab, "old");
-    // A delete that was killed when it had marked the VM.
-    let killed = lab.spoil("kill-before:8", &["vm", "delete", "old", "--yes"]);
+    // A delete that was killed after it had marked the VM.
+    let killed = lab.run_with_fault("kill-before:8", &["vm", "delete", "old", "--yes"]);
     assert!(killed.was_killed(), "{killed}");
     assert_eq!(info(&lab, "old")["incomplete"], true, "{killed}");
     let skipped = lab.run(&["reap"]).succeeded();
@@ -197,7 +197,7 @@ fn reap_leaves_alone_what_is_incomplete_or_worked_on() {
     lab.run(&["gc"]).succeeded();
     lab.settles(&before, "after gc");
 
-    // One that another vmprov has its hands on: an inject that waits for its seed.
+    // A VM that another vmprov is working on: an inject that waits for its seed.
     create(&lab, &image, "older", &["--no-start"]);
     expire(&lab, "older");
     lab.run(&["key", "generate", "first", "--type", "ed25519"]).succeeded();
@@ -206,7 +206,7 @@ fn reap_leaves_alone_what_is_incomplete_or_worked_on() {
         format!(": >{}; for _ in $(seq 400); do [ -e {} ] && break; sleep 0.05; done", begun.display(), go.display());
     lab.fake("genisoimage", &format!("{script}; exec /usr/bin/genisoimage \"$@\""));
     let injecting = lab.begin("", &["inject", "older", "first"]);
-    wait_until("an inject that writes a seed", || begun.exists());
+    wait_until("inject to write a seed", || begun.exists());
     for dry in [&[][..], &["--dry-run"]] {
         let skipped = lab.run(&[&["reap"], dry].concat()).succeeded();
         let says = "older: skipped: another vmprov is working on the VM `older`\n";
@@ -219,32 +219,36 @@ fn reap_leaves_alone_what_is_incomplete_or_worked_on() {
 }
 
 #[test]
-fn what_fails_does_not_keep_the_others() {
+fn a_failed_deletion_does_not_stop_the_others() {
     let (lab, image) = warm();
     let before = lab.snapshot();
     for vm in ["old", "older", "oldest"] {
         create(&lab, &image, vm, &["--no-start"]);
         expire(&lab, vm);
     }
-    let whole = lab.run(&["reap", "--dry-run"]).succeeded().calls.len();
-    assert_eq!(whole, 2 + 3, "the calls are others than the test thinks");
-    // What is known, then for each: what is known now, off, mark, volumes, undefine.
-    let failed = lab.spoil("fail:5", &["reap", "-o", "json"]).failed_with(TOOL_FAILED);
+    let calls = lab.run(&["reap", "--dry-run"]).succeeded().calls.len();
+    assert_eq!(calls, 2 + 3, "reap makes another number of calls than this test expects");
+    // First all metadata is read. Then for each VM: read its metadata, destroy, mark, delete volumes, undefine.
+    let failed = lab.run_with_fault("fail:5", &["reap", "-o", "json"]).failed_with(TOOL_FAILED);
     let results = failed.json()["results"].clone();
     let statuses: Vec<_> =
         results.as_array().unwrap().iter().map(|vm| vm["status"].as_str().unwrap().to_owned()).collect();
     assert_eq!(statuses, ["failed", "deleted", "deleted"], "{failed}");
     let error = "expired VM `old` was not deleted: cannot ";
     assert!(results[0]["error"].as_str().unwrap().starts_with(error), "{failed}");
-    let told: Value = serde_json::from_str(&failed.stderr).unwrap();
-    assert_eq!((&told["error"], &told["exitStatus"]), (&results[0]["error"], &json!(TOOL_FAILED)), "{failed}");
+    let error_report: Value = serde_json::from_str(&failed.stderr).unwrap();
+    assert_eq!(
+        (&error_report["error"], &error_report["exitStatus"]),
+        (&results[0]["error"], &json!(TOOL_FAILED)),
+        "{failed}"
+    );
     lab.run(&["gc"]).succeeded();
     lab.run(&["reap"]).succeeded();
     lab.settles(&before, "after reap was run again");
 }
 
 #[test]
-fn of_four_reaps_at_once_each_vm_is_deleted_by_one() {
+fn four_concurrent_reaps_delete_each_vm_once() {
     let (lab, image) = warm();
     let before = lab.snapshot();
     for vm in ["old", "older", "oldest"] {
@@ -258,12 +262,12 @@ fn of_four_reaps_at_once_each_vm_is_deleted_by_one() {
         let deleted = results.filter(|result| result["vm"] == vm && result["status"] == "deleted").count();
         assert_eq!(deleted, 1, "{vm}: {reports:?}");
     }
-    lab.settles(&before, "after four reaps");
+    lab.settles(&before, "after four concurrent reaps");
 }
 
-/// Somebody gives a VM longer while it is about to be deleted, or makes it anew: nobody loses it.
+/// A TTL is extended while `reap` runs: either the VM is kept, or the extension fails.
 #[test]
-fn what_was_given_longer_meanwhile_is_kept() {
+fn a_vm_whose_ttl_was_extended_meanwhile_is_kept() {
     let (lab, image) = warm();
     create(&lab, &image, "old", &["--no-start"]);
     for _ in 0..6 {
@@ -271,12 +275,12 @@ fn what_was_given_longer_meanwhile_is_kept() {
         let reaping = lab.begin("", &["reap", "-o", "json"]);
         let longer = lab.run(&["vm", "ttl", "old", "1h"]);
         let reaped = reaping.end().succeeded().json();
-        let there = lab.run(&["vm", "info", "old"]).status.success();
+        let exists = lab.run(&["vm", "info", "old"]).status.success();
         let is_deleted = reaped["results"][0]["status"] == "deleted";
-        assert_eq!(there, !is_deleted, "{reaped}: {longer}");
-        // Who was told that it has longer keeps it.
-        assert!(there || !longer.status.success(), "{reaped}: {longer}");
-        if !there {
+        assert_eq!(exists, !is_deleted, "{reaped}: {longer}");
+        // A VM whose TTL was extended successfully is kept.
+        assert!(exists || !longer.status.success(), "{reaped}: {longer}");
+        if !exists {
             create(&lab, &image, "old", &["--no-start"]);
         }
     }
@@ -284,7 +288,7 @@ fn what_was_given_longer_meanwhile_is_kept() {
 }
 
 #[test]
-fn a_vm_of_others_has_none_of_it() {
+fn an_unmanaged_vm_has_no_ttl_and_no_protection() {
     let (lab, _) = warm();
     let xml = "<domain type='qemu'><name>others</name><memory>65536</memory><vcpu>1</vcpu>\
                <os><type arch='x86_64'>hvm</type></os></domain>";

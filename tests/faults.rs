@@ -1,6 +1,5 @@
-//! Every external call of `vm create`, `inject` and `vm delete`, spoilt in every way, against a real libvirtd with
-//! QEMU: whatever happens, nothing is left that the next command does not clean up. The guests' disks are empty;
-//! nothing boots.
+//! Fault injection for every external call of `vm create`, `inject` and `vm delete`, against a real libvirtd with QEMU:
+//! no fault leaves anything that the next command does not clean up. The guests' disks are empty; nothing boots.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -9,24 +8,24 @@ mod lab;
 
 use std::collections::BTreeSet;
 
-use lab::{Lab, Ran, Snapshot, each_call};
+use lab::{Lab, Run, Snapshot, each_call};
 
-/// Ways in which a call fails.
+/// Faults in which a call fails.
 const FAILURES: [&str; 2] = ["fail", "lie"];
 
-/// Ways in which vmprov is killed.
+/// Faults in which vmprov is killed.
 const KILLS: [&str; 3] = ["kill-before", "kill-after", "kill-during"];
 
-/// Ways in which vmprov is told to end.
+/// Signals that ask vmprov to end.
 const SIGNALS: [&str; 2] = ["INT", "TERM"];
 
 const VM: &str = "fault-vm";
 const INTERRUPTED: i32 = 130;
 
-/// The lab with everything in it that a first run makes: pool, network, the verdict on KVM, a base image, a key.
+/// The lab with everything that a first run creates: a pool, a network, a cached KVM probe, a base image, a key.
 fn warm() -> (Lab, String) {
     let lab = Lab::qemu();
-    // What a test that failed has left must not fail this one.
+    // Leftovers of a failed test must not fail this one.
     lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
     lab.run(&["gc"]).succeeded();
     let image = lab.image("warm.qcow2", "10M");
@@ -34,17 +33,17 @@ fn warm() -> (Lab, String) {
     create(&lab, &image, "", true).succeeded();
     delete(&lab);
     lab.image("cold.qcow2", "10M");
-    forget_sources(&lab, &image);
+    delete_stale_sources(&lab, &image);
     (lab, image)
 }
 
-fn create(lab: &Lab, image: &str, fault: &str, start: bool) -> Ran {
+fn create(lab: &Lab, image: &str, fault: &str, start: bool) -> Run {
     let mut args = vec!["vm", "create", VM, "--image", image, "--user", "debian", "--ssh-key", "first"];
     args.extend(["--disk-size", "1", "--memory", "64", "--vcpus", "1"]);
     if !start {
         args.push("--no-start");
     }
-    lab.spoil(fault, &args)
+    lab.run_with_fault(fault, &args)
 }
 
 #[track_caller]
@@ -52,22 +51,22 @@ fn delete(lab: &Lab) {
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
 }
 
-/// After a create that did not succeed nothing is there, apart from a base image that is whole. What is known of it
-/// may be unreadable where the create was `killed` while it wrote that: then it is asked for anew.
+/// Checks that a failed create left nothing except complete base images. If the create was `killed` while it wrote an
+/// image's manifest, the manifest may be unreadable: then the image is fetched again.
 #[track_caller]
-fn nothing_but_whole_images(lab: &Lab, before: &Snapshot, image: &str, killed: bool, when: &str) {
+fn assert_only_complete_images(lab: &Lab, before: &Snapshot, image: &str, killed: bool, when: &str) {
     lab.settles_without(before, is_image, when);
     let stored = lab.pool_folder();
     let read = |name: &str| std::fs::read(stored.join(name)).unwrap();
     for name in images(lab).difference(&image_names(before)) {
         if name.ends_with(".qcow2") {
-            assert!(read(name) == std::fs::read(image).unwrap(), "{when}: the base image {name} is not whole");
+            assert!(read(name) == std::fs::read(image).unwrap(), "{when}: the base image {name} is not complete");
             let manifest = name.replace(".qcow2", ".json");
             assert!(stored.join(&manifest).exists(), "{when}: {name} has no manifest");
         } else if !killed {
             let json: serde_json::Value = serde_json::from_slice(&read(name)).unwrap_or_default();
-            let volume = json["volume"].as_str().unwrap_or_else(|| panic!("{when}: {name} is not whole: {json}"));
-            assert!(stored.join(volume).exists(), "{when}: {name} is of no image");
+            let volume = json["volume"].as_str().unwrap_or_else(|| panic!("{when}: {name} is not complete: {json}"));
+            assert!(stored.join(volume).exists(), "{when}: {name} belongs to no image");
         }
     }
 }
@@ -88,15 +87,15 @@ fn images(lab: &Lab) -> BTreeSet<String> {
     image_names(&lab.snapshot())
 }
 
-/// Removes the base images that were not there before.
-fn forget_images(lab: &Lab, before: &Snapshot) {
+/// Removes the base images that did not exist before.
+fn delete_new_images(lab: &Lab, before: &Snapshot) {
     for name in images(lab).difference(&image_names(before)) {
         lab.virsh(&["vol-delete", "--pool", "default", "--vol", name]);
     }
 }
 
-/// Removes what led to the images of earlier tests, whose homes are gone.
-fn forget_sources(lab: &Lab, image: &str) {
+/// Removes the source manifests of earlier tests, whose home folders no longer exist.
+fn delete_stale_sources(lab: &Lab, image: &str) {
     for name in images(lab).iter().filter(|name| name.starts_with("source-")) {
         let manifest = std::fs::read_to_string(lab.pool_folder().join(name)).unwrap_or_default();
         if !manifest.contains(image) && manifest.contains("/warm.qcow2\"") {
@@ -105,13 +104,13 @@ fn forget_sources(lab: &Lab, image: &str) {
     }
 }
 
-/// An image that the pool has never seen when `cold`, else always the same.
+/// Returns an image that is new to the pool if `cold`, otherwise always the same one.
 fn image_for(lab: &Lab, warm: &str, cold: bool, k: usize) -> String {
-    // The size stands in the header, so the content is another one.
+    // The header contains the size, so the content differs.
     if cold { lab.image("cold.qcow2", &format!("{}K", 10_240 + 64 * k)) } else { warm.to_owned() }
 }
 
-fn create_that_fails(modes: &[&str], cold: bool) {
+fn check_failing_create(modes: &[&str], cold: bool) {
     let (lab, image) = warm();
     for mode in modes {
         let before = lab.snapshot();
@@ -122,7 +121,7 @@ fn create_that_fails(modes: &[&str], cold: bool) {
                 let ran = create(&lab, &image, fault, !cold);
                 if !ran.hit {
                     delete(&lab);
-                    forget_images(&lab, &before);
+                    delete_new_images(&lab, &before);
                 }
                 ran
             },
@@ -130,30 +129,30 @@ fn create_that_fails(modes: &[&str], cold: bool) {
                 let image = if cold { lab.file("cold.qcow2").to_str().unwrap().to_owned() } else { image.clone() };
                 assert!(ran.code().is_some_and(|code| code != 0), "{when}: {ran}");
                 assert!(!ran.stderr.contains("Left behind"), "{when}: {ran}");
-                nothing_but_whole_images(&lab, &before, &image, ran.was_killed(), &format!("{when}\n{ran}"));
-                // What stayed is usable; each way of failing shows it at every other call, which saves a minute.
+                assert_only_complete_images(&lab, &before, &image, ran.was_killed(), &format!("{when}\n{ran}"));
+                // The images that were kept are usable. Each mode checks every other call only, which saves a minute.
                 if cold && k % 2 == usize::from(*mode == "fail") {
                     create(&lab, &image, "", false).succeeded();
                     delete(&lab);
                     lab.settles_without(&before, is_image, &format!("{when}, create, delete"));
                 }
-                forget_images(&lab, &before);
+                delete_new_images(&lab, &before);
             },
         );
     }
 }
 
 #[test]
-fn a_create_whose_call_fails_leaves_nothing() {
-    create_that_fails(&FAILURES, false);
+fn a_create_leaves_nothing_if_a_call_fails() {
+    check_failing_create(&FAILURES, false);
 }
 
 #[test]
-fn a_create_with_a_new_image_whose_call_fails_leaves_nothing_but_whole_images() {
-    create_that_fails(&FAILURES, true);
+fn a_create_with_a_new_image_leaves_only_complete_images_if_a_call_fails() {
+    check_failing_create(&FAILURES, true);
 }
 
-fn create_that_is_told_to_end(modes: &[&str], cold: bool) {
+fn check_signaled_create(modes: &[&str], cold: bool) {
     let (lab, image) = warm();
     for mode in modes {
         let before = lab.snapshot();
@@ -164,7 +163,7 @@ fn create_that_is_told_to_end(modes: &[&str], cold: bool) {
                 let ran = create(&lab, &image, fault, !cold);
                 if !ran.hit {
                     delete(&lab);
-                    forget_images(&lab, &before);
+                    delete_new_images(&lab, &before);
                 }
                 ran
             },
@@ -172,42 +171,43 @@ fn create_that_is_told_to_end(modes: &[&str], cold: bool) {
                 let image = if cold { lab.file("cold.qcow2").to_str().unwrap().to_owned() } else { image.clone() };
                 let is_last = ran.calls.last().is_some_and(|call| call.contains("phase=\"ready\""));
                 if is_last && ran.status.success() {
-                    delete(&lab); // the signal came when everything was done
+                    delete(&lab); // the signal arrived after the last step
                 } else {
                     assert_eq!(ran.code(), Some(INTERRUPTED), "{when}: {ran}");
                 }
-                nothing_but_whole_images(&lab, &before, &image, ran.was_killed(), &format!("{when}\n{ran}"));
-                forget_images(&lab, &before);
+                assert_only_complete_images(&lab, &before, &image, ran.was_killed(), &format!("{when}\n{ran}"));
+                delete_new_images(&lab, &before);
             },
         );
     }
 }
 
 #[test]
-fn a_create_that_gets_a_signal_leaves_nothing() {
-    create_that_is_told_to_end(&SIGNALS, false);
+fn a_create_that_receives_a_signal_leaves_nothing() {
+    check_signaled_create(&SIGNALS, false);
 }
 
 #[test]
-fn a_create_with_a_new_image_that_gets_a_signal_leaves_nothing_but_whole_images() {
-    create_that_is_told_to_end(&["INT"], true);
+fn a_create_with_a_new_image_leaves_only_complete_images_after_a_signal() {
+    check_signaled_create(&["INT"], true);
 }
 
 #[test]
-fn a_create_whose_call_hangs_ends_at_a_signal_and_ends_the_call() {
-    create_that_is_told_to_end(&["hang"], false);
+fn a_signal_ends_a_create_and_its_hanging_call() {
+    check_signaled_create(&["hang"], false);
 }
 
 #[test]
-fn a_call_that_heeds_no_signal_is_killed() {
+fn a_call_that_ignores_signals_is_killed() {
     let (lab, image) = warm();
     let before = lab.snapshot();
     create(&lab, &image, "stuck:5", true).failed_with(INTERRUPTED);
-    lab.settles(&before, "a stuck call");
+    lab.settles(&before, "after a call that ignores signals");
 }
 
-/// What a killed create left is shown as incomplete, or is whole, or there is nothing; and it is cleaned up.
-fn create_that_is_killed(modes: &[&str], cold: bool) {
+/// Checks that a killed create left nothing, an incomplete VM that is listed as such, or a complete VM, and that it can
+/// be cleaned up.
+fn check_killed_create(modes: &[&str], cold: bool) {
     let (lab, image) = warm();
     for mode in modes {
         let before = lab.snapshot();
@@ -218,7 +218,7 @@ fn create_that_is_killed(modes: &[&str], cold: bool) {
                 let ran = create(&lab, &image, fault, !cold);
                 if !ran.hit {
                     delete(&lab);
-                    forget_images(&lab, &before);
+                    delete_new_images(&lab, &before);
                 }
                 ran
             },
@@ -231,33 +231,33 @@ fn create_that_is_killed(modes: &[&str], cold: bool) {
                 if let Some(vm) = vm {
                     assert!(vm["incomplete"] == true || is_last, "{when}: {vm}");
                 }
-                let is_whole = vm.is_some_and(|vm| vm["incomplete"] == false);
-                if k % 3 == 0 && !is_whole {
+                let is_complete = vm.is_some_and(|vm| vm["incomplete"] == false);
+                if k % 3 == 0 && !is_complete {
                     create(&lab, &image, "", false).succeeded();
                     delete(&lab);
                 } else if k % 3 == 1 || is_last {
                     lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
                 }
-                // Alone it removes everything, after the others it removes the lock files that are left.
+                // For every third call `gc` alone removes everything; otherwise it removes the remaining lock files.
                 lab.run(&["gc"]).succeeded();
-                nothing_but_whole_images(&lab, &before, &image, ran.was_killed(), &format!("{when}\n{ran}"));
-                forget_images(&lab, &before);
+                assert_only_complete_images(&lab, &before, &image, ran.was_killed(), &format!("{when}\n{ran}"));
+                delete_new_images(&lab, &before);
             },
         );
     }
 }
 
 #[test]
-fn a_create_that_is_killed_is_cleaned_up() {
-    create_that_is_killed(&KILLS, false);
+fn a_killed_create_is_cleaned_up() {
+    check_killed_create(&KILLS, false);
 }
 
 #[test]
-fn a_create_with_a_new_image_that_is_killed_is_cleaned_up() {
-    create_that_is_killed(&KILLS[..2], true);
+fn a_killed_create_with_a_new_image_is_cleaned_up() {
+    check_killed_create(&KILLS[..2], true);
 }
 
-/// The keys in the seed that the VM will start with next, as cloud-init will read it.
+/// Returns the keys in the seed of the VM's next start, as cloud-init will read them.
 #[track_caller]
 fn seeded_keys(lab: &Lab, when: &str) -> Vec<String> {
     let xml = lab.virsh(&["dumpxml", "--domain", VM, "--inactive"]);
@@ -266,14 +266,14 @@ fn seeded_keys(lab: &Lab, when: &str) -> Vec<String> {
     let seed = lab.pool_folder().join(seed.unwrap_or_else(|| panic!("{when}: no seed is attached:\n{xml}")));
     let read = std::process::Command::new("isoinfo").arg("-i").arg(&seed).args(["-R", "-x", "/vmprov.json"]).output();
     let json: serde_json::Value = serde_json::from_slice(&read.unwrap().stdout)
-        .unwrap_or_else(|error| panic!("{when}: the seed {} is not whole: {error}", seed.display()));
+        .unwrap_or_else(|error| panic!("{when}: the seed {} is not complete: {error}", seed.display()));
     let user_data =
         std::process::Command::new("isoinfo").arg("-i").arg(&seed).args(["-R", "-x", "/user-data"]).output();
     let user_data = String::from_utf8(user_data.unwrap().stdout).unwrap();
-    let keys = json["authorizedKeys"].as_array().unwrap_or_else(|| panic!("{when}: another form of seed: {json}"));
+    let keys = json["authorizedKeys"].as_array().unwrap_or_else(|| panic!("{when}: the seed has no keys: {json}"));
     let keys: Vec<_> = keys.iter().map(|key| key.as_str().unwrap().to_owned()).collect();
     for key in &keys {
-        assert!(user_data.contains(key.split(' ').nth(1).unwrap()), "{when}: cloud-init is not told of {key}");
+        assert!(user_data.contains(key.split(' ').nth(1).unwrap()), "{when}: the user data does not contain {key}");
     }
     keys
 }
@@ -284,7 +284,7 @@ fn volumes_of_vm(lab: &Lab) -> usize {
     volumes.lines().filter(|line| line.trim_start().starts_with(VM)).count()
 }
 
-fn inject_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
+fn check_inject_with_faults(modes: &[&str], ended_as_expected: impl Fn(&Run) -> bool) {
     let (lab, image) = warm();
     create(&lab, &image, "", false).succeeded();
     let key = |name: &str| lab.run(&["key", "show", name, "-o", "json"]).succeeded().json()["publicKey"].clone();
@@ -294,19 +294,19 @@ fn inject_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
             |fault, k| {
                 let name = format!("{}-{k}", mode.to_lowercase());
                 lab.run(&["key", "generate", &name, "--type", "ed25519"]).succeeded();
-                lab.spoil(fault, &["inject", VM, &name, "--method", "cloud-init"])
+                lab.run_with_fault(fault, &["inject", VM, &name, "--method", "cloud-init"])
             },
             |k, when, ran| {
                 let when = &format!("{when}\n{ran}");
-                assert!(judge_end(&ran), "{when}");
+                assert!(ended_as_expected(&ran), "{when}");
                 let name = format!("{}-{k}", mode.to_lowercase());
                 let mut keys = seeded_keys(&lab, when);
                 let new = key(&name);
                 keys.retain(|key| *key != new);
-                assert!(!keys.is_empty(), "{when}: the old keys are gone");
+                assert!(!keys.is_empty(), "{when}: the old keys are missing");
                 let info = lab.run(&["vm", "info", VM, "-o", "json"]).succeeded().json();
                 assert_eq!(info["incomplete"], false, "{when}");
-                // Every third VM goes at once, the others take the key after all.
+                // Every third VM is deleted at once; the others get the key from a second inject.
                 if k % 3 == 0 {
                     delete(&lab);
                     assert_eq!(volumes_of_vm(&lab), 0, "{when}: delete left a volume");
@@ -315,10 +315,10 @@ fn inject_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
                     lab.run(&["inject", VM, &name, "--method", "cloud-init"]).succeeded();
                     keys.push(new.as_str().unwrap().to_owned());
                     assert_eq!(seeded_keys(&lab, when), keys, "{when}");
-                    assert_eq!(volumes_of_vm(&lab), 3, "{when}: a volume is left over");
-                    let noted = lab.run(&["vm", "info", VM, "-o", "json"]).succeeded().json();
-                    assert_eq!(noted["volumes"].as_array().unwrap().len(), 3, "{when}: {noted}");
-                    assert_eq!(noted["sshKeys"].as_array().unwrap().len(), keys.len(), "{when}: {noted}");
+                    assert_eq!(volumes_of_vm(&lab), 3, "{when}: there is an extra or missing volume");
+                    let updated = lab.run(&["vm", "info", VM, "-o", "json"]).succeeded().json();
+                    assert_eq!(updated["volumes"].as_array().unwrap().len(), 3, "{when}: {updated}");
+                    assert_eq!(updated["sshKeys"].as_array().unwrap().len(), keys.len(), "{when}: {updated}");
                 }
             },
         );
@@ -328,22 +328,22 @@ fn inject_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
 }
 
 #[test]
-fn an_inject_whose_call_fails_leaves_the_vm_whole() {
-    inject_that_is_disturbed(&FAILURES, |ran| ran.code().is_some_and(|code| code != 0));
+fn an_inject_leaves_the_vm_intact_if_a_call_fails() {
+    check_inject_with_faults(&FAILURES, |ran| ran.code().is_some_and(|code| code != 0));
 }
 
 #[test]
-fn an_inject_that_is_killed_leaves_the_vm_whole() {
-    inject_that_is_disturbed(&KILLS[..2], Ran::was_killed);
+fn a_killed_inject_leaves_the_vm_intact() {
+    check_inject_with_faults(&KILLS[..2], Run::was_killed);
 }
 
 #[test]
-fn an_inject_that_gets_a_signal_leaves_the_vm_whole() {
-    let late = |ran: &Ran| ran.status.success() && ran.calls.last().is_some_and(|call| call.contains("--set"));
-    inject_that_is_disturbed(&["INT"], |ran| ran.code() == Some(INTERRUPTED) || late(ran));
+fn an_inject_that_receives_a_signal_leaves_the_vm_intact() {
+    let is_complete = |ran: &Run| ran.status.success() && ran.calls.last().is_some_and(|call| call.contains("--set"));
+    check_inject_with_faults(&["INT"], |ran| ran.code() == Some(INTERRUPTED) || is_complete(ran));
 }
 
-fn delete_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
+fn check_delete_with_faults(modes: &[&str], ended_as_expected: impl Fn(&Run) -> bool) {
     let (lab, image) = warm();
     let before = lab.snapshot();
     for mode in modes {
@@ -351,11 +351,11 @@ fn delete_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
             mode,
             |fault, k| {
                 create(&lab, &image, "", k % 2 == 0).succeeded();
-                lab.spoil(fault, &["vm", "delete", VM, "--yes"])
+                lab.run_with_fault(fault, &["vm", "delete", VM, "--yes"])
             },
             |_, when, ran| {
                 let when = &format!("{when}\n{ran}");
-                assert!(judge_end(&ran), "{when}");
+                assert!(ended_as_expected(&ran), "{when}");
                 lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
                 lab.run(&["gc"]).succeeded();
                 lab.settles(&before, when);
@@ -364,36 +364,37 @@ fn delete_that_is_disturbed(modes: &[&str], judge_end: impl Fn(&Ran) -> bool) {
     }
 }
 
-/// `virsh undefine` of a running VM leaves one that is gone as soon as it is powered off.
+/// `virsh undefine` turns a running VM into a transient one, which disappears when it is powered off.
 #[test]
-fn a_delete_of_a_vm_that_somebody_undefined_removes_its_volumes() {
+fn deleting_a_transient_vm_removes_its_volumes() {
     let (lab, image) = warm();
     let before = lab.snapshot();
     create(&lab, &image, "", true).succeeded();
     lab.virsh(&["undefine", "--domain", VM]);
     delete(&lab);
-    lab.settles(&before, "delete of a transient VM");
+    lab.settles(&before, "after a transient VM was deleted");
 }
 
 #[test]
-fn a_delete_whose_call_fails_is_finished_by_a_second_one() {
-    delete_that_is_disturbed(&FAILURES, |ran| ran.code().is_some_and(|code| code != 0));
+fn a_second_delete_finishes_one_whose_call_failed() {
+    check_delete_with_faults(&FAILURES, |ran| ran.code().is_some_and(|code| code != 0));
 }
 
 #[test]
-fn a_delete_that_is_killed_is_finished_by_a_second_one() {
-    delete_that_is_disturbed(&KILLS[..2], Ran::was_killed);
+fn a_second_delete_finishes_a_killed_one() {
+    check_delete_with_faults(&KILLS[..2], Run::was_killed);
 }
 
 #[test]
-fn a_delete_that_gets_a_signal_is_finished_by_a_second_one() {
-    let late = |ran: &Ran| ran.status.success() && ran.calls.last().is_some_and(|call| call.contains("undefine"));
-    delete_that_is_disturbed(&SIGNALS, |ran| ran.code() == Some(INTERRUPTED) || late(ran));
+fn a_second_delete_finishes_one_that_received_a_signal() {
+    let is_complete =
+        |ran: &Run| ran.status.success() && ran.calls.last().is_some_and(|call| call.contains("undefine"));
+    check_delete_with_faults(&SIGNALS, |ran| ran.code() == Some(INTERRUPTED) || is_complete(ran));
 }
 
-/// A first run, in which the pool is missing: a failure leaves none, or one that the next create can use.
+/// A first run, in which the pool is missing: a failure leaves no pool, or one that the next create can use.
 #[test]
-fn making_the_pool_is_undone_or_finished() {
+fn a_failed_pool_creation_is_undone_or_finished() {
     const POOL: &str = "fault-pool";
     let (lab, _) = warm();
     let before = lab.snapshot();
@@ -401,7 +402,7 @@ fn making_the_pool_is_undone_or_finished() {
     let path = format!("/var/lib/libvirt/{POOL}");
     let create = |fault: &str| {
         let args = ["vm", "create", VM, "--disk-size", "1", "--no-start", "--pool", POOL, "--pool-path", &path];
-        lab.spoil(fault, &args)
+        lab.run_with_fault(fault, &args)
     };
     let remove = || {
         lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
@@ -409,7 +410,7 @@ fn making_the_pool_is_undone_or_finished() {
         lab.virsh(&["pool-destroy", "--pool", POOL]);
         lab.virsh(&["pool-undefine", "--pool", POOL]);
         std::fs::remove_dir(&folder).unwrap();
-        lab.settles(&before, "without the pool");
+        lab.settles(&before, "after the pool was removed");
     };
     for mode in ["fail", "lie", "kill-before", "kill-after"] {
         each_call(
@@ -428,7 +429,7 @@ fn making_the_pool_is_undone_or_finished() {
                     let made = format!("pool {POOL}: active");
                     lab.settles_without(&before, |line| line == made, when);
                 }
-                // One that was killed after its last call has made a VM.
+                // A create that was killed after its last call has created a VM.
                 lab.run(&["vm", "delete", VM, "--yes", "--ignore-missing"]).succeeded();
                 create("").succeeded();
                 remove();

@@ -1,5 +1,5 @@
-//! Images by name and by URL, from a whole fake mirror on the lab's loopback: fetched once, proven as far as they can
-//! be, and never taken for what they are not.
+//! Images by name and by URL, from a fake mirror on the lab's loopback interface: each is fetched once and verified as
+//! far as its publisher allows, and a wrong or damaged file is refused.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/gpg.rs"]
@@ -21,15 +21,15 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use lab::{Lab, Ran, Snapshot};
+use lab::{Lab, Run, Snapshot};
 use mirror::{Fault, Mirror, Served};
 use sha2::{Digest, Sha512};
 use vmprov::model::digest::{self, hex};
 
-/// How long a server may be silent here. Pauses between tries are in proportion to it.
-const PATIENCE: &str = "2s";
+/// The stall timeout of these tests. Pauses between attempts are proportional to it.
+const STALL_TIMEOUT: &str = "2s";
 
-/// The lab, a mirror in it, and what is found there at the beginning.
+/// The lab, and a mirror in it.
 struct Site {
     lab: Lab,
     mirror: Mirror,
@@ -41,7 +41,7 @@ impl Site {
         let mirror = Mirror::inside(&lab.network());
         let site = Self { lab, mirror };
         site.configure("");
-        // Pool, network and the verdict on KVM are there from here on, and nothing of another test.
+        // Creates the pool, the network and the cached KVM probe, and removes leftovers of other tests.
         let warm = site.lab.image("warm.qcow2", "10M");
         site.ok(&["vm", "create", "fetch-warm", "--image", &warm, "--user", "u", "--no-start"]);
         site.ok(&["vm", "delete", "fetch-warm", "--yes"]);
@@ -51,15 +51,15 @@ impl Site {
 
     /// Writes the configuration file.
     fn configure(&self, more: &str) {
-        self.lab.write(".config/vmprov/config.toml", format!("stall-timeout = '{PATIENCE}'\n{more}"));
+        self.lab.write(".config/vmprov/config.toml", format!("stall-timeout = '{STALL_TIMEOUT}'\n{more}"));
     }
 
-    /// Writes the site's own catalogue.
+    /// Writes the site's catalogue.
     fn catalogue(&self, text: &str) {
         self.lab.write(".config/vmprov/images.d/site.toml", text);
     }
 
-    /// An entry of the catalogue for one file of the mirror.
+    /// Returns a catalogue entry for one file of the mirror.
     fn entry(&self, name: &str, file: &str, more: &str) -> String {
         let url = self.mirror.url(file);
         format!(
@@ -68,12 +68,12 @@ impl Site {
         )
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> Run {
         self.lab.run(args)
     }
 
     #[track_caller]
-    fn ok(&self, args: &[&str]) -> Ran {
+    fn ok(&self, args: &[&str]) -> Run {
         self.run(args).succeeded()
     }
 
@@ -82,17 +82,17 @@ impl Site {
         self.ok(&[args, &["-o", "json"]].concat()).json()
     }
 
-    /// It fails, says so, and leaves everything as it was.
+    /// Checks that the command fails with this status and these texts, and changes nothing.
     #[track_caller]
     fn refuses(&self, before: &Snapshot, args: &[&str], code: i32, says: &[&str]) {
         let refused = self.run(args).failed_with(code);
         for word in says {
-            assert!(refused.stderr.contains(word), "it does not say `{word}`: {refused}");
+            assert!(refused.stderr.contains(word), "`{word}` is missing: {refused}");
         }
         self.lab.settles(before, &args.join(" "));
     }
 
-    /// A disk image like no other.
+    /// Creates a disk image that differs from every other one.
     fn disk(&self) -> Vec<u8> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let size = 10_240 + 64 * COUNT.fetch_add(1, Ordering::SeqCst);
@@ -104,16 +104,16 @@ impl Site {
         bytes
     }
 
-    /// Serves a disk and a list of checksums beside it.
+    /// Serves a disk, and a checksum file in the same folder.
     fn publish(&self, file: &str) -> Vec<u8> {
         let disk = self.disk();
         self.mirror.put(file, disk.clone());
-        self.mirror.put(&beside(file, "SHA256SUMS"), sums(file, &disk));
+        self.mirror.put(&sibling(file, "SHA256SUMS"), sums(file, &disk));
         disk
     }
 }
 
-fn beside(file: &str, other: &str) -> String {
+fn sibling(file: &str, other: &str) -> String {
     file.rsplit_once('/').map_or_else(|| other.to_owned(), |(folder, _)| format!("{folder}/{other}"))
 }
 
@@ -121,24 +121,24 @@ fn sha256(bytes: &[u8]) -> String {
     digest::of(bytes)
 }
 
-/// A file of checksums in which others stand, too.
+/// Returns a checksum file that also lists another file.
 fn sums(file: &str, bytes: &[u8]) -> String {
     let name = file.rsplit('/').next().unwrap();
     format!("{} *other.img\n{} *{name}\n", "0".repeat(64), sha256(bytes))
 }
 
 #[test]
-fn what_is_damaged_or_no_image_is_refused_and_leaves_nothing() {
+fn a_file_that_is_not_a_valid_image_is_refused() {
     let site = Site::new();
     let disk = site.disk();
     site.mirror.put("secret", "");
-    site.mirror.spoil("secret", (0..99).map(|_| Fault::Status(401)));
+    site.mirror.inject_faults("secret", (0..99).map(|_| Fault::Status(401)));
     site.mirror.serve("cut.qcow2", Served { body: disk.clone(), ..Served::default() });
-    site.mirror.spoil("cut.qcow2", (0..99).map(|_| Fault::Cut(100_000)));
+    site.mirror.inject_faults("cut.qcow2", (0..99).map(|_| Fault::Cut(100_000)));
     site.mirror.put("stuck.qcow2", disk.clone());
-    site.mirror.spoil("stuck.qcow2", (0..99).map(|_| Fault::Stall(0)));
+    site.mirror.inject_faults("stuck.qcow2", (0..99).map(|_| Fault::Stall(0)));
     site.mirror.put("broken.qcow2", disk.clone());
-    site.mirror.spoil("broken.qcow2", (0..99).map(|_| Fault::Status(500)));
+    site.mirror.inject_faults("broken.qcow2", (0..99).map(|_| Fault::Status(500)));
     site.mirror.put("page.qcow2", "<!DOCTYPE html><html>Sign in</html>");
     site.mirror.put("nothing.qcow2", "");
     site.mirror.put("short.qcow2", &disk[..disk.len() / 2]);
@@ -186,13 +186,13 @@ fn an_image_from_a_url_is_fetched_once() {
     let site = Site::new();
     site.mirror.put("real.qcow2", site.disk());
     site.mirror.put("moved.qcow2", "");
-    site.mirror.spoil("moved.qcow2", [Fault::Redirect(site.mirror.url("real.qcow2"))]);
+    site.mirror.inject_faults("moved.qcow2", [Fault::Redirect(site.mirror.url("real.qcow2"))]);
     let url = site.mirror.url("moved.qcow2");
     let create = ["vm", "create", "fetched", "--image", &url, "--user", "u", "--no-start", "-o", "json"];
     let before = site.lab.snapshot();
     let plan = site.ok(&[&create[..], &["--dry-run"]].concat());
     assert!(plan.stdout.contains(&format!("# fetch {url}")), "{plan}");
-    site.lab.settles(&before, "a dry run");
+    site.lab.settles(&before, "after a dry run");
     site.mirror.requests();
 
     let created = site.ok(&create).json();
@@ -200,7 +200,7 @@ fn an_image_from_a_url_is_fetched_once() {
     assert_eq!(created["imageVerification"], "none", "{created}");
     site.ok(&["vm", "delete", "fetched", "--yes"]);
     site.mirror.requests();
-    // The second needs neither the server nor a copy: the same base, and the source manifest that leads to it.
+    // The second create needs neither the server nor a copy: its source manifest refers to the same base image.
     let created = site.ok(&create);
     assert!(created.stderr.contains("no SSH key given") && !created.stderr.contains("TLS"), "{created}");
     assert!(!created.calls.iter().any(|call| call.contains("vol-upload") && call.contains("base-")), "{created}");
@@ -213,7 +213,7 @@ fn an_image_from_a_url_is_fetched_once() {
 }
 
 #[test]
-fn a_checksum_beside_the_image_is_found_and_kept_to() {
+fn a_published_checksum_is_found_and_enforced() {
     let site = Site::new();
     let before = site.lab.snapshot();
     let disk = site.disk();
@@ -229,17 +229,17 @@ fn a_checksum_beside_the_image_is_found_and_kept_to() {
     {
         let file = format!("{number}/disk.qcow2");
         site.mirror.put(&file, disk.clone());
-        site.mirror.put(&beside(&file, name), text.clone());
+        site.mirror.put(&sibling(&file, name), text.clone());
         let pulled = site.json(&["image", "pull", &site.mirror.url(&file)]);
         assert_eq!(pulled["image"]["verification"], "checksum", "{name}: {pulled}");
         assert!(pulled["warnings"].to_string().contains("was fetched without TLS or a signature"), "{pulled}");
         site.ok(&["image", "prune"]);
-        // Another file under the same checksum.
+        // Another file with the same published checksum.
         site.mirror.put(&file, site.disk());
-        let says = ["expected sha", &format!("({})", site.mirror.url(&beside(&file, name))), ", got sha"];
+        let says = ["expected sha", &format!("({})", site.mirror.url(&sibling(&file, name))), ", got sha"];
         site.refuses(&before, &["image", "pull", &site.mirror.url(&file)], 2, &says);
     }
-    // The operator's own; a page in the place of the image is called one.
+    // A checksum that the user gives.
     let url = site.mirror.url("plain.qcow2");
     site.mirror.put("plain.qcow2", disk.clone());
     let sum = format!("sha256:{right}");
@@ -251,7 +251,7 @@ fn a_checksum_beside_the_image_is_found_and_kept_to() {
     let pulled = site.json(&["image", "pull", &url, "--checksum", &sum, "--require-verified"]);
     assert_eq!((&pulled["status"], &pulled["image"]["verification"]), (&"fetched".into(), &"checksum".into()));
     assert_eq!(pulled["warnings"], serde_json::json!([]), "{pulled}");
-    // What is there is compared, too, without the network.
+    // A stored image is compared with the checksum, too, without a request.
     site.mirror.requests();
     let create = ["vm", "create", "fetched", "--image", &url, "--user", "u", "--no-start"];
     let created = site.json(&[&create[..], &["--checksum", &sum, "--require-verified"]].concat());
@@ -260,15 +260,16 @@ fn a_checksum_beside_the_image_is_found_and_kept_to() {
     site.ok(&["vm", "delete", "fetched", "--yes"]);
     site.run(&[&create[..], &["--checksum", &other]].concat()).failed_with(2);
     site.ok(&["image", "prune"]);
+    // A web page instead of the image is reported as such.
     site.mirror.put("page.qcow2", "<html>Sign in</html>");
     let page = site.mirror.url("page.qcow2");
     site.refuses(&before, &["image", "pull", &page, "--checksum", &sum], 2, &["the file is a web page"]);
     site.lab.settles(&before, "at the end");
 }
 
-/// Whatever a disk is and however it is packed, it becomes the same base.
+/// Every supported disk format and compression results in the same base image.
 #[test]
-fn foreign_and_packed_images_become_qcow2() {
+fn images_in_other_formats_or_compressed_become_qcow2() {
     let site = Site::new();
     let before = site.lab.snapshot();
     let folder = site.lab.file("formats");
@@ -308,7 +309,7 @@ fn foreign_and_packed_images_become_qcow2() {
         site.ok(&["image", "delete", "foreign"]);
         std::fs::remove_file(flat).unwrap();
     }
-    // Cut, packed twice, or something else inside.
+    // Files that are truncated, compressed twice, or contain something else.
     let packed = std::fs::read(folder.join("disk.raw.xz")).unwrap();
     let text = site.lab.write("formats/text", "# Disk DescriptorFile\nRW 20480 FLAT \"/etc/passwd\" 0\n");
     for (name, content, says) in [
@@ -330,9 +331,9 @@ fn gzip(folder: &std::path::Path, name: &str) -> Vec<u8> {
     Command::new("gzip").args(["-c", name]).current_dir(folder).output().unwrap().stdout
 }
 
-/// No switch makes an untrusted certificate good; the system's store decides.
+/// No option accepts an untrusted certificate; only the system's certificate store decides.
 #[test]
-fn tls_is_verified_and_counts_as_such() {
+fn tls_certificates_are_verified() {
     let site = Site::new();
     let before = site.lab.snapshot();
     let folder = site.lab.file("tls");
@@ -357,7 +358,6 @@ fn tls_is_verified_and_counts_as_such() {
     let pulled = trusted(&["image", "pull", url, "-o", "json"]).succeeded().json();
     assert_eq!(pulled["image"]["verification"], "tls", "{pulled}");
     assert!(pulled["warnings"].to_string().contains("is verified by TLS only"), "{pulled}");
-    // A redirect that leaves TLS takes its word away.
     site.ok(&["image", "prune"]);
     drop(held);
     std::fs::remove_dir_all(folder).unwrap();
@@ -365,7 +365,7 @@ fn tls_is_verified_and_counts_as_such() {
 }
 
 #[test]
-fn names_that_lead_nowhere_suggest_near_ones() {
+fn an_unknown_image_name_suggests_similar_ones() {
     let site = Site::new();
     let before = site.lab.snapshot();
     for (name, says) in [

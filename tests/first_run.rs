@@ -1,6 +1,6 @@
-//! The first run on a machine: what is missing is said with what mends it, or made and said; what is broken is not
-//! taken for something else.
-#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+//! The first run on a machine: a missing part is created, or reported with the command that installs it. A broken part
+//! is reported as what it is.
+#![expect(clippy::unwrap_used, reason = "an error fails the test")]
 
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
@@ -26,35 +26,35 @@ const TOOL_FAILED: i32 = 8;
 const UNREACHABLE: i32 = 9;
 const INTERRUPTED: i32 = 130;
 
-/// Somebody who is nobody.
-const NOBODY: u32 = 65_534;
+/// The ID of the user and the group that run as an ordinary user.
+const NOBODY_ID: u32 = 65_534;
 
-/// A host in the lab: its libvirtd, its network, a home of its own.
+/// A host in the lab: the lab's libvirtd and network, with a separate home folder.
 fn in_lab(lab: &Lab) -> TestHost {
-    TestHost::bare().by(lab.entrance())
+    TestHost::bare().via(lab.nsenter())
 }
 
-/// The words that run a program as an ordinary user who is in these groups beside their own.
+/// The command prefix that runs a program as an ordinary user with these supplementary groups.
 fn as_user(groups: Option<&str>) -> Vec<String> {
     let words = ["/usr/bin/setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"];
     let mut words: Vec<_> = words.map(str::to_owned).to_vec();
-    words.extend([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")]);
+    words.extend([format!("--reuid={NOBODY_ID}"), format!("--regid={NOBODY_ID}")]);
     words.push(groups.map_or_else(|| "--clear-groups".to_owned(), |groups| format!("--groups={groups}")));
     words
 }
 
-/// The id of the group that may use libvirtd.
+/// The ID of the group that may use libvirtd.
 fn libvirt_group() -> String {
     let groups = fs::read_to_string("/etc/group").unwrap();
     let line = groups
         .lines()
         .find(|line| line.starts_with("libvirt:"))
-        .unwrap_or_else(|| panic!("no group `libvirt`: run tests/lab/install"));
+        .unwrap_or_else(|| panic!("the group `libvirt` does not exist: run tests/lab/install"));
     line.split(':').nth(2).unwrap().to_owned()
 }
 
 #[test]
-fn a_program_that_is_missing_is_named_with_its_package() {
+fn a_missing_program_is_reported_with_its_package() {
     let missing = |program: &str, package: &str| {
         format!("error: the program `{program}` is not installed\nhint: Install it: apt-get install {package}\n")
     };
@@ -65,7 +65,7 @@ fn a_program_that_is_missing_is_named_with_its_package() {
     }
     let error = host.run("vm list -o json").error();
     assert_eq!((&error["code"], &error["exitStatus"]), (&"tool_missing".into(), &7.into()));
-    // What needs no program works.
+    // Commands that need no program work.
     host.run("key generate dev --type ed25519").succeeds();
     host.run("config").succeeds();
 
@@ -75,49 +75,50 @@ fn a_program_that_is_missing_is_named_with_its_package() {
 }
 
 #[test]
-fn a_program_that_is_missing_half_way_leaves_nothing() {
+fn a_program_missing_midway_leaves_nothing() {
     let lab = Lab::qemu();
-    let whole = in_lab(&lab);
-    let image = whole.image("debian-12.qcow2");
-    // A base image is for every VM; it stays.
-    whole.run(&format!("vm create first --image {image} --no-start")).succeeds();
-    whole.run("vm delete first --yes").succeeds();
+    let complete_host = in_lab(&lab);
+    let image = complete_host.image("debian-12.qcow2");
+    // A base image is shared by all VMs, so it is kept.
+    complete_host.run(&format!("vm create first --image {image} --no-start")).succeeds();
+    complete_host.run("vm delete first --yes").succeeds();
     let before = lab.snapshot();
     let host = in_lab(&lab).with_only(&["virsh", "qemu-img"]);
     let ran = host.run(&format!("vm create web --image {image}"));
     ran.fails_saying(TOOL_MISSING, &["the program `genisoimage` is not installed", "apt-get install genisoimage"]);
     lab.settles(&before, "without genisoimage");
 
-    whole.run("key generate dev --type ed25519").succeeds();
-    whole.run(&format!("vm create web --image {image} --ssh-key dev --memory 64 --vcpus 1")).succeeds();
-    let path = whole.path("").to_str().unwrap().to_owned();
+    complete_host.run("key generate dev --type ed25519").succeeds();
+    complete_host.run(&format!("vm create web --image {image} --ssh-key dev --memory 64 --vcpus 1")).succeeds();
+    let path = complete_host.path("").to_str().unwrap().to_owned();
     let host = in_lab(&lab).with_only(&["virsh"]).with_env("HOME", &path);
     let ran = host.run("inject web dev --method cloud-init");
     ran.fails_saying(TOOL_MISSING, &["the program `isoinfo` is not installed", "apt-get install genisoimage"]);
-    // The lease that its guest would have.
-    let mac = whole.run("vm info web -o json").succeeds().json()["interfaces"][0]["mac"].as_str().unwrap().to_owned();
+    // The lease that the VM's guest would have.
+    let mac =
+        complete_host.run("vm info web -o json").succeeds().json()["interfaces"][0]["mac"].as_str().unwrap().to_owned();
     let leases = lab.pool_folder().with_file_name("dnsmasq").join("virbr0.status");
-    let others = fs::read(&leases);
+    let original = fs::read(&leases);
     let lease = format!(r#"[{{"ip-address": "192.168.122.77", "mac-address": "{mac}", "expiry-time": 4102444800}}]"#);
     fs::write(&leases, lease).unwrap();
-    whole.run("vm ip web").prints("192.168.122.77\n");
+    complete_host.run("vm ip web").prints("192.168.122.77\n");
     host.run("vm ssh web").fails(
         TOOL_MISSING,
         "error: the program `ssh` is not installed\nhint: Install it: apt-get install openssh-client\n",
     );
-    match others {
-        Ok(others) => fs::write(&leases, others).unwrap(),
+    match original {
+        Ok(original) => fs::write(&leases, original).unwrap(),
         Err(_) => fs::remove_file(&leases).unwrap(),
     }
-    whole.run("vm delete web --yes").succeeds();
-    lab.settles(&before, "after all");
+    complete_host.run("vm delete web --yes").succeeds();
+    lab.settles(&before, "after the VM was deleted");
 }
 
 #[test]
-fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
-    // The socket's folder, empty: as on a machine whose libvirtd does not run.
+fn a_stopped_daemon_is_distinguished_from_a_stale_socket() {
+    // An empty folder for the socket, as on a machine whose libvirtd does not run.
     let empty = ["/usr/bin/unshare", "-m", "/bin/sh", "-c", "mount -t tmpfs none /run/libvirt && exec \"$@\"", "sh"];
-    let host = TestHost::bare().by(empty);
+    let host = TestHost::bare().via(empty);
     let ran = host.run("vm list");
     assert!(!ran.stderr.contains("mount:"), "this test needs root: {ran:?}");
     let socket = "/var/run/libvirt/libvirt-sock";
@@ -150,16 +151,16 @@ fn a_daemon_that_does_not_answer_is_told_from_one_that_refuses() {
 }
 
 #[test]
-fn a_user_without_the_group_is_told_of_it() {
+fn a_user_outside_the_group_gets_a_hint() {
     let lab = Lab::qemu();
-    let host = in_lab(&lab).by(as_user(None));
+    let host = in_lab(&lab).via(as_user(None));
     let hint = "hint: user `nobody` is not in the group `libvirt`, as libvirt's socket requires (qemu:///session requires \
                 no group); membership takes effect at the next login: sudo usermod -aG libvirt nobody\n";
     for line in ["vm list", "-q vm create web", "vm start web", "vm delete web --yes", "gc"] {
         let ran = host.run(&format!("-c qemu:///system {line}"));
         ran.fails_saying(DENIED, &["error: cannot reach libvirt at qemu:///system\n", "Permission denied", hint]);
     }
-    // Their own libvirt, which is used where nobody says otherwise, needs a home that is theirs.
+    // The user's session libvirt, which is the default here, requires a home folder that belongs to the user.
     let chosen =
         "note: using qemu:///session: qemu:///system cannot be used (/run/libvirt/libvirt-sock: Permission denied";
     host.run("vm list").fails_saying(UNREACHABLE, &[chosen, "error: cannot reach libvirt at qemu:///session\n"]);
@@ -169,11 +170,11 @@ fn a_user_without_the_group_is_told_of_it() {
 fn a_user_in_the_group_can_do_everything() {
     let lab = Lab::qemu();
     let before = lab.snapshot();
-    let host = in_lab(&lab).by(as_user(Some(&libvirt_group())));
-    chown(host.path(""), Some(NOBODY), Some(NOBODY)).unwrap();
+    let host = in_lab(&lab).via(as_user(Some(&libvirt_group())));
+    chown(host.path(""), Some(NOBODY_ID), Some(NOBODY_ID)).unwrap();
     let image = host.image("debian-12.qcow2");
-    // Only its owner can read it: libvirtd is given what it says.
-    chown(&image, Some(NOBODY), Some(NOBODY)).unwrap();
+    // Only its owner can read the image, so its content is sent to libvirtd.
+    chown(&image, Some(NOBODY_ID), Some(NOBODY_ID)).unwrap();
     host.tool("chmod", &["600", &image]);
     host.run("key generate dev --type ed25519").succeeds();
     host.run("key generate next --type ed25519").succeeds();
@@ -192,16 +193,15 @@ fn a_user_in_the_group_can_do_everything() {
     assert!(deleted.stdout.starts_with("web: deleted, including default/web-seed-"), "{deleted:?}");
     assert!(deleted.stdout.ends_with(".iso, default/web-console.log, default/web.qcow2\n"), "{deleted:?}");
     host.run("gc").prints("nothing to clean up\n");
-    let is_for_all = |line: &str| {
+    let is_shared = |line: &str| {
         let kinds = ["volume default/base-", "volume default/source-", "pool file base-", "pool file source-"];
         kinds.iter().any(|kind| line.starts_with(kind)) || line.starts_with("pool ") || line.starts_with("network ")
     };
-    lab.settles_without(&before, |line| is_for_all(line) || line.contains("dnsmasq"), "after all");
+    lab.settles_without(&before, |line| is_shared(line) || line.contains("dnsmasq"), "after the VM was deleted");
 }
 
-/// A virsh that does not end, and what it started.
 #[test]
-fn a_virsh_that_hangs_is_ended_with_all_that_it_started() {
+fn a_hanging_virsh_is_ended_with_its_child_processes() {
     let mark = format!("86{}", std::process::id());
     let host = TestHost::new().with_program("virsh", &format!("echo begun >>calls; sleep {mark} & sleep {mark}; wait"));
     let sleeps = || {
@@ -209,16 +209,16 @@ fn a_virsh_that_hangs_is_ended_with_all_that_it_started() {
         pids.filter(|line| *line == format!("sleep\0{mark}\0").into_bytes()).count()
     };
     let running = host.start(&["vm", "list"], "");
-    assert!(within(Duration::from_mins(1), || sleeps() == 2), "the fake virsh does not begin");
+    assert!(within(Duration::from_mins(1), || sleeps() == 2), "the fake virsh was not started");
     running.signal(rustix::process::Signal::INT);
     let ran = running.end();
     ran.fails(INTERRUPTED, "error: interrupted\n");
-    assert_eq!(sleeps(), 0, "what virsh started is still running");
-    assert_eq!(fs::read_to_string(host.path("calls")).unwrap(), "begun\n", "it was called again");
+    assert_eq!(sleeps(), 0, "child processes of virsh are still running");
+    assert_eq!(fs::read_to_string(host.path("calls")).unwrap(), "begun\n", "virsh was called again");
 }
 
 #[test]
-fn what_is_no_answer_is_not_taken_for_one() {
+fn an_invalid_response_is_not_accepted() {
     let real = "exec /usr/bin/virsh \"$@\"";
     for (what, script, code, says) in [
         ("nothing", "exit 0", TOOL_FAILED, "virsh printed no error"),
@@ -248,12 +248,12 @@ fn what_is_no_answer_is_not_taken_for_one() {
             assert_eq!((ran.code(), ran.stdout.as_str()), (code, ""), "{what}: {line}: {ran:?}");
             assert!(ran.stderr.contains(says) && !ran.stderr.contains("panicked"), "{what}: {line}: {ran:?}");
         }
-        // It is neither killed nor deleted on such a word.
+        // An invalid response never leads to a deletion.
         assert_ne!(host.run("vm delete test --yes --unmanaged").code(), 0, "{what}");
     }
-    let not_ours = TestHost::new().with_program("virsh", real);
-    not_ours.run("vm list -o name").prints("test\n");
-    // Not a program at all.
+    let unmodified = TestHost::new().with_program("virsh", real);
+    unmodified.run("vm list -o name").prints("test\n");
+    // A file that is not executable.
     let host = TestHost::new().with_program("virsh", "exit 0");
     host.tool("chmod", &["644", "../bin/virsh"]);
     host.with_only(&[]).run("vm list").fails_saying(DENIED, &["cannot start `virsh`", "Permission denied"]);
@@ -268,12 +268,12 @@ fn what_is_no_answer_is_not_taken_for_one() {
     }
 }
 
-/// What followed from a failure is not taken for it.
+/// The error reports the first failure, not its consequences.
 #[test]
-fn a_guest_that_does_not_start_says_why() {
+fn a_failed_start_reports_its_cause() {
     let lab = Lab::qemu();
     let before = lab.snapshot();
-    // Somebody deletes its disk right before.
+    // The disk is deleted right before the start.
     let script = "[ $# -ne 3 ] || [ -p /dev/stdin ] || case $(head -c 4096 /proc/self/fd/0) in\n\
          *'start --domain'*) /usr/bin/virsh -q vol-delete --pool default web.qcow2 ;; esac; exec /usr/bin/virsh \"$@\"";
     let host = in_lab(&lab).with_program("virsh", script);
@@ -283,7 +283,7 @@ fn a_guest_that_does_not_start_says_why() {
     lab.settles_without(
         &before,
         |line| line.starts_with("pool ") || line.starts_with("network ") || line.contains("dnsmasq"),
-        "a start that failed",
+        "after a failed start",
     );
 }
 
@@ -298,20 +298,20 @@ fn a_pool_that_cannot_hold_overlays_is_refused() {
     );
 }
 
-/// A lab of this test's own, fresh, and ended with it.
-struct Fresh {
+/// A new lab for one test, which is stopped when the test ends.
+struct FreshLab {
     folder: PathBuf,
 }
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/libvirtd");
 
-impl Fresh {
+impl FreshLab {
     fn start(env: &[(&str, &str)]) -> Self {
         let folder = PathBuf::from(format!("/var/tmp/vmprov-lab-first-{}", std::process::id()));
         let fresh = Self { folder };
         let started = fresh.script().arg("start").envs(env.iter().copied()).output().unwrap();
         let complaint = String::from_utf8_lossy(&started.stderr);
-        assert!(started.status.success(), "this test needs the lab, and it does not start: {complaint}");
+        assert!(started.status.success(), "cannot start the lab that this test needs: {complaint}");
         fresh
     }
 
@@ -321,33 +321,33 @@ impl Fresh {
         script
     }
 
-    /// A home in it. The lab's process is the first word of its file.
+    /// A host in the lab. The file `holder` begins with the ID of the lab's process.
     fn host(&self) -> TestHost {
         let holder = fs::read_to_string(self.folder.join("holder")).unwrap();
         let pid = holder.split_whitespace().next().unwrap();
-        TestHost::bare().by(["/usr/bin/nsenter", "-t", pid, "-m", "-n", "--"])
+        TestHost::bare().via(["/usr/bin/nsenter", "-t", pid, "-m", "-n", "--"])
     }
 
     #[track_caller]
-    fn does(&self, words: &[&str]) -> String {
+    fn exec_inside(&self, words: &[&str]) -> String {
         let ran = self.script().arg("exec").args(words).output().unwrap();
         assert!(ran.status.success(), "{words:?}: {}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8(ran.stdout).unwrap()
     }
 }
 
-impl Drop for Fresh {
+impl Drop for FreshLab {
     fn drop(&mut self) {
         let stopped = self.script().arg("stop").status();
-        assert!(stopped.unwrap().success() || std::thread::panicking(), "the lab does not end");
+        assert!(stopped.unwrap().success() || std::thread::panicking(), "cannot stop the lab");
     }
 }
 
 #[test]
-fn what_is_missing_on_a_fresh_host_is_made_and_said() {
-    let lab = Fresh::start(&[("VMPROV_LAB_KVM", "absent")]);
+fn missing_parts_are_created_and_reported_on_a_fresh_host() {
+    let lab = FreshLab::start(&[("VMPROV_LAB_KVM", "absent")]);
     let host = lab.host();
-    let virsh = |words: &[&str]| lab.does(&[&["virsh", "-q", "-c", "qemu:///system"], words].concat());
+    let virsh = |words: &[&str]| lab.exec_inside(&[&["virsh", "-q", "-c", "qemu:///system"], words].concat());
     let create = "vm create web --memory 64 --vcpus 1 --no-start -o name";
     let blank = "warning: no image given: the disk is blank and not bootable\n";
     let no_kvm = "warning: this host does not offer KVM (/dev/kvm is missing, or virtualization is disabled in the firmware): \
@@ -358,7 +358,7 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
         host.run("vm delete web --yes").prints("web: deleted, including default/web-console.log, default/web.qcow2\n");
     };
 
-    // Looking changes nothing.
+    // Commands that only read change nothing.
     host.run("vm list -o name").prints("");
     host.run("gc").prints("nothing to clean up\n");
     let planned = host.run("vm create web --dry-run --no-start").succeeds();
@@ -377,36 +377,36 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
     assert_eq!(virsh(&["pool-list", "--all", "--name"]).trim(), "");
     assert_eq!(virsh(&["net-list", "--all", "--name"]).trim(), "");
 
-    // Addresses that are in use: the next ones are taken.
-    lab.does(&["ip", "link", "add", "taken0", "type", "bridge"]);
-    lab.does(&["ip", "address", "add", "192.168.122.1/24", "dev", "taken0"]);
-    lab.does(&["ip", "link", "set", "taken0", "up"]);
+    // The default subnet is in use, so the next one is chosen.
+    lab.exec_inside(&["ip", "link", "add", "taken0", "type", "bridge"]);
+    lab.exec_inside(&["ip", "address", "add", "192.168.122.1/24", "dev", "taken0"]);
+    lab.exec_inside(&["ip", "link", "set", "taken0", "up"]);
     run_create(
         "",
         "note: created the storage pool `default` in /var/lib/libvirt/images, which was missing\n\
          note: created the network `default` (NAT, 192.168.123.0/24), which was missing\n",
     );
-    lab.does(&["ip", "link", "delete", "taken0"]);
+    lab.exec_inside(&["ip", "link", "delete", "taken0"]);
     assert!(virsh(&["net-dumpxml", "default"]).contains("192.168.123.1"));
     for (list, what) in [("pool-list", "pool"), ("net-list", "network")] {
         assert_eq!(virsh(&[list, "--autostart", "--name"]).trim(), "default", "the {what} starts with the host");
     }
 
-    // There and active: nothing to say.
+    // Both exist and are active: there is nothing to report.
     run_create("", "");
 
-    // Inactive: started, and said.
+    // Both are inactive: they are started, which is reported.
     virsh(&["pool-destroy", "default"]);
     virsh(&["net-destroy", "default"]);
     let inactive = "note: started the storage pool `default`, which was inactive\nnote: started the network `default`, which was inactive\n";
     run_create("", inactive);
 
-    // Making the pool was cut short before its folder was there.
+    // A create was interrupted after it defined the pool and before it created the folder.
     virsh(&["pool-destroy", "default"]);
-    lab.does(&["rmdir", "/var/lib/libvirt/images"]);
+    lab.exec_inside(&["rmdir", "/var/lib/libvirt/images"]);
     run_create("", "note: started the storage pool `default`, which was inactive\n");
 
-    // The pool's folder is where it is said.
+    // The pool's folder is created where `--pool-path` says.
     virsh(&["pool-destroy", "default"]);
     virsh(&["pool-undefine", "default"]);
     run_create(
@@ -415,7 +415,7 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
     );
     assert!(lab.folder.join("lib/other/images").is_dir());
 
-    // Two at once on a fresh host: one makes what is missing, the other finds it.
+    // Two concurrent creates on a fresh host: one creates the network, the other uses it.
     virsh(&["net-destroy", "default"]);
     virsh(&["net-undefine", "default"]);
     let both = ["one", "two"].map(|name| host.start(&["-q", "vm", "create", name, "--memory", "64", "--no-start"], ""));
@@ -425,11 +425,11 @@ fn what_is_missing_on_a_fresh_host_is_made_and_said() {
     host.run("vm delete one two --yes").succeeds();
     assert_eq!(virsh(&["net-list", "--name"]).trim(), "default");
 
-    kvm_that_does_not_work(&lab);
+    check_kvm_that_does_not_work(&lab);
 }
 
-/// KVM that libvirt offers and that fails at the start of a guest, as a fake virsh has it.
-fn kvm_that_does_not_work(lab: &Fresh) {
+/// A fake virsh simulates a host where libvirt offers KVM, but a guest with KVM fails to start.
+fn check_kvm_that_does_not_work(lab: &FreshLab) {
     let complaint = "error: Failed to create domain from /dev/stdin\n\
                      error: internal error: QEMU unexpectedly closed the monitor (vm='x'): qemu-system-x86_64: error: failed to set MSR 0x10a";
     let script = format!(
@@ -448,6 +448,6 @@ fn kvm_that_does_not_work(lab: &Fresh) {
         assert_eq!((&info["accelerator"], &info["state"]), (&"qemu".into(), &"running".into()));
     }
     let tried = fs::read_to_string(host.path("tried")).unwrap();
-    assert_eq!(tried.matches("<domain ").count(), 1, "it is tried once: {tried}");
+    assert_eq!(tried.matches("<domain ").count(), 1, "KVM must be probed once: {tried}");
     host.run("vm delete one two --yes").succeeds();
 }

@@ -1,5 +1,5 @@
-//! Generated files, and tables in documents that come from the code, are current. `UPDATE=1` writes them.
-#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+//! Generated files, and tables in documents that are generated from the code, are current. `UPDATE=1` writes them.
+#![expect(clippy::unwrap_used, reason = "an error fails the test")]
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
     entries.map(Result::unwrap).filter(|entry| entry.path().is_file()).map(file).collect()
 }
 
-/// The manual pages as the program makes them now.
+/// The manual pages as the program generates them now.
 fn manual() -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let made = Command::new(env!("CARGO_BIN_EXE_vmprov")).arg("man").arg(folder.path()).output().unwrap();
@@ -46,27 +46,27 @@ fn the_manual_pages_are_current() {
             fs::write(folder.join(name), text).unwrap();
         }
     }
-    let kept = files(&folder);
-    assert!(now.keys().eq(kept.keys()), "man/ has pages {:?}, not {:?}: UPDATE=1", kept.keys(), now.keys());
+    let saved = files(&folder);
+    assert!(now.keys().eq(saved.keys()), "man/ has pages {:?}, not {:?}: UPDATE=1", saved.keys(), now.keys());
     for (name, text) in &now {
-        assert_eq!(kept[name], *text, "man/{name} is not current: UPDATE=1 cargo test --test generated");
+        assert_eq!(saved[name], *text, "man/{name} is not current: UPDATE=1 cargo test --test generated");
     }
 }
 
 #[test]
-fn the_description_of_the_api_is_current() {
+fn the_openapi_document_is_current() {
     let file = root().join("src/http/openapi.json");
     let now = serde_json::to_string_pretty(vmprov::http::document()).unwrap() + "\n";
     if updates() {
         fs::write(&file, &now).unwrap();
     }
-    let kept = fs::read_to_string(&file).unwrap();
-    assert!(kept == now, "src/http/openapi.json is not current: UPDATE=1 cargo test --test generated");
+    let saved = fs::read_to_string(&file).unwrap();
+    assert!(saved == now, "src/http/openapi.json is not current: UPDATE=1 cargo test --test generated");
 }
 
-/// Every completion asks the binary, and that answers.
+/// Every completion script runs the binary, which prints its completions.
 #[test]
-fn the_completions_ask_a_binary_that_answers() {
+fn the_completion_scripts_run_the_binary() {
     for shell in ["bash", "zsh", "fish"] {
         let stub = fs::read_to_string(root().join(format!("completions/vmprov.{shell}"))).unwrap();
         assert!(stub.contains(&format!("COMPLETE={shell} vmprov")), "{stub}");
@@ -81,19 +81,21 @@ fn every_test_that_uses_the_lab_is_in_its_group() {
     let groups = fs::read_to_string(root().join(".config/nextest.toml")).unwrap();
     let filters = groups.lines().filter(|line| line.starts_with("filter = ") && line.contains('|'));
     let groups: Vec<_> = filters.map(|line| line.split(['|', '(', ')']).collect::<Vec<_>>()).collect();
-    let [first, second, third] = &groups[..] else { panic!("there are other groups of labs: {groups:?}") };
-    // Which of the labs a test enters, its own code says.
+    let [first, second, third] = &groups[..] else { panic!("expected three groups of labs: {groups:?}") };
+    // The code of the lab determines which lab a test binary uses.
     let code = fs::read_to_string(root().join("tests/support/lab.rs")).unwrap();
-    let (_, code) = code.split_once("match env!(\"CARGO_CRATE_NAME\")").expect("the lab is chosen by the test's name");
-    let enters = |lab: &str, binary: &str| {
-        let behind = code.split_once(&format!("\"{binary}\"")).and_then(|(_, rest)| rest.split_once("=>"));
-        behind.is_some_and(|(_, arm)| arm.trim_start_matches([' ', '{', '\n']).starts_with(lab))
+    let (_, code) = code
+        .split_once("match env!(\"CARGO_CRATE_NAME\")")
+        .expect("lab.rs must choose the lab by the test binary's name");
+    let is_in = |lab: &str, binary: &str| {
+        let after = code.split_once(&format!("\"{binary}\"")).and_then(|(_, rest)| rest.split_once("=>"));
+        after.is_some_and(|(_, arm)| arm.trim_start_matches([' ', '{', '\n']).starts_with(lab))
     };
     for (name, text) in files(&root().join("tests")) {
         let Some(binary) = name.strip_suffix(".rs") else { continue };
         let group = match () {
-            () if enters("(\"\",", binary) => first,
-            () if enters("(\"-2\",", binary) => second,
+            () if is_in("(\"\",", binary) => first,
+            () if is_in("(\"-2\",", binary) => second,
             () => third,
         };
         let uses_lab = text.contains("#[path = \"support/lab.rs\"]");
@@ -101,7 +103,7 @@ fn every_test_that_uses_the_lab_is_in_its_group() {
     }
 }
 
-/// Compares the text between two marks of a document with `now`.
+/// Compares the text between two markers in a document with `now`.
 fn compare_in(document: &str, mark: &str, now: &str) {
     let path = root().join(document);
     let text = fs::read_to_string(&path).unwrap();
@@ -115,9 +117,9 @@ fn compare_in(document: &str, mark: &str, now: &str) {
     }
 }
 
-/// One test for all tables: `UPDATE=1` must not write one document twice at a time.
+/// One test for all tables, because with `UPDATE=1` two tests would write the same document at the same time.
 #[test]
-fn the_tables_of_the_documents_are_current() {
+fn the_tables_in_the_documents_are_current() {
     let mut statuses = String::from("| Status | `code` in JSON | Meaning |\n|---|---|---|\n| 0 | | success |\n");
     for code in Code::ALL {
         writeln!(statuses, "| {} | `{}` | {} |", code.exit_status(), code.name(), code.meaning()).unwrap();
@@ -151,7 +153,7 @@ fn the_tables_of_the_documents_are_current() {
     compare_in("docs/reference.md", "commands", &commands);
 }
 
-/// The pages below a title that list no commands of their own, in the order of the help.
+/// The pages below a title that list no subcommands, in the order of the help.
 fn leaves(manual: &BTreeMap<String, String>, title: &str) -> Vec<(String, String)> {
     let page = &manual[&format!("{title}.1")];
     let Some((_, rest)) = page.split_once("\n.SH SUBCOMMANDS\n") else {

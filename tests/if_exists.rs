@@ -1,18 +1,18 @@
-//! `vm create --if-exists`: what becomes of a VM of the name that is there, against a real libvirtd with QEMU. The
-//! guests' disks are empty; nothing boots.
+//! `vm create --if-exists`: what happens if a VM with the name exists, against a real libvirtd with QEMU. The guests'
+//! disks are empty; nothing boots.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
 
-use lab::{Lab, Ran};
+use lab::{Lab, Run};
 use serde_json::{Value, json};
 
 const CONFLICT: i32 = 4;
 const VM: &str = "again";
 
-/// The lab with pool, network, base image, two keys, and no VM.
+/// The lab with a pool, a network, a base image, two keys, and no VM.
 fn warm() -> (Lab, String) {
     let lab = Lab::qemu();
     drop(lab.run(&["vm", "unprotect", VM]));
@@ -27,8 +27,8 @@ fn warm() -> (Lab, String) {
     (lab, image)
 }
 
-/// Creates a VM of 64 MiB and 1 GiB that lets both keys in.
-fn create(lab: &Lab, image: &str, more: &[&str]) -> Ran {
+/// Creates a VM with 64 MiB of memory and a disk of 1 GiB that accepts both keys.
+fn create(lab: &Lab, image: &str, more: &[&str]) -> Run {
     let create = ["vm", "create", VM, "--image", image, "--user", "debian", "-o", "json", "--memory", "64M"];
     let keys = ["--disk-size", "1", "--ssh-key", "first", "--ssh-key", "second"];
     lab.run(&[&create[..], &keys, more].concat())
@@ -39,22 +39,22 @@ fn info(lab: &Lab) -> Value {
     lab.run(&["vm", "info", VM, "-o", "json"]).succeeded().json()
 }
 
-/// What libvirt knows of the VM.
+/// Returns the VM's domain XML.
 fn xml(lab: &Lab) -> String {
     lab.virsh(&["dumpxml", "--domain", VM])
 }
 
-/// Puts an element of its own in the place of vmprov's.
-fn note(lab: &Lab, element: &str) {
+/// Replaces vmprov's metadata element of the VM.
+fn set_metadata(lab: &Lab, element: &str) {
     lab.virsh(&["metadata", VM, "--uri", "urn:vmprov:vm:1", "--key", "vmprov", "--config", "--set", element]);
 }
 
 #[test]
-fn the_same_specification_changes_nothing_however_it_is_written() {
+fn an_equivalent_specification_changes_nothing() {
     let (lab, image) = warm();
     let created = create(&lab, &image, &["--if-exists", "ok"]).succeeded().json();
     assert_eq!((&created["status"], &created["changed"]), (&json!("created"), &json!(true)), "{created}");
-    let (before, was) = (lab.snapshot(), xml(&lab));
+    let (before, old_xml) = (lab.snapshot(), xml(&lab));
     let url = format!("file://{image}");
     let plain = ["vm", "create", VM, "--user", "debian", "-o", "json", "--if-exists", "ok"];
     for args in [
@@ -71,7 +71,7 @@ fn the_same_specification_changes_nothing_however_it_is_written() {
             "--image-url",
             &url,
         ],
-        // What is no part of it.
+        // Options that are not part of the specification.
         &[
             "--image",
             &url,
@@ -100,11 +100,11 @@ fn the_same_specification_changes_nothing_however_it_is_written() {
             (&report["memory"], &report["expires"], &report["warnings"]),
             (&json!(64), &Value::Null, &json!([]))
         );
-        assert_eq!(xml(&lab), was);
+        assert_eq!(xml(&lab), old_xml);
     }
     let dry = create(&lab, &image, &["--if-exists", "ok", "--dry-run"]).succeeded().json();
     assert_eq!(dry, json!({"commands": [], "warnings": []}));
-    lab.settles(&before, "after creates of what is there");
+    lab.settles(&before, "after creates of a VM that exists");
     create(&lab, &image, &[]).failed_with(CONFLICT);
 
     let waited = create(&lab, &image, &["--if-exists", "ok", "--wait=running"]).succeeded().json();
@@ -129,7 +129,7 @@ fn another_specification_is_refused_with_every_difference() {
     let data = |text: &str| lab.write("user-data", format!("#cloud-config\n{text}\n"));
     create(&lab, &image, &["--no-start", "--user-data", &data("password: secret-one")]).succeeded();
     assert!(!xml(&lab).contains("secret"), "{}", xml(&lab));
-    let (before, was) = (lab.snapshot(), xml(&lab));
+    let (before, old_xml) = (lab.snapshot(), xml(&lab));
     let other = lab.image("other.qcow2", "11M");
     let refused = |args: &[&str], causes: &[&str]| {
         let ran = create(&lab, &image, &[args, &["--if-exists", "ok"]].concat()).failed_with(CONFLICT);
@@ -138,7 +138,7 @@ fn another_specification_is_refused_with_every_difference() {
         assert_eq!(error["code"], "conflict", "{ran}");
         assert_eq!(error["cause"], causes.join("\n"), "{ran}");
         assert!(error["hint"].as_str().unwrap().contains("--if-exists replace"), "{ran}");
-        assert_eq!(xml(&lab), was);
+        assert_eq!(xml(&lab), old_xml);
     };
     let digest =
         |text: &str| format!("sha256:{}", vmprov::model::digest::of(format!("#cloud-config\n{text}\n").as_bytes()));
@@ -158,40 +158,40 @@ fn another_specification_is_refused_with_every_difference() {
     let image_line = format!("  why: image: {image} -> {other}\n       sshKeys: first SHA256:");
     assert!(ran.stderr.contains(&image_line), "{ran}");
 
-    // A key that was made anew under its name is another.
+    // A key that was generated again has the same name, but is another key.
     lab.run(&["key", "delete", "second"]).succeeded();
     lab.run(&["key", "generate", "second", "--type", "ed25519"]).succeeded();
     let ran = create(&lab, &image, &["--if-exists", "ok", "--user-data", &same]).failed_with(CONFLICT);
     assert!(ran.stderr.contains("sshKeys: first SHA256:"), "{ran}");
-    lab.settles_without(&before, |line| line.ends_with("other.qcow2"), "after creates that were refused");
+    lab.settles_without(&before, |line| line.ends_with("other.qcow2"), "after refused creates");
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
 }
 
 #[test]
-fn a_vm_of_others_or_of_an_older_version_is_refused() {
+fn an_unmanaged_vm_or_one_of_another_version_is_refused() {
     let (lab, image) = warm();
-    let xml_of_others = "<domain type='qemu'><name>again</name><memory>65536</memory><vcpu>1</vcpu>\
+    let unmanaged_xml = "<domain type='qemu'><name>again</name><memory>65536</memory><vcpu>1</vcpu>\
                          <os><type arch='x86_64'>hvm</type></os></domain>";
-    lab.virsh_with(&["define", "/dev/stdin"], xml_of_others);
-    let was = xml(&lab);
+    lab.virsh_with(&["define", "/dev/stdin"], unmanaged_xml);
+    let old_xml = xml(&lab);
     for what in ["ok", "replace"] {
         let refused = create(&lab, &image, &["--if-exists", what]).failed_with(CONFLICT);
         assert!(refused.stderr.contains("VM `again` already exists and is not managed by vmprov"), "{refused}");
     }
-    assert_eq!(xml(&lab), was);
+    assert_eq!(xml(&lab), old_xml);
     lab.virsh(&["undefine", VM]);
 
     create(&lab, &image, &["--no-start"]).succeeded();
     let element = lab.virsh(&["metadata", VM, "--uri", "urn:vmprov:vm:1", "--config"]);
     let (before, rest) = element.split_once("<specification").unwrap();
     let after = rest.split_once("</specification>").unwrap().1;
-    note(&lab, &format!("{before}{after}"));
+    set_metadata(&lab, &format!("{before}{after}"));
     let refused = create(&lab, &image, &["--if-exists", "ok"]).failed_with(CONFLICT);
     assert!(
         refused.stderr.contains("was created by a version of vmprov that did not record its specification"),
         "{refused}"
     );
-    note(&lab, &format!("{before}<specification sha256='ab'>{{}}</specification>{after}"));
+    set_metadata(&lab, &format!("{before}<specification sha256='ab'>{{}}</specification>{after}"));
     let refused = create(&lab, &image, &["--if-exists", "ok"]).failed_with(CONFLICT);
     assert!(
         refused.stderr.contains("was created by another version of vmprov, with another specification"),
@@ -203,12 +203,12 @@ fn a_vm_of_others_or_of_an_older_version_is_refused() {
 }
 
 #[test]
-fn replace_makes_a_new_vm_in_the_place_of_the_old() {
+fn replace_deletes_the_old_vm_and_creates_a_new_one() {
     let (lab, image) = warm();
     let first = create(&lab, &image, &["--if-exists", "replace"]).succeeded().json();
     assert_eq!((&first["status"], &first["changed"]), (&json!("created"), &json!(true)), "{first}");
     let before = lab.snapshot();
-    let was = xml(&lab);
+    let old_xml = xml(&lab);
     let dry = create(&lab, &image, &["--if-exists", "replace", "--dry-run"]).succeeded();
     let commands = dry.json()["commands"].as_array().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
     let position =
@@ -217,30 +217,30 @@ fn replace_makes_a_new_vm_in_the_place_of_the_old() {
         position(" destroy ") < position(" undefine ") && position(" undefine ") < position(" define /dev/stdin"),
         "{dry}"
     );
-    assert_eq!(xml(&lab), was);
-    lab.settles(&before, "a dry run");
+    assert_eq!(xml(&lab), old_xml);
+    lab.settles(&before, "after a dry run");
 
-    // Also where it is the same.
+    // A VM with the same specification is replaced, too.
     let second = create(&lab, &image, &["--if-exists", "replace", "--ttl", "2h"]).succeeded().json();
     assert_eq!((&second["status"], &second["changed"]), (&json!("replaced"), &json!(true)), "{second}");
     assert_ne!(second["uuid"], first["uuid"]);
     assert_eq!((&info(&lab)["uuid"], &info(&lab)["expires"]), (&second["uuid"], &second["expires"]));
-    // UUID, seed and QEMU's process are others; nothing of the old is left.
-    let ours = |line: &str| {
+    // UUID, seed and QEMU's process are new; nothing of the old VM is left.
+    let is_of_vm = |line: &str| {
         line.contains(" again: active") || line.contains("again-seed-") || line.starts_with("process qemu")
     };
-    lab.settles_without(&before, ours, "after the VM was replaced");
-    let lines = |snapshot: &lab::Snapshot| snapshot.0.iter().filter(|line| ours(line)).count();
+    lab.settles_without(&before, is_of_vm, "after the VM was replaced");
+    let lines = |snapshot: &lab::Snapshot| snapshot.0.iter().filter(|line| is_of_vm(line)).count();
     assert_eq!(lines(&lab.snapshot()), lines(&before));
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
 }
 
 #[test]
-fn what_can_be_refused_is_refused_before_the_old_one_goes() {
+fn an_invalid_replacement_is_refused_before_the_old_vm_is_deleted() {
     let (lab, image) = warm();
     create(&lab, &image, &[]).succeeded();
     let page = lab.write("page.qcow2", "<!DOCTYPE html>\n<html>");
-    let (before, was) = (lab.snapshot(), xml(&lab));
+    let (before, old_xml) = (lab.snapshot(), xml(&lab));
     let base = ["vm", "create", VM, "--user", "debian", "--disk-size", "1", "--if-exists", "replace"];
     for (args, code) in [
         (&["--image", &page][..], 2),
@@ -253,46 +253,46 @@ fn what_can_be_refused_is_refused_before_the_old_one_goes() {
         (&["--image", &image, "--no-start", "--wait=running"], 2),
     ] {
         lab.run(&[&base[..], args].concat()).failed_with(code);
-        assert_eq!(xml(&lab), was, "{args:?}");
+        assert_eq!(xml(&lab), old_xml, "{args:?}");
     }
-    lab.settles(&before, "after creates that were refused");
+    lab.settles(&before, "after refused creates");
 
     lab.run(&["vm", "protect", VM]).succeeded();
     let refused = create(&lab, &image, &["--if-exists", "replace"]).failed_with(CONFLICT);
     assert!(refused.stderr.contains("is protected from deletion"), "{refused}");
     create(&lab, &image, &["--if-exists", "ok"]).succeeded();
     assert_eq!(info(&lab)["state"], "running");
-    lab.settles(&before, "after a protected VM was to be replaced");
+    lab.settles(&before, "after a refused replacement of a protected VM");
     lab.run(&["vm", "unprotect", VM]).succeeded();
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
 }
 
 #[test]
-fn a_create_that_was_cut_short_is_made_anew() {
+fn a_vm_of_an_interrupted_create_is_created_again() {
     let (lab, image) = warm();
     let args = ["vm", "create", VM, "--image", &image, "--user", "debian", "--disk-size", "1", "--no-start"];
     let calls = lab.run(&args).succeeded().calls.len();
     for what in ["ok", "replace"] {
         lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
-        assert!(lab.spoil(&format!("kill-before:{calls}"), &args).was_killed());
+        assert!(lab.run_with_fault(&format!("kill-before:{calls}"), &args).was_killed());
         assert_eq!(info(&lab)["incomplete"], true);
         let created = lab.run(&[&args[..], &["--if-exists", what, "-o", "json"]].concat()).succeeded().json();
         assert_eq!((&created["status"], &created["incomplete"]), (&json!("created"), &json!(false)), "{created}");
 
-        // A delete that was killed between its mark and its end.
-        assert!(lab.spoil("kill-before:8", &["vm", "delete", VM, "--yes"]).was_killed());
+        // A delete that was killed after it had marked the VM.
+        assert!(lab.run_with_fault("kill-before:8", &["vm", "delete", VM, "--yes"]).was_killed());
         assert_eq!(info(&lab)["incomplete"], true);
         lab.run(&args).failed_with(CONFLICT);
         lab.run(&[&args[..], &["--if-exists", what]].concat()).succeeded();
         assert_eq!(info(&lab)["incomplete"], false);
     }
     lab.run(&["vm", "delete", VM, "--yes"]).succeeded();
-    // Nothing is left over of what was killed.
+    // The killed commands left nothing.
     assert_eq!(lab.run(&["gc"]).succeeded().stdout, "nothing to clean up\n");
 }
 
 #[test]
-fn of_creates_at_once_each_leaves_one_whole_vm() {
+fn concurrent_creates_leave_one_complete_vm() {
     let (lab, image) = warm();
     let args =
         ["vm", "create", VM, "--image", &image, "--user", "debian", "--disk-size", "1", "--no-start", "-o", "json"];
@@ -300,18 +300,18 @@ fn of_creates_at_once_each_leaves_one_whole_vm() {
         let args = [&args[..], &["--if-exists", what]].concat();
         let running: Vec<_> = (0..4).map(|_| lab.begin("", &args)).collect();
         let ended: Vec<_> = running.into_iter().map(lab::Running::end).collect();
-        let good: Vec<_> = ended.iter().filter(|ran| ran.status.success()).map(Ran::json).collect();
-        assert!(good.len() >= least, "{}", ended.iter().map(Ran::to_string).collect::<String>());
-        // Who waits for the others longer than a moment is told to come back.
+        let reports: Vec<_> = ended.iter().filter(|ran| ran.status.success()).map(Run::json).collect();
+        assert!(reports.len() >= least, "{}", ended.iter().map(Run::to_string).collect::<String>());
+        // A create that waits too long for the others fails with a retryable error.
         assert!(ended.iter().all(|ran| matches!(ran.code(), Some(0 | 5))), "{ended:?}");
         if what == "ok" {
-            assert_eq!(good.iter().filter(|report| report["changed"] == true).count(), 1, "{good:?}");
+            assert_eq!(reports.iter().filter(|report| report["changed"] == true).count(), 1, "{reports:?}");
         } else {
-            assert!(good.iter().all(|report| report["status"] == "replaced"), "{good:?}");
+            assert!(reports.iter().all(|report| report["status"] == "replaced"), "{reports:?}");
         }
-        let there = info(&lab);
-        assert!(good.iter().any(|report| report["uuid"] == there["uuid"]), "{good:?}: {there}");
-        assert_eq!((&there["incomplete"], there["volumes"].as_array().unwrap().len()), (&json!(false), 3), "{there}");
+        let vm = info(&lab);
+        assert!(reports.iter().any(|report| report["uuid"] == vm["uuid"]), "{reports:?}: {vm}");
+        assert_eq!((&vm["incomplete"], vm["volumes"].as_array().unwrap().len()), (&json!(false), 3), "{vm}");
         let volumes = lab.virsh(&["vol-list", "default"]);
         assert_eq!(volumes.lines().filter(|line| line.trim_start().starts_with(VM)).count(), 3, "{volumes}");
     }

@@ -1,5 +1,6 @@
-//! Every external call of `image import`, `pull`, `delete`, `prune` and `vm commit`, spoilt in the ways that the shim has, shared
-//! out among those that store alike: what is left is whole, or goes with the next `gc` and `prune`.
+//! Fault injection for every external call of `image import`, `pull`, `delete`, `prune` and `vm commit`. The shim's
+//! faults are divided among commands that store images in the same way. Every image that is left is complete, and `gc`
+//! and `prune` remove the rest.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -9,13 +10,13 @@ mod lab;
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod mirror;
 
-use lab::{Lab, Ran, Snapshot, each_call};
+use lab::{Lab, Run, Snapshot, each_call};
 use mirror::Mirror;
 
 /// A lab with a pool and without images.
 fn site() -> (Lab, Snapshot) {
     let lab = Lab::qemu();
-    // What a test that failed has left must not fail this one.
+    // Leftovers of a failed test must not fail this one.
     lab.run(&["vm", "delete", "image-a", "--yes", "--ignore-missing"]).succeeded();
     let warm = lab.image("warm.qcow2", "10M");
     lab.run(&["vm", "create", "image-warm", "--image", &warm, "--user", "u", "--no-start"]).succeeded();
@@ -26,11 +27,11 @@ fn site() -> (Lab, Snapshot) {
     (lab, before)
 }
 
-/// A command that was not to succeed has failed as it should.
+/// Checks that a command ended as the fault requires.
 #[track_caller]
-fn failed(mode: &str, when: &str, ran: &Ran) {
+fn assert_expected_end(mode: &str, when: &str, ran: &Run) {
     match mode {
-        // What was begun only to read may be tried another way, and the signal may come when everything is done.
+        // A call that only reads may have an alternative, and the signal may arrive after the last step.
         "INT" | "TERM" => assert!(matches!(ran.code(), Some(0 | 130)), "{when}: {ran}"),
         "fail" | "lie" => assert!(ran.code().is_some(), "{when}: {ran}"),
         _ => assert!(ran.was_killed(), "{when}: {ran}"),
@@ -38,20 +39,20 @@ fn failed(mode: &str, when: &str, ran: &Ran) {
     assert!(!ran.stderr.contains("panicked"), "{when}: {ran}");
 }
 
-/// Whether the call that was spoilt changes something. Where it only reads, what it leaves is looked at once, at the end.
-fn changes(ran: &Ran, k: usize) -> bool {
+/// Whether the faulty call changes anything. If it only reads, leftovers are checked once, at the end.
+fn changes(ran: &Run, k: usize) -> bool {
     let call = ran.calls.get(k - 1).map(String::as_str).unwrap_or_default();
     ["vol-create", "vol-upload", "vol-delete", "vol-clone"].iter().any(|verb| call.contains(verb))
 }
 
-/// After anything that went wrong, what is listed is whole and usable, and pruning leaves nothing.
+/// Checks that every listed image is complete, and that pruning leaves nothing.
 #[track_caller]
-fn nothing_but_whole_images(lab: &Lab, before: &Snapshot, when: &str) {
+fn assert_only_complete_images(lab: &Lab, before: &Snapshot, when: &str) {
     let listed = lab.run(&["image", "list", "-o", "json"]).succeeded().json();
     for image in listed["images"].as_array().unwrap() {
         let volume = image["volume"].as_str().unwrap().rsplit('/').next().unwrap();
         let stored = std::fs::read(lab.pool_folder().join(volume)).unwrap();
-        assert!(stored == std::fs::read(lab.file("disk.qcow2")).unwrap(), "{when}: {volume} is not whole");
+        assert!(stored == std::fs::read(lab.file("disk.qcow2")).unwrap(), "{when}: {volume} is not complete");
     }
     lab.run(&["gc"]).succeeded();
     lab.run(&["image", "prune", "--all"]).succeeded();
@@ -59,39 +60,39 @@ fn nothing_but_whole_images(lab: &Lab, before: &Snapshot, when: &str) {
 }
 
 #[test]
-fn an_import_that_goes_wrong_leaves_nothing_but_whole_images() {
+fn a_failed_import_leaves_only_complete_images() {
     let (lab, before) = site();
     let file = lab.file("disk.qcow2").to_str().unwrap().to_owned();
     for mode in ["lie", "kill-after"] {
         each_call(
             mode,
             |fault, _| {
-                let ran = lab.spoil(fault, &["image", "import", &file, "golden"]);
+                let ran = lab.run_with_fault(fault, &["image", "import", &file, "golden"]);
                 if ran.status.success() {
                     lab.run(&["image", "delete", "golden"]).succeeded();
                 }
                 ran
             },
             |k, when, ran| {
-                failed(mode, when, &ran);
+                assert_expected_end(mode, when, &ran);
                 if !changes(&ran, k) {
                     let deleted = lab.run(&["image", "delete", "golden"]);
                     assert!(matches!(deleted.code(), Some(0 | 3)), "{when}\n{ran}\n{deleted}");
                     return;
                 }
-                // Whatever happened, the name is there and whole, or free.
+                // In any case the name is free, or belongs to a complete image.
                 let again = lab.run(&["image", "import", &file, "golden"]);
                 assert!(matches!(again.code(), Some(0 | 4)), "{when}\n{ran}\n{again}");
                 lab.run(&["image", "info", "golden"]).succeeded();
-                nothing_but_whole_images(&lab, &before, &format!("{when}\n{ran}"));
+                assert_only_complete_images(&lab, &before, &format!("{when}\n{ran}"));
             },
         );
-        nothing_but_whole_images(&lab, &before, mode);
+        assert_only_complete_images(&lab, &before, mode);
     }
 }
 
 #[test]
-fn a_pull_that_goes_wrong_leaves_nothing_but_whole_images() {
+fn a_failed_pull_leaves_only_complete_images() {
     let (lab, before) = site();
     let mirror = Mirror::inside(&lab.network());
     mirror.put("x/disk.qcow2", std::fs::read(lab.file("disk.qcow2")).unwrap());
@@ -100,30 +101,30 @@ fn a_pull_that_goes_wrong_leaves_nothing_but_whole_images() {
         each_call(
             mode,
             |fault, _| {
-                let ran = lab.spoil(fault, &["image", "pull", &url]);
+                let ran = lab.run_with_fault(fault, &["image", "pull", &url]);
                 if ran.status.success() {
                     lab.run(&["image", "delete", &url]).succeeded();
                 }
                 ran
             },
             |k, when, ran| {
-                failed(mode, when, &ran);
+                assert_expected_end(mode, when, &ran);
                 if !changes(&ran, k) {
                     return;
                 }
                 if k % 2 == 0 {
                     lab.run(&["image", "pull", &url]).succeeded();
                 }
-                nothing_but_whole_images(&lab, &before, &format!("{when}\n{ran}"));
+                assert_only_complete_images(&lab, &before, &format!("{when}\n{ran}"));
             },
         );
-        nothing_but_whole_images(&lab, &before, mode);
+        assert_only_complete_images(&lab, &before, mode);
     }
 }
 
-/// Taking the identity out is left to a fake here, which leaves the disk as it is.
+/// A fake virt-sysprep does not change the disk.
 #[test]
-fn a_commit_that_goes_wrong_leaves_nothing_but_whole_images() {
+fn a_failed_commit_leaves_only_complete_images() {
     let (lab, _) = site();
     lab.fake("virt-sysprep", "exit 0");
     let file = lab.file("disk.qcow2").to_str().unwrap().to_owned();
@@ -134,20 +135,20 @@ fn a_commit_that_goes_wrong_leaves_nothing_but_whole_images() {
         each_call(
             mode,
             |fault, _| {
-                let ran = lab.spoil(fault, &["vm", "commit", "image-a", "silver"]);
+                let ran = lab.run_with_fault(fault, &["vm", "commit", "image-a", "silver"]);
                 if ran.status.success() {
                     lab.run(&["image", "delete", "silver"]).succeeded();
                 }
                 ran
             },
             |k, when, ran| {
-                failed(mode, when, &ran);
+                assert_expected_end(mode, when, &ran);
                 if ran.was_killed() || changes(&ran, k) {
                     lab.run(&["gc"]).succeeded();
                     lab.run(&["image", "prune", "--all"]).succeeded();
                     lab.settles(&before, &format!("{when}\n{ran}"));
                 } else {
-                    // Of what was done nothing can be told; where all of it was, the image is there.
+                    // The commit may have succeeded in spite of the fault; then the image exists.
                     let deleted = lab.run(&["image", "delete", "silver"]);
                     assert!(matches!(deleted.code(), Some(0 | 3)), "{when}\n{ran}\n{deleted}");
                 }
@@ -159,23 +160,23 @@ fn a_commit_that_goes_wrong_leaves_nothing_but_whole_images() {
 }
 
 #[test]
-fn a_delete_that_goes_wrong_is_finished_by_another() {
+fn a_second_delete_finishes_a_failed_one() {
     let (lab, before) = site();
     let file = lab.file("disk.qcow2").to_str().unwrap().to_owned();
-    let spoilt =
+    let faults =
         [(["image", "delete", "golden"], &["fail", "INT"][..]), (["image", "prune", "--all"], &["lie", "kill-after"])];
-    for (command, modes) in spoilt {
+    for (command, modes) in faults {
         for mode in modes {
             each_call(
                 mode,
                 |fault, _| {
-                    // What is left of the last one is whole.
-                    let there = lab.run(&["image", "import", &file, "golden"]);
-                    assert!(matches!(there.code(), Some(0 | 4)), "{there}");
-                    lab.spoil(fault, &command)
+                    // An image that the previous command left is complete.
+                    let imported = lab.run(&["image", "import", &file, "golden"]);
+                    assert!(matches!(imported.code(), Some(0 | 4)), "{imported}");
+                    lab.run_with_fault(fault, &command)
                 },
                 |k, when, ran| {
-                    failed(mode, when, &ran);
+                    assert_expected_end(mode, when, &ran);
                     if !changes(&ran, k) {
                         return;
                     }
@@ -184,10 +185,10 @@ fn a_delete_that_goes_wrong_is_finished_by_another() {
                         let again = lab.run(&command);
                         assert!(matches!(again.code(), Some(0 | 3)), "{when}\n{again}");
                     }
-                    nothing_but_whole_images(&lab, &before, &when);
+                    assert_only_complete_images(&lab, &before, &when);
                 },
             );
-            nothing_but_whole_images(&lab, &before, mode);
+            assert_only_complete_images(&lab, &before, mode);
         }
     }
 }

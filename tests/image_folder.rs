@@ -1,5 +1,5 @@
-//! A client who may write in a folder that is allowed for images: whatever its paths lead to meanwhile, nothing outside the
-//! folder is opened.
+//! A client can write to the folder that `--allow-image-folder` names. Even if it swaps folders and symbolic links
+//! while the service uses a path, no file outside the folder is opened.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
@@ -22,13 +22,13 @@ use lab::{Lab, Running};
 use rustix::fs::{CWD, RenameFlags, inotify, renameat_with};
 use serde_json::{Value, json};
 
-/// How many VMs are asked for, with an image and an installer of their own each.
+/// The number of VMs that are requested, each with a separate image and installer.
 const ROUNDS: usize = 20;
 
 /// The content of the files outside the allowed folder.
 const SECRET: &str = "content outside the folder";
 
-/// A raw disk with this in it: a boot record without partitions.
+/// A raw disk with this content, and a boot record without partitions.
 fn disk(content: &str) -> Vec<u8> {
     let mut disk = vec![0; 1 << 20];
     disk[510..512].copy_from_slice(&[0x55, 0xaa]);
@@ -36,17 +36,17 @@ fn disk(content: &str) -> Vec<u8> {
     disk
 }
 
-/// Ends a thread's loop when it is dropped, also when the test fails.
-struct Ends<'a>(&'a AtomicBool);
+/// Ends a thread's loop when it is dropped, even if the test fails.
+struct EndOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Ends<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
 
-/// Whether a file below the folder has a text in it.
-fn holds(folder: &Path, text: &str) -> bool {
+/// Whether a file in the folder contains a text.
+fn contains_text(folder: &Path, text: &str) -> bool {
     let has = |path: &Path| fs::read(path).unwrap().windows(text.len()).any(|part| part == text.as_bytes());
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).any(|path| path.is_file() && has(&path))
 }
@@ -61,14 +61,14 @@ fn folders(lab: &Lab) -> (PathBuf, PathBuf) {
             fs::write(outside.join(&name), disk(SECRET)).unwrap();
         }
     }
-    // Checksums are looked for beside an image.
+    // Checksum files are looked up in the image's folder.
     fs::write(outside.join("SHA256SUMS"), SECRET).unwrap();
     symlink(&outside, allowed.join("link")).unwrap();
     (allowed, outside)
 }
 
 #[test]
-fn a_path_that_is_swapped_while_it_is_used_leads_to_nothing_outside() {
+fn a_path_swapped_during_use_never_opens_a_file_outside() {
     let lab = Lab::warm();
     lab.run(&["image", "prune", "--all"]).succeeded();
     let before = lab.snapshot();
@@ -86,12 +86,12 @@ fn a_path_that_is_swapped_while_it_is_used_leads_to_nothing_outside() {
 
     let ended = AtomicBool::new(false);
     let (sub, link) = (allowed.join("sub"), allowed.join("link"));
-    let mut made = 0;
+    let mut created = 0;
     thread::scope(|scope| {
-        let _swapping = Ends(&ended);
+        let _swapping = EndOnDrop(&ended);
         scope.spawn(|| {
             while !ended.load(Ordering::SeqCst) {
-                // In one step, so that there is always one of the two.
+                // An atomic exchange, so that both paths always exist.
                 renameat_with(CWD, &sub, CWD, &link, RenameFlags::EXCHANGE).unwrap();
             }
         });
@@ -100,17 +100,20 @@ fn a_path_that_is_swapped_while_it_is_used_leads_to_nothing_outside() {
             let (name, image, iso) = (format!("vm{round}"), file("img"), file("iso"));
             let new = json!({"name": name, "imageUrl": image, "iso": iso, "user": "u", "memory": 64, "diskSize": 1, "start": false});
             let answer = send("POST", "/api/vms", &new);
-            // What leads outside just then is refused.
+            // A path that leads outside at that moment is refused.
             assert!(matches!(answer.status, 201 | 403), "{answer}");
             if answer.status == 201 {
-                made += 1;
+                created += 1;
                 let pool = lab.pool_folder();
-                assert!(holds(&pool, &format!("installer {round}")) && !holds(&pool, SECRET), "{answer}");
+                assert!(
+                    contains_text(&pool, &format!("installer {round}")) && !contains_text(&pool, SECRET),
+                    "{answer}"
+                );
                 send("DELETE", &format!("/api/vms/{name}"), &Value::Null).is(200);
             }
         }
     });
-    assert_ne!(made, 0, "each was refused");
+    assert_ne!(created, 0, "every request was refused");
     let mut space = [std::mem::MaybeUninit::uninit(); 4096];
     let mut events = inotify::Reader::new(&opened, &mut space);
     assert_eq!(events.next().err(), Some(rustix::io::Errno::AGAIN), "a file outside was opened");

@@ -1,5 +1,5 @@
-//! The images in the pool: what is used is proven from the files, what is not goes without a trace, and what cannot be
-//! fetched again stays.
+//! The images in the pool: the files show which images are in use, an unused image is removed completely, and an image
+//! that cannot be fetched again is kept.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -8,10 +8,10 @@ mod lab;
 
 use std::{os::unix::fs::PermissionsExt, process::Command};
 
-use lab::{Lab, Ran, Snapshot};
+use lab::{Lab, Run, Snapshot};
 use serde_json::{Value, json};
 
-/// The lab with a pool in it, and no images.
+/// The lab with a pool and no images.
 struct Site {
     lab: Lab,
     before: Snapshot,
@@ -20,9 +20,9 @@ struct Site {
 impl Site {
     fn new() -> Self {
         let lab = Lab::qemu();
-        // What a test that failed has left must not fail this one.
+        // Leftovers of a failed test must not fail this one.
         lab.run(&["vm", "delete", "image-a", "image-b", "--yes", "--ignore-missing"]).succeeded();
-        // Pool, network and the verdict on KVM are there from here on, and nothing of another test.
+        // Creates the pool, the network and the cached KVM probe, and removes leftovers of other tests.
         let warm = lab.image("warm.qcow2", "10M");
         lab.run(&["vm", "create", "image-warm", "--image", &warm, "--user", "u", "--no-start"]).succeeded();
         lab.run(&["vm", "delete", "image-warm", "--yes"]).succeeded();
@@ -33,7 +33,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn ok(&self, args: &[&str]) -> Ran {
+    fn ok(&self, args: &[&str]) -> Run {
         self.lab.run(args).succeeded()
     }
 
@@ -56,7 +56,7 @@ impl Site {
         self.ok(&["vm", "create", vm, "--image", image, "--no-start", "--disk-size", "1", "--user", "u"]);
     }
 
-    /// A program run in the pool's folder.
+    /// Runs a program in the pool's folder; it must succeed.
     #[track_caller]
     fn in_pool(&self, program: &str, args: &[&str]) {
         let mut command = Command::new(program);
@@ -64,18 +64,18 @@ impl Site {
         assert!(ran.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
     }
 
-    /// The image cannot be deleted, and is not pruned, because of these.
+    /// Checks that the image cannot be deleted because of these users, and is not pruned.
     #[track_caller]
-    fn is_used(&self, image: &str, by: &[&str]) {
+    fn assert_in_use(&self, image: &str, by: &[&str]) {
         self.lab.virsh(&["pool-refresh", "--pool", "default"]);
         let before = self.lab.snapshot();
         let refused = self.lab.run(&["image", "delete", image]).failed_with(4);
         for user in by {
-            assert!(refused.stderr.contains(user), "`{user}` is not named: {refused}");
+            assert!(refused.stderr.contains(user), "`{user}` is missing: {refused}");
         }
         let pruned = self.json(&["image", "prune", "--all"]);
         assert_eq!(pruned["images"], json!([]), "{pruned}");
-        self.lab.settles(&before, "an image in use");
+        self.lab.settles(&before, "after refused deletions");
     }
 }
 
@@ -86,8 +86,8 @@ fn an_imported_image_is_listed_used_exported_and_deleted() {
     let imported = site.json(&["image", "import", &file, "golden:1", "--user", "admin"]);
     assert_eq!((&imported["name"], &imported["origin"]), (&"golden:1".into(), &"imported".into()), "{imported}");
     assert_eq!((&imported["verification"], &imported["virtualSize"]), (&"none".into(), &(10 << 20).into()));
-    // The name is taken, here and in the catalogue; what was imported keeps what was known of it.
-    let whole = site.lab.snapshot();
+    // A name that an image or the catalogue already uses is refused, and the existing image does not change.
+    let before = site.lab.snapshot();
     for (name, says) in
         [("golden:1", "image `golden:1` already exists"), ("debian:12", "image `debian:12` is in the catalogue")]
     {
@@ -97,7 +97,7 @@ fn an_imported_image_is_listed_used_exported_and_deleted() {
     for bad in ["Golden", "a/b", "x.qcow2", "golden:", "-x"] {
         site.lab.run(&["image", "import", &file, "--", bad]).failed_with(2);
     }
-    site.lab.settles(&whole, "names that cannot be");
+    site.lab.settles(&before, "after invalid names");
 
     site.create("image-a", "golden:1");
     let info = site.json(&["vm", "info", "image-a"]);
@@ -108,19 +108,19 @@ fn an_imported_image_is_listed_used_exported_and_deleted() {
     let table = site.ok(&["image", "ls"]).stdout;
     let id = imported["id"].as_str().unwrap();
     assert!(table.contains("golden:1") && table.contains(id) && table.contains("image-a"), "{table}");
-    assert!(site.ok(&["image", "info", id]).stdout.contains("used by"), "by its id");
-    site.is_used("golden:1", &["VM image-a"]);
+    assert!(site.ok(&["image", "info", id]).stdout.contains("used by"), "the image is not found by its ID");
+    site.assert_in_use("golden:1", &["VM image-a"]);
 
-    // What is written out is what was taken in.
+    // An export has the content of the import.
     let out = site.lab.file("out.qcow2");
     let exported = site.json(&["image", "export", "golden:1", out.to_str().unwrap()]);
     assert_eq!(std::fs::read(&out).unwrap(), std::fs::read(&file).unwrap());
     assert_eq!(exported["sha256"], imported["sha256"]);
-    let whole = site.lab.snapshot();
+    let before = site.lab.snapshot();
     let again = site.lab.run(&["image", "export", "golden:1", out.to_str().unwrap()]).failed_with(4);
     assert!(again.stderr.contains(&format!("file `{}` already exists", out.display())), "{again}");
     site.lab.run(&["image", "export", "golden:1", "/nowhere/x"]).failed_with(3);
-    site.lab.settles(&whole, "exports that cannot be");
+    site.lab.settles(&before, "after refused exports");
 
     site.ok(&["vm", "delete", "image-a", "--yes"]);
     let pruned = site.json(&["image", "prune"]);
@@ -136,9 +136,9 @@ fn an_imported_image_is_listed_used_exported_and_deleted() {
     site.lab.settles(&site.before, "at the end");
 }
 
-/// The same content by several names is one image, which goes when none leads to it.
+/// The same content under several names is one image, which is deleted with its last name.
 #[test]
-fn two_names_for_one_content_are_one_image() {
+fn two_names_for_the_same_content_are_one_image() {
     let site = Site::new();
     let file = site.lab.image("same.qcow2", "10M");
     site.ok(&["image", "import", &file, "one"]);
@@ -148,9 +148,9 @@ fn two_names_for_one_content_are_one_image() {
     assert_eq!(listed["images"].as_array().unwrap().len(), 1, "{listed}");
     assert_eq!(listed["images"][0]["names"], json!([file, "one", "two"]), "{listed}");
     site.ok(&["vm", "delete", "image-a", "--yes"]);
-    // What was imported cannot be fetched again, whoever else leads to it.
+    // An imported image cannot be fetched again, so it is kept, although it is also known by a path.
     assert_eq!(site.json(&["image", "prune"])["images"], json!([]));
-    // The name that is given goes, the image with its last one.
+    // `image delete` removes the given name, and the image with its last name.
     let deleted = site.json(&["image", "delete", "two"]);
     assert_eq!(deleted["results"][0]["volumes"].as_array().unwrap().len(), 1, "{deleted}");
     site.lab.run(&["image", "info", "two"]).failed_with(3);
@@ -161,27 +161,27 @@ fn two_names_for_one_content_are_one_image() {
 }
 
 #[test]
-fn a_snapshot_and_what_it_stands_on_keep_an_image() {
+fn a_snapshot_and_its_backing_chain_keep_an_image() {
     let site = Site::new();
     site.import("golden", "10M");
     site.create("image-a", "golden");
     // An external snapshot: the disk is now an overlay on an overlay on the image.
     site.lab.virsh(&["snapshot-create-as", "image-a", "before", "--disk-only", "--diskspec", "vdb,snapshot=no"]);
-    site.is_used("golden", &["VM image-a", "snapshot image-a/before"]);
-    // The VM's disk is another one now; the snapshot alone still stands on the image.
+    site.assert_in_use("golden", &["VM image-a", "snapshot image-a/before"]);
+    // The VM now has another disk; only the snapshot still depends on the image.
     let xml = site.lab.virsh(&["dumpxml", "--domain", "image-a"]);
     let disk = xml.lines().find(|line| line.contains("image-a.before")).unwrap().trim().to_owned();
     let path = disk.split('\'').nth(1).unwrap().to_owned();
     site.in_pool("qemu-img", &["create", "-q", "-f", "qcow2", "else.qcow2", "1M"]);
     site.lab.virsh_with(&["define", "/dev/stdin"], &xml.replace(&path, "/var/lib/libvirt/images/else.qcow2"));
-    site.is_used("golden", &["snapshot image-a/before"]);
+    site.assert_in_use("golden", &["snapshot image-a/before"]);
     site.lab.virsh(&["snapshot-delete", "image-a", "before", "--metadata"]);
     std::fs::remove_file(site.lab.pool_folder().join("else.qcow2")).unwrap();
-    // And now the two files themselves, which nobody names, and the VM, whose disk is lost, by what it notes.
+    // Now only the two overlay files and the VM's metadata still refer to the image.
     let gone = site.lab.run(&["image", "delete", "golden"]).failed_with(4);
     assert!(gone.stderr.contains("is in use by VM image-a, volume default/image-a"), "{gone}");
     site.lab.virsh(&["undefine", "--domain", "image-a"]);
-    site.is_used("golden", &["volume default/image-a"]);
+    site.assert_in_use("golden", &["volume default/image-a"]);
     let left = std::fs::read_dir(site.lab.pool_folder()).unwrap().map(|entry| entry.unwrap().path());
     for file in left.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("image-a")) {
         std::fs::remove_file(file).unwrap();
@@ -191,9 +191,9 @@ fn a_snapshot_and_what_it_stands_on_keep_an_image() {
     site.lab.settles(&site.before, "at the end");
 }
 
-/// Overlays that libvirt was never told of, by a path that is written otherwise, and behind a file in no pool.
+/// Overlays that libvirt does not know, with unusual backing paths, and behind a file outside of all pools.
 #[test]
-fn overlays_made_by_hand_keep_an_image() {
+fn manually_created_overlays_keep_an_image() {
     let site = Site::new();
     let imported = site.import("golden", "10M");
     let base = imported["volume"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
@@ -202,11 +202,11 @@ fn overlays_made_by_hand_keep_an_image() {
     };
     for backing in [base.clone(), format!("./{base}"), format!("/var/lib/libvirt/images/../images/{base}")] {
         make("by hand.qcow2", &backing);
-        site.is_used("golden", &["volume default/by hand.qcow2"]);
+        site.assert_in_use("golden", &["volume default/by hand.qcow2"]);
         std::fs::remove_file(site.lab.pool_folder().join("by hand.qcow2")).unwrap();
         site.lab.virsh(&["pool-refresh", "--pool", "default"]);
     }
-    // A VM of somebody else's whose disk is in no pool, on a file in no pool, on the image.
+    // An unmanaged VM whose disk is in no pool, based on a file in no pool, based on the image.
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -221,19 +221,19 @@ fn overlays_made_by_hand_keep_an_image() {
         )
     };
     site.lab.virsh_with(&["define", "/dev/stdin"], &xml("qcow2"));
-    site.is_used("golden", &["VM image-foreign"]);
-    // What cannot be read proves nothing.
+    site.assert_in_use("golden", &["VM image-foreign"]);
+    // An unreadable disk may depend on any image.
     std::fs::write(at("top.qcow2"), "QFI\u{fb}").unwrap();
     let refused = site.lab.run(&["image", "delete", "golden"]).failed_with(4);
     assert!(
         refused.stderr.contains("cannot determine which images are in use") && refused.stderr.contains("image-foreign"),
         "{refused}"
     );
-    // Nor does what is not there, be it on a disk that is not mounted.
+    // So may a missing disk, which may be on an unmounted file system.
     std::fs::rename(at("top.qcow2"), at("away.qcow2")).unwrap();
     let refused = site.lab.run(&["image", "prune", "--all"]).failed_with(4);
     assert!(refused.stderr.contains("it does not exist"), "{refused}");
-    // A raw disk builds on nothing, whatever its guest wrote into it.
+    // A raw disk has no backing file, even if its guest wrote a qcow2 header to it.
     site.lab.virsh(&["undefine", "--domain", "image-foreign"]);
     make(&at("top.qcow2"), "middle.qcow2");
     site.lab.virsh_with(&["define", "/dev/stdin"], &xml("raw"));
@@ -242,10 +242,10 @@ fn overlays_made_by_hand_keep_an_image() {
     site.lab.settles(&site.before, "at the end");
 }
 
-/// What cannot be made an image of is refused, and what goes wrong on the way leaves nothing. That the identity goes is
-/// for a real guest to show.
+/// A VM that cannot be committed is refused, and a commit that fails leaves nothing. The removal of the guest's
+/// identity is tested with a real guest.
 #[test]
-fn a_commit_is_whole_or_nothing() {
+fn a_commit_creates_a_complete_image_or_nothing() {
     let site = Site::new();
     site.import("golden", "10M");
     site.create("image-a", "golden");
@@ -253,7 +253,7 @@ fn a_commit_is_whole_or_nothing() {
     let refuse = |args: &[&str], code: i32, says: &[&str]| {
         let refused = site.lab.run(&[&["vm", "commit"], args].concat()).failed_with(code);
         for word in says {
-            assert!(refused.stderr.contains(word), "it does not say `{word}`: {refused}");
+            assert!(refused.stderr.contains(word), "`{word}` is missing: {refused}");
         }
         site.lab.settles(&before, &args.join(" "));
     };
@@ -275,7 +275,7 @@ fn a_commit_is_whole_or_nothing() {
     assert!(saved.stderr.contains("its disk is not consistent"), "{saved}");
     site.lab.virsh(&["managedsave-remove", "--domain", "image-a"]);
 
-    // With an external snapshot, too: all layers become one.
+    // A VM with an external snapshot is committed to a single layer.
     site.lab.fake("virt-sysprep", "exit 0");
     site.lab.virsh(&["snapshot-create-as", "image-a", "before", "--disk-only", "--diskspec", "vdb,snapshot=no"]);
     let committed = site.json(&["vm", "commit", "image-a", "silver"]);
@@ -284,10 +284,10 @@ fn a_commit_is_whole_or_nothing() {
     let out = site.lab.file("out.qcow2");
     site.ok(&["image", "export", "silver", out.to_str().unwrap()]);
     let info = Command::new("qemu-img").args(["info", "--output=json"]).arg(&out).output().unwrap();
-    assert!(!String::from_utf8_lossy(&info.stdout).contains("backing"), "it is not flat");
+    assert!(!String::from_utf8_lossy(&info.stdout).contains("backing"), "the image has a backing file");
     std::fs::remove_file(out).unwrap();
     site.create("image-b", "silver");
-    site.is_used("silver", &["VM image-b"]);
+    site.assert_in_use("silver", &["VM image-b"]);
     site.ok(&["vm", "delete", "image-b", "--yes"]);
     site.ok(&["image", "delete", "silver"]);
     site.lab.virsh(&["snapshot-delete", "image-a", "before", "--metadata"]);
@@ -296,9 +296,9 @@ fn a_commit_is_whole_or_nothing() {
     site.lab.settles(&site.before, "at the end");
 }
 
-/// Somebody deletes the base behind our back: the next create makes it again.
+/// The next create or pull restores a base image that was deleted with virsh.
 #[test]
-fn a_base_that_was_deleted_by_hand_is_made_again() {
+fn a_manually_deleted_base_image_is_restored() {
     let site = Site::new();
     let file = site.lab.image("again.qcow2", "10M");
     site.create("image-a", &file);
@@ -307,7 +307,7 @@ fn a_base_that_was_deleted_by_hand_is_made_again() {
     let (pool, name) = volume.split_once('/').unwrap();
     site.lab.virsh(&["vol-delete", "--pool", pool, "--vol", name]);
     site.create("image-a", &file);
-    site.is_used(&file, &["VM image-a"]);
+    site.assert_in_use(&file, &["VM image-a"]);
     site.ok(&["vm", "delete", "image-a", "--yes"]);
     site.lab.virsh(&["vol-delete", "--pool", pool, "--vol", name]);
     assert_eq!(site.json(&["image", "pull", &file])["status"], "fetched");
@@ -316,9 +316,9 @@ fn a_base_that_was_deleted_by_hand_is_made_again() {
     site.lab.settles(&site.before, "at the end");
 }
 
-/// Nothing is deleted from under a VM that is being made, and of what is deleted at once every name is freed.
+/// A prune deletes no image that a concurrent create uses, and concurrent prunes free every name.
 #[test]
-fn creates_and_prunes_at_once_do_each_other_no_harm() {
+fn concurrent_creates_and_prunes_do_not_conflict() {
     let site = Site::new();
     let file = site.lab.image("race.qcow2", "10M");
     for _ in 0..4 {
@@ -332,7 +332,7 @@ fn creates_and_prunes_at_once_do_each_other_no_harm() {
         created.succeeded();
         let listed = site.json(&["image", "list"]);
         assert_eq!(listed["images"][0]["vms"], json!(["image-a"]), "{listed}");
-        site.is_used(&file, &["VM image-a"]);
+        site.assert_in_use(&file, &["VM image-a"]);
         site.ok(&["vm", "delete", "image-a", "--yes"]);
         site.ok(&["image", "prune"]);
     }
@@ -340,9 +340,9 @@ fn creates_and_prunes_at_once_do_each_other_no_harm() {
     site.lab.settles(&site.before, "at the end");
 }
 
-/// Leftovers of a killed process are removed: a source manifest without an image, and an upload without its manifest.
+/// The leftovers are a source manifest without an image, and an upload without its manifest.
 #[test]
-fn prune_removes_what_leads_nowhere() {
+fn prune_removes_leftovers_of_a_killed_process() {
     let site = Site::new();
     site.import("golden", "10M");
     let pool = site.lab.pool_folder();

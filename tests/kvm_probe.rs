@@ -1,5 +1,5 @@
-//! What is believed of KVM: "it works" only where a guest's code ran, "it does not" only where QEMU or libvirt says so.
-//! A fake virsh offers KVM and runs the probe emulated, so that these tests need no KVM.
+//! The KVM probe: KVM works only if a guest executed code, and does not work only if QEMU or libvirt reports that.
+//! A fake virsh offers KVM and emulates the probe, so these tests need no KVM.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -8,16 +8,16 @@ mod lab;
 
 use std::fs;
 
-use lab::{Lab, Ran, wait_until};
+use lab::{Lab, Run, wait_until};
 use serde_json::Value;
 
-/// Turns the XML of a domain for KVM into that of an emulated one.
+/// A sed script that turns the XML of a KVM domain into that of an emulated one.
 const EMULATED: &str = r#"s/type="kvm"/type="qemu"/; /<cpu mode/d"#;
 
-/// The same, and the domain goes on when its guest resets itself.
+/// The same, and the domain keeps running when its guest resets itself.
 const ENDLESS: &str = r#"s/type="kvm"/type="qemu"/; /<cpu mode/d; s/<on_reboot>destroy/<on_reboot>restart/"#;
 
-/// The lab, where libvirt offers KVM, and where `probe` is done for the start of a probe. Each one is noted in `probes`.
+/// The lab, in which libvirt offers KVM and a probe runs the script `probe`. The file `probes` records each probe.
 fn lab(probe: &str) -> Lab {
     let lab = Lab::warm();
     let script = format!(
@@ -33,27 +33,27 @@ esac"#,
         lab.file("probes").display()
     );
     lab.fake("virsh", &script);
-    // What the lab's own KVM is worth is of no interest here.
+    // Removes the cached result for the lab's real KVM.
     for file in cached(&lab) {
         fs::remove_file(file).unwrap();
     }
     lab
 }
 
-/// The files in which a verdict is kept.
+/// The files that cache the result of a probe.
 fn cached(lab: &Lab) -> Vec<std::path::PathBuf> {
     let Ok(folder) = fs::read_dir(lab.file(".cache/vmprov")) else { return Vec::new() };
     let files = folder.map(|entry| entry.unwrap().path());
     files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("kvm-")).collect()
 }
 
-/// How many probes were started.
+/// The number of probes that were started.
 fn probes(lab: &Lab) -> usize {
     fs::read_to_string(lab.file("probes")).map_or(0, |text| text.lines().count())
 }
 
-/// The check of `doctor` that probes KVM: its status, and what it observed.
-fn checked(ran: &Ran) -> (String, String) {
+/// Returns the status and the observation of the `doctor` check that probes KVM.
+fn checked(ran: &Run) -> (String, String) {
     let report = ran.json();
     let check = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "kvm.works").unwrap().clone();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -62,18 +62,18 @@ fn checked(ran: &Ran) -> (String, String) {
 
 const DOCTOR: [&str; 4] = ["doctor", "kvm.works", "-o", "json"];
 
-/// The names of the probes that run.
+/// The names of the running probes.
 fn running(lab: &Lab) -> Vec<String> {
     let names = lab.virsh(&["list", "--name", "--state-running"]);
     names.lines().filter(|name| name.starts_with("vmprov-kvm-test-")).map(str::to_owned).collect()
 }
 
 #[test]
-fn a_guest_that_resets_itself_proves_that_kvm_works_however_the_uri_is_spelled() {
+fn a_guest_that_resets_itself_proves_that_kvm_works() {
     let lab = lab(&format!("sed '{EMULATED}' | virsh \"$@\""));
     let before = lab.snapshot();
     let observed = checked(&lab.run(&DOCTOR));
-    // On a host whose KVM is PVM, running firmware proves too little.
+    // On a host whose KVM is PVM, it is not enough that firmware runs.
     let has = |module: &str| std::path::Path::new("/sys/module").join(module).exists();
     let expected = if has("kvm_pvm") && !has("kvm_intel") && !has("kvm_amd") {
         let pvm = "KVM exists but does not work (it is PVM, which runs only kernels that are built for it): guests are \
@@ -89,28 +89,28 @@ fn a_guest_that_resets_itself_proves_that_kvm_works_however_the_uri_is_spelled()
         lab.run(&create).succeeded();
         lab.run(&["vm", "delete", "web", "--yes"]).succeeded();
     }
-    assert_eq!(probes(&lab), 1, "the verdict is the hypervisor's, not the URI's");
+    assert_eq!(probes(&lab), 1, "the cached result must not depend on how the URI is spelled");
     lab.settles_without(
         &before,
         |line| line.contains("home .cache/vmprov/kvm-") || line.contains("home probes"),
-        "a probe",
+        "after a probe",
     );
 }
 
 #[test]
-fn gc_leaves_a_probe_that_runs_alone() {
+fn gc_keeps_a_running_probe() {
     let lab = lab(&format!("sed '{ENDLESS}' | virsh \"$@\""));
     let doctor = lab.begin("", &DOCTOR);
-    wait_until("the probe", || !running(&lab).is_empty());
+    wait_until("the probe to run", || !running(&lab).is_empty());
     let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
     assert_eq!((&collected["vms"], collected["skipped"].as_array().unwrap().len()), (&serde_json::json!([]), 1));
     let (status, observed) = checked(&doctor.end());
     assert_eq!(status, "warn", "{observed}");
     assert!(observed.contains("a guest starts but its CPU never executes"), "{observed}");
     assert_eq!(probes(&lab), 1);
-    // One whose vmprov was killed is removed.
+    // A probe whose vmprov was killed is removed.
     let doctor = lab.begin("", &DOCTOR);
-    wait_until("the probe", || !running(&lab).is_empty());
+    wait_until("the probe to run", || !running(&lab).is_empty());
     doctor.signal(rustix::process::Signal::KILL);
     assert!(doctor.end().was_killed());
     let left = running(&lab);
@@ -119,7 +119,7 @@ fn gc_leaves_a_probe_that_runs_alone() {
 }
 
 #[test]
-fn a_probe_that_another_client_ends_proves_nothing() {
+fn a_probe_that_another_client_ends_is_inconclusive() {
     let lab = lab(&format!("sed '{ENDLESS}' | virsh \"$@\""));
     let doctor = lab.begin("", &DOCTOR);
     let mut ended = Vec::new();
@@ -137,7 +137,7 @@ fn a_probe_that_another_client_ends_proves_nothing() {
 }
 
 #[test]
-fn a_probe_that_cannot_be_started_for_another_reason_proves_nothing() {
+fn a_probe_that_fails_for_another_reason_is_inconclusive() {
     let memory = "qemu-system-x86_64: cannot set up guest memory 'pc.ram': Cannot allocate memory";
     let complaint = format!(
         "error: Failed to create domain from /dev/stdin\n\

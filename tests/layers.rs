@@ -1,5 +1,5 @@
-//! Who may import whom: the picture in `src/lib.rs`, held.
-#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+//! Checks which module may use which: the layers that `src/lib.rs` describes.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{
     collections::BTreeSet,
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A module of the crate, and those of the crate's modules that it may use beside itself.
+/// Each module of the crate, and the other modules that it may use.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     (
@@ -45,7 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("error", &[]),
 ];
 
-/// Code, the modules that alone may hold it, and why.
+/// Pieces of code, the only modules that may contain them, and what the code does.
 const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
     (&["std::process::Command", "process::Command", "Command::new(\"", "duct::"], &["tools"], "start a process"),
     (
@@ -54,7 +54,7 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
         "read the environment",
     ),
     (&["env::args"], &["cli/usage_error.rs"], "read the command line"),
-    (&["println!", "print!(", "io::stdout", "io::stdin", "anstream"], &["cli"], "talk to the terminal"),
+    (&["println!", "print!(", "io::stdout", "io::stdin", "anstream"], &["cli"], "use the terminal"),
     (
         &["std::fs", "fs::", "File::", "std::net", "ureq::"],
         &[
@@ -71,19 +71,19 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
     ),
 ];
 
-/// A source file: its path below `src`, and its code without comments and tests.
+/// A source file: its path in `src`, and its code without comments and tests.
 struct Source {
     path: String,
     code: String,
 }
 
 impl Source {
-    /// The module of the crate that it belongs to.
+    /// Returns the module of the crate that the file belongs to.
     fn module(&self) -> &str {
         self.path.split(['/', '.']).next().unwrap()
     }
 
-    /// The modules of the crate that it names, be it `crate::a::b`, `use crate::{a, b::c}` or `super::…` upwards.
+    /// Returns the modules of the crate that it uses, as `crate::a::b`, `use crate::{a, b::c}` or `super::…`.
     fn uses(&self) -> BTreeSet<String> {
         let mut used = BTreeSet::new();
         let depth = self.depth();
@@ -103,14 +103,14 @@ impl Source {
         used
     }
 
-    /// How many `super::` lead to the crate's root.
+    /// Returns how many `super::` lead to the crate's root.
     fn depth(&self) -> usize {
         let names = self.path.trim_end_matches(".rs").split('/').filter(|name| *name != "mod");
         names.filter(|name| !matches!(*name, "lib" | "main")).count()
     }
 }
 
-/// The first name of a path, or of each path of a group in braces.
+/// Returns the first name of a path, or of each path in a group in braces.
 fn first_names(rest: &str) -> Vec<String> {
     let name =
         |text: &str| -> String { text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
@@ -131,7 +131,7 @@ fn first_names(rest: &str) -> Vec<String> {
 
 fn sources() -> Vec<Source> {
     let mut found = sources_in("src");
-    // Tests of their own may read what they like.
+    // Files that contain only tests may use anything.
     found.retain(|source| !source.path.ends_with("tests.rs") && !source.path.contains("/tests/"));
     found
 }
@@ -154,7 +154,7 @@ fn sources_in(folder: &str) -> Vec<Source> {
     found
 }
 
-/// Code without line comments and without the tests at its end.
+/// Returns code without line comments and without the tests at its end.
 fn code(text: &str) -> String {
     let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let uncommented = |line: &str| match line.trim_start() {
@@ -164,68 +164,67 @@ fn code(text: &str) -> String {
     text.lines().map(uncommented).collect()
 }
 
-/// What breaks a rule, a line each.
-fn breaches(sources: &[Source]) -> Vec<String> {
-    let mut breaches = Vec::new();
+/// Returns the violations of the rules, one line each.
+fn violations(sources: &[Source]) -> Vec<String> {
+    let mut violations = Vec::new();
     for source in sources {
         let module = source.module();
         match MAY_USE.iter().find(|(name, _)| *name == module) {
-            None => breaches.push(format!("src/{}: the module `{module}` is in no layer; give it one", source.path)),
+            None => violations.push(format!("src/{}: the module `{module}` is in no layer; add it", source.path)),
             Some((_, may)) => {
                 for used in source.uses().iter().filter(|used| *used != module && !may.contains(&used.as_str())) {
-                    breaches.push(format!("src/{}: `{module}` must not use `{used}`", source.path));
+                    violations.push(format!("src/{}: `{module}` must not use `{used}`", source.path));
                 }
             }
         }
-        for (needles, places, what) in ONLY_IN {
+        for (needles, places, action) in ONLY_IN {
             let may = places.iter().any(|place| source.path == *place || source.path.starts_with(&format!("{place}/")));
             let found = needles.iter().find(|needle| source.code.contains(**needle));
             if let Some(needle) = found.filter(|_| !may) {
                 let places = places.join(", ");
-                breaches.push(format!("src/{}: only {places} may {what} (`{needle}`)", source.path));
+                violations.push(format!("src/{}: only {places} may {action} (`{needle}`)", source.path));
             }
         }
     }
-    breaches
+    violations
 }
 
 #[test]
-fn every_module_keeps_to_its_layer() {
+fn modules_use_only_what_their_layer_allows() {
     let sources = sources();
-    assert!(sources.len() > 40, "the sources are not where they are looked for");
-    let breaches = breaches(&sources);
-    assert!(breaches.is_empty(), "\n{}", breaches.join("\n"));
+    assert!(sources.len() > 40, "too few source files were found in `src`");
+    let violations = violations(&sources);
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-/// `Process` ends what it starts when the test ends. `output()` and `status()` wait for the end anyway.
+/// A dropped `Process` ends what it started. `output()` and `status()` wait for the end anyway.
 #[test]
-fn the_tests_start_processes_only_where_they_are_ended() {
-    // In two parts, so that it is not found here.
+fn only_the_process_helper_spawns_processes() {
+    // In two parts, so that this file is not found.
     let needle = [".spawn", "()"].concat();
-    let starting: Vec<_> = sources_in("tests").into_iter().filter(|source| source.code.contains(&needle)).collect();
-    let paths: Vec<_> = starting.iter().map(|source| source.path.as_str()).collect();
+    let spawning: Vec<_> = sources_in("tests").into_iter().filter(|source| source.code.contains(&needle)).collect();
+    let paths: Vec<_> = spawning.iter().map(|source| source.path.as_str()).collect();
     assert_eq!(paths, ["support/process.rs"]);
 }
 
-/// ARCHITECTURE.md names files and folders, which must exist, and describes every layer.
 #[test]
-fn the_architecture_names_what_exists() {
+fn architecture_md_names_existing_paths_and_describes_every_layer() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
     let paths: BTreeSet<_> =
         text.split('`').filter(|name| name.starts_with("src/") || name.starts_with("tests/")).collect();
     assert!(paths.len() > 30, "{paths:?}");
     let missing: Vec<_> = paths.into_iter().filter(|path| !root.join(path).exists()).collect();
-    assert!(missing.is_empty(), "ARCHITECTURE.md names {missing:?}");
+    assert!(missing.is_empty(), "ARCHITECTURE.md names paths that do not exist: {missing:?}");
     for (module, _) in MAY_USE.iter().filter(|(module, _)| !matches!(*module, "main" | "lib" | "cancel")) {
         assert!(text.contains(&format!("| `{module}` |")), "ARCHITECTURE.md does not describe `{module}`");
     }
 }
 
-/// The test itself: each kind of breach is seen.
+/// Tests the check of the layers itself.
 #[test]
-fn a_breach_is_seen() {
-    for (path, text, breach) in [
+fn every_kind_of_violation_is_found() {
+    for (path, text, violation) in [
         ("model/vm.rs", "use crate::ops::Host;", "`model` must not use `ops`"),
         ("model/vm.rs", "use crate::{\n    error::{Error, Result},\n    tools::Tool,\n};", "must not use `tools`"),
         ("tools/virsh/host.rs", "use super::super::super::store::kvm;", "`tools` must not use `store`"),
@@ -241,9 +240,9 @@ fn a_breach_is_seen() {
         ("http/mod.rs", "use crate::tools::Tool;", "`http` must not use `tools`"),
         ("mcp/mod.rs", "", "is in no layer"),
     ] {
-        let seen = breaches(&[Source { path: path.to_owned(), code: code(text) }]);
-        assert!(seen.iter().any(|line| line.contains(breach)), "{path}: {text}: {seen:?}");
+        let found = violations(&[Source { path: path.to_owned(), code: code(text) }]);
+        assert!(found.iter().any(|line| line.contains(violation)), "{path}: {text}: {found:?}");
     }
-    let fine = "use super::Tool; // crate::ops\n/// crate::cli\nuse crate::error::Error;\n#[cfg(test)]\nmod tests { crate::ops }";
-    assert_eq!(breaches(&[Source { path: "tools/ssh.rs".to_owned(), code: code(fine) }]), Vec::<String>::new());
+    let allowed = "use super::Tool; // crate::ops\n/// crate::cli\nuse crate::error::Error;\n#[cfg(test)]\nmod tests { crate::ops }";
+    assert_eq!(violations(&[Source { path: "tools/ssh.rs".to_owned(), code: code(allowed) }]), Vec::<String>::new());
 }

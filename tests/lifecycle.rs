@@ -1,11 +1,12 @@
-//! A VM's life against libvirt's in-memory driver: libvirt's own semantics, shared between processes, and no QEMU.
+//! The lifecycle of a VM with libvirt's in-memory driver, which has libvirt's own semantics, is shared between
+//! processes, and needs no QEMU.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod lab;
 
-use lab::{Lab, Process, Ran, wait_until};
+use lab::{Lab, Process, Run, wait_until};
 
 const IMAGE: [&str; 4] = ["--user", "debian", "--disk-size", "1"];
 const ALREADY_EXISTS: i32 = 4;
@@ -13,16 +14,16 @@ const CONFLICT: i32 = 4;
 const BUSY: i32 = 5;
 const NOT_FOUND: i32 = 3;
 
-/// The driver as it is when nobody has used it, a key `first`, and an image.
+/// Returns a fresh in-memory driver with a key `first`, and an image.
 fn lab() -> (Lab, Process, String) {
     let lab = Lab::in_memory();
-    let held = lab.hold();
+    let held = lab.keep_connected();
     lab.run(&["key", "generate", "first", "--type", "ed25519"]).succeeded();
     let image = lab.image("image.qcow2", "10M");
     (lab, held, image)
 }
 
-fn create(lab: &Lab, name: &str, more: &[&str]) -> Ran {
+fn create(lab: &Lab, name: &str, more: &[&str]) -> Run {
     let base: Vec<_> = ["vm", "create", name, "-o", "json"].into_iter().chain(more.iter().copied()).collect();
     lab.run(&base)
 }
@@ -86,7 +87,7 @@ fn a_vm_is_created_stopped_started_and_deleted() {
 }
 
 #[test]
-fn what_create_is_told_is_what_it_makes() {
+fn create_makes_what_its_options_request() {
     let (lab, _held, image) = lab();
     let blank = create(&lab, "blank", &["--disk-size", "1"]).succeeded().json();
     assert_eq!(blank["state"], "running");
@@ -127,7 +128,7 @@ fn a_dry_run_changes_nothing() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_left_alone() {
+fn creating_a_vm_with_an_existing_name_changes_nothing() {
     let (lab, _held, image) = lab();
     create(&lab, "web", &with_image(&image, &[])).succeeded();
     let uuid = info(&lab, "web")["uuid"].as_str().unwrap().to_owned();
@@ -138,32 +139,32 @@ fn a_name_that_is_taken_is_left_alone() {
     lab.settles(&before, "after a second create");
     assert_eq!(lab.virsh(&["dumpxml", "--domain", &uuid]), xml);
 
-    // A volume that nobody is known to own is nobody's to overwrite.
+    // A volume without a known owner must not be overwritten.
     lab.virsh(&["vol-create-as", "--pool", "default", "--name", "other.qcow2", "--capacity", "1M"]);
     let before = lab.snapshot();
     create(&lab, "other", &with_image(&image, &[])).failed_with(ALREADY_EXISTS);
-    lab.settles(&before, "after a create whose volume is there");
+    lab.settles(&before, "after a create whose volume already exists");
 }
 
 #[test]
-fn of_eight_creates_of_one_name_one_succeeds() {
+fn one_of_eight_concurrent_creates_of_a_name_succeeds() {
     let (lab, _held, image) = lab();
     let args = ["vm", "create", "web"].into_iter().chain(with_image(&image, &["--no-start"])).collect::<Vec<_>>();
     let running: Vec<_> = (0..8).map(|_| lab.begin("", &args)).collect();
     let ended: Vec<_> = running.into_iter().map(lab::Running::end).collect();
-    let (good, bad): (Vec<_>, Vec<_>) = ended.iter().partition(|ran| ran.status.success());
-    assert_eq!(good.len(), 1, "{}", ended.iter().map(Ran::to_string).collect::<String>());
-    for ran in bad {
+    let (succeeded, failed): (Vec<_>, Vec<_>) = ended.iter().partition(|ran| ran.status.success());
+    assert_eq!(succeeded.len(), 1, "{}", ended.iter().map(Run::to_string).collect::<String>());
+    for ran in failed {
         assert!([Some(ALREADY_EXISTS), Some(BUSY)].contains(&ran.code()), "{ran}");
     }
-    let mine: Vec<_> = volumes(&lab).into_iter().filter(|name| name.starts_with("web")).collect();
-    assert_eq!(mine.len(), 3, "{mine:?}");
+    let own: Vec<_> = volumes(&lab).into_iter().filter(|name| name.starts_with("web")).collect();
+    assert_eq!(own.len(), 3, "{own:?}");
     assert_eq!(info(&lab, "web")["incomplete"], false);
-    assert!(!lab.snapshot().0.iter().any(|line| line.starts_with("lock")), "a lock is left");
+    assert!(!lab.snapshot().0.iter().any(|line| line.starts_with("lock")), "a lock was left behind");
 }
 
 #[test]
-fn eight_creates_with_one_new_image_make_one_base() {
+fn eight_concurrent_creates_share_one_base_image() {
     let (lab, _held, image) = lab();
     let names: Vec<_> = (0..8).map(|number| format!("web-{number}")).collect();
     let begin = |name: &String| {
@@ -181,7 +182,7 @@ fn eight_creates_with_one_new_image_make_one_base() {
     lab.run(&args).succeeded();
 }
 
-/// Names that libvirt takes, each an invitation to a mistake.
+/// Names that libvirt accepts and that are easily handled wrongly.
 const HOSTILE: [&str; 11] = [
     "two words",
     "it's \"quoted\"",
@@ -197,7 +198,7 @@ const HOSTILE: [&str; 11] = [
 ];
 
 #[test]
-fn vms_of_others_are_found_whatever_they_are_called() {
+fn unmanaged_vms_are_found_under_any_name() {
     let (lab, _held, _) = lab();
     lab.virsh(&["pool-define-as", "--name", "theirs", "--type", "dir", "--target", "/theirs"]);
     lab.virsh(&["pool-start", "--pool", "theirs"]);
@@ -235,25 +236,25 @@ fn vms_of_others_are_found_whatever_they_are_called() {
         lab.run(&["vm", "delete", "--yes", "--", name]).failed_with(CONFLICT);
     }
     lab.run(&["gc"]).succeeded();
-    lab.settles(&before, "nothing of others was changed");
-    let theirs = |lab: &Lab| lab.virsh(&["vol-list", "--pool", "theirs"]).lines().count();
-    let disks = theirs(&lab);
+    lab.settles(&before, "after work on unmanaged VMs");
+    let count_disks = |lab: &Lab| lab.virsh(&["vol-list", "--pool", "theirs"]).lines().count();
+    let disks = count_disks(&lab);
     for (name, uuid) in HOSTILE.iter().zip(&uuids) {
         let deleted = lab.run(&["vm", "delete", "--yes", "--unmanaged", "--", name]).succeeded();
-        assert!(deleted.stdout.contains("/theirs/"), "the disk that was kept is not named: {deleted}");
+        assert!(deleted.stdout.contains("/theirs/"), "the output does not name the kept disk: {deleted}");
         assert!(!lab.virsh(&["list", "--all", "--uuid"]).contains(uuid.as_str()), "{name}");
         assert!(listed(&lab, name).is_none(), "{name}");
     }
     assert!(listed(&lab, "test").is_some(), "another VM was deleted");
-    assert_eq!(theirs(&lab), disks, "a disk of others was deleted");
+    assert_eq!(count_disks(&lab), disks, "a disk of an unmanaged VM was deleted");
 }
 
 #[test]
 fn a_key_is_injected_into_a_stopped_vm() {
     let (lab, _held, image) = lab();
     create(&lab, "web", &with_image(&image, &["--no-start"])).succeeded();
-    let foreign = ["metadata", "--domain", "web", "--uri", "urn:other", "--key", "other", "--config"];
-    lab.virsh(&[&foreign[..], &["--set", "<vm phase='deleting'/>"]].concat());
+    let other_element = ["metadata", "--domain", "web", "--uri", "urn:other", "--key", "other", "--config"];
+    lab.virsh(&[&other_element[..], &["--set", "<vm phase='deleting'/>"]].concat());
     let before = info(&lab, "web");
     let old = volumes(&lab);
     lab.run(&["key", "generate", "second", "--type", "ed25519"]).succeeded();
@@ -266,13 +267,13 @@ fn a_key_is_injected_into_a_stopped_vm() {
     let after = info(&lab, "web");
     let names: Vec<_> = after["sshKeys"].as_array().unwrap().iter().map(|key| key["name"].clone()).collect();
     assert_eq!(names, ["first", "second"]);
-    assert_ne!(after["instanceId"], before["instanceId"], "cloud-init would not look at the new seed");
+    assert_ne!(after["instanceId"], before["instanceId"], "cloud-init would ignore the new seed");
     assert_eq!(after["hostKeys"], before["hostKeys"]);
     let new = volumes(&lab);
-    assert_eq!(new.len(), old.len(), "the old seed is still there: {new:?}");
-    assert_ne!(new, old, "the seed is not a new one");
+    assert_eq!(new.len(), old.len(), "the old seed still exists: {new:?}");
+    assert_ne!(new, old, "the seed was not replaced");
     let seed = after["disks"][1]["source"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
-    assert!(new.contains(&seed) && !old.contains(&seed), "{seed} is attached, {new:?} are there");
+    assert!(new.contains(&seed) && !old.contains(&seed), "{seed} is attached; the volumes are {new:?}");
     let other = lab.virsh(&["metadata", "--domain", "web", "--uri", "urn:other", "--config"]);
     assert!(other.contains("phase=\"deleting\"") || other.contains("phase='deleting'"), "{other}");
     assert_eq!(after["incomplete"], false);
@@ -283,17 +284,17 @@ fn a_key_is_injected_into_a_stopped_vm() {
 }
 
 #[test]
-fn gc_removes_what_was_cut_short_and_nothing_else() {
+fn gc_removes_only_what_interrupted_operations_left() {
     let (lab, _held, image) = lab();
     create(&lab, "whole", &with_image(&image, &[])).succeeded();
-    // What killed processes of other tests have left is no part of this.
+    // Leftovers of other tests are removed before this one begins.
     lab.run(&["gc"]).succeeded();
     let before = lab.snapshot();
-    // Killed when everything but the last note was done.
+    // The create is killed before the last call, which would mark the VM as complete.
     let args: Vec<_> = ["vm", "create", "cut"].into_iter().chain(with_image(&image, &["--no-start"])).collect();
     let calls = lab.run(&args).succeeded().calls.len();
     lab.run(&["vm", "delete", "cut", "--yes"]).succeeded();
-    assert!(lab.spoil(&format!("kill-before:{calls}"), &args).was_killed());
+    assert!(lab.run_with_fault(&format!("kill-before:{calls}"), &args).was_killed());
     assert_eq!(listed(&lab, "cut").unwrap()["incomplete"], true);
     for args in [&["vm", "start", "cut"][..], &["inject", "cut", "first"]] {
         lab.run(args).failed_with(CONFLICT);
@@ -303,7 +304,7 @@ fn gc_removes_what_was_cut_short_and_nothing_else() {
     assert_eq!(collected["volumes"].as_array().unwrap().len(), 3, "{collected}");
     lab.settles(&before, "after gc");
 
-    // Where it was begun does not matter: a container that is made anew has another name.
+    // The host where the create began does not matter: a recreated container has another host name.
     lab.run(&args).succeeded();
     let uri = ["metadata", "--domain", "cut", "--uri", "urn:vmprov:vm:1", "--config"];
     let elsewhere = "<vm phase='creating' created='2026-01-01T00:00:00Z' by='0.1.0' host='elsewhere'>\
@@ -311,14 +312,14 @@ fn gc_removes_what_was_cut_short_and_nothing_else() {
     lab.virsh(&[&uri[..], &["--key", "vmprov", "--set", elsewhere]].concat());
     let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
     assert_eq!(collected["vms"], serde_json::json!(["cut"]), "{collected}");
-    wait_until("the end of the VM", || listed(&lab, "cut").is_none());
+    wait_until("the VM to be removed", || listed(&lab, "cut").is_none());
 }
 
-/// Somebody else takes the port between its choice and the start of QEMU.
+/// Another program takes the port after it was chosen and before QEMU starts.
 #[test]
 fn a_port_that_is_taken_before_the_start_is_replaced() {
     let lab = Lab::warm();
-    let [asked, bound] = ["asked", "bound"].map(|name| lab.file(name));
+    let [requested, bound] = ["requested", "bound"].map(|name| lab.file(name));
     // The first start waits until its port is taken.
     let script = format!(
         r#"PATH={{path}}
@@ -326,23 +327,23 @@ commands=$*
 [ $# -ne 3 ] || [ -p /dev/stdin ] || commands=$(cat /proc/self/fd/0)
 case $commands in
 *"start --domain"*)
-    if [ ! -e {asked} ]; then
-        virsh -q -c qemu:///system dumpxml web >{asked}.new
-        mv {asked}.new {asked}
+    if [ ! -e {requested} ]; then
+        virsh -q -c qemu:///system dumpxml web >{requested}.new
+        mv {requested}.new {requested}
         tries=0
         until [ -e {bound} ] || [ "$tries" -gt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
     fi
     ;;
 esac
 exec virsh "$@""#,
-        asked = asked.display(),
+        requested = requested.display(),
         bound = bound.display(),
     );
     lab.fake("virsh", &script.replace("{path}", lab::PATH));
     let create = ["vm", "create", "web", "--network", "user", "--memory", "64", "--vcpus", "1", "-o", "json"];
     let running = lab.begin("", &create);
-    wait_until("the first start", || asked.exists());
-    let xml = std::fs::read_to_string(&asked).unwrap();
+    wait_until("the first start", || requested.exists());
+    let xml = std::fs::read_to_string(&requested).unwrap();
     let port: u16 = xml.split("hostfwd=tcp:127.0.0.1:").nth(1).unwrap().split('-').next().unwrap().parse().unwrap();
     let listener = lab.listen(port);
     std::fs::write(&bound, "").unwrap();
@@ -350,7 +351,7 @@ exec virsh "$@""#,
     drop(listener);
     let other = ran.json()["sshPort"].as_u64().unwrap();
     assert_ne!(other, u64::from(port));
-    // What is noted, what QEMU was told, and what is listened at are the same.
+    // The port in vmprov's record is the port in QEMU's arguments.
     let info = lab.run(&["vm", "info", "web", "-o", "json"]).succeeded().json();
     assert_eq!(info["sshPort"], other);
     assert!(lab.virsh(&["dumpxml", "web"]).contains(&format!("hostfwd=tcp:127.0.0.1:{other}-:22")));

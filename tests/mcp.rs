@@ -1,5 +1,5 @@
-//! The Model Context Protocol and `/api/tools`, without guests: wrong calls and what a model is told, what bounds an agent, and the
-//! official clients against both transports.
+//! The Model Context Protocol and `/api/tools`, without guests: the errors of wrong calls, the restrictions of an
+//! agent, and the official clients over both transports.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/agent.rs"]
@@ -16,13 +16,13 @@ mod wrong_calls;
 
 use std::{collections::BTreeSet, fs, process::Command};
 
-use agent::{Agent, Hand, Pipe};
+use agent::{Agent, HandshakeClient, Pipe};
 use http::Service;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Running, TEST_DRIVER, TestHost};
 
-/// `vmprov mcp` on a host of its own.
+/// Returns the command line of `vmprov mcp` on the test's host.
 fn server(host: &TestHost, more: &[&str]) -> Vec<String> {
     let keys = host.path("keys");
     let words = [
@@ -43,9 +43,9 @@ fn server(host: &TestHost, more: &[&str]) -> Vec<String> {
 
 fn serve<'h>(host: &'h TestHost, more: &[&str]) -> Service<Running<'h>> {
     let socket = host.path("api.sock");
-    let place = format!("unix:{}", socket.display());
+    let address = format!("unix:{}", socket.display());
     let keys = host.path("keys").display().to_string();
-    let args = ["--key-dir", &keys, "serve", "--listen", &place].into_iter().chain(more.iter().copied());
+    let args = ["--key-dir", &keys, "serve", "--listen", &address].into_iter().chain(more.iter().copied());
     Service::new(host.start(&args.collect::<Vec<_>>(), ""), Running::signal, socket)
 }
 
@@ -53,59 +53,59 @@ fn names(listed: &Value) -> BTreeSet<&str> {
     listed["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect()
 }
 
-/// What a call is told, and what it is told to call next.
-fn told(result: &Value) -> (String, Value) {
+/// Returns the error text of a failed call, and the call that it suggests next.
+fn error_of(result: &Value) -> (String, Value) {
     let structure = &result["structuredContent"];
     assert_eq!(result["isError"], true, "{result}");
     (result["content"][0]["text"].as_str().unwrap().to_owned(), structure["next"].clone())
 }
 
 #[test]
-fn standard_output_carries_the_protocol_alone() {
+fn standard_output_contains_only_protocol_messages() {
     let host = TestHost::new();
-    let mut hand = Hand::shake(&server(&host, &[]));
-    // Whatever else is said there is no request, and ends nothing.
-    hand.pipe.send("this is no JSON");
-    hand.pipe.send("{\"jsonrpc\":\"2.0\",\"id\":99,\"method\":\"no/such\",\"params\":{}}");
-    let refused = hand.pipe.line().unwrap();
+    let mut client = HandshakeClient::connect(&server(&host, &[]));
+    // Input that is not a valid request does not end the server.
+    client.pipe.send("this is no JSON");
+    client.pipe.send("{\"jsonrpc\":\"2.0\",\"id\":99,\"method\":\"no/such\",\"params\":{}}");
+    let refused = client.pipe.line().unwrap();
     assert!(refused["error"]["code"].is_i64(), "{refused}");
-    let asked: Vec<_> =
-        (0..5).map(|_| hand.begin("tools/call", &json!({"name": "vm_list", "arguments": {}}))).collect();
-    // What was asked is answered although nothing follows.
-    hand.pipe.hang_up();
+    let sent: Vec<_> =
+        (0..5).map(|_| client.begin("tools/call", &json!({"name": "vm_list", "arguments": {}}))).collect();
+    // Requests sent before the end of the input are still answered.
+    client.pipe.close_input();
     let mut answered = BTreeSet::new();
-    while let Some(line) = hand.pipe.line() {
+    while let Some(line) = client.pipe.line() {
         assert_eq!(line["jsonrpc"], "2.0", "{line}");
         if line["result"]["isError"] == false {
             answered.insert(line["id"].as_u64().unwrap());
         }
     }
-    assert_eq!(answered, asked.into_iter().collect());
-    assert!(hand.pipe.end().success());
+    assert_eq!(answered, sent.into_iter().collect());
+    assert!(client.pipe.end().success());
 }
 
 #[test]
-fn one_who_goes_without_a_word_or_is_told_to_end_ends_well() {
+fn the_server_exits_successfully_at_end_of_input_and_on_sigterm() {
     let host = TestHost::new();
-    assert!(Pipe::to(&server(&host, &[])).end().success());
-    let mut hand = Hand::shake(&server(&host, &[]));
-    rustix::process::kill_process(hand.pipe.id(), Signal::TERM).unwrap();
-    while hand.pipe.line().is_some() {}
-    assert!(hand.pipe.end().success());
+    assert!(Pipe::start(&server(&host, &[])).end().success());
+    let mut client = HandshakeClient::connect(&server(&host, &[]));
+    rustix::process::kill_process(client.pipe.id(), Signal::TERM).unwrap();
+    while client.pipe.line().is_some() {}
+    assert!(client.pipe.end().success());
 }
 
 #[test]
-fn who_may_only_look_has_only_tools_that_look() {
+fn a_read_only_agent_has_only_read_only_tools() {
     let host = TestHost::new();
-    let mut hand = Hand::shake(&server(&host, &["--read-only"]));
-    let listed = hand.ask("tools/list", &json!({}))["result"].take();
+    let mut client = HandshakeClient::connect(&server(&host, &["--read-only"]));
+    let listed = client.ask("tools/list", &json!({}))["result"].take();
     let all: BTreeSet<_> = vmprov::agents::tools().iter().map(|tool| tool.name).collect();
-    let theirs = names(&listed);
+    let available = names(&listed);
     for tool in listed["tools"].as_array().unwrap() {
         assert_eq!(tool["annotations"]["readOnlyHint"], true, "{}", tool["name"]);
     }
-    for name in all.difference(&theirs) {
-        let (text, next) = told(&hand.call(name, &json!({"name": "test", "confirm": "test"})));
+    for name in all.difference(&available) {
+        let (text, next) = error_of(&client.call(name, &json!({"name": "test", "confirm": "test"})));
         assert!(
             text.starts_with(&format!(
                 "the agent `mcp` is not authorized to call {name}: this requires the scope `operate`, and it has `read`"
@@ -114,15 +114,15 @@ fn who_may_only_look_has_only_tools_that_look() {
         );
         assert_eq!(next["tool"], "vm_list", "{text}");
     }
-    assert_eq!(all.len() - theirs.len(), 12);
-    assert_eq!(hand.call("vm_info", &json!({"name": "test"}))["isError"], false);
+    assert_eq!(all.len() - available.len(), 12);
+    assert_eq!(client.call("vm_info", &json!({"name": "test"}))["isError"], false);
 }
 
 #[test]
-fn who_has_a_prefix_sees_and_makes_nothing_else() {
+fn an_agent_with_a_prefix_uses_only_names_with_that_prefix() {
     let host = TestHost::new();
-    let mut hand = Hand::shake(&server(&host, &["--prefix", "a1-"]));
-    assert_eq!(hand.call("vm_list", &json!({}))["structuredContent"], json!({"vms": []}));
+    let mut client = HandshakeClient::connect(&server(&host, &["--prefix", "a1-"]));
+    assert_eq!(client.call("vm_list", &json!({}))["structuredContent"], json!({"vms": []}));
     for (tool, arguments) in [
         ("vm_info", json!({"name": "test"})),
         ("vm_delete", json!({"name": "test", "confirm": "test"})),
@@ -132,29 +132,29 @@ fn who_has_a_prefix_sees_and_makes_nothing_else() {
         ("vm_create", json!({"name": "a1-web", "image": "debian:12", "sshKeys": ["dev"]})),
         ("vm_inject_ssh_key", json!({"vmName": "a1-web", "keyName": "dev"})),
     ] {
-        let (text, next) = told(&hand.call(tool, &arguments));
+        let (text, next) = error_of(&client.call(tool, &arguments));
         let hint = "Use names that begin with `a1-`: the agent `mcp` is restricted to them";
         assert!(text.contains(hint), "{tool}: {text}");
         assert!(next["tool"] == "vm_list" || next["tool"] == "ssh_key_list", "{tool}: {next}");
     }
-    let listed = hand.ask("tools/list", &json!({}))["result"].take();
-    assert!(!names(&listed).contains("doctor"), "it tells of the whole host");
-    let (text, next) = told(&hand.call("doctor", &json!({})));
+    let listed = client.ask("tools/list", &json!({}))["result"].take();
+    assert!(!names(&listed).contains("doctor"), "doctor reports on the whole host");
+    let (text, next) = error_of(&client.call("doctor", &json!({})));
     assert!(text.contains("is not authorized to check the host") && next["tool"] == "vm_list", "{text} {next}");
-    let made = hand.call("ssh_key_generate", &json!({"name": "a1-dev", "type": "ed25519"}));
+    let made = client.call("ssh_key_generate", &json!({"name": "a1-dev", "type": "ed25519"}));
     assert_eq!(made["structuredContent"]["name"], "a1-dev", "{made}");
-    let resources = hand.ask("resources/list", &json!({}))["result"]["resources"].take();
+    let resources = client.ask("resources/list", &json!({}))["result"]["resources"].take();
     assert_eq!(resources.as_array().unwrap().len(), 1, "{resources}");
     assert_eq!(resources[0]["uri"], "key://a1-dev");
-    let foreign = hand.ask("resources/read", &json!({"uri": "vm://test"}));
+    let foreign = client.ask("resources/read", &json!({"uri": "vm://test"}));
     assert!(foreign["error"]["message"].as_str().unwrap().starts_with("VM `test` does not exist"), "{foreign}");
     for wrong in ["A-", "", "-a", "a b"] {
         assert_eq!(host.args(&["mcp", "--prefix", wrong]).code(), 2, "{wrong}");
     }
 }
 
-/// What each end of the official client makes of the server.
-fn try_out(agent: &mut Agent) {
+/// Tests the server with the official client.
+fn exercise(agent: &mut Agent) {
     let about = agent.ok(&json!({"do": "about"}));
     assert_eq!((&about["name"], &about["version"]), (&json!("vmprov"), &json!(env!("CARGO_PKG_VERSION"))));
     assert!(about["instructions"].as_str().unwrap().contains("operation_get"), "{about}");
@@ -164,7 +164,7 @@ fn try_out(agent: &mut Agent) {
     let public = made["structuredContent"]["publicKey"].as_str().unwrap().to_owned();
     let read = agent.ok(&json!({"do": "read", "uri": "key://dev"}));
     assert_eq!(read["contents"][0]["text"], public, "{read}");
-    // The client holds each structure against the tool's output schema.
+    // The client validates each structure against the tool's output schema.
     for (tool, arguments) in [
         ("vm_list", json!({})),
         ("vm_info", json!({"name": "test"})),
@@ -178,12 +178,12 @@ fn try_out(agent: &mut Agent) {
         let text: Value = serde_json::from_str(answer["content"][0]["text"].as_str().unwrap()).unwrap();
         assert_eq!(text, answer["structuredContent"], "{tool}");
     }
-    let picture = agent.call("vm_screenshot", &json!({"name": "test"}));
+    let screenshot = agent.call("vm_screenshot", &json!({"name": "test"}));
     assert_eq!(
-        (&picture["content"][0]["type"], &picture["content"][0]["mimeType"]),
+        (&screenshot["content"][0]["type"], &screenshot["content"][0]["mimeType"]),
         (&json!("image"), &json!("image/png"))
     );
-    let (text, next) = told(&agent.call("vm_info", &json!({"name": "tset"})));
+    let (text, next) = error_of(&agent.call("vm_info", &json!({"name": "tset"})));
     assert_eq!(
         (text.as_str(), &next["tool"]),
         ("VM `tset` does not exist. Check the name; similar: `test`. List the VMs: vm_list", &json!("vm_list"))
@@ -198,8 +198,8 @@ fn try_out(agent: &mut Agent) {
     assert_eq!(uris, BTreeSet::from(["vm://test", "vm://test/console", "key://dev"]));
     let vm = agent.ok(&json!({"do": "read", "uri": "vm://test"}));
     assert_eq!(vm["contents"][0]["mimeType"], "application/json", "{vm}");
-    for none in ["vm://nobody", "vm://test/disk", "key://none", "disk://test", "test"] {
-        assert!(agent.ask(&json!({"do": "read", "uri": none}))["error"].is_string(), "{none}");
+    for missing in ["vm://nobody", "vm://test/disk", "key://none", "disk://test", "test"] {
+        assert!(agent.ask(&json!({"do": "read", "uri": missing}))["error"].is_string(), "{missing}");
     }
     let prompts = agent.ok(&json!({"do": "prompts"}));
     assert_eq!(prompts["prompts"].as_array().unwrap().len(), 4, "{prompts}");
@@ -212,57 +212,57 @@ fn try_out(agent: &mut Agent) {
 }
 
 #[test]
-fn the_official_client_has_everything_over_a_pipe() {
+fn the_official_client_can_use_everything_over_a_pipe() {
     for mode in ["auto", "legacy"] {
         let host = TestHost::new();
         let mut agent = Agent::over_pipe(mode, &server(&host, &[]));
-        try_out(&mut agent);
+        exercise(&mut agent);
         agent.end();
     }
 }
 
 #[test]
-fn the_official_client_has_everything_over_http() {
+fn the_official_client_can_use_everything_over_http() {
     for mode in ["auto", "legacy"] {
         let host = TestHost::new();
         let service = serve(&host, &[]);
         let mut agent = Agent::over_http(mode, host.path("api.sock").to_str().unwrap(), "");
-        try_out(&mut agent);
+        exercise(&mut agent);
         agent.end();
         service.end().end().succeeds();
     }
 }
 
-/// Runs the official inspector.
+/// Runs the official inspector. Returns whether it succeeded, its output, and its error output.
 fn inspect(args: &[&str]) -> (bool, Value, String) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/mcp");
     let ran = Command::new(script).arg("inspector").args(args).output().unwrap();
-    let told = serde_json::from_slice(&ran.stdout).unwrap_or_default();
-    (ran.status.success(), told, String::from_utf8_lossy(&ran.stderr).into_owned())
+    let output = serde_json::from_slice(&ran.stdout).unwrap_or_default();
+    (ran.status.success(), output, String::from_utf8_lossy(&ran.stderr).into_owned())
 }
 
 #[test]
-fn the_official_inspector_finds_nothing_to_complain_of() {
+fn the_official_inspector_reports_no_problems() {
     let host = TestHost::new();
-    // One word: the inspector would take the server's options for its own.
+    // One word, because the inspector would parse the server's options as its own.
     let line = server(&host, &[]).join("' '");
     let script = host.write("server", format!("#!/bin/sh\nexec '{line}'\n"));
     host.tool("chmod", &["700", &script]);
     let with = |method: &[&str]| inspect(&[&[&*script, "--method"], method].concat());
-    let (ok, listed, said) = with(&["tools/list", "--strict"]);
-    assert!(ok && said.is_empty(), "a schema is not such as every client takes: {said}");
+    let (ok, listed, stderr) = with(&["tools/list", "--strict"]);
+    assert!(ok && stderr.is_empty(), "the inspector reports a schema that some clients reject: {stderr}");
     assert_eq!(names(&listed).len(), vmprov::agents::tools().len());
-    let (ok, called, said) = with(&["tools/call", "--tool-name", "vm_info", "--tool-arg", "name=test"]);
-    assert!(ok && called["structuredContent"]["name"] == "test", "{called} {said}");
-    let (_, called, said) = with(&["tools/call", "--tool-name", "vm_info", "--tool-arg", "name=tset"]);
-    assert_eq!(called["isError"], true, "{called} {said}");
-    let (ok, resources, said) = with(&["resources/list"]);
-    assert!(ok && resources["resources"].as_array().unwrap().len() == 2, "{resources} {said}");
-    let (ok, prompts, said) = with(&["prompts/list"]);
-    assert!(ok && prompts["prompts"].as_array().unwrap().len() == 4, "{prompts} {said}");
+    let (ok, called, stderr) = with(&["tools/call", "--tool-name", "vm_info", "--tool-arg", "name=test"]);
+    assert!(ok && called["structuredContent"]["name"] == "test", "{called} {stderr}");
+    let (_, called, stderr) = with(&["tools/call", "--tool-name", "vm_info", "--tool-arg", "name=tset"]);
+    assert_eq!(called["isError"], true, "{called} {stderr}");
+    let (ok, resources, stderr) = with(&["resources/list"]);
+    assert!(ok && resources["resources"].as_array().unwrap().len() == 2, "{resources} {stderr}");
+    let (ok, prompts, stderr) = with(&["prompts/list"]);
+    assert!(ok && prompts["prompts"].as_array().unwrap().len() == 4, "{prompts} {stderr}");
 }
 
-/// Three tokens: one that looks, one that works under a prefix, one that may do everything.
+/// Writes a token file with three tokens: one that reads, one that is restricted to a prefix, and one with all rights.
 fn tokens(host: &TestHost) -> String {
     let entry = |name: &str, scope: &str, more: &str| {
         format!("[[token]]\nname='{name}'\nscope='{scope}'\ntoken='{name}-0123456789abcdef'\n{more}\n")
@@ -281,7 +281,7 @@ fn tokens(host: &TestHost) -> String {
 }
 
 #[test]
-fn over_http_a_token_bounds_an_agent_and_a_session_is_of_no_use_to_another() {
+fn over_http_a_token_restricts_an_agent_and_owns_its_session() {
     let host = TestHost::new();
     let audit = host.path("audit.log");
     let service = serve(&host, &["--tokens", &tokens(&host), "--audit-log", audit.to_str().unwrap()]);
@@ -290,43 +290,43 @@ fn over_http_a_token_bounds_an_agent_and_a_session_is_of_no_use_to_another() {
     service.client.send("POST", "/mcp", &["Accept: application/json, text/event-stream", JSON], "{}").is(401);
     let mut agent = Agent::over_http("legacy", socket, "agent-0123456789abcdef");
     assert_eq!(agent.call("vm_list", &json!({}))["structuredContent"], json!({"vms": []}));
-    let (text, _) = told(&agent.call("vm_info", &json!({"name": "test"})));
+    let (text, _) = error_of(&agent.call("vm_info", &json!({"name": "test"})));
     assert!(text.contains("Use names that begin with `a1-`: the token `agent` is restricted to them"), "{text}");
     agent.end();
     let mut viewer = Agent::over_http("auto", socket, "viewer-0123456789abcdef");
     assert_eq!(names(&viewer.ok(&json!({"do": "tools"}))).len(), vmprov::agents::tools().len() - 12);
-    let (text, _) = told(&viewer.call("vm_stop", &json!({"name": "test"})));
+    let (text, _) = error_of(&viewer.call("vm_stop", &json!({"name": "test"})));
     assert!(text.starts_with("the token `viewer` is not authorized to call vm_stop"), "{text}");
     viewer.end();
-    stolen(&service);
+    reuse_session(&service);
     service.end().end().succeeds();
     let log = fs::read_to_string(audit).unwrap();
     let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let refused = lines.iter().find(|line| line["route"] == "mcp vm_stop").unwrap();
-    let said = ["client", "operation", "status", "code", "method"].map(|member| refused[member].clone());
-    assert_eq!(json!(said), json!(["viewer", "vm_stop", 403, "forbidden", "CALL"]), "{refused}");
-    assert!(!log.contains("0123456789abcdef"), "a token stands in the audit log");
+    let fields = ["client", "operation", "status", "code", "method"].map(|member| refused[member].clone());
+    assert_eq!(json!(fields), json!(["viewer", "vm_stop", 403, "forbidden", "CALL"]), "{refused}");
+    assert!(!log.contains("0123456789abcdef"), "the audit log contains a token");
 }
 
 const JSON: &str = "Content-Type: application/json";
 
-/// A session that was begun with all rights, asked with another token.
-fn stolen(service: &Service<Running<'_>>) {
+/// Sends requests to the session of a token with all rights, with another token.
+fn reuse_session(service: &Service<Running<'_>>) {
     let accept = "Accept: application/json, text/event-stream";
     let bearer = |name: &str| format!("Authorization: Bearer {name}-0123456789abcdef");
     let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
         "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}});
-    let begun = service.client.send("POST", "/mcp", &[accept, JSON, &bearer("root")], &initialize.to_string());
-    let session = format!("Mcp-Session-Id: {}", begun.is(200).header("mcp-session-id").unwrap());
+    let started = service.client.send("POST", "/mcp", &[accept, JSON, &bearer("root")], &initialize.to_string());
+    let session = format!("Mcp-Session-Id: {}", started.is(200).header("mcp-session-id").unwrap());
     let version = "Mcp-Protocol-Version: 2025-06-18";
-    let ask = |name: &str, request: &Value| {
+    let send = |name: &str, request: &Value| {
         service.client.send("POST", "/mcp", &[accept, JSON, version, &session, &bearer(name)], &request.to_string())
     };
-    ask("root", &json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).is(202);
+    send("root", &json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).is(202);
     let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "vm_start", "arguments": {"name": "test"}}});
     for request in [&call, &json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 2}})]
     {
-        let refused = ask("viewer", request).is(404).value();
+        let refused = send("viewer", request).is(404).value();
         assert_eq!(refused["error"], "the session does not exist");
     }
     for method in ["GET", "DELETE"] {
@@ -335,8 +335,8 @@ fn stolen(service: &Service<Running<'_>>) {
             .send(method, "/mcp", &["Accept: text/event-stream", version, &session, &bearer("viewer")], "")
             .is(404);
     }
-    let done = ask("root", &call).is(200).text();
+    let done = send("root", &call).is(200).text();
     assert!(done.contains("\\\"changed\\\":false"), "{done}");
     service.client.send("DELETE", "/mcp", &[version, &session, &bearer("root")], "");
-    ask("root", &call).is(404);
+    send("root", &call).is(404);
 }

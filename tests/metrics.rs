@@ -1,4 +1,5 @@
-//! What a look at libvirt costs and how it fails, and that what is called and fetched is counted.
+//! Metrics: the number of processes that reading the statistics takes, its failures, and the counters of processes and
+//! downloads.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/mirror.rs"]
@@ -21,7 +22,7 @@ use vmprov::{
     service::metrics::Metrics,
 };
 
-/// A host of an empty folder's, and who counts what is done on it.
+/// An empty folder for a host, and the metrics of its operations.
 struct Site {
     folder: tempfile::TempDir,
     metrics: Arc<Metrics>,
@@ -54,7 +55,7 @@ impl Site {
         Host::new(settings, Cancel::default(), Arc::new(())).observed_by(self.metrics.clone())
     }
 
-    /// The URI of the test driver with these pools.
+    /// Returns the URI of the test driver with these pools.
     fn with_pools(&self, pools: &[&str]) -> String {
         let pool =
             |name: &&str| format!("<pool type='dir'><name>{name}</name><target><path>/{name}</path></target></pool>");
@@ -64,7 +65,7 @@ impl Site {
         format!("test://{path}")
     }
 
-    /// The counter's value; 0 when it has none yet.
+    /// Returns the value of a counter, or 0 if it has none yet.
     fn count(&self, name: &str) -> u64 {
         let text = self.metrics.encode(Ok(&Stats::default()));
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -76,7 +77,7 @@ impl Site {
     }
 }
 
-/// Which pools there are, and whether their room is known.
+/// Returns the names of the pools, each with whether its space is known.
 fn pools(stats: &Stats) -> Vec<(&str, bool)> {
     stats.pools.iter().map(|pool| (pool.name.as_str(), pool.space.is_some())).collect()
 }
@@ -91,7 +92,7 @@ fn reading_the_statistics_takes_one_process() {
 }
 
 #[test]
-fn other_pools_are_one_process_more_however_many() {
+fn any_number_of_other_pools_takes_one_more_process() {
     let site = Site::new();
     let uri = site.with_pools(&["a b", "mine", "c"]);
     let stats = read(&site.host(&uri, "mine")).unwrap();
@@ -100,16 +101,16 @@ fn other_pools_are_one_process_more_however_many() {
 }
 
 #[test]
-fn a_configured_pool_that_is_not_there_is_no_failure() {
+fn a_missing_configured_pool_is_not_a_failure() {
     let site = Site::new();
     let uri = site.with_pools(&[]);
     assert_eq!(read(&site.host(&uri, "mine")).unwrap(), Stats::default());
     assert_eq!(site.processes(), 1);
 }
 
-/// One that takes the connection and never says a word, as libvirtd does when it is stuck.
+/// The socket accepts the connection and never responds, like a stuck libvirtd.
 #[test]
-fn a_libvirt_that_hangs_is_given_up_and_counts_as_down() {
+fn a_libvirt_that_hangs_times_out_and_counts_as_down() {
     let site = Site::new();
     let socket = site.path("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
@@ -121,10 +122,10 @@ fn a_libvirt_that_hangs_is_given_up_and_counts_as_down() {
 }
 
 #[test]
-fn what_is_downloaded_is_counted() {
+fn downloads_and_their_bytes_are_counted() {
     let (site, mirror) = (Site::new(), Mirror::new());
     let host = site.host("test:///default", "default-pool");
-    // The test driver has no uploads: the pull fails when the download is done.
+    // The test driver supports no uploads, so the pull fails after the download.
     let body = [&b"QFI\xfb\0\0\0\x03"[..], &vec![0; 300_000]].concat();
     let fetch = |name: &str| {
         let image = mirror.url(name);

@@ -1,4 +1,5 @@
-//! The service does what its description says: schemathesis makes up requests from it, and holds the answers against it.
+//! The service behaves as its OpenAPI description says: schemathesis generates requests from the description and checks
+//! the responses against it.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/mod.rs"]
@@ -12,43 +13,47 @@ use support::{TestHost, within};
 /// Far longer than the service takes to listen.
 const START: Duration = Duration::from_secs(30);
 
-/// Where `tests/lab/install` has put it.
+/// Returns the path at which `tests/lab/install` installed it.
 fn schemathesis() -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/schemathesis");
     let path = Command::new(script).output().unwrap();
-    assert!(path.status.success(), "tests/lab/install installs it: {}", String::from_utf8_lossy(&path.stderr));
+    assert!(
+        path.status.success(),
+        "run tests/lab/install to install schemathesis: {}",
+        String::from_utf8_lossy(&path.stderr)
+    );
     String::from_utf8(path.stdout).unwrap().trim().to_owned()
 }
 
 #[test]
-fn requests_that_are_made_up_are_answered_as_described() {
+fn generated_requests_get_the_described_responses() {
     let host = TestHost::new();
-    // What the examples name is looked for here, and is not there.
+    // The mirror of the hosts that the examples name is empty.
     fs::create_dir(host.path("mirror")).unwrap();
     let mirror = format!("file://{}", host.path("mirror").display());
-    let mirrors = ["cloud.debian.org", "example.org"].map(|of| format!("--mirror={of}={mirror}"));
+    let mirrors = ["cloud.debian.org", "example.org"].map(|host| format!("--mirror={host}={mirror}"));
     let service = host.start(&[&mirrors[0], &mirrors[1], "serve", "--listen", "127.0.0.1:0"], "");
-    assert!(within(START, || service.said().contains("\"listening\"")), "{}", service.said());
-    let said = service.said();
-    let place = said.split("\"place\":\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(within(START, || service.stderr().contains("\"listening\"")), "{}", service.stderr());
+    let log = service.stderr();
+    let url = log.split("\"place\":\"").nth(1).unwrap().split('"').next().unwrap();
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/schemathesis.toml");
-    let tried = Command::new(schemathesis())
+    let run = Command::new(schemathesis())
         .arg("--config-file")
         .arg(config)
         .args([
             "run",
-            &format!("{place}/openapi.json"),
+            &format!("{url}/openapi.json"),
             "--seed=1",
             "--workers=2",
-            // The service answers what takes long after 45 s, with where to look for the result.
+            // The service responds to long-running requests after 45 s, with a URL to poll.
             "--request-timeout=60",
             "--no-color",
         ])
-        // A stream has no end to wait for; serve_life.rs and the service's own tests read it.
+        // The event stream does not end. serve_life.rs and the service's unit tests cover it.
         .arg("--exclude-path=/api/events")
         .current_dir(host.path(""))
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&tried.stdout);
-    assert!(tried.status.success(), "{told}\n{}", String::from_utf8_lossy(&tried.stderr));
+    let stdout = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&run.stderr));
 }

@@ -1,5 +1,5 @@
-//! Real guests, reached in every way there is: ssh, the guest agent, files both ways, console, screen, events; and broken
-//! one piece after the other, to see what vmprov says of each.
+//! Real guests, accessed over SSH, the guest agent, file copies, the console, screenshots and events. Then one part
+//! after the other is broken, to check the diagnosis.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -8,7 +8,7 @@ mod lab;
 
 use std::{process::Command, thread, time::Duration};
 
-use lab::{Lab, Ran};
+use lab::{Lab, Run};
 use rustix::process::Signal;
 
 /// How long a guest may take to come up or go down.
@@ -31,7 +31,7 @@ impl Drop for Host {
 }
 
 impl Host {
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> Run {
         self.lab.run_with_guest(args)
     }
 
@@ -40,7 +40,7 @@ impl Host {
         self.run(args).succeeded().stdout
     }
 
-    /// What a command in the guest prints, run as root through its agent.
+    /// Runs a command in the guest as root through its agent, and returns its output.
     #[track_caller]
     fn root(&self, vm: &str, script: &str) -> String {
         self.ok(&["vm", "exec", vm, "--via", "agent", "--user", "root", "--", "sh", "-c", script]).trim().to_owned()
@@ -48,11 +48,11 @@ impl Host {
 
     fn image() -> String {
         let built = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image")).output().unwrap();
-        assert!(built.status.success(), "no image: {}", String::from_utf8_lossy(&built.stderr));
+        assert!(built.status.success(), "cannot build the image: {}", String::from_utf8_lossy(&built.stderr));
         String::from_utf8(built.stdout).unwrap().trim().to_owned()
     }
 
-    fn create(&self, name: &str, image: &str, more: &[&str]) -> Ran {
+    fn create(&self, name: &str, image: &str, more: &[&str]) -> Run {
         let create = [
             "vm",
             "create",
@@ -71,9 +71,9 @@ impl Host {
         self.run(&[&create[..], &["-o", "json"], more].concat())
     }
 
-    /// Waits in vain, again and again until the wait ends at the stage that is expected; returns the error.
+    /// Repeats a wait that fails until it fails at the expected stage, and returns the error.
     #[track_caller]
-    fn in_vain(&self, vm: &str, goal: &str, stage: &str) -> serde_json::Value {
+    fn wait_fails_at(&self, vm: &str, goal: &str, stage: &str) -> serde_json::Value {
         for _ in 0..40 {
             let ran = self.run(&["vm", "wait", vm, "--for", goal, "--timeout", "8s", "-o", "json"]);
             assert!(!ran.status.success(), "{ran}");
@@ -82,12 +82,12 @@ impl Host {
                 return error;
             }
         }
-        panic!("{vm} does not come to {stage}");
+        panic!("no wait for {vm} failed at the stage {stage}");
     }
 }
 
 #[test]
-fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
+fn a_guest_is_accessible_in_every_way_and_failures_are_diagnosed() {
     let host = Host { lab: Lab::qemu() };
     let image = Host::image();
     host.ok(&["key", "generate", "k", "--type", "ed25519"]);
@@ -106,19 +106,19 @@ fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
             files(&host);
             plain_ssh(&host);
             screen_and_events(&host);
-            broken(&host);
+            break_and_diagnose(&host);
         });
         let others = scope.spawn(|| {
-            ailing(&host, &image);
-            alone(&host, &image);
+            cloud_init_fails(&host, &image);
+            no_dhcp(&host, &image);
         });
-        for story in [guest, others] {
-            story.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        for thread in [guest, others] {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
 
     host.ok(&["vm", "delete", "guest", "ailing", "alone", "--yes"]);
-    // One of the same name that has never spoken does not have the address of the one before it.
+    // A new VM with the same name that has sent no packets does not have the address of the deleted one.
     host.create("guest", &image, &["--no-start"]).succeeded();
     host.lab.virsh(&["start", "guest", "--paused"]);
     host.run(&["vm", "ip", "guest"]).failed_with(3);
@@ -132,7 +132,7 @@ fn a_guest_is_reached_in_every_way_and_told_of_when_not() {
     host.lab.virsh(&["net-destroy", "silent"]);
 }
 
-/// A command's words, output, input, status and limit are the same by both ways.
+/// The arguments, output, input, status and time limit of a command work the same over SSH and the agent.
 fn commands(host: &Host) {
     for via in ["ssh", "agent"] {
         let exec = ["vm", "exec", "guest", "--via", via];
@@ -146,9 +146,9 @@ fn commands(host: &Host) {
         let ran = run(&["-o", "json"], &["sh", "-c", "echo out; echo err >&2; kill -9 $$"]);
         assert_eq!(ran.json()["exitStatus"], 137, "{ran}");
         assert_eq!(ran.json()["stdout"], "out\n", "{ran}");
-        // A shell on the way adds that something was killed.
+        // A shell in between adds a message about the killed command.
         assert!(ran.json()["stderr"].as_str().unwrap().starts_with("err\n"), "{ran}");
-        // What ssh itself says when it fails is a command's own status here.
+        // Here, 255 is the command's own status, although ssh also uses it for its own failures.
         run(&[], &["sh", "-c", "exit 255"]).failed_with(255);
         assert_eq!(run(&[], &["nosuch"]).code(), Some(127));
         let ran = host.lab.with_stdin(&[&exec[..], &["--", "sha256sum"]].concat(), &vec![b'x'; 200_000]);
@@ -157,24 +157,24 @@ fn commands(host: &Host) {
         assert_eq!(ran.stdout.len(), 300_000);
         let ran = run(&["--timeout", "2s"], &["sleep", "4242"]).failed_with(10);
         assert!(ran.stderr.contains("did not end within 2 s"), "{ran}");
-        // What it had printed until then is not held back.
+        // The output before the timeout is printed.
         assert_eq!(run(&["--timeout", "3s"], &["sh", "-c", "echo first; sleep 4242"]).stdout, "first\n");
     }
-    // Interrupted, it is ended in the guest, and none of its files stays.
+    // An interrupted command is ended in the guest, and its files are removed.
     let running =
         host.lab.begin("", &["vm", "exec", "guest", "--via", "agent", "--", "sh", "-c", "echo on; sleep 4343"]);
     lab::wait_until("the command's output", || running.has_printed("on"));
     running.signal(Signal::INT);
     running.end().failed_with(130);
-    lab::wait_until("the end of what was interrupted", || {
+    lab::wait_until("the end of the interrupted command", || {
         host.root("guest", "pgrep -x sleep || true; ls /run | grep -v \"$(basename \"$(dirname \"$(readlink /proc/$$/fd/1)\")\")\" | grep vmprov || true").is_empty()
     });
     host.run(&["vm", "exec", "guest", "--user", "nobody-there", "--via", "agent", "--", "true"]).failed_with(1);
 }
 
-/// Another user of the guest sees that a command is run through the agent, and can neither read nor change its input.
+/// Another user of the guest can see that the agent runs a command, but can neither read nor change its input.
 fn input_is_private(host: &Host) {
-    // A shell's own words, so that nothing but reading takes time.
+    // Only builtins of the shell, so that polling is fast.
     let poll = "n=0
         until [ -e /tmp/enough ]; do
             for folder in /run/vmprov-exec-*; do
@@ -196,7 +196,7 @@ fn input_is_private(host: &Host) {
         let ran = host.lab.with_stdin(&sh, format!("echo {number}\n").as_bytes());
         assert_eq!(ran.succeeded().stdout, format!("{number}\n"));
     }
-    // One that is too large to be handed over with the command.
+    // An input that is too large to be sent together with the command.
     let large = format!("echo 49\n{}", "#\n".repeat(200_000));
     assert_eq!(host.lab.with_stdin(&sh, large.as_bytes()).succeeded().stdout, "49\n");
     host.root("guest", "touch /tmp/enough");
@@ -204,7 +204,7 @@ fn input_is_private(host: &Host) {
     host.root("guest", "rm /tmp/enough");
 }
 
-/// Folders and files with odd names, both ways.
+/// Copies folders and files with unusual names in both directions.
 fn files(host: &Host) {
     host.lab.write("folder/deep/one two", "deep\n");
     host.lab.write("folder/-dash:colon", "odd\n");
@@ -225,25 +225,25 @@ fn files(host: &Host) {
     assert!(denied.stderr.contains("ermission denied"), "{denied}");
 }
 
-/// ssh itself, with nothing but what vmprov printed.
+/// Runs plain ssh with the configuration that vmprov printed.
 fn plain_ssh(host: &Host) {
     let config = host.lab.write("ssh.conf", host.ok(&["ssh-config", "guest"]));
     let ssh = |command: &[&str]| {
-        let [program, entrance @ ..] = host.lab.entrance();
+        let [program, entrance @ ..] = host.lab.nsenter();
         Command::new(program).args(entrance).args(["ssh", "-F", &config]).args(command).output().unwrap()
     };
     let ran = ssh(&["guest", "hostname"]);
     assert!(ran.status.success() && ran.stdout == b"guest\n", "{ran:?}");
-    // Strict: with another host key nobody is let in.
+    // Host key checking is strict: with another host key, the connection fails.
     let known = config.clone();
     let file = std::fs::read_to_string(known).unwrap();
     let file = file.lines().find_map(|line| line.trim().strip_prefix("UserKnownHostsFile ")).unwrap();
-    let right = std::fs::read_to_string(file).unwrap();
-    std::fs::write(file, right.replace("AAAA", "AAAB")).unwrap();
+    let original = std::fs::read_to_string(file).unwrap();
+    std::fs::write(file, original.replace("AAAA", "AAAB")).unwrap();
     assert!(!ssh(&["guest", "hostname"]).status.success());
     host.ok(&["ssh-config"]);
     assert!(ssh(&["guest", "hostname"]).status.success());
-    host.lab.write("known", &right);
+    host.lab.write("known", &original);
     let json = host.run(&["ssh-config", "-o", "json"]).succeeded().json();
     let hosts = json["hosts"].as_array().unwrap();
     assert!(hosts.iter().any(|known| known["host"] == "guest" && known["port"].is_null()), "{json}");
@@ -252,7 +252,7 @@ fn plain_ssh(host: &Host) {
     assert_eq!((&first["source"], first["expires"].is_string()), (&"lease".into(), true), "{addresses}");
 }
 
-/// A picture that is one, a console that is logged, events as they happen.
+/// Tests the screenshot, the console log and the event stream.
 fn screen_and_events(host: &Host) {
     let shot = host.lab.file("shot.png");
     let taken = host.run(&["vm", "screenshot", "guest", "-o", shot.to_str().unwrap()]).succeeded();
@@ -282,29 +282,29 @@ fn screen_and_events(host: &Host) {
     assert!(ran.stderr.contains("no event within 1s"), "{ran}");
 }
 
-/// One piece after the other is taken away, from the inside.
-fn broken(host: &Host) {
+/// Breaks one part of the guest after the other, from the inside.
+fn break_and_diagnose(host: &Host) {
     host.root("guest", "mv /home/debian/.ssh/authorized_keys /root/kept");
-    let error = host.in_vain("guest", "ssh", "key-refused");
-    let says = error["error"].as_str().unwrap();
-    assert!(says.contains("rejected `k` (SHA256:") && says.ends_with("for user `debian`"), "{error}");
+    let error = host.wait_fails_at("guest", "ssh", "key-refused");
+    let message = error["error"].as_str().unwrap();
+    assert!(message.contains("rejected `k` (SHA256:") && message.ends_with("for user `debian`"), "{error}");
     assert!(error["hint"].as_str().unwrap().contains("vmprov inject guest"), "{error}");
     host.root("guest", "mv /root/kept /home/debian/.ssh/authorized_keys");
     host.ok(&["vm", "wait", "guest", "--timeout", LIMIT]);
 
     host.root("guest", "systemctl stop ssh ssh.socket 2>/dev/null || systemctl stop ssh");
-    let error = host.in_vain("guest", "ssh", "port-closed");
+    let error = host.wait_fails_at("guest", "ssh", "port-closed");
     assert!(error["cause"].as_str().unwrap().contains("Connection refused"), "{error}");
     assert!(error["hint"].as_str().unwrap().contains("--via agent"), "{error}");
-    // The agent stands in for ssh, and says so.
+    // The agent is used instead of SSH, and a message says so.
     let ran = host.run(&["vm", "exec", "guest", "--", "echo", "here"]).succeeded();
     assert_eq!(ran.stdout, "here\n");
     assert!(ran.stderr.contains("using the guest agent: cannot log in"), "{ran}");
 
     host.root("guest", "ip link set \"$(ls /sys/class/net | grep -v lo | head -n 1)\" down");
-    host.in_vain("guest", "ssh", "silent");
+    host.wait_fails_at("guest", "ssh", "silent");
 
-    // It panics: the agent does not come to answer.
+    // The kernel panics, so the agent never responds.
     host.run(&[
         "vm",
         "exec",
@@ -320,15 +320,15 @@ fn broken(host: &Host) {
         "-c",
         "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger",
     ]);
-    let error = host.in_vain("guest", "ssh", "kernel-panic");
+    let error = host.wait_fails_at("guest", "ssh", "kernel-panic");
     assert!(error["cause"].as_str().unwrap().contains("Kernel panic - not syncing: sysrq triggered crash"), "{error}");
     assert_eq!(error["details"]["console"].as_array().unwrap().len(), 20, "{error}");
     // A kernel that has panicked keeps its processor busy.
     host.ok(&["vm", "stop", "guest", "--force"]);
 }
 
-/// A script of the operator's fails: cloud-init says so, and the wait ends at once.
-fn ailing(host: &Host, image: &str) {
+/// The operator's user-data script fails: cloud-init reports it, and the wait ends at once.
+fn cloud_init_fails(host: &Host, image: &str) {
     let script = host.lab.write("plain.txt", "#!/bin/sh\nexit 3\n");
     let ran = host.create("ailing", image, &["--user-data", &script, "--wait=cloud-init", "--timeout", LIMIT]);
     let error = ran.failed_with(11);
@@ -339,11 +339,11 @@ fn ailing(host: &Host, image: &str) {
     host.ok(&["vm", "stop", "ailing", "--force"]);
 }
 
-/// Its network has no DHCP server: it asks, and nobody answers. Its agent is there all the same.
-fn alone(host: &Host, image: &str) {
+/// The network has no DHCP server, so the guest gets no address. Its agent still works.
+fn no_dhcp(host: &Host, image: &str) {
     host.create("alone", image, &["--network", "silent"]).succeeded();
     host.ok(&["vm", "wait", "alone", "--for", "agent", "--timeout", LIMIT]);
-    let error = host.in_vain("alone", "ip", "no-lease");
+    let error = host.wait_fails_at("alone", "ip", "no-lease");
     assert!(error["cause"].as_str().unwrap().contains("packets have come from it"), "{error}");
     let ran = host.run(&["vm", "exec", "alone", "--", "hostname"]).succeeded();
     assert_eq!(ran.stdout, "alone\n", "{ran}");

@@ -1,6 +1,6 @@
-//! Real guests: they boot a real cloud image, one fetched by name from a mirror with a kill half-way, are logged in to,
-//! stopped, started, given keys by both methods, made an image of that others boot, and deleted; afterwards everything
-//! is as it was before.
+//! Real guests that boot a real cloud image. One image is fetched by name from a mirror, by a create that is killed
+//! halfway and repeated. Commands run in the guests; they are stopped and started, get keys by both methods, are
+//! committed to an image that others boot, and are deleted. Afterwards, everything is as it was before.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/lab.rs"]
@@ -12,16 +12,16 @@ mod mirror;
 
 use std::{process::Command, thread};
 
-use lab::{Lab, Ran};
+use lab::{Lab, Run};
 use mirror::{Fault, Mirror};
 
 /// How long a guest may take to come up or go down.
 const LIMIT: &str = "12m";
 
-/// The image's file at its publisher's.
+/// The path of the image on the publisher's server.
 const PUBLISHED: &str = "cloud/disk.qcow2";
 
-/// vmprov, and what is asked of it again and again.
+/// The lab and the mirror, with helpers for common commands.
 struct Host {
     lab: Lab,
     mirror: Mirror,
@@ -37,7 +37,7 @@ impl Drop for Host {
 }
 
 impl Host {
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> Run {
         self.lab.run_with_guest(args)
     }
 
@@ -46,7 +46,7 @@ impl Host {
         self.run(args).succeeded().stdout
     }
 
-    /// What a command in the guest prints.
+    /// Runs a command in the guest over SSH, and returns its output.
     #[track_caller]
     fn guest(&self, vm: &str, command: &str) -> String {
         self.ok(&["vm", "ssh", vm, "--", command]).trim().to_owned()
@@ -57,17 +57,17 @@ impl Host {
         self.run(&["vm", "info", vm, "-o", "json"]).succeeded().json()
     }
 
-    /// Makes a cloud image with or without a guest agent, under a name that tells its user.
+    /// Builds a cloud image with or without a guest agent. vmprov knows the login user from the file name.
     fn image(&self, name: &str, options: &[&str]) -> String {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image");
         let built = Command::new(script).args(options).output().unwrap();
-        assert!(built.status.success(), "no image: {}", String::from_utf8_lossy(&built.stderr));
+        assert!(built.status.success(), "cannot build the image: {}", String::from_utf8_lossy(&built.stderr));
         let path = self.lab.file(name);
         std::fs::copy(String::from_utf8(built.stdout).unwrap().trim(), &path).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
-    /// Serves an image on the lab's loopback with a list of checksums beside it, and gives it a name.
+    /// Serves an image and a checksum file on the lab's loopback, and adds it to the catalogue.
     fn publish(&self, image: &str) {
         let body = std::fs::read(image).unwrap();
         let sum = vmprov::model::digest::of(&body);
@@ -81,14 +81,14 @@ impl Host {
         self.lab.write(".config/vmprov/config.toml", mirrors);
     }
 
-    /// Kills a create when half of its image is there; returns how many bytes that is.
+    /// Kills a create when half of its image is downloaded, and returns the number of bytes.
     fn fetch_half(&self, create: &[&str]) -> u64 {
         let half = std::fs::metadata(self.lab.file("debian-12-agent.qcow2")).unwrap().len() / 2;
-        self.mirror.spoil(PUBLISHED, [Fault::Hold(usize::try_from(half).unwrap())]);
+        self.mirror.inject_faults(PUBLISHED, [Fault::Hold(usize::try_from(half).unwrap())]);
         let running = self.lab.begin("", create);
         let downloads = camino::Utf8PathBuf::from_path_buf(self.lab.file(".cache/vmprov/downloads")).unwrap();
-        let there = || vmprov::store::partial_file::list(&downloads).iter().any(|(_, size)| *size == half);
-        lab::wait_until("half of the image", there);
+        let half_is_downloaded = || vmprov::store::partial_file::list(&downloads).iter().any(|(_, size)| *size == half);
+        lab::wait_until("half of the image", half_is_downloaded);
         running.signal(rustix::process::Signal::KILL);
         assert!(running.end().was_killed());
         self.mirror.requests();
@@ -104,7 +104,7 @@ impl Host {
 }
 
 #[test]
-fn two_guests_from_an_image_to_a_login_and_back_to_nothing() {
+fn two_guests_go_through_their_whole_lifecycle() {
     let lab = Lab::qemu();
     let mirror = Mirror::inside(&lab.network());
     let host = Host { lab, mirror };
@@ -115,7 +115,7 @@ fn two_guests_from_an_image_to_a_login_and_back_to_nothing() {
     let config =
         host.user_data("config.yaml", "#cloud-config\nwrite_files:\n- {path: /etc/asked-for, content: it is here}\n");
     let script = host.user_data("script.sh", "#!/bin/sh\necho ran >/var/tmp/script\n");
-    // The pool, the network, and what was found out of KVM stay; they are there from here on.
+    // The pool, the network and the result of the KVM probe are kept, so they must exist before the snapshot.
     host.ok(&["vm", "create", "warm", "--image", &without_agent, "--ssh-key", "first", "--no-start"]);
     host.ok(&["vm", "delete", "warm", "--yes"]);
     host.ok(&["image", "prune", "--all"]);
@@ -123,12 +123,12 @@ fn two_guests_from_an_image_to_a_login_and_back_to_nothing() {
 
     thread::scope(|scope| {
         let agent = scope.spawn(|| {
-            agent_story(&host, &config);
-            image_story(&host);
+            agent_lifecycle(&host, &config);
+            committed_image(&host);
         });
-        let plain = scope.spawn(|| plain_story(&host, &without_agent, &script));
-        for story in [agent, plain] {
-            story.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let plain = scope.spawn(|| cloud_init_lifecycle(&host, &without_agent, &script));
+        for thread in [agent, plain] {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
 
@@ -142,9 +142,9 @@ fn two_guests_from_an_image_to_a_login_and_back_to_nothing() {
     host.lab.settles(&before, "after everything was deleted");
 }
 
-/// Created by the name of an image that is not there yet, which is killed when half of it is fetched, and again. With a
-/// key and user data, waited for, and given a second key through its agent.
-fn agent_story(host: &Host, user_data: &str) {
+/// Creates a VM from the name of an image that is not downloaded yet. The first create is killed when half of the image
+/// is downloaded, and repeated. The VM gets a key, user data, and a second key through its agent.
+fn agent_lifecycle(host: &Host, user_data: &str) {
     let create = ["vm", "create", "agent", "--image", "lab:12", "--ssh-key", "first", "--user-data", user_data];
     let wait = ["--memory", "640", "--disk-size", "4", "--wait=cloud-init", "--timeout", LIMIT, "-o", "json"];
     let create = [&create[..], &wait].concat();
@@ -157,7 +157,7 @@ fn agent_story(host: &Host, user_data: &str) {
     let address = created["addresses"][0].as_str().unwrap().to_owned();
     assert_eq!(host.ok(&["vm", "ip", "agent"]).trim(), address);
 
-    // What vmprov needs and what the operator wants, side by side.
+    // vmprov's own configuration and the operator's user data both apply.
     assert_eq!(host.guest("agent", "hostname; whoami; cat /etc/asked-for"), "agent\ndebian\nit is here");
     assert_eq!(host.guest("agent", "sudo -n id -u"), "0");
     let root_kib: u64 = host.guest("agent", "df -k --output=size / | tail -n 1").trim().parse().unwrap();
@@ -167,7 +167,7 @@ fn agent_story(host: &Host, user_data: &str) {
     assert!(host_keys[0].as_str().unwrap().starts_with(&in_guest), "{host_keys}: {in_guest}");
     host.run(&["vm", "ssh", "agent", "--", "exit 7"]).failed_with(7);
 
-    // Live, through the agent: the second key alone lets in, without a restart.
+    // Through the agent, without a restart: login works with the second key alone.
     let boot = host.guest("agent", "cat /proc/sys/kernel/random/boot_id");
     host.ok(&["vm", "wait", "agent", "--for", "agent", "--timeout", LIMIT]);
     let injected =
@@ -175,10 +175,10 @@ fn agent_story(host: &Host, user_data: &str) {
     assert_eq!(injected["method"], "agent", "{injected}");
     assert_eq!(injected["restartNeeded"], false, "{injected}");
     assert_eq!((&injected["keptInSeed"], &injected["verified"]), (&true.into(), &true.into()), "{injected}");
-    assert_eq!(host.guest("agent", "cat /proc/sys/kernel/random/boot_id"), boot, "it was restarted");
+    assert_eq!(host.guest("agent", "cat /proc/sys/kernel/random/boot_id"), boot, "the guest was restarted");
     host.run(&["inject", "agent", "second", "--user", "nobody-there"]).failed_with(3);
 
-    // Down and up again: both keys and the host keys are still what they were, and the replaced seed is gone.
+    // After a stop and a start, both keys and the host keys are unchanged, and the replaced seed is deleted.
     let stopped = host.run(&["vm", "stop", "agent", "--timeout", LIMIT, "-o", "json"]).succeeded().json();
     assert_eq!(stopped["results"][0]["state"], "shut off", "{stopped}");
     assert_eq!(stopped["results"][0]["forced"], false, "{stopped}");
@@ -190,9 +190,9 @@ fn agent_story(host: &Host, user_data: &str) {
     assert_eq!(host.guest("agent", "grep -c . .ssh/authorized_keys"), "2");
 }
 
-/// A second VM of the image costs no network and no copy. An image of the first one is no longer that one: what boots
-/// it is a machine of its own, with what was installed in it.
-fn image_story(host: &Host) {
+/// A second VM of the image needs no download and no copy. A VM that boots the committed image has its own identity,
+/// and the files of the committed VM.
+fn committed_image(host: &Host) {
     let machine = host.guest("agent", "cat /etc/machine-id");
     host.run(&["vm", "commit", "agent", "golden"]).failed_with(4);
     host.ok(&["vm", "stop", "agent", "--timeout", LIMIT]);
@@ -211,17 +211,20 @@ fn image_story(host: &Host) {
     let machines = [machine, host.guest("clone", "cat /etc/machine-id"), host.guest("twin", "cat /etc/machine-id")];
     let [agent, clone, twin] = &machines;
     assert!(agent != clone && clone != twin && agent != twin && clone.len() == 32, "{machines:?}");
-    let ours = host.guest("clone", "sudo cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub");
-    assert!(host.info("clone")["hostKeys"][0].as_str().unwrap().starts_with(&ours), "another VM's host key");
+    let in_guest = host.guest("clone", "sudo cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub");
+    assert!(
+        host.info("clone")["hostKeys"][0].as_str().unwrap().starts_with(&in_guest),
+        "the guest has another VM's host key"
+    );
     assert_eq!(host.guest("clone", "ls /etc/ssh/ssh_host_*.pub | wc -l; grep -c . .ssh/authorized_keys"), "2\n1");
     assert_eq!(host.guest("clone", "sudo ls /var/lib/cloud/instances | wc -l"), "1");
     let refused = host.run(&["image", "delete", "golden"]).failed_with(4);
     assert!(refused.stderr.contains("VM clone"), "{refused}");
 }
 
-/// The workflow of the service's document: created without a key, which is injected through cloud-init; then the
-/// host key changes behind vmprov's back, which is noticed, and mended by the next inject.
-fn plain_story(host: &Host, image: &str, user_data: &str) {
+/// Creates a VM without a key, and injects one through cloud-init. Then the host key changes outside vmprov, which is
+/// detected, and the next injection restores it.
+fn cloud_init_lifecycle(host: &Host, image: &str, user_data: &str) {
     let create = ["vm", "create", "plain", "--image", image, "--memory", "640", "--user-data", user_data];
     host.ok(&[&create[..], &["--wait=ip", "--timeout", LIMIT]].concat());
     let injected = host.run(&["inject", "plain", "first", "-o", "json"]).succeeded().json();
@@ -232,8 +235,8 @@ fn plain_story(host: &Host, image: &str, user_data: &str) {
     host.ok(&["vm", "wait", "plain", "--for", "cloud-init", "--timeout", LIMIT]);
     assert_eq!(host.guest("plain", "hostname; cat /var/tmp/script"), "plain\nran");
 
-    let fingerprint = "sudo cat /etc/ssh/ssh_host_ed25519_key.pub";
-    let ours = host.guest("plain", fingerprint);
+    let read_host_key = "sudo cat /etc/ssh/ssh_host_ed25519_key.pub";
+    let original = host.guest("plain", read_host_key);
     let change = "sudo rm /etc/ssh/ssh_host_*; sudo ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; sudo systemctl restart ssh";
     host.guest("plain", change);
     let refused = host.run(&["vm", "ssh", "plain", "--", "true"]).failed_with(255);
@@ -242,7 +245,7 @@ fn plain_story(host: &Host, image: &str, user_data: &str) {
     let inject = ["inject", "plain", "second", "--method", "cloud-init", "--restart", "--timeout", LIMIT, "-o", "json"];
     let injected = host.run(&inject).succeeded().json();
     assert_eq!((&injected["verified"], &injected["restartNeeded"]), (&true.into(), &false.into()), "{injected}");
-    assert_eq!(host.guest("plain", fingerprint), ours, "the host keys are not the ones handed in");
+    assert_eq!(host.guest("plain", read_host_key), original, "the original host keys were not restored");
     host.ok(&["vm", "wait", "plain", "--for", "cloud-init", "--timeout", LIMIT]);
     assert_eq!(host.guest("plain", "grep -c . .ssh/authorized_keys; cat /var/tmp/script"), "2\nran");
 }

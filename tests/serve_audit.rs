@@ -1,4 +1,4 @@
-//! A service whose audit log cannot be written: what it answers, what it refuses, and what it writes at shutdown.
+//! A service whose audit log cannot be written: its responses, refused changes, and what it logs at shutdown.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
@@ -23,25 +23,25 @@ use support::{Running, TestHost, within};
 /// Far longer than any of these tests takes.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// A service whose audit log is a full FIFO, and the FIFO's other end.
-fn stalled<'h>(host: &'h TestHost, more: &[&str]) -> (Running<'h>, Client, File) {
+/// Starts a service whose audit log is a full FIFO. Returns the service, a client, and the FIFO's other end.
+fn serve_with_full_fifo<'h>(host: &'h TestHost, more: &[&str]) -> (Running<'h>, Client, File) {
     let (fifo, socket) = (host.path("audit.fifo"), host.path("api.sock"));
     host.tool("mkfifo", &["audit.fifo"]);
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let mut end = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&fifo).unwrap();
     while end.write(b"\n").is_ok() {}
-    let place = format!("unix:{}", socket.display());
-    let args = ["serve", "--listen", &place, "--drain", "0s", "--audit-log", fifo.to_str().unwrap()];
+    let address = format!("unix:{}", socket.display());
+    let args = ["serve", "--listen", &address, "--drain", "0s", "--audit-log", fifo.to_str().unwrap()];
     let service = host.start(&[&args, more].concat(), "");
     let client = Client::at(&socket);
-    assert!(within(LIMIT, || client.is_answered()), "{}", service.said());
+    assert!(within(LIMIT, || client.can_connect()), "{}", service.stderr());
     (service, client, end)
 }
 
 /// Reads records until one has this event and this status.
 fn read_until(end: &mut File, event: &str, status: u16) {
     let (mut text, mut read) = (String::new(), 0);
-    let mut is_there = || {
+    let mut is_written = || {
         let mut bytes = [0; 4096];
         while let Ok(count @ 1..) = end.read(&mut bytes) {
             text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
@@ -55,17 +55,17 @@ fn read_until(end: &mut File, event: &str, status: u16) {
             is_key && record["event"] == event && record["status"] == status
         })
     };
-    assert!(within(LIMIT, &mut is_there), "no {event} with {status}");
+    assert!(within(LIMIT, &mut is_written), "no event {event} with status {status} was written");
 }
 
 #[test]
-fn a_stalled_required_log_refuses_changes_only() {
+fn a_stalled_required_log_refuses_only_changes() {
     let host = TestHost::new();
-    let (service, client, mut end) = stalled(&host, &["--audit-required"]);
+    let (service, client, mut end) = serve_with_full_fifo(&host, &["--audit-required"]);
     // The record of this request does not fit into the FIFO.
     client.get("/api/vms").is(200);
-    let nothing = "/api/operations/6e7b1b8e-0000-4000-8000-000000000000";
-    assert!(within(LIMIT, || client.send("DELETE", nothing, &[], "").status == 503), "{}", service.said());
+    let missing = "/api/operations/6e7b1b8e-0000-4000-8000-000000000000";
+    assert!(within(LIMIT, || client.send("DELETE", missing, &[], "").status == 503), "{}", service.stderr());
     let refused = client.json("POST", "/api/ssh-keys", &json!({"name": "dev", "type": "ed25519"}));
     let problem = refused.is(503).value();
     assert_eq!(problem["error"], "cannot record the request in the audit log", "{refused}");
@@ -76,17 +76,17 @@ fn a_stalled_required_log_refuses_changes_only() {
     assert_eq!(client.get("/api/operations").is(200).value(), json!({"operations": []}));
     // Once the FIFO is read, every record arrives and changes are allowed again.
     read_until(&mut end, "request", 503);
-    let made = || client.json("POST", "/api/ssh-keys", &json!({"name": "dev", "type": "ed25519"})).status == 201;
-    assert!(within(LIMIT, made), "{}", service.said());
+    let create = || client.json("POST", "/api/ssh-keys", &json!({"name": "dev", "type": "ed25519"})).status == 201;
+    assert!(within(LIMIT, create), "{}", service.stderr());
     service.signal(Signal::TERM);
     service.end().succeeds();
     read_until(&mut end, "operation", 201);
 }
 
 #[test]
-fn a_stalled_optional_log_blocks_nothing_and_the_records_lost_at_shutdown_are_logged() {
+fn a_stalled_optional_log_blocks_nothing_and_lost_records_are_reported() {
     let host = TestHost::new();
-    let (service, client, _end) = stalled(&host, &[]);
+    let (service, client, _end) = serve_with_full_fifo(&host, &[]);
     for number in 0..3 {
         let key = json!({"name": format!("key{number}"), "type": "ed25519"});
         client.json("POST", "/api/ssh-keys", &key).is(201);

@@ -1,4 +1,4 @@
-//! Whatever is sent to `vmprov serve`, what it refuses is a problem that a client can read, and that says what to do next.
+//! Every error response of `vmprov serve` is a problem document that says what went wrong and what to do.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
@@ -10,7 +10,7 @@ mod support;
 
 use std::{io::Read, time::Duration};
 
-use http::{Answer, Service, request};
+use http::{Response, Service, request};
 use serde_json::json;
 use support::{Running, TestHost};
 
@@ -22,9 +22,9 @@ fn serve(host: &TestHost) -> Service<Running<'_>> {
     Service::new(running, Running::signal, socket)
 }
 
-/// It is a problem with all of its members, and its text says what went wrong and what to do.
+/// Asserts that the response is a problem document with all members, whose detail contains `parts`.
 #[track_caller]
-fn is_problem(answer: &Answer, status: u16, parts: &[&str]) {
+fn assert_problem(answer: &Response, status: u16, parts: &[&str]) {
     answer.is(status);
     assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer}");
     assert!(answer.header("x-request-id").is_some() && answer.header("cache-control") == Some("no-store"), "{answer}");
@@ -38,12 +38,12 @@ fn is_problem(answer: &Answer, status: u16, parts: &[&str]) {
         assert!(problem.get(member).is_some(), "no `{member}`: {answer}");
     }
     for part in parts {
-        assert!(problem["detail"].as_str().unwrap().contains(part), "it does not say `{part}`: {answer}");
+        assert!(problem["detail"].as_str().unwrap().contains(part), "the detail does not contain `{part}`: {answer}");
     }
 }
 
 #[test]
-fn a_body_that_cannot_be_used_is_told_where_and_why() {
+fn the_error_of_an_invalid_body_says_where_and_why() {
     let host = TestHost::new();
     let service = serve(&host);
     let long = format!(r#"{{"name":"a","userData":"{}"}}"#, "x".repeat(3 << 20));
@@ -70,38 +70,38 @@ fn a_body_that_cannot_be_used_is_told_where_and_why() {
         (&long, 413, &["larger than 2097152 bytes"]),
     ];
     for (body, status, parts) in cases {
-        is_problem(&service.client.send("POST", "/api/vms", &[JSON], body), *status, parts);
+        assert_problem(&service.client.send("POST", "/api/vms", &[JSON], body), *status, parts);
     }
-    // Not UTF-8, chunked, with nothing in it, cut short.
+    // Invalid UTF-8, chunked, empty and truncated bodies.
     let post = |head: &[&str], body: &[u8]| {
         let mut bytes = request("POST", "/api/vms", head, "").into_bytes();
         bytes.extend(body);
         service.client.raw(&bytes)
     };
-    is_problem(&post(&[JSON, "Content-Length: 12"], b"{\"name\":\"\xff\"}"), 400, &["not valid JSON"]);
+    assert_problem(&post(&[JSON, "Content-Length: 12"], b"{\"name\":\"\xff\"}"), 400, &["not valid JSON"]);
     let chunked = ["Transfer-Encoding: chunked", JSON];
-    is_problem(
+    assert_problem(
         &post(&chunked, b"8\r\n{\"name\":\r\n5\r\n true\r\n1\r\n}\r\n0\r\n\r\n"),
         400,
         &["invalid member `name`"],
     );
-    is_problem(&post(&chunked, b"0\r\n\r\n"), 400, &["missing member `name`"]);
-    is_problem(&post(&chunked, b"zz\r\n{}\r\n0\r\n\r\n"), 400, &["cannot read the body"]);
-    is_problem(&post(&[JSON, "Content-Length: 0"], b""), 400, &["missing member `name`"]);
-    is_problem(&post(&[], b""), 400, &["missing member `name`"]);
+    assert_problem(&post(&chunked, b"0\r\n\r\n"), 400, &["missing member `name`"]);
+    assert_problem(&post(&chunked, b"zz\r\n{}\r\n0\r\n\r\n"), 400, &["cannot read the body"]);
+    assert_problem(&post(&[JSON, "Content-Length: 0"], b""), 400, &["missing member `name`"]);
+    assert_problem(&post(&[], b""), 400, &["missing member `name`"]);
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""] {
         let answer = service.client.send("POST", "/api/vms", &[&format!("Content-Type: {kind}")], "{}");
-        is_problem(&answer, 415, &["application/json"]);
+        assert_problem(&answer, 415, &["application/json"]);
         assert_eq!(answer.header("accept"), Some("application/json"));
     }
     let answer = service.client.send("POST", "/api/vms", &[JSON, "Content-Encoding: gzip"], "{}");
-    is_problem(&answer, 415, &["gzip"]);
+    assert_problem(&answer, 415, &["gzip"]);
     assert_eq!(answer.header("accept-encoding"), Some("identity"));
     service.end().end().succeeds();
 }
 
 #[test]
-fn a_request_line_that_leads_nowhere_is_told_where_to_go() {
+fn the_error_of_an_unknown_route_suggests_the_right_one() {
     let host = TestHost::new();
     let service = serve(&host);
     let cases: &[(&str, &str, u16, &[&str])] = &[
@@ -138,7 +138,7 @@ fn a_request_line_that_leads_nowhere_is_told_where_to_go() {
     ];
     for (method, path, status, parts) in cases {
         let answer = service.client.send(method, path, &[], "");
-        is_problem(&answer, *status, parts);
+        assert_problem(&answer, *status, parts);
         assert_eq!(answer.header("allow").is_some(), *status == 405, "{answer}");
     }
     let answer = service.client.send("HEAD", "/api/vms", &[], "");
@@ -149,13 +149,13 @@ fn a_request_line_that_leads_nowhere_is_told_where_to_go() {
 }
 
 #[test]
-fn heads_that_are_no_http_end_the_connection_and_nothing_else() {
+fn an_invalid_request_head_ends_only_its_connection() {
     let host = TestHost::new();
     let service = serve(&host);
     let big = format!("X-Big: {}", "x".repeat(1 << 20));
     let many: Vec<_> = (0..500).map(|number| format!("X-{number}: y")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
-    // What is not read any more is refused by the kernel, which may overtake the answer.
+    // The kernel resets a connection whose input is not read, possibly before the response arrives.
     let mut answer = Vec::new();
     let whole = format!("GET /healthz HTTP/1.1\r\nHost: x\r\n{big}\r\n\r\n");
     let cut = service.client.open(whole.as_bytes()).read_to_end(&mut answer).is_err();
@@ -164,10 +164,10 @@ fn heads_that_are_no_http_end_the_connection_and_nothing_else() {
     assert_eq!(service.client.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n").status, 400);
     assert_eq!(service.client.raw(b"GET / HTTP/9.9\r\n\r\n").status, 400);
     assert_eq!(service.client.raw(b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n").status, 400);
-    // The preface of HTTP/2 without being asked, and an upgrade to it, which is not taken.
-    let mut none = Vec::new();
-    service.client.open(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").read_to_end(&mut none).ok();
-    assert!(none.is_empty(), "{none:?}");
+    // An HTTP/2 preface ends the connection. An upgrade to HTTP/2 is ignored.
+    let mut received = Vec::new();
+    service.client.open(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").read_to_end(&mut received).ok();
+    assert!(received.is_empty(), "{received:?}");
     let upgrade = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n\
                    HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n\r\n";
     assert_eq!(service.client.raw(upgrade.as_bytes()).is(200).text(), "OK");
@@ -179,19 +179,19 @@ fn heads_that_are_no_http_end_the_connection_and_nothing_else() {
 }
 
 #[test]
-fn a_request_that_is_carried_out_says_what_it_did() {
+fn a_successful_request_describes_its_result() {
     let host = TestHost::new();
     let service = serve(&host);
     let client = &service.client;
     let made = client.json("POST", "/api/ssh-keys", &json!({"name": "k", "type": "ed25519"}));
     assert_eq!(made.is(201).header("location"), Some("/api/ssh-keys/k"));
     let taken = client.json("POST", "/api/ssh-keys", &json!({"name": "k", "type": "ed25519"}));
-    is_problem(&taken, 409, &["k"]);
+    assert_problem(&taken, 409, &["k"]);
     let line = client.get("/api/ssh-keys/k/public");
     assert_eq!(line.is(200).text().trim(), made.value()["publicKey"]);
     let body = client.send("DELETE", "/api/ssh-keys/k", &[JSON], "{}");
     assert_eq!(body.is(200).value()["status"], "deleted");
-    is_problem(&client.send("DELETE", "/api/ssh-keys/k", &[], ""), 404, &["k"]);
+    assert_problem(&client.send("DELETE", "/api/ssh-keys/k", &[], ""), 404, &["k"]);
     let accepted = client.send("POST", "/api/ssh-keys", &[JSON, "Prefer: respond-async"], r#"{"name":"late"}"#);
     let view = client.finished(&accepted, Duration::from_mins(1), |_| ());
     assert_eq!(

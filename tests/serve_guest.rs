@@ -1,5 +1,4 @@
-//! A real guest over HTTP, from a key and an image to a login and back to nothing; each answer within a minute, however
-//! long the work behind it takes.
+//! The lifecycle of a real guest over HTTP. Every response arrives within a minute, even if the operation takes longer.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/arguments.rs"]
@@ -16,8 +15,8 @@ mod mirror;
 
 use std::{process::Command, thread, time::Duration};
 
-use arguments::Watched;
-use http::{Answer, Service};
+use arguments::ArgumentWatcher;
+use http::{Response, Service};
 use lab::{Lab, Running, wait_until};
 use mirror::{Fault, Mirror};
 use serde_json::{Value, json};
@@ -25,10 +24,10 @@ use serde_json::{Value, json};
 /// How long a guest may take to come up or go down.
 const LIMIT: Duration = Duration::from_mins(12);
 
-/// The image's file, whose name tells the user.
+/// The image's file name, from which vmprov knows the login user.
 const FILE: &str = "debian-12.qcow2";
 
-/// Stands in whatever a request says, and nowhere else on this machine.
+/// Text that is part of the requests and appears nowhere else on this machine.
 const CONTENT: &str = "content-of-a-request";
 
 const JSON: &str = "Content-Type: application/json";
@@ -49,12 +48,12 @@ impl Drop for Site {
 }
 
 impl Site {
-    fn send(&self, method: &str, path: &str, prefer: &str, body: &Value) -> Answer {
+    fn send(&self, method: &str, path: &str, prefer: &str, body: &Value) -> Response {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.service.as_ref().unwrap().client.send(method, path, &[JSON, &format!("Prefer: {prefer}")], &body)
     }
 
-    /// Asks, and polls where it takes longer than a second; it must succeed.
+    /// Sends a request, and polls if it takes longer than a second. The operation must succeed.
     #[track_caller]
     fn ok(&self, method: &str, path: &str, body: &Value) -> Value {
         let answer = self.send(method, path, "wait=1", body);
@@ -67,22 +66,22 @@ impl Site {
         done["result"].clone()
     }
 
-    /// What a command in the guest prints.
+    /// Runs a command in the guest, and returns the result.
     #[track_caller]
     fn exec(&self, request: &Value) -> Value {
         self.ok("POST", "/api/vms/web/exec", request)
     }
 
     #[track_caller]
-    fn get(&self, path: &str) -> Answer {
+    fn get(&self, path: &str) -> Response {
         self.send("GET", path, "wait=1", &Value::Null)
     }
 
-    /// Sends a request as [`Self::ok`] does, and checks that no process has its content in the arguments.
+    /// Sends a request like [`Self::ok`], and checks that no process has its content in the arguments.
     #[track_caller]
-    fn unseen(&self, method: &str, path: &str, body: &Value) -> Value {
+    fn ok_unseen(&self, method: &str, path: &str, body: &Value) -> Value {
         let body = serde_json::from_str(&body.to_string().replace("CONTENT", CONTENT)).unwrap();
-        let watched = Watched::new("virsh", &[CONTENT]);
+        let watched = ArgumentWatcher::new("virsh", &[CONTENT]);
         let done = self.ok(method, path, &body);
         assert_eq!(watched.seen(), ["virsh"], "{method} {path}");
         done
@@ -90,7 +89,7 @@ impl Site {
 }
 
 #[test]
-fn a_guest_lives_and_ends_over_http() {
+fn a_guest_goes_through_its_lifecycle_over_http() {
     let lab = Lab::qemu();
     let mirror = Mirror::inside(&lab.network());
     let built = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image")).output().unwrap();
@@ -105,9 +104,9 @@ fn a_guest_lives_and_ends_over_http() {
     let service = Service::new(lab.serve(&[]), Running::signal, lab.socket());
     let mut site = Site { service: Some(service), mirror, lab };
 
-    created(&site, half);
-    reached(&site);
-    changed(&site);
+    create_with_progress(&site, half);
+    access(&site);
+    change(&site);
     let deleted = site.ok("DELETE", "/api/vms/web", &Value::Null);
     assert_eq!((&deleted["status"], &deleted["kept"]), (&json!("deleted"), &json!([])), "{deleted}");
     site.get("/api/vms/web").is(404);
@@ -116,20 +115,20 @@ fn a_guest_lives_and_ends_over_http() {
     }
     site.ok("POST", "/api/images/prune", &json!({"all": true}));
     site.service.take().unwrap().end().end().succeeded();
-    // What plain ssh was told of the guest's host keys goes with the next `ssh-config`.
+    // The known_hosts files for plain ssh are removed by the next `ssh-config`.
     site.lab.settles_without(&before, |line| line.contains("known_hosts-"), "after everything was deleted");
 }
 
-/// Keys, and a VM whose image takes its time: how far it is can be seen.
-fn created(site: &Site, half: usize) {
+/// Creates keys, and a VM whose image downloads slowly, so that its progress is visible.
+fn create_with_progress(site: &Site, half: usize) {
     for key in ["first", "second"] {
         site.ok("POST", "/api/ssh-keys", &json!({"name": key, "type": "ed25519"}));
     }
-    site.mirror.spoil(FILE, [Fault::Hold(half)]);
+    site.mirror.inject_faults(FILE, [Fault::Hold(half)]);
     let data = format!("#cloud-config\nbootcmd:\n- echo {CONTENT}\n");
     let new = json!({"name": "web", "imageUrl": site.mirror.url(FILE), "memory": 640, "vcpus": 1, "sshKeys": ["first"],
         "userData": data});
-    let watched = Watched::new("virsh", &[CONTENT]);
+    let watched = ArgumentWatcher::new("virsh", &[CONTENT]);
     let accepted = site.send("POST", "/api/vms", "wait=5", &new);
     let poll = accepted.is(202).header("location").unwrap().to_owned();
     assert_eq!(accepted.header("preference-applied"), Some("wait=5"));
@@ -139,7 +138,7 @@ fn created(site: &Site, half: usize) {
             && view["bytesTotal"].as_u64() > view["bytesDone"].as_u64()
             && view["step"].is_string()
     });
-    site.mirror.open_gate();
+    site.mirror.release();
     let client = &site.service.as_ref().unwrap().client;
     let done = client.finished(&accepted, LIMIT, |_| ());
     assert_eq!(watched.seen(), ["virsh"]);
@@ -149,8 +148,8 @@ fn created(site: &Site, half: usize) {
     assert!(listed["vms"].as_array().unwrap().iter().any(|vm| vm["name"] == "web"), "{listed}");
 }
 
-/// Waited for, and reached in every way there is over HTTP.
-fn reached(site: &Site) {
+/// Waits for the guest, and accesses it in every way that HTTP offers.
+fn access(site: &Site) {
     let waited = site.ok("POST", "/api/vms/web/wait", &json!({"for": "cloud-init", "timeout": "12m"}));
     assert_eq!(waited["reached"], "cloud-init", "{waited}");
     for via in ["ssh", "agent"] {
@@ -165,7 +164,7 @@ fn reached(site: &Site) {
         assert!(ran["stderr"].as_str().unwrap().contains("no"), "{ran}");
         let script = "# CONTENT %h 'é'\n\tcat; printf '%s|' \"$@\"";
         let request = json!({"command": ["sh", "-c", script, "x", "", " a\t\"b\" ", "CONTENT ü\n"], "stdin": "CONTENT\n", "via": via});
-        let ran = site.unseen("POST", "/api/vms/web/exec", &request);
+        let ran = site.ok_unseen("POST", "/api/vms/web/exec", &request);
         assert_eq!(ran["stdout"], format!("{CONTENT}\n| a\t\"b\" |{CONTENT} ü\n|"), "{ran}");
     }
     let logs = site.get("/api/vms/web/logs?lines=500").is(200).value();
@@ -173,17 +172,17 @@ fn reached(site: &Site) {
         logs["lines"].as_array().unwrap().iter().any(|line| line.as_str().unwrap().contains("web login")),
         "{logs}"
     );
-    let picture = site.get("/api/vms/web/screenshot");
-    assert_eq!(picture.is(200).header("content-type"), Some("image/png"));
-    assert!(picture.body.starts_with(b"\x89PNG\r\n\x1a\n"));
+    let screenshot = site.get("/api/vms/web/screenshot");
+    assert_eq!(screenshot.is(200).header("content-type"), Some("image/png"));
+    assert!(screenshot.body.starts_with(b"\x89PNG\r\n\x1a\n"));
     let addresses = site.get("/api/vms/web/addresses").is(200).value();
     assert!(addresses["addresses"].as_array().is_some_and(|list| !list.is_empty()), "{addresses}");
 }
 
-/// Given another key, a time to live and a description; stopped and started.
-fn changed(site: &Site) {
+/// Gives the VM another key, a time to live and a description, and stops and starts it.
+fn change(site: &Site) {
     let second = site.get("/api/ssh-keys/second").is(200).value()["publicKey"].as_str().unwrap().to_owned();
-    let watched = Watched::new("virsh", &[second.split(' ').nth(1).unwrap()]);
+    let watched = ArgumentWatcher::new("virsh", &[second.split(' ').nth(1).unwrap()]);
     let injected = site.ok("POST", "/api/vms/web/ssh-keys/second", &Value::Null);
     assert_eq!(watched.seen(), ["virsh"]);
     assert_eq!((&injected["status"], &injected["key"]), (&json!("injected"), &json!("second")), "{injected}");
@@ -194,7 +193,7 @@ fn changed(site: &Site) {
     assert!(expiry["expires"].is_string(), "{expiry}");
     let text = format!("for the web: {CONTENT}\n é");
     let new = json!({"description": text.replace(CONTENT, "CONTENT"), "autostart": true});
-    let edited = site.unseen("PATCH", "/api/vms/web", &new);
+    let edited = site.ok_unseen("PATCH", "/api/vms/web", &new);
     assert_eq!(edited["changed"], true, "{edited}");
     let stopped = site.ok("POST", "/api/vms/web/stop", &json!({"timeout": "12m"}));
     assert_eq!((&stopped["status"], &stopped["forced"]), (&json!("stopped"), &json!(false)), "{stopped}");

@@ -20,20 +20,20 @@ use support::{TestHost, within};
 const START: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_virsh_that_hangs_holds_up_nobody_for_long_and_there_is_never_a_second_one_for_the_same() {
+fn identical_requests_share_a_hanging_virsh_and_other_requests_do_not_wait() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("calls");
     let script = format!("echo \"$*\" >>{}\nexec sleep 600", log.display());
     let host = TestHost::new().with_program("virsh", &script);
     let socket = host.path("api.sock");
-    let place = format!("unix:{}", socket.display());
-    let service = host.start(&["serve", "--listen", &place, "--drain", "0s"], "");
+    let address = format!("unix:{}", socket.display());
+    let service = host.start(&["serve", "--listen", &address, "--drain", "0s"], "");
     let client = Client::at(&socket);
-    assert!(within(START, || client.is_answered()), "{}", service.said());
+    assert!(within(START, || client.can_connect()), "{}", service.stderr());
 
-    let askers: Vec<_> = (0..20).map(|_| client.clone()).collect();
+    let clients: Vec<_> = (0..20).map(|_| client.clone()).collect();
     let lists = thread::spawn(move || {
-        let threads: Vec<_> = askers.into_iter().map(|client| thread::spawn(move || client.get("/api/vms"))).collect();
+        let threads: Vec<_> = clients.into_iter().map(|client| thread::spawn(move || client.get("/api/vms"))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
     let began = Instant::now();
@@ -43,7 +43,7 @@ fn a_virsh_that_hangs_holds_up_nobody_for_long_and_there_is_never_a_second_one_f
     let ready = client.get("/readyz");
     assert_eq!(ready.status, 503, "{ready:?}");
     assert_eq!(ready.value()["details"]["checks"][0]["id"], "tools.virsh", "{ready:?}");
-    // They do not wait for the list, which has half a minute.
+    // The other requests do not wait for the list, which times out after half a minute.
     assert!(began.elapsed() < Duration::from_secs(25) && !lists.is_finished());
 
     for list in lists.join().unwrap() {

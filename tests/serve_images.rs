@@ -1,4 +1,5 @@
-//! Images of several clients: what a client makes is its own until it is shared, and counts for its quota.
+//! Images of several clients: an image is private to the client that made it until it is shared, and counts toward that
+//! client's quota.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
@@ -11,7 +12,7 @@ mod lab;
 #[expect(dead_code, reason = "each test binary uses its own part")]
 mod mirror;
 
-use http::{Answer, Service};
+use http::{Response, Service};
 use lab::{Lab, Running, Snapshot};
 use mirror::Mirror;
 use serde_json::{Value, json};
@@ -52,38 +53,38 @@ impl Site {
     }
 
     #[track_caller]
-    fn send(&self, who: &str, method: &str, path: &str, body: &Value) -> Answer {
+    fn send(&self, who: &str, method: &str, path: &str, body: &Value) -> Response {
         let authorization = format!("Authorization: Bearer {}", secret(who));
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.service.client.send(method, path, &["Content-Type: application/json", &authorization], &body)
     }
 
     #[track_caller]
-    fn get(&self, who: &str, path: &str) -> Answer {
+    fn get(&self, who: &str, path: &str) -> Response {
         self.send(who, "GET", path, &Value::Null)
     }
 
-    /// A body that asks for a VM of the mirror's image.
+    /// Returns the body of a request to create a VM from the mirror's image.
     fn new_vm(&self, name: &str) -> Value {
         let url = self.mirror.url("debian-12.qcow2");
         json!({"name": name, "imageUrl": url, "user": "u", "memory": 64, "diskSize": 1, "start": false})
     }
 
-    /// The names of the images that a client sees, each with its owner and visibility.
+    /// Returns the names of the images that a client sees, each with its owner and visibility.
     #[track_caller]
     fn images(&self, who: &str) -> Vec<String> {
         let images = self.get(who, "/api/images").is(200).value();
         let shown = |image: &Value| {
-            let word = |member: &str| image[member].as_str().unwrap_or("-").to_owned();
-            format!("{} {} {}", image["names"], word("owner"), word("visibility"))
+            let text = |member: &str| image[member].as_str().unwrap_or("-").to_owned();
+            format!("{} {} {}", image["names"], text("owner"), text("visibility"))
         };
         let mut shown: Vec<_> = images["images"].as_array().unwrap().iter().map(shown).collect();
         shown.sort();
         shown
     }
 
-    /// Removes what the test has made, and finds everything as it was before it.
-    fn ends_as_it_began(self, vms: &[&str]) {
+    /// Deletes everything that the test created, and checks that everything is as it was before.
+    fn clean_up_and_check(self, vms: &[&str]) {
         for vm in vms {
             self.send("boss", "DELETE", &format!("/api/vms/{vm}"), &Value::Null).is(200);
         }
@@ -94,7 +95,7 @@ impl Site {
 }
 
 #[test]
-fn an_image_of_a_client_does_not_exist_for_others() {
+fn a_private_image_does_not_exist_for_other_clients() {
     let site = Site::new("");
     let url = site.mirror.url("debian-12.qcow2");
     site.send("agent1", "POST", "/api/vms", &site.new_vm("a1-vm")).is(201);
@@ -103,12 +104,12 @@ fn an_image_of_a_client_does_not_exist_for_others() {
     let seen = site.get("agent2", "/api/images").text();
     assert!(!seen.contains("golden"), "{seen}");
     assert_eq!((&made["owner"], &made["visibility"]), (&json!("agent1"), &json!("private")), "{made}");
-    let theirs = [format!("[\"{url}\"] agent1 private"), "[\"golden\"] agent1 private".to_owned()];
-    let mut theirs = theirs.to_vec();
-    theirs.sort();
-    assert_eq!((site.images("agent1"), site.images("boss")), (theirs.clone(), theirs));
+    let expected = [format!("[\"{url}\"] agent1 private"), "[\"golden\"] agent1 private".to_owned()];
+    let mut expected = expected.to_vec();
+    expected.sort();
+    assert_eq!((site.images("agent1"), site.images("boss")), (expected.clone(), expected));
 
-    // For another client it is what was never there; a name that is nearly its own is not told of it either.
+    // To another client, it looks like an image that never existed. No error about a similar name suggests it either.
     assert_eq!(site.images("agent2"), [""; 0]);
     let id = made["id"].as_str().unwrap();
     for (method, path, body) in [
@@ -129,7 +130,7 @@ fn an_image_of_a_client_does_not_exist_for_others() {
         }
     }
 
-    // The same content under the same name is another client's own, whatever is in the pool already.
+    // Another client gets its own image with the same name and content, even if the pool already has the volume.
     site.send("agent2", "POST", "/api/vms", &site.new_vm("a2-vm")).is(201);
     assert_eq!(site.images("agent2"), [format!("[\"{url}\"] agent2 private")]);
     let made = site.send("agent2", "POST", "/api/vms/a2-vm/commit", &json!({"image": "golden"}));
@@ -137,7 +138,7 @@ fn an_image_of_a_client_does_not_exist_for_others() {
     assert_eq!(site.images("agent2").len(), 2);
     assert_eq!(site.images("agent3"), [""; 0]);
 
-    // Its owner shares it, and whoever has an own one of that name keeps that.
+    // Its owner shares it. A client that has its own image with that name keeps using its own.
     let shared = site.send("agent1", "PATCH", "/api/images/golden", &json!({"visibility": "shared"})).is(200).value();
     assert_eq!((&shared["owner"], &shared["visibility"]), (&json!("agent1"), &json!("shared")), "{shared}");
     assert_eq!(site.images("agent3"), ["[\"golden\"] agent1 shared"]);
@@ -145,20 +146,20 @@ fn an_image_of_a_client_does_not_exist_for_others() {
     let refused = site.send("agent3", "PATCH", "/api/images/golden", &json!({"visibility": "private"}));
     assert_eq!(refused.is(403).value()["code"], "forbidden");
 
-    // The operator deletes the shared name alone, even where another client's name leads to the same content.
+    // The operator deletes only the shared name, even if another client's name refers to the same content.
     for vm in ["a1-vm", "a2-vm"] {
         site.send("boss", "DELETE", &format!("/api/vms/{vm}"), &Value::Null).is(200);
     }
     site.send("boss", "DELETE", "/api/images/golden", &Value::Null).is(200);
     assert_eq!(site.images("agent3"), [""; 0]);
     assert_eq!(site.get("agent2", "/api/images/golden").is(200).value()["owner"], "agent2");
-    // What the operator makes is everybody's.
+    // The operator's images are shared with every client.
     site.send("boss", "POST", "/api/images/import", &json!({"file": url, "name": "silver", "user": "u"})).is(201);
     assert_eq!(site.images("agent3"), ["[\"silver\"] boss shared"]);
-    site.ends_as_it_began(&[]);
+    site.clean_up_and_check(&[]);
 }
 
-/// The bytes of an image whose content is all there.
+/// Returns the bytes of a fully allocated image.
 fn full_image(lab: &Lab, name: &str, size: &str) -> Vec<u8> {
     let file = lab.file(name);
     let mut create = std::process::Command::new("qemu-img");
@@ -170,12 +171,12 @@ fn full_image(lab: &Lab, name: &str, size: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_images_take_counts_for_the_quota() {
+fn the_space_of_images_counts_toward_the_quota() {
     let site = Site::new("quota = {disk = '29M'}");
     let mut new_vm = site.new_vm("a1-vm");
     new_vm["diskSize"] = "16M".into();
     site.send("agent1", "POST", "/api/vms", &new_vm).is(201);
-    // 25 MiB and a bit are taken, and each of these takes 2 MiB and a bit.
+    // A little more than 25 MiB is used, and each of these images needs a little more than 2 MiB.
     let pull = |name: &str, size: &str| {
         site.mirror.put(name, full_image(&site.lab, name, size));
         json!({"image": site.mirror.url(name)})
@@ -183,8 +184,8 @@ fn what_images_take_counts_for_the_quota() {
     let both = [pull("one.qcow2", "2M"), pull("two.qcow2", "2112K")];
     let send = |body| site.send("agent1", "POST", "/api/images", body);
     let answers: Vec<_> = std::thread::scope(|scope| {
-        let begun: Vec<_> = both.iter().map(|body| scope.spawn(move || send(body))).collect();
-        begun.into_iter().map(|begun| begun.join().unwrap()).collect()
+        let threads: Vec<_> = both.iter().map(|body| scope.spawn(move || send(body))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
     statuses.sort_unstable();
@@ -192,13 +193,13 @@ fn what_images_take_counts_for_the_quota() {
     let refused = answers.iter().find(|answer| answer.status == 403).unwrap().value();
     assert_eq!((&refused["code"], &refused["details"]["resource"]), (&json!("quota_exceeded"), &json!("disk")));
     assert_eq!(site.images("agent1").len(), 2);
-    // Nothing is left of what was refused, in the pool or among the downloads.
+    // A refused image leaves nothing behind, neither in the pool nor among the downloads.
     let left = site.lab.snapshot();
     let again = &both[answers.iter().position(|answer| answer.status == 403).unwrap()];
     site.send("agent1", "POST", "/api/images", again).is(403);
     site.lab.settles(&left, "after a refusal");
 
-    // What a commit makes counts, too, and a VM together with its console and seed.
+    // Committed images count too, and a VM counts together with its console log and seed.
     assert_eq!(site.send("agent1", "PATCH", "/api/vms/a1-vm", &json!({"diskSize": "18M"})).status, 403);
     let commit = |name: &str| site.send("agent1", "POST", "/api/vms/a1-vm/commit", &json!({"image": name}));
     let mut made = 0;
@@ -208,15 +209,15 @@ fn what_images_take_counts_for_the_quota() {
             break answer;
         }
         made += 1;
-        assert!(made < 20, "there is no end to what is made");
+        assert!(made < 20, "the quota never refuses a commit");
     };
     assert_eq!((refused.status, &refused.value()["code"]), (403, &json!("quota_exceeded")), "{refused}");
     assert!(made > 0);
-    site.ends_as_it_began(&["a1-vm"]);
+    site.clean_up_and_check(&["a1-vm"]);
 }
 
 #[test]
-fn images_and_keys_are_counted() {
+fn the_quota_limits_the_number_of_images_and_keys() {
     let site = Site::new("quota = {images = 2, keys = 1}");
     site.send("agent1", "POST", "/api/vms", &site.new_vm("a1-vm")).is(201);
     let commit = |name: &str| site.send("agent1", "POST", "/api/vms/a1-vm/commit", &json!({"image": name}));
@@ -228,5 +229,5 @@ fn images_and_keys_are_counted() {
     key("dev").is(201);
     assert_eq!(key("ops").is(403).value()["details"]["keys"], json!(["dev", "ops"]));
     site.send("agent1", "DELETE", "/api/ssh-keys/dev", &Value::Null).is(200);
-    site.ends_as_it_began(&["a1-vm"]);
+    site.clean_up_and_check(&["a1-vm"]);
 }

@@ -61,8 +61,8 @@ impl Site {
     /// Starts a service on a Unix socket, and waits until it listens.
     fn serve(&self, more: &[&str]) -> Service {
         let socket = self.path("api.sock");
-        let place = format!("unix:{}", socket.display());
-        let args: Vec<_> = ["--listen", &place].into_iter().chain(more.iter().copied()).collect();
+        let address = format!("unix:{}", socket.display());
+        let args: Vec<_> = ["--listen", &address].into_iter().chain(more.iter().copied()).collect();
         let mut process = Process::spawn(self.command(&args).stderr(Stdio::piped()));
         let log = BufReader::new(process.stderr());
         let service = Service { process, log, socket };
@@ -85,8 +85,8 @@ impl Service {
         self.process.signal(signal);
     }
 
-    /// Reads the log until a line contains the text.
-    fn log_says(&mut self, needle: &str) -> String {
+    /// Reads the log until a line contains the text, and returns that line.
+    fn read_log_until(&mut self, needle: &str) -> String {
         let mut line = String::new();
         while !line.contains(needle) {
             line.clear();
@@ -118,7 +118,7 @@ fn token(name: &str, secret: &str) -> String {
 fn listening_on_the_network_requires_tokens_or_explicit_permission() {
     let site = Site::new();
     let tokens = site.write_tokens("[[token]]\nname = 'x'\nscope = 'root'\n");
-    for (args, said) in [
+    for (args, message) in [
         (vec!["--listen", "0.0.0.0:0"], "--allow-unauthenticated"),
         (vec!["--listen", "0.0.0.0:0", "--allow-unauthenticated"], "--allowed-host"),
         (vec!["--listen", "0.0.0.0:0", "--allow-unauthenticated", "--allowed-host", "a:80"], "invalid host `a:80`"),
@@ -129,7 +129,7 @@ fn listening_on_the_network_requires_tokens_or_explicit_permission() {
     ] {
         let refused = site.refused(&args);
         let stderr = String::from_utf8_lossy(&refused.stderr);
-        assert!(!refused.status.success() && stderr.contains(said), "{args:?}: {stderr}");
+        assert!(!refused.status.success() && stderr.contains(message), "{args:?}: {stderr}");
     }
 }
 
@@ -174,15 +174,15 @@ fn tokens_and_the_audit_log_follow_sighup() {
 
     fs::write(&tokens, "[[token").unwrap();
     service.signal(Signal::HUP);
-    let said = service.log_says("the old ones stay valid");
-    assert!(said.contains("ERROR"), "{said}");
+    let line = service.read_log_until("the old ones stay valid");
+    assert!(line.contains("ERROR"), "{line}");
     assert_eq!(status(FIRST), "200");
 
     let old = audit.with_extension("1");
     fs::rename(&audit, &old).unwrap();
     fs::write(&tokens, token("two", SECOND)).unwrap();
     service.signal(Signal::HUP);
-    service.log_says("reloaded the tokens");
+    service.read_log_until("reloaded the tokens");
     assert_eq!([status(FIRST), status(SECOND)], ["401", "200"]);
     service.end();
     let (old, new) = (fs::read_to_string(old).unwrap(), fs::read_to_string(audit).unwrap());

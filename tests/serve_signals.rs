@@ -1,4 +1,4 @@
-//! What a service does at a signal, and what it tells whoever manages it.
+//! Signals to a service, and its notifications to the service manager.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/http.rs"]
@@ -25,12 +25,12 @@ fn serve(host: &TestHost) -> (Running<'_>, Client) {
     let socket = host.path("api.sock");
     let service = host.start(&["serve", "--listen", &format!("unix:{}", socket.display())], "");
     let client = Client::at(&socket);
-    assert!(within(LIMIT, || client.is_answered()), "{}", service.said());
+    assert!(within(LIMIT, || client.can_connect()), "{}", service.stderr());
     (service, client)
 }
 
-/// The next thing that the manager is told, beside that all is well.
-fn told(manager: &UnixDatagram) -> String {
+/// Returns the next notification that is not the watchdog's.
+fn next_notification(manager: &UnixDatagram) -> String {
     let mut bytes = [0; 1024];
     loop {
         let count = manager.recv(&mut bytes).unwrap();
@@ -42,27 +42,27 @@ fn told(manager: &UnixDatagram) -> String {
 }
 
 #[test]
-fn the_manager_is_told_when_the_service_is_ready_reloads_and_ends() {
+fn the_manager_is_notified_of_start_reload_and_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(LIMIT)).unwrap();
     let host = TestHost::new().with_env("NOTIFY_SOCKET", path.to_str().unwrap());
     let (service, client) = serve(&host);
-    assert_eq!(told(&manager), "READY=1");
+    assert_eq!(next_notification(&manager), "READY=1");
     service.signal(Signal::HUP);
-    let reloading = told(&manager);
+    let reloading = next_notification(&manager);
     assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-    assert_eq!(told(&manager), "READY=1");
+    assert_eq!(next_notification(&manager), "READY=1");
     assert_eq!(client.get("/healthz").text(), "OK");
     service.signal(Signal::TERM);
-    let stopping = told(&manager);
+    let stopping = next_notification(&manager);
     assert!(stopping.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC="), "{stopping}");
     service.end().succeeds();
 }
 
 #[test]
-fn a_manager_that_watches_is_told_again_and_again_that_all_is_well() {
+fn the_watchdog_is_notified_repeatedly() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -80,7 +80,7 @@ fn a_manager_that_watches_is_told_again_and_again_that_all_is_well() {
 }
 
 #[test]
-fn the_end_closes_what_is_idle_and_ends_what_is_streamed() {
+fn shutdown_closes_idle_connections_and_ends_event_streams() {
     let host = TestHost::new();
     let (service, client) = serve(&host);
     let events = client.follow("/api/events");
@@ -102,7 +102,7 @@ fn the_end_closes_what_is_idle_and_ends_what_is_streamed() {
 }
 
 #[test]
-fn routes_are_counted_by_their_templates() {
+fn requests_are_counted_by_route_template() {
     let host = TestHost::new();
     let (service, client) = serve(&host);
     assert_eq!(client.get("/api/vms/not-there").status, 404);

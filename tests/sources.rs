@@ -1,5 +1,5 @@
-//! What a limited request may name and reach: nothing private, by no way, unless the operator allows it. libvirt's
-//! in-memory driver stands behind the operations.
+//! The image sources of restricted clients: nothing private can be named or reached, not even indirectly, unless the
+//! operator allows it. The operations use libvirt's in-memory driver.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 #[path = "support/mirror.rs"]
@@ -31,7 +31,7 @@ use vmprov::{
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Somebody on the loopback whom nobody may connect to.
+/// A server on the loopback interface to which no connection may be made.
 struct Private(TcpListener);
 
 impl Private {
@@ -43,9 +43,9 @@ impl Private {
         format!("{scheme}://{host}:{}/x.img", self.0.local_addr().unwrap().port())
     }
 
-    /// Nobody has connected.
+    /// Asserts that there was no connection.
     #[track_caller]
-    fn is_left_alone(&self) {
+    fn assert_no_connection(&self) {
         self.0.set_nonblocking(true).unwrap();
         assert_eq!(self.0.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     }
@@ -59,8 +59,8 @@ fn http(limits: Limits, proxies: &Proxies) -> Http {
     Http::new(PATIENCE, proxies, Cancel::default()).limited_to(&SourcePolicy::Limited(limits))
 }
 
-/// `127.0.0.1:PORT` of a server.
-fn place(mirror: &Mirror) -> &str {
+/// Returns a server's `127.0.0.1:PORT`.
+fn address_of(mirror: &Mirror) -> &str {
     mirror.url.strip_prefix("http://").unwrap()
 }
 
@@ -73,7 +73,7 @@ fn refused(http: &Http, url: &str) -> Error {
 }
 
 #[test]
-fn what_is_not_public_is_refused_before_anything_is_connected_to() {
+fn private_addresses_are_refused_before_any_connection() {
     let private = Private::new();
     let http = http(Limits::default(), &Proxies::default());
     let hosts = ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]"];
@@ -86,79 +86,79 @@ fn what_is_not_public_is_refused_before_anything_is_connected_to() {
         assert_eq!(http.admit(&Url::parse(&url).unwrap()).unwrap_err().code, Code::Forbidden, "{host}");
     }
     assert!(refused(&http, &private.url("http", "127.0.0.1")).cause.unwrap().contains("only be fetched over https"));
-    private.is_left_alone();
+    private.assert_no_connection();
 }
 
 #[test]
-fn a_host_that_the_operator_allows_is_asked_and_no_other_that_it_redirects_to() {
+fn an_allowed_host_may_not_redirect_to_another_private_one() {
     let (private, mirror) = (Private::new(), Mirror::new());
     mirror.put("sums", "text");
-    let http = http(limits(&[place(&mirror)]), &Proxies::default());
+    let http = http(limits(&[address_of(&mirror)]), &Proxies::default());
     assert_eq!(http.text_once(&mirror.url("sums")).unwrap().unwrap().bytes, b"text");
     http.admit(&Url::parse(&mirror.url("sums")).unwrap()).unwrap();
     for to in [private.url("http", "127.0.0.1"), private.url("https", "127.0.0.1"), private.url("https", "localhost")] {
-        mirror.spoil("moved", [Fault::Redirect(to)]);
+        mirror.inject_faults("moved", [Fault::Redirect(to)]);
         refused(&http, &mirror.url("moved"));
     }
     assert_eq!(mirror.requests(), ["GET /sums 200", "GET /moved 302", "GET /moved 302", "GET /moved 302"]);
-    mirror.spoil("moved", [Fault::Redirect("/sums".to_owned())]);
+    mirror.inject_faults("moved", [Fault::Redirect("/sums".to_owned())]);
     assert_eq!(http.text_once(&mirror.url("moved")).unwrap().unwrap().bytes, b"text");
-    private.is_left_alone();
+    private.assert_no_connection();
 }
 
 #[test]
-fn what_the_operator_gave_is_asked_and_may_redirect_to_itself_or_what_is_public() {
+fn the_operators_urls_may_redirect_only_to_themselves_or_public_hosts() {
     let (private, mirror) = (Private::new(), Mirror::new());
     mirror.put("sums", "text");
     let http = http(Limits::default(), &Proxies::default());
     refused(&http, &mirror.url("sums"));
     let http = http.given_by(UrlTrust::Operator);
-    mirror.spoil("moved", [Fault::Redirect("/sums".to_owned())]);
+    mirror.inject_faults("moved", [Fault::Redirect("/sums".to_owned())]);
     assert_eq!(http.text_once(&mirror.url("moved")).unwrap().unwrap().bytes, b"text");
     for to in [private.url("http", "127.0.0.1"), private.url("https", "localhost")] {
-        mirror.spoil("moved", [Fault::Redirect(to)]);
+        mirror.inject_faults("moved", [Fault::Redirect(to)]);
         assert!(refused(&http, &mirror.url("moved")).cause.unwrap().contains("not public"));
     }
-    private.is_left_alone();
+    private.assert_no_connection();
 }
 
 #[test]
-fn a_proxy_is_reached_wherever_it_is_and_told_no_address_that_is_not_public() {
+fn a_private_proxy_is_used_but_gets_no_requests_for_private_hosts() {
     let proxy = Mirror::new();
-    let http = through("http", place(&proxy));
+    let http = http_through_proxy("http", address_of(&proxy));
     for host in ["10.0.0.1", "localhost", "[::1]"] {
         refused(&http, &format!("https://{host}/x.img"));
     }
     assert_eq!(proxy.requests(), Vec::<String>::new());
-    // It has no TLS to offer, but it was asked.
+    // The proxy cannot open a TLS tunnel, but it received the request.
     let error = http.text_once("https://1.1.1.1/x.img").unwrap_err().error;
     assert_ne!(error.code, Code::Forbidden, "{error}");
     assert_eq!(proxy.requests(), ["CONNECT 1.1.1.1:443 HTTP/1.1"]);
 }
 
-/// The library looks the names of both up, the proxy's and the server's, and asks the same resolver.
+/// The HTTP library resolves the names of both the proxy and the server, with the same resolver.
 #[test]
-fn a_proxy_that_is_told_addresses_is_told_those_that_are_public() {
+fn a_socks_proxy_gets_no_requests_for_private_hosts() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let http = through("socks5", &listener.local_addr().unwrap().to_string());
+    let http = http_through_proxy("socks5", &listener.local_addr().unwrap().to_string());
     refused(&http, "https://localhost/x.img");
-    let asked = std::thread::spawn(move || {
+    let greeting = std::thread::spawn(move || {
         let mut greeting = [0; 3];
         listener.accept().unwrap().0.read_exact(&mut greeting).unwrap();
         greeting
     });
     let error = http.text_once("https://1.1.1.1/x.img").unwrap_err().error;
     assert_ne!(error.code, Code::Forbidden, "{error}");
-    assert_eq!(asked.join().unwrap(), [5, 1, 0]);
+    assert_eq!(greeting.join().unwrap(), [5, 1, 0]);
 }
 
-/// Limited, and behind a proxy.
-fn through(scheme: &str, place: &str) -> Http {
-    let proxy = Some(Url::parse(&format!("{scheme}://{place}")).unwrap());
+/// Returns a restricted HTTP client that uses a proxy.
+fn http_through_proxy(scheme: &str, address: &str) -> Http {
+    let proxy = Some(Url::parse(&format!("{scheme}://{address}")).unwrap());
     http(Limits::default(), &Proxies { http: proxy.clone(), https: proxy, except: Vec::new() })
 }
 
-/// A home for one host, and a server with an image that is none, so that one that comes so far goes no further.
+/// A folder for a host, and a server with a file that is not an image, so that a pull fails once it was downloaded.
 struct Site {
     mirror: Mirror,
     folder: tempfile::TempDir,
@@ -175,7 +175,7 @@ impl Site {
         Utf8Path::from_path(self.folder.path()).unwrap().canonicalize_utf8().unwrap()
     }
 
-    /// A host that anything may be named on.
+    /// Returns a host without restrictions.
     fn host(&self, mirrors: &[&str], catalogue: &str) -> Host {
         let folder = self.folder();
         let images = folder.join("images.toml");
@@ -201,9 +201,9 @@ impl Site {
         self.host(&[], "").limited_to(SourcePolicy::Limited(limits))
     }
 
-    /// It was fetched, and looked at.
+    /// Asserts that the file was fetched, and refused only because it is not an image.
     #[track_caller]
-    fn is_fetched(&self, host: &Host, image: &str, path: &str) {
+    fn assert_fetched(&self, host: &Host, image: &str, path: &str) {
         let error = pull(host, image);
         assert_eq!(error.code, Code::InvalidInput, "{image}: {error}");
         let fetched = format!("GET {path} 200");
@@ -212,7 +212,7 @@ impl Site {
     }
 
     #[track_caller]
-    fn is_refused(&self, host: &Host, image: &str) {
+    fn assert_refused(&self, host: &Host, image: &str) {
         for error in [pull(host, image), create(host, "image", image), create(host, "imageUrl", image)] {
             assert_eq!(error.code, Code::Forbidden, "{image}: {error}");
             assert!(error.hint_text(vmprov::api::as_command).unwrap().contains("--allow-image-"));
@@ -232,16 +232,16 @@ fn create(host: &Host, member: &str, value: &str) -> Error {
 }
 
 #[test]
-fn a_request_names_public_urls_and_those_that_the_operator_allows() {
+fn a_request_may_name_public_urls_and_those_that_the_operator_allows() {
     let site = Site::new();
     let url = site.mirror.url("x.img");
     let tls = url.replace("http:", "https:");
     let host = site.limited(Limits::default());
     for image in [&url, &tls, &tls.replace("127.0.0.1", "localhost")] {
-        site.is_refused(&host, image);
+        site.assert_refused(&host, image);
     }
-    site.is_fetched(&site.host(&[], ""), &url, "/x.img");
-    site.is_fetched(&site.limited(limits(&["127.0.0.1"])), &url, "/x.img");
+    site.assert_fetched(&site.host(&[], ""), &url, "/x.img");
+    site.assert_fetched(&site.limited(limits(&["127.0.0.1"])), &url, "/x.img");
     let only = Some(vec!["example.org".parse().unwrap()]);
     let error = pull(&site.limited(Limits { only, ..limits(&["127.0.0.1"]) }), &url);
     assert_eq!(
@@ -250,29 +250,29 @@ fn a_request_names_public_urls_and_those_that_the_operator_allows() {
     );
 }
 
-/// No libvirt is there that could be asked for what is in the pool.
+/// The libvirt does not exist, so looking in the pool would fail with another error.
 #[test]
-fn what_is_named_is_refused_before_it_is_looked_for_in_the_pool() {
+fn a_forbidden_image_is_refused_before_the_pool_is_searched() {
     let site = Site::new();
     let mut host = site.limited(Limits::default());
     host.settings.uri = "test:///nowhere".to_owned();
     let host = host.limited_to(host.settings.sources.clone());
-    site.is_refused(&host, &site.mirror.url("x.img"));
-    site.is_refused(&host, "/etc/passwd");
+    site.assert_refused(&host, &site.mirror.url("x.img"));
+    site.assert_refused(&host, "/etc/passwd");
 }
 
 #[test]
-fn the_files_of_checksums_beside_an_image_lead_nowhere_else() {
+fn redirects_of_checksum_files_to_private_hosts_are_not_followed() {
     let (site, private) = (Site::new(), Private::new());
     for file in ["SHA256SUMS", "SHA512SUMS", "x.img.sha256", "x.img.sha512", "CHECKSUM"] {
-        site.mirror.spoil(file, (0..9).map(|_| Fault::Redirect(private.url("http", "127.0.0.1"))));
+        site.mirror.inject_faults(file, (0..9).map(|_| Fault::Redirect(private.url("http", "127.0.0.1"))));
     }
-    site.is_fetched(&site.limited(limits(&[place(&site.mirror)])), &site.mirror.url("x.img"), "/x.img");
-    private.is_left_alone();
+    site.assert_fetched(&site.limited(limits(&[address_of(&site.mirror)])), &site.mirror.url("x.img"), "/x.img");
+    private.assert_no_connection();
 }
 
 #[test]
-fn names_and_mirrors_lead_where_the_operator_says() {
+fn catalogue_names_and_mirrors_may_use_the_operators_private_hosts() {
     let (site, private) = (Site::new(), Private::new());
     let url = site.mirror.url("x.img");
     let entry = |name: &str, url: &str| {
@@ -285,13 +285,13 @@ fn names_and_mirrors_lead_where_the_operator_says() {
         [format!("images.example={}/m", site.mirror.url), format!("files.example=file://{}/m", site.folder())];
     let host = site.host(&mirrors.each_ref().map(String::as_str), &catalogue);
     let host = host.limited_to(SourcePolicy::Limited(Limits::default()));
-    site.is_fetched(&host, "here", "/x.img");
+    site.assert_fetched(&host, "here", "/x.img");
     site.mirror.put("m/x.img", "<html>");
-    site.is_fetched(&host, "https://images.example/x.img", "/m/x.img");
-    site.mirror.spoil("moved.img", [Fault::Redirect(private.url("http", "127.0.0.1"))]);
+    site.assert_fetched(&host, "https://images.example/x.img", "/m/x.img");
+    site.mirror.inject_faults("moved.img", [Fault::Redirect(private.url("http", "127.0.0.1"))]);
     assert_eq!(pull(&host, "moved").code, Code::Forbidden);
-    private.is_left_alone();
-    // No way leads out of the folder of a mirror.
+    private.assert_no_connection();
+    // A path cannot leave the folder of a mirror.
     fs::write(site.folder().join("secret"), "").unwrap();
     let messages = ["secret", "nothing"].map(|file| {
         let error = pull(&host, &format!("https://files.example/..%2F{file}"));
@@ -302,7 +302,7 @@ fn names_and_mirrors_lead_where_the_operator_says() {
 }
 
 #[test]
-fn files_are_named_below_allowed_folders_and_no_other_is_looked_for() {
+fn only_files_in_allowed_folders_may_be_named_and_no_others_are_probed() {
     let site = Site::new();
     let folder = site.folder();
     let (allowed, inside) = (folder.join("images"), folder.join("images/x.img"));
@@ -318,16 +318,16 @@ fn files_are_named_below_allowed_folders_and_no_other_is_looked_for() {
     }
     assert_eq!(pull(&host, allowed.join("missing.img").as_str()).code, Code::NotFound);
     assert_eq!(create(&host, "iso", allowed.join("missing.iso").as_str()).code, Code::NotFound);
-    for place in [folder.to_string(), format!("{allowed}/.."), format!("file://{folder}")] {
-        let [there, missing] = ["secret.img", "missing.img"].map(|file| {
-            let path = format!("{place}/{file}");
-            site.is_refused(&host, &path);
+    for outside in [folder.to_string(), format!("{allowed}/.."), format!("file://{folder}")] {
+        let [existing, missing] = ["secret.img", "missing.img"].map(|file| {
+            let path = format!("{outside}/{file}");
+            site.assert_refused(&host, &path);
             pull(&host, &path).to_string().replace(file, "FILE")
         });
-        assert_eq!(there, missing);
+        assert_eq!(existing, missing);
     }
-    site.is_refused(&host, allowed.join("link.img").as_str());
-    site.is_refused(&host, "Cargo.toml/");
+    site.assert_refused(&host, allowed.join("link.img").as_str());
+    site.assert_refused(&host, "Cargo.toml/");
     for iso in [folder.join("secret.img"), folder.join("missing.img"), allowed.join("link.img")] {
         let error = create(&host, "iso", iso.as_str());
         assert_eq!(error.code, Code::Forbidden, "{iso}: {error}");
@@ -335,7 +335,7 @@ fn files_are_named_below_allowed_folders_and_no_other_is_looked_for() {
 }
 
 #[test]
-fn whoever_may_not_name_every_file_is_told_of_none() {
+fn hints_for_restricted_clients_do_not_reveal_files() {
     let site = Site::new();
     let hint = |host: &Host| image::info(host, "Cargo.toml").unwrap_err().hint_text(vmprov::api::as_command).unwrap();
     assert!(hint(&site.host(&[], "")).contains("for the file of that name"));

@@ -1,6 +1,6 @@
-//! The definitions of the tools: names and parameters that the first tool server knows, schemas that every model's interface takes,
-//! and that accept exactly what the tools accept.
-#![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
+//! The definitions of the tools: they keep the names and parameters of the first tool server, every model API accepts
+//! their schemas, and the schemas accept exactly what the tools accept.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -11,10 +11,10 @@ use vmprov::{
     api::Effect,
 };
 
-/// A parameter, and its default; none where it must be given.
+/// A parameter and its default. A required parameter has no default.
 type Parameter = (&'static str, Option<&'static str>);
 
-/// The tools of the service that came before.
+/// The tools of the first tool server.
 const FIRST: &[(&str, &[Parameter])] = &[
     ("vm_list", &[]),
     (
@@ -41,14 +41,14 @@ fn tool(name: &str) -> &'static Tool {
 }
 
 #[test]
-fn the_tools_of_the_first_service_have_their_names_and_parameters() {
+fn the_tools_of_the_first_server_keep_their_names_and_parameters() {
     for (name, parameters) in FIRST {
         let tool = tool(name);
         let required: BTreeSet<_> =
             tool.arguments().map(|(name, _)| name.as_str()).filter(|name| tool.requires(name)).collect();
-        let must: BTreeSet<_> =
+        let expected: BTreeSet<_> =
             parameters.iter().filter(|(_, default)| default.is_none()).map(|(name, _)| *name).collect();
-        assert_eq!(required, must, "{name}");
+        assert_eq!(required, expected, "{name}");
         for (parameter, default) in *parameters {
             let (_, schema) = tool.arguments().find(|(known, _)| known == parameter).unwrap();
             if let Some(default) = default {
@@ -59,7 +59,7 @@ fn the_tools_of_the_first_service_have_their_names_and_parameters() {
 }
 
 #[test]
-fn the_first_tool_servers_definitions_have_their_members() {
+fn kfuncdb_definitions_have_the_members_of_the_first_server() {
     let definitions = agents::definitions(Format::Kfuncdb);
     let definitions = definitions.as_array().unwrap();
     assert_eq!(definitions.len(), agents::tools().len());
@@ -85,7 +85,7 @@ fn the_first_tool_servers_definitions_have_their_members() {
     }
 }
 
-/// Every object in a schema, and where it is.
+/// Collects every object in a schema, with its path.
 fn objects<'v>(value: &'v Value, place: &str, found: &mut Vec<(String, &'v Map<String, Value>)>) {
     match value {
         Value::Object(members) => {
@@ -102,11 +102,15 @@ fn objects<'v>(value: &'v Value, place: &str, found: &mut Vec<(String, &'v Map<S
 }
 
 #[test]
-fn schemas_are_such_as_every_models_interface_takes() {
+fn every_model_api_accepts_the_schemas() {
     for tool in agents::tools() {
         for (kind, schema) in [("input", &tool.input), ("output", &tool.output)] {
             if schema.is_null() {
-                assert_eq!((tool.name, kind), ("vm_screenshot", "output"), "only a picture has no structure");
+                assert_eq!(
+                    (tool.name, kind),
+                    ("vm_screenshot", "output"),
+                    "only the screenshot has no structured output"
+                );
                 continue;
             }
             jsonschema::draft202012::meta::validate(schema).unwrap();
@@ -118,9 +122,9 @@ fn schemas_are_such_as_every_models_interface_takes() {
                 assert!(kind == "output" || !members.contains_key("$ref"), "{} {place}: a reference", tool.name);
             }
         }
-        // Anthropic's and OpenAI's interfaces refuse these at the top.
+        // The APIs of Anthropic and OpenAI refuse these keywords at the top level.
         for keyword in ["allOf", "anyOf", "oneOf", "not", "enum", "if"] {
-            assert!(tool.input.get(keyword).is_none(), "{}: {keyword} at the top", tool.name);
+            assert!(tool.input.get(keyword).is_none(), "{}: {keyword} at the top level", tool.name);
         }
         assert_eq!(tool.input["additionalProperties"], false, "{}", tool.name);
         for (name, schema) in tool.arguments() {
@@ -132,7 +136,7 @@ fn schemas_are_such_as_every_models_interface_takes() {
 }
 
 #[test]
-fn what_a_tool_does_to_the_world_is_told() {
+fn annotations_describe_the_effect_of_each_tool() {
     let definitions = agents::definitions(Format::Mcp);
     for (definition, tool) in definitions["tools"].as_array().unwrap().iter().zip(agents::tools()) {
         let hints = &definition["annotations"];
@@ -146,7 +150,7 @@ fn what_a_tool_does_to_the_world_is_told() {
 }
 
 #[test]
-fn the_command_line_prints_what_http_tells() {
+fn the_command_line_prints_the_same_definitions_as_http() {
     for (format, word) in [
         (Format::Kfuncdb, "kfuncdb"),
         (Format::Openai, "openai"),
@@ -161,7 +165,7 @@ fn the_command_line_prints_what_http_tells() {
     assert_eq!(ran.status.code(), Some(2), "{ran:?}");
 }
 
-/// Values that arguments may have, good ones and bad ones.
+/// Generates values of arguments, valid and invalid ones.
 fn values() -> impl Strategy<Value = Value> {
     let texts = [
         "web",
@@ -236,20 +240,20 @@ fn values() -> impl Strategy<Value = Value> {
     prop_oneof![5 => leaf.clone(), 1 => proptest::collection::vec(leaf, 0..3).prop_map(Value::from)]
 }
 
-/// Arguments of a tool: what must be given nearly always, and any of the others.
+/// Generates arguments of a tool: nearly always the required ones, and some of the others.
 fn arguments(tool: &'static Tool) -> impl Strategy<Value = Value> {
     let names: Vec<_> = tool.arguments().map(|(name, _)| name.clone()).chain(["nonsense".to_owned()]).collect();
-    let good = tool.input["examples"][0].clone();
+    let example = tool.input["examples"][0].clone();
     let others = proptest::collection::vec((select(names), values()), 0..4);
-    (prop::bool::weighted(0.9), others).prop_map(move |(has_good, others)| {
-        let mut arguments = if has_good { good.as_object().cloned().unwrap() } else { Map::new() };
+    (prop::bool::weighted(0.9), others).prop_map(move |(has_example, others)| {
+        let mut arguments = if has_example { example.as_object().cloned().unwrap() } else { Map::new() };
         arguments.extend(others);
         Value::Object(arguments)
     })
 }
 
-/// That the name is given again says no schema.
-fn confirms_another(arguments: &Value) -> bool {
+/// Returns whether `confirm` differs from `name`, which no schema can express.
+fn has_wrong_confirmation(arguments: &Value) -> bool {
     arguments.get("confirm").is_some_and(|confirm| confirm.is_string() && *confirm != arguments["name"])
 }
 
@@ -260,7 +264,7 @@ proptest! {
     fn a_schema_accepts_exactly_what_its_tool_accepts(
         (tool, arguments) in select(agents::tools().iter().collect::<Vec<_>>()).prop_flat_map(|tool| (Just(tool), arguments(tool)))
     ) {
-        prop_assume!(!confirms_another(&arguments));
+        prop_assume!(!has_wrong_confirmation(&arguments));
         let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&tool.input).unwrap();
         let read = tool.read(arguments.clone());
         prop_assert_eq!(validator.is_valid(&arguments), read.is_ok(), "{} {}: {:?}", tool.name, arguments, read);

@@ -1,4 +1,4 @@
-//! Images and installers that cannot be used.
+//! Unusable images and installers are refused.
 
 use std::{
     io::{Read, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use super::{Host, INVALID, NOT_FOUND, TOOL_FAILED, UNREACHABLE, sh};
 
-/// Files that are no images, or not ones that one should use, under the names that say what they are.
+/// A script that creates files that are not usable images, and `good.qcow2`, which is.
 const IMAGES: &str = r#"
     qemu-img create -q -f qcow2 good.qcow2 10M
     qemu-io -f qcow2 -c 'write -q -P 7 0 5M' good.qcow2
@@ -28,25 +28,24 @@ const IMAGES: &str = r#"
     qemu-img create -q -f qcow2 --object secret,id=s,data=abc -o encrypt.format=luks,encrypt.key-secret=s locked.qcow2 10M
     qemu-img create -q -f qcow2 -b "$PWD/backing.qcow2" -u -F qcow2 deep.qcow2 10M
     printf '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 20480 FLAT "/etc/passwd" 0\n' >text.vmdk
-    # a sparse VMDK whose descriptor, in the file itself, names another: its capacity is 0
+    # a sparse VMDK of capacity 0 whose embedded descriptor names another file
     { printf 'KDMV\1\0\0\0\3\0\0\0'; head -c 8 /dev/zero; head -c 8 /dev/zero; printf '\1\0\0\0\0\0\0\0\1\0\0\0\0\0\0\0'
       head -c 468 /dev/zero; cat text.vmdk; head -c 70000 /dev/zero; } >embedded.vmdk
     printf 'QFI\373\0\0\0\1' >old.qcow; head -c 70000 /dev/zero >>old.qcow
     tar cf good.tar good.qcow2; printf 'PK\3\4' >good.zip
     tar cf - good.qcow2 | xz >good.tar.xz; xz -k good.qcow2; gzip -k good.qcow2.xz
     head -c 200 good.qcow2.xz >cut.xz; printf BZh9 >cut.bz2
-    # a boot record whose one partition ends far behind the file
+    # a boot record with one partition that ends far beyond the end of the file
     { head -c 446 /dev/zero; printf '\0\0\0\0\x83\0\0\0\x01\0\0\0\0\0\x10\0'; head -c 48 /dev/zero; printf '\x55\xaa'; } >cut.img
     mkdir folder; mkfifo pipe; ln -s nowhere dangling.qcow2; ln -s loop loop
 "#;
 
 #[test]
-fn images() {
+fn unusable_images_are_refused() {
     let host = Host::with(|lab| {
         sh(lab, IMAGES);
     });
     let with = |image: &str, code, says: &[&str]| {
-        // A fifo in the home is a name without content.
         host.refuses(
             &["vm", "create", "bad", "--user", "debian", "--ssh-key", "dev", &format!("--image={image}")],
             code,
@@ -117,14 +116,14 @@ fn images() {
         INVALID,
         &[unknown, "Name the login user: --user"],
     );
-    // An unmanaged volume of the name that is needed is not ours to overwrite: see the lifecycle.
-    let none = "require an image with cloud-init";
-    host.refuses(&["vm", "create", "bad", "--ssh-key", "dev"], INVALID, &[none]);
-    host.refuses(&["vm", "create", "bad", "--user", "debian"], INVALID, &[none]);
+    // lifecycle.rs tests that unmanaged volumes are not overwritten.
+    let says = "require an image with cloud-init";
+    host.refuses(&["vm", "create", "bad", "--ssh-key", "dev"], INVALID, &[says]);
+    host.refuses(&["vm", "create", "bad", "--user", "debian"], INVALID, &[says]);
 }
 
-/// Answers every request in its own way; returns the URL.
-fn serve(answer: &'static [u8]) -> String {
+/// Starts a server that sends `response` to every request; returns the URL of an image on it.
+fn serve(response: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -132,8 +131,8 @@ fn serve(answer: &'static [u8]) -> String {
             let mut stream = stream.unwrap();
             let mut request = [0; 2048];
             if stream.read(&mut request).is_ok() {
-                // Whoever asked may have gone.
-                drop(stream.write_all(answer));
+                // The client may have closed the connection.
+                drop(stream.write_all(response));
             }
         }
     });
@@ -141,9 +140,9 @@ fn serve(answer: &'static [u8]) -> String {
 }
 
 #[test]
-fn what_a_server_answers() {
-    // Not in the lab, whose network is its own: `test:///default` needs no daemon, and forgets. Nothing is to forget.
-    for (answer, code, says) in [
+fn unusable_http_responses_are_refused() {
+    // The server is outside the lab's network namespace, so this test uses `test:///default`, which needs no daemon.
+    for (response, code, says) in [
         (&b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"[..], NOT_FOUND, "HTTP status 404"),
         (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", 6, "Use a URL that requires no login"),
         (b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n", UNREACHABLE, "HTTP status 500"),
@@ -161,29 +160,29 @@ fn what_a_server_answers() {
         ),
         (b"SSH-2.0-OpenSSH_9.2\r\n", UNREACHABLE, "cannot fetch"),
     ] {
-        let url = serve(answer);
+        let url = serve(response);
         let home = tempfile::tempdir().unwrap();
         let mut vmprov = Command::new(env!("CARGO_BIN_EXE_vmprov"));
         vmprov.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", home.path()).current_dir(home.path());
-        // Far longer than a server on the loopback takes on a busy machine.
+        // Far longer than a server on the loopback takes, even on a busy machine.
         vmprov.env("VMPROV_STALL_TIMEOUT", "5s");
         let ran = vmprov.args(["-c", "test:///default", "vm", "create", "bad", "--image", &url]).output().unwrap();
         let stderr = String::from_utf8(ran.stderr).unwrap();
         assert_eq!((ran.status.code(), ran.stdout.len()), (Some(code), 0), "{url}: {stderr}");
-        assert!(stderr.contains(says) && stderr.contains(&url), "it does not say `{says}`: {stderr}");
-        // Where the server fails even to say whether there are checksums, that is for later.
-        let undecided = says.contains("500")
+        assert!(stderr.contains(says) && stderr.contains(&url), "stderr lacks `{says}` or `{url}`: {stderr}");
+        // If the search for checksums fails, too, vmprov gives no warning about TLS.
+        let checksum_search_fails = says.contains("500")
             || says.contains("ended after")
-            || answer.starts_with(b"SSH")
+            || response.starts_with(b"SSH")
             || says == "cannot fetch";
-        assert_eq!(stderr.contains("is not protected by TLS"), !undecided, "{stderr}");
-        let left: Vec<_> = std::fs::read_dir(home.path().join(".cache/vmprov/downloads")).unwrap().collect();
-        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(stderr.contains("is not protected by TLS"), !checksum_search_fails, "{stderr}");
+        let leftovers: Vec<_> = std::fs::read_dir(home.path().join(".cache/vmprov/downloads")).unwrap().collect();
+        assert!(leftovers.is_empty(), "{leftovers:?}");
     }
 }
 
 #[test]
-fn installers() {
+fn unusable_installers_are_refused() {
     let host = Host::with(|lab| sh(lab, ": >empty.iso; mkdir folder; mkfifo pipe; : >x.iso; echo x >x.iso"));
     for (name, code, says) in [
         ("missing.iso", NOT_FOUND, "No such file or directory"),

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::support::TestHost;
 
 #[test]
-fn settings_have_origins() {
+fn config_shows_the_origin_of_each_setting() {
     let host = TestHost::bare()
         .with_env("LIBVIRT_DEFAULT_URI", "test:///default")
         .with_env("LIBVIRT_STORAGE_POOL", "")
@@ -41,7 +41,7 @@ fn settings_have_origins() {
          - name: require-verified\n  value: 'false'\n  origin: default\n\
          - name: stall-timeout\n  value: 30s\n  origin: default\n"
     );
-    // The last of two flags counts, whatever their positions.
+    // The last flag wins, before or after the subcommand.
     let last = host.run("-c a:/// config --connect b:/// -o json").succeeds().json();
     assert_eq!(last["settings"][0], json!({"name": "connect", "value": "b:///", "origin": "flag: --connect"}));
     let defaults = TestHost::bare().run("config").succeeds();

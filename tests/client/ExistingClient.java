@@ -1,8 +1,8 @@
-// Every request of the client that was there before vmprov, as Java's own HTTP client sends it, with what that client
-// knows of the answers.
+// Sends every request of the client that existed before vmprov with Java's HTTP client, and checks the parts of the
+// responses that this client uses.
 //   java tests/client/ExistingClient.java URL IMAGE_URL
-// Prints a line for each check; ends with 1 at the first that fails. The service's own libvirt must have no VM and no
-// key named `existing-…`; none of them is there afterwards.
+// Prints a line for each check, and exits with 1 at the first failure. The service must have no VM and no key named
+// `existing-…`; the program deletes those that it creates.
 
 import java.net.URI;
 import java.net.http.HttpClient;
@@ -20,7 +20,7 @@ class ExistingClient {
     static final String VM = "existing-vm";
     static final String KEY = "existing-key";
 
-    // The version is not named: it prefers HTTP/2, and so offers an upgrade to it.
+    // Without a fixed version, the client prefers HTTP/2 and offers an upgrade to it.
     static final HttpClient CLIENT = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(10)).build();
     static String url;
 
@@ -37,31 +37,32 @@ class ExistingClient {
     }
 
     static void health() throws Exception {
-        var answer = send("GET", "/healthz", null);
-        is("healthz is OK", answer.statusCode() == 200 && answer.body().equals("OK"), answer);
-        is("healthz is text", type(answer).startsWith("text/plain"), answer);
+        var response = send("GET", "/healthz", null);
+        check("healthz is OK", response.statusCode() == 200 && response.body().equals("OK"), response);
+        check("healthz is text", type(response).startsWith("text/plain"), response);
     }
 
     static void keys() throws Exception {
-        var made = json(send("POST", "/api/ssh-keys", "{\"name\":\"" + KEY + "\",\"comment\":null}"), 201);
-        texts("a key is made", made, "name", "publicKey", "privateKeyPath", "publicKeyPath");
-        is("it has its name", KEY.equals(made.get("name")), made);
-        is("its comment is its name", made.get("publicKey").toString().endsWith(" " + KEY), made);
-        is("it is an RSA key", made.get("publicKey").toString().startsWith("ssh-rsa "), made);
+        var created = json(send("POST", "/api/ssh-keys", "{\"name\":\"" + KEY + "\",\"comment\":null}"), 201);
+        texts("a key is generated", created, "name", "publicKey", "privateKeyPath", "publicKeyPath");
+        check("it has the requested name", KEY.equals(created.get("name")), created);
+        check("its comment defaults to its name", created.get("publicKey").toString().endsWith(" " + KEY), created);
+        check("it is an RSA key", created.get("publicKey").toString().startsWith("ssh-rsa "), created);
         var listed = named(json(send("GET", "/api/ssh-keys", null), 200), "keys", KEY);
         texts("keys are listed", listed, "name", "publicKeyPath", "privateKeyPath");
         var line = send("GET", "/api/ssh-keys/" + KEY + "/public", null);
-        is("a public key is text", line.statusCode() == 200 && type(line).startsWith("text/plain"), line);
-        is("it is that key", line.body().strip().equals(made.get("publicKey")), line);
+        check("a public key is text", line.statusCode() == 200 && type(line).startsWith("text/plain"), line);
+        check("it is the generated key", line.body().strip().equals(created.get("publicKey")), line);
         error("no such key", send("GET", "/api/ssh-keys/existing-none/public", null), 404);
     }
 
     static void create(String image) throws Exception {
-        var made = json(send("POST", "/api/vms", newVm(VM, "\"" + image + "\"")), 201);
-        vm("a VM is created", made);
-        is("it runs", "running".equals(made.get("state")), made);
-        is("it has what was asked for", made.get("memory").equals(512.0) && made.get("vcpus").equals(2.0), made);
-        is("it does not start by itself", Boolean.FALSE.equals(made.get("autostart")), made);
+        var created = json(send("POST", "/api/vms", newVm(VM, "\"" + image + "\"")), 201);
+        vm("a VM is created", created);
+        check("it runs", "running".equals(created.get("state")), created);
+        var hasSizes = created.get("memory").equals(512.0) && created.get("vcpus").equals(2.0);
+        check("it has the requested memory and CPUs", hasSizes, created);
+        check("it has no autostart", Boolean.FALSE.equals(created.get("autostart")), created);
     }
 
     static void list() throws Exception {
@@ -69,23 +70,23 @@ class ExistingClient {
         vm("a VM is shown", json(send("GET", "/api/vms/" + VM, null), 200));
     }
 
-    /** A guest without a system does not heed a shutdown; what is stopped here is one that was stopped before. */
+    /** A guest without an operating system ignores a shutdown, so the graceful stop uses a VM that is already off. */
     static void power() throws Exception {
         var started = json(send("POST", "/api/vms/" + VM + "/start", ""), 200);
-        is("a VM is started", Map.of("status", "started", "vm", VM).equals(only(started, "status", "vm")), started);
+        check("a VM is started", Map.of("status", "started", "vm", VM).equals(only(started, "status", "vm")), started);
         var forced = send("POST", "/api/vms/" + VM + "/stop?force=true", "");
         var stopped = json(forced, 200);
-        is("a VM is stopped", Map.of("status", "stopped", "vm", VM).equals(only(stopped, "status", "vm")), stopped);
+        check("a VM is stopped", Map.of("status", "stopped", "vm", VM).equals(only(stopped, "status", "vm")), stopped);
         stopped = json(send("POST", "/api/vms/" + VM + "/stop", ""), 200);
-        is("and again", Map.of("status", "stopped", "vm", VM).equals(only(stopped, "status", "vm")), stopped);
+        check("and again", Map.of("status", "stopped", "vm", VM).equals(only(stopped, "status", "vm")), stopped);
         var shown = json(send("GET", "/api/vms/" + VM, null), 200);
-        is("it is off", "shut off".equals(shown.get("state")), shown);
+        check("it is off", "shut off".equals(shown.get("state")), shown);
     }
 
     static void inject() throws Exception {
         var injected = json(send("POST", "/api/vms/" + VM + "/ssh-keys/" + KEY, ""), 200);
         var known = Map.of("status", "injected", "vm", VM, "key", KEY);
-        is("a key is injected", known.equals(only(injected, "status", "vm", "key")), injected);
+        check("a key is injected", known.equals(only(injected, "status", "vm", "key")), injected);
     }
 
     static void errors() throws Exception {
@@ -95,18 +96,18 @@ class ExistingClient {
         }
         error("no such VM to delete", send("DELETE", "/api/vms/existing-none", null), 404);
         error("no such key to inject", send("POST", "/api/vms/" + VM + "/ssh-keys/existing-none", ""), 404);
-        error("a name that is taken", send("POST", "/api/vms", newVm(VM, "null")), 409);
-        error("a key's name that is taken", send("POST", "/api/ssh-keys", "{\"name\":\"" + KEY + "\"}"), 409);
-        error("a bad name", send("POST", "/api/vms", newVm("../etc", "null")), 400);
-        error("a key's bad name", send("POST", "/api/ssh-keys", "{\"name\":\"-x\",\"comment\":null}"), 400);
+        error("an existing VM name", send("POST", "/api/vms", newVm(VM, "null")), 409);
+        error("an existing key name", send("POST", "/api/ssh-keys", "{\"name\":\"" + KEY + "\"}"), 409);
+        error("an invalid VM name", send("POST", "/api/vms", newVm("../etc", "null")), 400);
+        error("an invalid key name", send("POST", "/api/ssh-keys", "{\"name\":\"-x\",\"comment\":null}"), 400);
         error("too little memory", send("POST", "/api/vms", newVm("existing-x", "null").replace("512", "1")), 400);
     }
 
     static void delete() throws Exception {
         var deleted = json(send("DELETE", "/api/vms/" + VM, null), 200);
-        is("a VM is deleted", Map.of("status", "deleted", "vm", VM).equals(only(deleted, "status", "vm")), deleted);
+        check("a VM is deleted", Map.of("status", "deleted", "vm", VM).equals(only(deleted, "status", "vm")), deleted);
         error("it is gone", send("GET", "/api/vms/" + VM, null), 404);
-        // The one request of this file that the old client does not have: it could not tidy up.
+        // The only request that the existing client does not send. It cleans up.
         json(send("DELETE", "/api/ssh-keys/" + KEY, null), 200);
     }
 
@@ -115,7 +116,10 @@ class ExistingClient {
                 + image + "}";
     }
 
-    /** Sends as the client does: names as they are, no credentials, at most a minute. An empty body is none. */
+    /**
+     * Sends a request as the client does: unescaped names, no credentials, and a timeout of one minute. An empty string
+     * means no body.
+     */
     static HttpResponse<String> send(String method, String path, String body) throws Exception {
         var request = HttpRequest.newBuilder(URI.create(url + path)).timeout(Duration.ofSeconds(60));
         if (body != null && !body.isEmpty()) {
@@ -125,48 +129,52 @@ class ExistingClient {
         return CLIENT.send(request.build(), BodyHandlers.ofString());
     }
 
-    static String type(HttpResponse<String> answer) {
-        return answer.headers().firstValue("content-type").orElse("");
+    static String type(HttpResponse<String> response) {
+        return response.headers().firstValue("content-type").orElse("");
     }
 
-    static void is(String what, boolean so, Object seen) {
-        if (so) {
+    static void check(String what, boolean holds, Object actual) {
+        if (holds) {
             System.out.println("ok: " + what);
             return;
         }
-        var text = seen instanceof HttpResponse<?> answer ? answer.statusCode() + " " + answer.body() : seen.toString();
-        System.out.println("NOT: " + what + ": " + text);
+        var text = actual instanceof HttpResponse<?> response
+                ? response.statusCode() + " " + response.body()
+                : actual.toString();
+        System.out.println("failed: " + what + ": " + text);
         System.exit(1);
     }
 
     static void vm(String what, Map<String, Object> vm) {
         texts(what, vm, "name", "uuid", "state");
         for (var number : List.of("memory", "vcpus")) {
-            is(what + ", with " + number, vm.get(number) instanceof Double, vm);
+            check(what + ", with " + number, vm.get(number) instanceof Double, vm);
         }
-        is(what + ", with autostart", vm.get("autostart") instanceof Boolean, vm);
-        is(what + ", by its name", VM.equals(vm.get("name")), vm);
+        check(what + ", with autostart", vm.get("autostart") instanceof Boolean, vm);
+        check(what + ", by its name", VM.equals(vm.get("name")), vm);
     }
 
     static void texts(String what, Map<String, Object> object, String... members) {
         for (var member : members) {
-            is(what + ", with " + member, object.get(member) instanceof String, object);
+            check(what + ", with " + member, object.get(member) instanceof String, object);
         }
     }
 
-    /** The body of an error is what a model reads: it has the old member, and says what to do next. */
-    static void error(String what, HttpResponse<String> answer, int status) {
-        is(what + " is " + status, answer.statusCode() == status, answer);
-        is(what + " is a problem", type(answer).equals("application/problem+json"), answer);
-        var problem = object(answer.body());
+    /** Checks an error: it has the member that the client knows, and tells a model what to do next. */
+    static void error(String what, HttpResponse<String> response, int status) {
+        check(what + " is " + status, response.statusCode() == status, response);
+        check(what + " is a problem", type(response).equals("application/problem+json"), response);
+        var problem = object(response.body());
         texts(what, problem, "error", "detail", "hint", "code");
-        is(what + " says what to do next", problem.get("detail").toString().contains(problem.get("hint").toString()), answer);
+        var detail = problem.get("detail").toString();
+        check(what + " says what to do next", detail.contains(problem.get("hint").toString()), response);
     }
 
-    static Map<String, Object> json(HttpResponse<String> answer, int status) {
-        is(answer.request().method() + " " + answer.uri().getPath() + " is " + status, answer.statusCode() == status, answer);
-        is("it is JSON", type(answer).equals("application/json"), answer);
-        return object(answer.body());
+    static Map<String, Object> json(HttpResponse<String> response, int status) {
+        var what = response.request().method() + " " + response.uri().getPath();
+        check(what + " is " + status, response.statusCode() == status, response);
+        check("it is JSON", type(response).equals("application/json"), response);
+        return object(response.body());
     }
 
     static Map<String, Object> only(Map<String, Object> object, String... members) {
@@ -179,24 +187,24 @@ class ExistingClient {
 
     @SuppressWarnings("unchecked")
     static Map<String, Object> named(Map<String, Object> object, String list, String name) {
-        is("there is a list of " + list, object.get(list) instanceof List, object);
+        check("there is a list of " + list, object.get(list) instanceof List, object);
         for (var item : (List<Map<String, Object>>) object.get(list)) {
             if (name.equals(item.get("name"))) {
                 return item;
             }
         }
-        is(name + " is among the " + list, false, object);
+        check(name + " is among the " + list, false, object);
         return Map.of();
     }
 
     @SuppressWarnings("unchecked")
     static Map<String, Object> object(String text) {
         var value = new Json(text).value();
-        is("it is an object", value instanceof Map, text);
+        check("it is an object", value instanceof Map, text);
         return (Map<String, Object>) value;
     }
 
-    /** JSON, as much of it as is needed; Java has none of its own. */
+    /** A minimal JSON parser, because Java's standard library has none. */
     static class Json {
         final String text;
         int at = 0;
@@ -246,8 +254,8 @@ class ExistingClient {
             return text.charAt(at);
         }
 
-        void skip(char mark) {
-            if (next() == mark) {
+        void skip(char separator) {
+            if (next() == separator) {
                 at++;
             }
         }

@@ -1,11 +1,11 @@
-"""The official Python client of the Model Context Protocol, driven line by line.
+"""Runs the official Python client of the Model Context Protocol, controlled by lines of JSON.
 
-    agent.py MODE COMMAND ARG...           a server on the other end of a pipe
-    agent.py MODE --socket PATH [TOKEN]    /mcp of a service that listens on a socket of the file system
+    agent.py MODE COMMAND ARG...           a server on standard input and output
+    agent.py MODE --socket PATH [TOKEN]    /mcp of a service on a Unix socket
 
-MODE is `auto`, the newest version that both ends speak, or `legacy`, the one with a handshake. Each line of standard input is
-a request: {"do": "call", "name": …, "arguments": …}, or one of the other words below; each answer is a line of JSON. What
-a tool reports with a structure the client holds against the tool's output schema.
+MODE is `auto`, the newest version that both ends support, or `legacy`, the version with a handshake. Each line of
+standard input is a request such as {"do": "call", "name": …, "arguments": …}; each reply is a line of JSON. The client
+validates structured tool results against the tool's output schema.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import PromptReference, ResourceTemplateReference
 
 
-async def call(client, asked):
+async def call(client, request):
     progress = []
 
-    async def note(done, total, message):
+    async def record_progress(done, total, message):
         progress.append([done, total, message])
 
-    calling = client.call_tool(asked["name"], asked.get("arguments"), progress_callback=note)
-    if "cancel_after_progress" not in asked:
-        result = await calling
+    pending = client.call_tool(request["name"], request.get("arguments"), progress_callback=record_progress)
+    if "cancel_after_progress" not in request:
+        result = await pending
         return dump(result) | {"progress": progress}
-    task = asyncio.ensure_future(calling)
-    while len(progress) < asked["cancel_after_progress"]:
+    task = asyncio.ensure_future(pending)
+    while len(progress) < request["cancel_after_progress"]:
         await asyncio.sleep(0.05)
     task.cancel()
     try:
@@ -40,14 +40,14 @@ async def call(client, asked):
     return {"cancelled": False}
 
 
-async def complete(client, asked):
-    of = asked["ref"]
+async def complete(client, request):
+    ref = request["ref"]
     reference = (
-        ResourceTemplateReference(type="ref/resource", uri=of)
-        if "://" in of
-        else PromptReference(type="ref/prompt", name=of)
+        ResourceTemplateReference(type="ref/resource", uri=ref)
+        if "://" in ref
+        else PromptReference(type="ref/prompt", name=ref)
     )
-    return dump(await client.complete(reference, {"name": asked["argument"], "value": asked["value"]}))
+    return dump(await client.complete(reference, {"name": request["argument"], "value": request["value"]}))
 
 
 def dump(result):
@@ -65,27 +65,27 @@ async def about(client):
     }
 
 
-async def answer(client, asked):
-    match asked["do"]:
+async def answer(client, request):
+    match request["do"]:
         case "about":
             return await about(client)
         case "tools":
             return dump(await client.list_tools())
         case "call":
-            return await call(client, asked)
+            return await call(client, request)
         case "resources":
             return dump(await client.list_resources())
         case "templates":
             return dump(await client.list_resource_templates())
         case "read":
-            return dump(await client.read_resource(asked["uri"]))
+            return dump(await client.read_resource(request["uri"]))
         case "prompts":
             return dump(await client.list_prompts())
         case "prompt":
-            return dump(await client.get_prompt(asked["name"], asked.get("arguments")))
+            return dump(await client.get_prompt(request["name"], request.get("arguments")))
         case "complete":
-            return await complete(client, asked)
-    raise ValueError(f"unknown: {asked['do']}")
+            return await complete(client, request)
+    raise ValueError(f"unknown: {request['do']}")
 
 
 def server(words):
@@ -95,7 +95,7 @@ def server(words):
     http = httpx2.AsyncClient(
         transport=httpx2.AsyncHTTPTransport(uds=socket),
         headers={"Authorization": f"Bearer {token}"} if token else None,
-        # The first clients give up after a minute, and so does this one.
+        # The existing client has the same timeout.
         timeout=60,
     )
     return streamable_http_client("http://localhost/mcp", http_client=http)
@@ -106,10 +106,10 @@ async def main():
     async with Client(server(words), mode=mode, read_timeout_seconds=60) as client:
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
             try:
-                told = {"ok": await answer(client, json.loads(line))}
-            except Exception as error:  # whatever the client makes of it is the answer
-                told = {"error": str(error), "kind": type(error).__name__}
-            print(json.dumps(told), flush=True)
+                reply = {"ok": await answer(client, json.loads(line))}
+            except Exception as error:  # the reply reports every error of the client
+                reply = {"error": str(error), "kind": type(error).__name__}
+            print(json.dumps(reply), flush=True)
 
 
 asyncio.run(main())

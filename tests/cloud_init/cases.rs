@@ -1,4 +1,4 @@
-//! What operators may give.
+//! User data that vmprov accepts.
 
 use std::io::Write;
 
@@ -6,33 +6,33 @@ use serde_json::{Value, json};
 
 use crate::support::DEFAULT_USER;
 
-/// One thing that an operator may give.
+/// User data with the expected results of its merge.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) data: Vec<u8>,
-    /// What cloud-init is given for comparison, where it cannot read `data` by itself.
-    pub(crate) alone: Option<Vec<u8>>,
-    /// The users that vmprov's keys are for.
+    /// Equivalent user data for the comparison, if cloud-init cannot read `data` without vmprov's conversion.
+    pub(crate) equivalent: Option<Vec<u8>>,
+    /// The users that get vmprov's keys, one seed each.
     pub(crate) users: &'static [&'static str],
     pub(crate) included: &'static [(&'static str, &'static str)],
-    /// What must be in what comes out: pointer and value.
+    /// Values in the merged result, by JSON pointer.
     pub(crate) expected: Vec<(&'static str, Value)>,
-    /// Whether the operator is warned of what cannot be checked.
-    pub(crate) warned: bool,
+    /// Whether vmprov warns that it cannot check the user data.
+    pub(crate) warns: bool,
 }
 
-/// The image's default user, one that it does not have, and one who is there already.
+/// The image's default user, a user that the image does not have, and a user that exists in every image.
 pub(crate) const USERS: &[&str] = &[DEFAULT_USER, "alice", "root"];
 
 fn case(name: &'static str, data: impl Into<Vec<u8>>, expected: &[(&'static str, Value)]) -> Case {
     Case {
         name,
         data: data.into(),
-        alone: None,
+        equivalent: None,
         users: USERS,
         included: &[],
         expected: expected.to_vec(),
-        warned: false,
+        warns: false,
     }
 }
 
@@ -40,7 +40,7 @@ fn config(name: &'static str, members: &str, expected: &[(&'static str, Value)])
     case(name, format!("#cloud-config\n{members}"), expected)
 }
 
-/// A MIME message of parts: type with other headers, and body.
+/// Returns a multipart MIME message. Each part is a content type, optionally with further headers, and a body.
 fn mime(boundary: &str, parts: &[(&str, &str)]) -> String {
     let part = |(kind, body): &(&str, &str)| format!("--{boundary}\nContent-Type: {kind}\n\n{body}\n");
     let parts: Vec<String> = parts.iter().map(part).collect();
@@ -143,8 +143,8 @@ pub(crate) fn forms() -> Vec<Case> {
             ],
         ),
         Case {
-            // By itself, cloud-init takes it for a message when the words are near its top, and garbles it.
-            alone: Some(format!("#cloud-config\n#{}\n{mention}", " ".repeat(4096)).into()),
+            // If this text is near the top, cloud-init takes the user data for a MIME message and garbles it.
+            equivalent: Some(format!("#cloud-config\n#{}\n{mention}", " ".repeat(4096)).into()),
             ..config("mention of a message", mention, &[("/config/final_message", json!("MIME-Version: 1.0, Grüße"))])
         },
         case("script", SCRIPT, &[("/scripts/part-001", json!(SCRIPT))]),
@@ -154,7 +154,7 @@ pub(crate) fn forms() -> Vec<Case> {
         case("blank lines first", "\n\n #Cloud-Config\npackages: [nginx]", &packages),
         case("CRLF", "#cloud-config\r\npackages:\r\n- nginx\r\n", &packages),
         Case {
-            alone: Some("#cloud-config\npackages: [nginx]".into()),
+            equivalent: Some("#cloud-config\npackages: [nginx]".into()),
             ..case("byte order mark", "\u{feff}#cloud-config\npackages: [nginx]", &packages)
         },
         case("gzip", gzip("#cloud-config\npackages: [nginx]"), &packages),
@@ -171,8 +171,8 @@ pub(crate) fn forms() -> Vec<Case> {
     ]
 }
 
-/// Forms that only the guest can read.
-pub(crate) fn forms_of_the_guest() -> Vec<Case> {
+/// Forms that only the guest can evaluate.
+pub(crate) fn guest_evaluated_forms() -> Vec<Case> {
     vec![
         Case {
             included: &[
@@ -182,7 +182,7 @@ pub(crate) fn forms_of_the_guest() -> Vec<Case> {
                 ),
                 ("b", "#!/bin/sh\n"),
             ],
-            warned: true,
+            warns: true,
             ..case(
                 "include",
                 "#include\nhttp://localhost/a\nhttp://localhost/b\n",
@@ -190,7 +190,7 @@ pub(crate) fn forms_of_the_guest() -> Vec<Case> {
             )
         },
         Case {
-            warned: true,
+            warns: true,
             ..case(
                 "part handler",
                 mime(
@@ -204,7 +204,7 @@ pub(crate) fn forms_of_the_guest() -> Vec<Case> {
             )
         },
         Case {
-            warned: true,
+            warns: true,
             ..case(
                 "template",
                 "## template: jinja\n#cloud-config\nregion: {{ v1.region }}\nusers: [bob, default]\n",
@@ -212,7 +212,7 @@ pub(crate) fn forms_of_the_guest() -> Vec<Case> {
             )
         },
         Case {
-            warned: true,
+            warns: true,
             ..case(
                 "template of a script",
                 "## template: jinja\n#!/bin/sh\n{{ v1.region }}\n",
@@ -220,7 +220,7 @@ pub(crate) fn forms_of_the_guest() -> Vec<Case> {
             )
         },
         Case {
-            warned: true,
+            warns: true,
             ..case(
                 "patch",
                 mime(
@@ -247,7 +247,7 @@ pub(crate) fn users() -> Vec<Case> {
             "users:\n- name: bob\n- [carol, dave]\n- erin\n",
             &[("/users/erin/default", json!(false))],
         ),
-        config("nobody", "users: []\n", &[]),
+        config("no users", "users: []\n", &[]),
         Case {
             users: &["alice"],
             ..config(

@@ -1,4 +1,4 @@
-//! What the operator's user data and vmprov's configuration become together, as cloud-init's own code sees it.
+//! The merge of the operator's user data with vmprov's configuration, evaluated by cloud-init's own code.
 #![expect(clippy::unwrap_used, reason = "a test ends where something goes wrong")]
 
 mod cases;

@@ -1,4 +1,4 @@
-//! Everything that the operator says holds, and everything that vmprov needs.
+//! The merged configuration contains the operator's settings and everything that vmprov needs.
 
 use std::collections::BTreeSet;
 
@@ -7,17 +7,17 @@ use vmprov::cloud_init::{Seed, UserData};
 
 use crate::{
     cases::{self, Case, USERS},
-    support::{DEFAULT_USER, OUR_KEY, Seeds, seed},
+    support::{DEFAULT_USER, Seeds, VMPROV_KEY, seed},
 };
 
-/// What vmprov sets whatever the operator says; that the operator cannot want anything else is checked before.
-const HELD: [&str; 6] = ["hostname", "fqdn", "preserve_hostname", "disable_root", "ssh_keys", "growpart"];
+/// Members that vmprov always sets. It has refused user data with conflicting values before the merge.
+const SET_BY_VMPROV: [&str; 6] = ["hostname", "fqdn", "preserve_hostname", "disable_root", "ssh_keys", "growpart"];
 
 fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_array().map_or_else(|| value.as_str().into_iter().collect(), |list| list.iter().flat_map(keys).collect())
 }
 
-fn ours_hold(name: &str, seed: &Seed, merged: &Value) {
+fn assert_vmprov_settings(name: &str, seed: &Seed, merged: &Value) {
     let user = seed.user.as_str();
     assert_eq!(merged["hostname"], "web", "{name}");
     assert_eq!(merged["instance"], seed.instance_id.as_str(), "{name}");
@@ -36,13 +36,13 @@ fn ours_hold(name: &str, seed: &Seed, merged: &Value) {
 
     let authorized: Vec<&Value> =
         merged["authorized"].as_array().unwrap().iter().filter(|entry| entry["user"] == user).collect();
-    assert!(authorized.iter().all(|entry| entry["options"] == ""), "{name}: {user} is restricted: {authorized:?}");
-    let given: BTreeSet<&str> = authorized.iter().flat_map(|entry| keys(&entry["keys"])).collect();
+    assert!(authorized.iter().all(|entry| entry["options"] == ""), "{name}: {user} has options: {authorized:?}");
+    let actual: BTreeSet<&str> = authorized.iter().flat_map(|entry| keys(&entry["keys"])).collect();
     for key in &seed.authorized_keys {
-        assert!(given.contains(key.as_str()), "{name}: {user} lacks {key:?}, has {given:?}");
+        assert!(actual.contains(key.as_str()), "{name}: {user} lacks {key:?}, has {actual:?}");
     }
-    let described = name == "the same user";
-    if user != "root" && !described {
+    let has_own_sudo = name == "the same user";
+    if user != "root" && !has_own_sudo {
         assert!(!merged["users"][user]["rules"].is_null(), "{name}: {user} cannot use sudo: {}", merged["users"]);
     }
 
@@ -52,45 +52,45 @@ fn ours_hold(name: &str, seed: &Seed, merged: &Value) {
     assert_eq!(interface["subnets"][0]["type"], "dhcp4", "{name}");
 }
 
-fn theirs_hold(name: &str, user: &str, opaque: bool, alone: &Value, merged: &Value) {
+fn assert_operator_settings(name: &str, user: &str, opaque: bool, alone: &Value, merged: &Value) {
     for what in ["scripts", "boothooks", "handled"] {
         assert_eq!(merged[what], alone[what], "{name}: {what}");
     }
-    let theirs = alone["config"].as_object().unwrap();
-    for (member, value) in theirs {
-        // Members that vmprov holds are the operator's where they could be checked, and said by nobody else.
-        let held = HELD.contains(&member.as_str()) && (opaque || member != "growpart");
-        if member != "users" && !held {
+    let operator = alone["config"].as_object().unwrap();
+    for (member, value) in operator {
+        // vmprov overrides these members, except `growpart` in user data that it could check.
+        let is_overridden = SET_BY_VMPROV.contains(&member.as_str()) && (opaque || member != "growpart");
+        if member != "users" && !is_overridden {
             assert_eq!(&merged["config"][member], value, "{name}: {member}");
         }
     }
     let default = json!(["default"]);
-    let listed = theirs.get("users").unwrap_or(&default).as_array().unwrap();
+    let listed = operator.get("users").unwrap_or(&default).as_array().unwrap();
     assert_eq!(&merged["config"]["users"].as_array().unwrap()[1..], listed, "{name}: users");
-    for (who, made) in alone["users"].as_object().unwrap() {
-        for (member, value) in made.as_object().unwrap() {
-            let now = &merged["users"][who][member];
-            if who == user && member == "ssh_authorized_keys" {
-                assert!(keys(now).is_superset(&keys(value)), "{name}: {who}'s keys");
+    for (name_of_user, settings) in alone["users"].as_object().unwrap() {
+        for (member, value) in settings.as_object().unwrap() {
+            let actual = &merged["users"][name_of_user][member];
+            if name_of_user == user && member == "ssh_authorized_keys" {
+                assert!(keys(actual).is_superset(&keys(value)), "{name}: {name_of_user}'s keys");
             } else {
-                assert_eq!(now, value, "{name}: {who}'s {member}");
+                assert_eq!(actual, value, "{name}: {name_of_user}'s {member}");
             }
         }
     }
     for entry in alone["authorized"].as_array().unwrap() {
-        let is_it = |other: &&Value| {
+        let matches = |other: &&Value| {
             other["user"] == entry["user"]
                 && (other["options"] == entry["options"] || user == "root")
                 && keys(&other["keys"]).is_superset(&keys(&entry["keys"]))
         };
-        assert!(merged["authorized"].as_array().unwrap().iter().any(|other| is_it(&other)), "{name}: {entry}");
+        assert!(merged["authorized"].as_array().unwrap().iter().any(|other| matches(&other)), "{name}: {entry}");
     }
     assert_eq!(merged["warnings"], alone["warnings"], "{name}");
 }
 
 #[test]
-fn what_the_operator_says_holds_and_what_vmprov_needs() {
-    let cases: Vec<Case> = [cases::forms(), cases::forms_of_the_guest(), cases::users(), cases::settings()]
+fn a_merge_keeps_the_operators_and_vmprovs_settings() {
+    let cases: Vec<Case> = [cases::forms(), cases::guest_evaluated_forms(), cases::users(), cases::settings()]
         .into_iter()
         .flatten()
         .collect();
@@ -98,12 +98,12 @@ fn what_the_operator_says_holds_and_what_vmprov_needs() {
     let mut runs = Vec::new();
     for case in &cases {
         let data = UserData::parse(&case.data).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        let alone = case.alone.as_ref().unwrap_or(&case.data);
+        let alone = case.equivalent.as_ref().unwrap_or(&case.data);
         let alone = seeds.add(&[("user-data", alone.clone())], case.included);
         for user in case.users {
             let seed = seed(user, Some(data.clone()));
             let warnings = data.check(&seed.hostname, user).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-            assert_eq!(!warnings.is_empty(), case.warned, "{}: {warnings:?}", case.name);
+            assert_eq!(!warnings.is_empty(), case.warns, "{}: {warnings:?}", case.name);
             let merged = seeds.add_seed(&seed, case.included);
             runs.push((case, seed, alone, merged));
         }
@@ -112,8 +112,8 @@ fn what_the_operator_says_holds_and_what_vmprov_needs() {
     for (case, seed, alone, merged) in runs {
         let (alone, merged) = (&results[alone], &results[merged]);
         let name = case.name;
-        ours_hold(name, &seed, merged);
-        theirs_hold(name, &seed.user, case.warned, alone, merged);
+        assert_vmprov_settings(name, &seed, merged);
+        assert_operator_settings(name, &seed.user, case.warns, alone, merged);
         for (pointer, value) in &case.expected {
             assert_eq!(merged.pointer(pointer), Some(value), "{name}: {pointer} for {}", seed.user);
         }
@@ -121,37 +121,37 @@ fn what_the_operator_says_holds_and_what_vmprov_needs() {
 }
 
 #[test]
-fn a_seed_without_user_data_and_the_next_one_of_the_same_guest() {
+fn a_seed_is_read_back_and_reused_for_the_next_instance() {
     let mut seeds = Seeds::new();
-    let made: Vec<Seed> = USERS.iter().map(|user| seed(user, None)).collect();
-    for seed in &made {
+    let first: Vec<Seed> = USERS.iter().map(|user| seed(user, None)).collect();
+    for seed in &first {
         seeds.add_seed(seed, &[]);
-        // As for an inject: read back, with one key more and as a new instance.
+        // As `inject` does: read the seed back, add a key, and make it a new instance.
         let files = seed.files();
-        let (_, whole) = files.iter().find(|(name, _)| *name == "vmprov.json").unwrap();
-        let mut next = Seed::from_json(whole).unwrap();
+        let (_, json) = files.iter().find(|(name, _)| *name == "vmprov.json").unwrap();
+        let mut next = Seed::from_json(json).unwrap();
         assert_eq!(&next, seed);
         next.instance_id = "web-2".to_owned();
         next.authorized_keys.push("ssh-ed25519 AAAAinjected".to_owned());
         seeds.add_seed(&next, &[]);
     }
     let results = seeds.merge();
-    for (seed, pair) in made.iter().zip(results.chunks(2)) {
-        ours_hold("first", seed, &pair[0]);
+    for (seed, pair) in first.iter().zip(results.chunks(2)) {
+        assert_vmprov_settings("first", seed, &pair[0]);
         let mut next = seed.clone();
         next.instance_id = "web-2".to_owned();
         next.authorized_keys.push("ssh-ed25519 AAAAinjected".to_owned());
-        ours_hold("next", &next, &pair[1]);
+        assert_vmprov_settings("next", &next, &pair[1]);
         assert_eq!(pair[0]["hostKeys"], pair[1]["hostKeys"]);
         assert_eq!(pair[0]["warnings"], json!([]));
-        assert!(pair[0]["users"].get(DEFAULT_USER).is_some(), "the image's default user is made all the same");
-        assert!(keys(&pair[0]["authorized"][0]["keys"]).contains(OUR_KEY));
+        assert!(pair[0]["users"].get(DEFAULT_USER).is_some(), "the image's default user is missing");
+        assert!(keys(&pair[0]["authorized"][0]["keys"]).contains(VMPROV_KEY));
     }
 }
 
-/// Without any host keys the guest makes its own, as a guest does that vmprov did not make.
+/// A seed without host keys lets the guest generate its own, as an unmanaged guest does.
 #[test]
-fn without_host_keys_the_guest_makes_them() {
+fn without_host_keys_the_guest_generates_them() {
     let mut seed = seed(DEFAULT_USER, None);
     seed.host_keys.clear();
     let mut seeds = Seeds::new();

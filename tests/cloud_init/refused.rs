@@ -1,5 +1,5 @@
-//! What cannot be together with what vmprov needs, or would be ignored by the guest, is refused with the reason; what
-//! cannot be seen is warned of.
+//! User data that conflicts with vmprov's settings, or that a guest would ignore, is refused with the reason. User data
+//! that vmprov cannot check gives a warning.
 
 use std::io::Write;
 
@@ -14,15 +14,15 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-fn verdict(data: &[u8], user: &str) -> Result<Vec<String>, Error> {
+fn check(data: &[u8], user: &str) -> Result<Vec<String>, Error> {
     UserData::parse(data)?.check(&"web".parse().unwrap(), user)
 }
 
-/// For a refusal: the whole of it, in one line.
+/// Returns the error and the hint of refused user data in one line.
 fn reason(data: &[u8], user: &str) -> String {
-    let error = match verdict(data, user) {
+    let error = match check(data, user) {
         Err(error) => error,
-        Ok(warnings) => panic!("{:?} is taken, with {warnings:?}", String::from_utf8_lossy(data)),
+        Ok(warnings) => panic!("{:?} is accepted, with the warnings {warnings:?}", String::from_utf8_lossy(data)),
     };
     assert_eq!(error.code, Code::InvalidInput, "{error}");
     let hint = error.hint_text(vmprov::api::as_command).unwrap_or_else(|| panic!("no hint: {error}"));
@@ -30,7 +30,7 @@ fn reason(data: &[u8], user: &str) -> String {
 }
 
 #[test]
-fn what_no_guest_would_act_on() {
+fn user_data_that_a_guest_would_ignore_is_refused() {
     let cases: [(&[u8], &str); 22] = [
         (b"", "the user data is empty"),
         (b"\n \n", "the user data is empty"),
@@ -72,7 +72,7 @@ fn what_no_guest_would_act_on() {
 }
 
 #[test]
-fn messages_that_no_guest_would_act_on() {
+fn messages_that_a_guest_would_ignore_are_refused() {
     let base64 = "Content-Transfer-Encoding: base64\n\nIyHp\n--b--";
     let cases = [
         ("multipart/mixed; boundary=b\n\n--b\n\n#!/bin/sh\n", "the boundary `b` does not begin and end its parts"),
@@ -113,7 +113,7 @@ fn messages_that_no_guest_would_act_on() {
 }
 
 #[test]
-fn what_would_undo_what_vmprov_needs() {
+fn settings_that_conflict_with_vmprov_are_refused() {
     let cases = [
         ("hostname: other", "`hostname` must be the VM's name, `web`"),
         ("hostname:", "`hostname` must be the VM's name"),
@@ -150,7 +150,7 @@ fn what_would_undo_what_vmprov_needs() {
         ("datasource_list: [Ec2, None]", "`datasource_list` lacks NoCloud"),
     ];
     for (members, expected) in cases {
-        // Wherever it stands.
+        // The check covers plain user data, archives and parts of messages.
         let plain = format!("#cloud-config\n{members}\n");
         let archived = format!("#cloud-config-archive\n- content: |\n    #cloud-config\n    {members}\n");
         let part = format!(
@@ -169,11 +169,11 @@ fn what_would_undo_what_vmprov_needs() {
     }
     let root = reason(b"#cloud-config\ndisable_root: true\n", "root");
     assert!(root.contains("`disable_root` would lock out root"), "{root}");
-    verdict(b"#cloud-config\ndisable_root: true\n", "alice").unwrap();
+    check(b"#cloud-config\ndisable_root: true\n", "alice").unwrap();
 }
 
 #[test]
-fn what_is_only_warned_of() {
+fn user_data_that_cannot_be_checked_gives_a_warning() {
     let message = "MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=b\n\n--b\n\n#!/bin/sh\n--b\n";
     let cases = [
         ("#include\nhttp://example.org/\n", "the user data includes URLs that only the guest fetches"),
@@ -191,14 +191,14 @@ fn what_is_only_warned_of() {
         (&format!("{message}Content-Type: text/x-thing\n\nthing\n--b--\n"), "part 2 of the user data is text/x-thing"),
     ];
     for (data, expected) in cases {
-        let warnings = verdict(data.as_bytes(), "alice").unwrap();
+        let warnings = check(data.as_bytes(), "alice").unwrap();
         assert!(warnings.len() == 1 && warnings[0].contains(expected), "{warnings:?} lacks {expected:?}");
     }
 }
 
-/// A password in user data is not to be seen in a log.
+/// A password in user data must not appear in a log.
 #[test]
-fn what_is_not_shown() {
+fn debug_output_hides_the_user_data() {
     let data = UserData::parse(b"#cloud-config\npassword: secret\n").unwrap();
     assert_eq!(format!("{data:?}"), "UserData(31 bytes, 1 parts)");
 }

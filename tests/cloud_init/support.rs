@@ -1,4 +1,4 @@
-//! Seeds, and cloud-init's own code to merge them.
+//! Creates seeds and merges them with cloud-init's own code.
 
 use std::{
     fs,
@@ -11,19 +11,19 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vmprov::cloud_init::{HostKey, Seed, UserData};
 
-/// The default user of the image that the guest is made from.
+/// The default user of the guest's image.
 pub(crate) const DEFAULT_USER: &str = "debian";
 
-pub(crate) const OUR_KEY: &str = "ssh-ed25519 AAAAours it's \"ours\": {yes} #1 ü\u{2028}\u{1f511}";
+pub(crate) const VMPROV_KEY: &str = "ssh-ed25519 AAAAours it's \"ours\": {yes} #1 ü\u{2028}\u{1f511}";
 
-/// Where cloud-init's code is: of this machine's release, or of another that one wants to see vmprov pass with.
+/// The path of cloud-init's code: of this machine's release, or of another release to test with.
 static CLOUD_INIT: LazyLock<String> = LazyLock::new(|| {
     if let Ok(path) = std::env::var("VMPROV_TEST_CLOUD_INIT") {
         return path;
     }
     let script = Command::new(root().join("tests/lab/cloud-init")).output().unwrap();
-    let error = String::from_utf8_lossy(&script.stderr);
-    assert!(script.status.success(), "cloud-init's code cannot be had: {error}");
+    let stderr = String::from_utf8_lossy(&script.stderr);
+    assert!(script.status.success(), "cannot find or download cloud-init's code: {stderr}");
     String::from_utf8(script.stdout).unwrap().trim().to_owned()
 });
 
@@ -42,13 +42,13 @@ pub(crate) fn seed(user: &str, user_data: Option<UserData>) -> Seed {
         hostname: "web".parse().unwrap(),
         user: user.to_owned(),
         mac: "52:54:00:AB:CD:EF".to_owned(),
-        authorized_keys: vec![OUR_KEY.to_owned(), "ssh-rsa AAAAsecond".to_owned()],
+        authorized_keys: vec![VMPROV_KEY.to_owned(), "ssh-rsa AAAAsecond".to_owned()],
         host_keys: ["ed25519", "ecdsa", "rsa"].map(host_key).to_vec(),
         user_data,
     }
 }
 
-/// The seeds of one run; cloud-init's code is started once for all of them.
+/// The seeds of one test, which one run of cloud-init's code merges.
 pub(crate) struct Seeds {
     folder: TempDir,
     count: usize,
@@ -63,7 +63,7 @@ impl Seeds {
         self.folder.path().join(number.to_string())
     }
 
-    /// Takes a seed's files, and what is found where `#include` looks; gives its number.
+    /// Adds a seed's files, and the files that its `#include` finds; returns the seed's number.
     pub(crate) fn add(&mut self, files: &[(&str, Vec<u8>)], included: &[(&str, &str)]) -> usize {
         let number = self.count;
         self.count += 1;
@@ -84,7 +84,7 @@ impl Seeds {
         self.add(&seed.files(), included)
     }
 
-    /// What guests make of them, by number.
+    /// Merges the seeds as guests do; returns the results by number.
     pub(crate) fn merge(&self) -> Vec<Value> {
         let paths: Vec<PathBuf> = (0..self.count).map(|number| self.path(number)).collect();
         let output = Command::new("/usr/bin/python3")

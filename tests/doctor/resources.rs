@@ -4,7 +4,10 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use serde_json::{Value, json};
 
-use super::{CONFLICT, DENIED, NOT_FOUND, PutBack, WELL, check, fixable, fixed, inside, lab::Lab, quiet, type_inside};
+use super::{
+    CONFLICT, DENIED, NOT_FOUND, POOL_OK, RestoreOnDrop, check, fixable, fixed, lab::Lab, run_inside, shell_inside,
+    without_fix,
+};
 
 #[test]
 fn an_inactive_pool_is_started() {
@@ -15,17 +18,20 @@ fn an_inactive_pool_is_started() {
     let start = "virsh -c qemu:///system pool-start --pool default";
     let found = fixable("pool.active", "warn", "the pool `default` is not started", start, true);
     assert_eq!(check(&lab, 0, "pool.active", &[]), found);
-    assert_eq!(check(&lab, 0, "pool.space", &[]), quiet("pool.space", "skip", "the pool `default` is not started"));
+    assert_eq!(
+        check(&lab, 0, "pool.space", &[]),
+        without_fix("pool.space", "skip", "the pool `default` is not started")
+    );
     let actions = ["started the pool `default`", "enabled autostart of the pool `default`"];
-    assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), fixed(quiet("pool.active", "ok", WELL), &actions));
-    assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), quiet("pool.active", "ok", WELL));
+    assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), fixed(without_fix("pool.active", "ok", POOL_OK), &actions));
+    assert_eq!(check(&lab, 0, "pool.active", &["--fix"]), without_fix("pool.active", "ok", POOL_OK));
     assert_eq!(lab.virsh(&["pool-list", "--autostart", "--name"]).trim(), "default");
-    lab.settles(&before, "a pool that was fixed");
+    lab.settles(&before, "after the pool was fixed");
 }
 
 /// A pool whose folder is not accessible to QEMU's user.
 #[test]
-fn the_folder_that_qemu_may_not_enter_is_named_by_the_check_and_by_the_error() {
+fn a_folder_closed_to_qemu_is_named_by_check_and_error() {
     let lab = Lab::warm();
     let before = lab.snapshot();
     let closed = lab.pool_folder().with_file_name("closed");
@@ -42,9 +48,9 @@ fn the_folder_that_qemu_may_not_enter_is_named_by_the_check_and_by_the_error() {
     let expected = json!({"id": "pool.reachable", "status": "fail",
         "observed": format!("{observed}/var/lib/libvirt/closed/vms"), "code": "denied", "fixCommand": fix,
         "safe": false, "fixed": false, "actions": []});
-    assert_eq!(*found, expected, "only the owner of a folder can decide to open it");
+    assert_eq!(*found, expected, "opening a folder is not a safe fix");
 
-    // The errors of operations that fail because of it.
+    // Operations that fail for this reason give the same hint.
     let hint = format!("hint: {observed}/var/lib/libvirt/closed/vms/web.qcow2: {fix}\n");
     for words in [&["vm", "start", "web"][..], &["-q", "vm", "create", "web2", "--memory", "64", "--vcpus", "1"]] {
         let ran = in_pool(words).failed_with(NOT_FOUND);
@@ -56,11 +62,11 @@ fn the_folder_that_qemu_may_not_enter_is_named_by_the_check_and_by_the_error() {
     let error: Value = serde_json::from_str(&ran.stderr).unwrap();
     assert_eq!(error["hint"], hint.trim_start_matches("hint: ").trim_end(), "{error}");
 
-    // The command of the hint helps.
-    inside(&lab, &["setfacl", "-m", "u:libvirt-qemu:x", "/var/lib/libvirt/closed"]);
+    // The command in the hint fixes it.
+    run_inside(&lab, &["setfacl", "-m", "u:libvirt-qemu:x", "/var/lib/libvirt/closed"]);
     in_pool(&["doctor", "pool.reachable"]).succeeded();
     in_pool(&["vm", "start", "web"]).succeeded();
-    inside(&lab, &["setfacl", "-b", "/var/lib/libvirt/closed"]);
+    run_inside(&lab, &["setfacl", "-b", "/var/lib/libvirt/closed"]);
     in_pool(&["doctor", "pool.reachable"]).failed_with(DENIED);
     chmod(0o711);
     in_pool(&["doctor", "pool.reachable"]).succeeded();
@@ -80,11 +86,11 @@ fn the_folder_that_qemu_may_not_enter_is_named_by_the_check_and_by_the_error() {
     lab.virsh(&["pool-destroy", "closed"]);
     lab.virsh(&["pool-undefine", "closed"]);
     fs::remove_dir_all(&closed).unwrap();
-    lab.settles_without(&before, |line| line.contains("home .cache/vmprov/"), "a pool that was closed");
+    lab.settles_without(&before, |line| line.contains("home .cache/vmprov/"), "after the closed pool was removed");
 }
 
 #[test]
-fn an_inactive_network_is_started_and_named_by_the_error() {
+fn an_inactive_network_is_started_and_named_in_the_error() {
     let lab = Lab::warm();
     let before = lab.snapshot();
     lab.run(&["vm", "create", "web", "--no-start", "--memory", "64", "--vcpus", "1"]).succeeded();
@@ -94,61 +100,62 @@ fn an_inactive_network_is_started_and_named_by_the_error() {
     let found = fixable("network.active", "warn", "the network `default` is not started", start, true);
     assert_eq!(check(&lab, 0, "network.active", &[]), found);
     for id in ["network.forwarding", "network.firewall"] {
-        assert_eq!(check(&lab, 0, id, &[]), quiet(id, "skip", "the network `default` is not started"));
+        assert_eq!(check(&lab, 0, id, &[]), without_fix(id, "skip", "the network `default` is not started"));
     }
     let ran = lab.run(&["vm", "start", "web"]).failed_with(CONFLICT);
     assert!(ran.stderr.ends_with(&format!("hint: the network `default` is not started: {start}\n")), "{ran}");
     let actions = ["started the network `default`", "enabled autostart of the network `default`"];
-    let well = quiet("network.active", "ok", "`default` (nat) 192.168.122.1/24 on virbr0");
-    assert_eq!(check(&lab, 0, "network.active", &["--fix"]), fixed(well.clone(), &actions));
-    assert_eq!(check(&lab, 0, "network.active", &["--fix"]), well);
+    let passed = without_fix("network.active", "ok", "`default` (nat) 192.168.122.1/24 on virbr0");
+    assert_eq!(check(&lab, 0, "network.active", &["--fix"]), fixed(passed.clone(), &actions));
+    assert_eq!(check(&lab, 0, "network.active", &["--fix"]), passed);
     lab.run(&["vm", "delete", "web", "--yes"]).succeeded();
-    lab.settles_without(&before, |line| line.contains("dnsmasq"), "a network that was fixed");
+    lab.settles_without(&before, |line| line.contains("dnsmasq"), "after the network was fixed");
 }
 
 #[test]
-fn addresses_that_another_interface_routes_are_reported() {
+fn a_subnet_that_another_interface_routes_is_reported() {
     let lab = Lab::warm();
     let edit = "virsh -c qemu:///system net-edit --network default";
     let observed = "the network `default` uses 192.168.122.1/24, but taken0 already routes 192.168.122.64/26";
-    type_inside(
+    shell_inside(
         &lab,
         "ip link add taken0 type bridge && ip link set taken0 up && ip address add 192.168.122.77/26 dev taken0",
     );
     assert_eq!(check(&lab, 0, "network.subnet", &[]), fixable("network.subnet", "warn", observed, edit, false));
     lab.virsh(&["net-destroy", "default"]);
     assert_eq!(check(&lab, CONFLICT, "network.subnet", &[]), fixable("network.subnet", "fail", observed, edit, false));
-    type_inside(&lab, "ip link delete taken0");
+    shell_inside(&lab, "ip link delete taken0");
     lab.virsh(&["net-start", "default"]);
     check(&lab, 0, "network.subnet", &[]);
 }
 
 #[test]
-fn a_packet_filter_that_drops_packets_is_reported_with_the_command_that_opens_it() {
+fn a_packet_filter_that_drops_packets_is_reported_with_a_fix() {
     let lab = Lab::warm();
-    let well = quiet("network.firewall", "ok", "no chain drops packets from or to virbr0");
-    let open = "sudo iptables -I CHAIN -i virbr0 -j ACCEPT && sudo iptables -I CHAIN -o virbr0 -j ACCEPT";
+    let passed = without_fix("network.firewall", "ok", "no chain drops packets from or to virbr0");
+    let accept = "sudo iptables -I CHAIN -i virbr0 -j ACCEPT && sudo iptables -I CHAIN -o virbr0 -j ACCEPT";
     let observed = "ip filter FORWARD drops packets from or to virbr0";
-    // Like a program that starts after libvirt and rewrites the whole chain, without libvirt's rules.
-    let alone = "iptables -F FORWARD && iptables -P FORWARD DROP";
+    // Like a program that starts after libvirt and replaces the whole chain, including libvirt's rules.
+    let drop_all = "iptables -F FORWARD && iptables -P FORWARD DROP";
     let rules = lab.write("rules", "");
-    type_inside(&lab, &format!("iptables-save -t filter >{rules}"));
+    shell_inside(&lab, &format!("iptables-save -t filter >{rules}"));
     let undo = format!("iptables-restore {rules}");
     let undo = undo.as_str();
     let forward = "echo 1 >/proc/sys/net/ipv4/ip_forward";
-    let _put_back = PutBack(&lab, format!("{undo}; iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; {forward}"));
-    for (made, observed, fix, undone) in [
-        (alone, observed.to_owned(), open.replace("CHAIN", "FORWARD"), undo),
+    let _restore =
+        RestoreOnDrop(&lab, format!("{undo}; iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; {forward}"));
+    for (setup, observed, fix, teardown) in [
+        (drop_all, observed.to_owned(), accept.replace("CHAIN", "FORWARD"), undo),
         (
-            &format!("{alone} && iptables -N DOCKER-USER && iptables -I FORWARD -j DOCKER-USER"),
+            &format!("{drop_all} && iptables -N DOCKER-USER && iptables -I FORWARD -j DOCKER-USER"),
             format!("{observed} (a chain of Docker)"),
-            open.replace("CHAIN", "DOCKER-USER"),
+            accept.replace("CHAIN", "DOCKER-USER"),
             undo,
         ),
         (
             "iptables-legacy -P FORWARD DROP",
             observed.to_owned(),
-            open.replace("CHAIN", "FORWARD").replace("iptables", "iptables-legacy"),
+            accept.replace("CHAIN", "FORWARD").replace("iptables", "iptables-legacy"),
             "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F",
         ),
         (
@@ -158,24 +165,24 @@ fn a_packet_filter_that_drops_packets_is_reported_with_the_command_that_opens_it
             "nft delete table inet own",
         ),
     ] {
-        type_inside(&lab, made);
+        shell_inside(&lab, setup);
         let found = check(&lab, 0, "network.firewall", &["--fix"]);
-        assert_eq!(found, fixable("network.firewall", "warn", &observed, &fix, false), "{made}");
-        type_inside(&lab, &fix);
-        assert_eq!(check(&lab, 0, "network.firewall", &[]), well, "{fix}");
-        type_inside(&lab, undone);
-        assert_eq!(check(&lab, 0, "network.firewall", &[]), well, "{undone}");
+        assert_eq!(found, fixable("network.firewall", "warn", &observed, &fix, false), "{setup}");
+        shell_inside(&lab, &fix);
+        assert_eq!(check(&lab, 0, "network.firewall", &[]), passed, "{fix}");
+        shell_inside(&lab, teardown);
+        assert_eq!(check(&lab, 0, "network.firewall", &[]), passed, "{teardown}");
     }
 
     // With libvirt's rules, the same chain does not drop the packets.
-    type_inside(&lab, "iptables -P FORWARD DROP");
-    assert_eq!(check(&lab, 0, "network.firewall", &[]), well);
-    type_inside(&lab, undo);
+    shell_inside(&lab, "iptables -P FORWARD DROP");
+    assert_eq!(check(&lab, 0, "network.firewall", &[]), passed);
+    shell_inside(&lab, undo);
 
-    type_inside(&lab, "echo 0 >/proc/sys/net/ipv4/ip_forward");
+    shell_inside(&lab, "echo 0 >/proc/sys/net/ipv4/ip_forward");
     let observed = "the kernel does not forward IPv4 packets: this was disabled after libvirt enabled it";
     let fix = "sudo sysctl -w net.ipv4.ip_forward=1";
     assert_eq!(check(&lab, 0, "network.forwarding", &[]), fixable("network.forwarding", "warn", observed, fix, false));
-    type_inside(&lab, forward);
+    shell_inside(&lab, forward);
     check(&lab, 0, "network.forwarding", &[]);
 }

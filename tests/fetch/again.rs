@@ -1,4 +1,4 @@
-//! What is fetched again, together with others, or in several parts.
+//! Repeated, concurrent and interrupted downloads of images.
 
 use super::{
     Site, lab,
@@ -7,7 +7,7 @@ use super::{
 };
 
 #[test]
-fn a_pull_asks_for_what_is_new_and_vms_stay_on_what_they_have() {
+fn a_pull_fetches_a_new_version_and_vms_keep_theirs() {
     let site = Site::new();
     let before = site.lab.snapshot();
     site.catalogue(&site.entry("golden:1", "g/disk.qcow2", "checksum = { file = 'SHA256SUMS', form = 'sha256sums' }"));
@@ -18,17 +18,17 @@ fn a_pull_asks_for_what_is_new_and_vms_stay_on_what_they_have() {
     };
     create("fetch-a", &[]);
     site.mirror.requests();
-    // Nothing new: the list alone is asked for.
+    // Nothing is new: only the checksum file is requested.
     let pulled = site.json(&["image", "pull", "golden:1"]);
     assert_eq!((&pulled["status"], &pulled["image"]["sha256"]), (&"unchanged".into(), &sha256(&old).into()));
     assert_eq!(site.mirror.requests(), ["GET /g/SHA256SUMS 200"]);
     create("fetch-b", &[]);
-    assert_eq!(site.mirror.requests(), Vec::<String>::new(), "a create asks nobody");
+    assert_eq!(site.mirror.requests(), Vec::<String>::new(), "a create must not send requests");
 
     let new = site.publish("g/disk.qcow2");
     create("fetch-c", &[]);
     let base = |vm: &str| site.json(&["vm", "info", vm])["imageSha256"].clone();
-    assert_eq!(base("fetch-c"), sha256(&old), "a create takes what is there");
+    assert_eq!(base("fetch-c"), sha256(&old), "a create must use the stored image");
     create("fetch-d", &["--pull"]);
     assert_eq!(base("fetch-d"), sha256(&new));
     let images = site.json(&["image", "list"]);
@@ -43,7 +43,7 @@ fn a_pull_asks_for_what_is_new_and_vms_stay_on_what_they_have() {
     let pulled = site.json(&["image", "pull", "golden:1"]);
     assert_eq!((&pulled["status"], &pulled["replaced"]), (&"updated".into(), &sha256(&new)[..12].into()), "{pulled}");
     assert_eq!(pulled["image"]["sha256"], sha256(&newer));
-    // What is replaced is meant by its id.
+    // An image that was replaced is available by its ID.
     let by_id = site.json(&["image", "info", &sha256(&old)[..12]]);
     assert_eq!((&by_id["current"], &by_id["vms"][0]), (&false.into(), &"fetch-a".into()), "{by_id}");
     site.ok(&["vm", "delete", "fetch-a", "fetch-b", "fetch-c", "fetch-d", "--yes"]);
@@ -54,9 +54,9 @@ fn a_pull_asks_for_what_is_new_and_vms_stay_on_what_they_have() {
     drop(before);
 }
 
-/// Without a list of checksums the file itself is asked whether it has changed.
+/// Without a checksum file a conditional request determines whether the image has changed.
 #[test]
-fn a_url_is_pulled_again_only_when_its_tag_or_date_has_changed() {
+fn a_url_is_pulled_again_only_if_its_etag_or_date_changed() {
     let site = Site::new();
     let url = site.mirror.url("u/disk.qcow2");
     let date = |day: u32| Some(format!("Tue, {day} Nov 2026 08:00:00 GMT"));
@@ -84,19 +84,19 @@ fn a_url_is_pulled_again_only_when_its_tag_or_date_has_changed() {
 }
 
 #[test]
-fn two_that_want_the_same_fetch_it_once() {
+fn two_concurrent_creates_fetch_an_image_once() {
     let site = Site::new();
     let before = site.lab.snapshot();
     site.publish("t/disk.qcow2");
     let url = site.mirror.url("t/disk.qcow2");
-    site.mirror.spoil("t/disk.qcow2", [Fault::Hold(300_000)]);
+    site.mirror.inject_faults("t/disk.qcow2", [Fault::Hold(300_000)]);
     let args = |vm: &'static str| ["vm", "create", vm, "--image", &url, "--user", "u", "--no-start", "-o", "json"];
     let (first, second) = (args("fetch-a"), args("fetch-b"));
     let first = site.lab.begin("", &first);
-    lab::wait_until("the first one to fetch it", || site.mirror.sent() > 300_000);
+    lab::wait_until("the first create to fetch the image", || site.mirror.sent() > 300_000);
     let second = site.lab.begin("", &second);
-    lab::wait_until("the second one to have looked", || second.has_looked());
-    site.mirror.open_gate();
+    lab::wait_until("the second create to probe the host", || second.has_probed_host());
+    site.mirror.release();
     for ran in [first.end().succeeded(), second.end().succeeded()] {
         assert_eq!(ran.json()["imageVerification"], "checksum", "{ran}");
     }
@@ -108,18 +108,20 @@ fn two_that_want_the_same_fetch_it_once() {
 }
 
 #[test]
-fn an_interrupted_fetch_goes_on_and_a_forgotten_one_is_pruned() {
+fn an_interrupted_download_is_resumed_or_pruned() {
     let site = Site::new();
     let before = site.lab.snapshot();
     site.publish("i/disk.qcow2");
     let url = site.mirror.url("i/disk.qcow2");
     let half = 300_000;
     let interrupt = || {
-        site.mirror.spoil("i/disk.qcow2", [Fault::Hold(half)]);
+        site.mirror.inject_faults("i/disk.qcow2", [Fault::Hold(half)]);
         let sent = site.mirror.sent();
         let pull = ["image", "pull", &url];
         let running = site.lab.begin("", &pull);
-        lab::wait_until("half of it", || site.mirror.sent() >= sent + half as u64 && site.downloaded() >= half as u64);
+        lab::wait_until("half of the image", || {
+            site.mirror.sent() >= sent + half as u64 && site.downloaded() >= half as u64
+        });
         running.signal(rustix::process::Signal::INT);
         running.end().failed_with(130);
         site.mirror.requests();
@@ -129,18 +131,18 @@ fn an_interrupted_fetch_goes_on_and_a_forgotten_one_is_pruned() {
     assert_eq!((&pulled["status"], &pulled["image"]["verification"]), (&"fetched".into(), &"checksum".into()));
     assert!(site.mirror.requests().last().unwrap().ends_with(&format!("disk.qcow2 {half}- 206")));
     site.ok(&["image", "prune"]);
-    site.lab.settles(&before, "when it has gone on");
+    site.lab.settles(&before, "after the download was resumed");
     interrupt();
     let dry = site.json(&["image", "prune", "--dry-run"]);
     assert_eq!((dry["downloads"].as_array().unwrap().len(), &dry["dryRun"]), (1, &true.into()), "{dry}");
-    assert!(site.downloaded() > 0, "a dry run has removed it");
+    assert!(site.downloaded() > 0, "a dry run removed the download");
     let pruned = site.json(&["image", "prune"]);
     assert_eq!((&pruned["downloads"], &pruned["freed"]), (&dry["downloads"], &dry["freed"]), "{pruned}");
-    site.lab.settles(&before, "when it was pruned");
+    site.lab.settles(&before, "after the download was pruned");
 }
 
 impl Site {
-    /// The bytes that lie in the cache on their way.
+    /// The size of the partial downloads in the cache.
     fn downloaded(&self) -> u64 {
         let folder = self.lab.file(".cache/vmprov/downloads");
         let entries = std::fs::read_dir(folder).into_iter().flatten().map(Result::unwrap);
@@ -150,7 +152,7 @@ impl Site {
 }
 
 #[test]
-fn a_proxy_is_asked_where_the_environment_names_one() {
+fn a_proxy_from_the_environment_is_used() {
     let site = Site::new();
     let before = site.lab.snapshot();
     site.publish("p/disk.qcow2");

@@ -1,13 +1,13 @@
-//! What speaks for an image, and what a mirror can and cannot do.
+//! Image verification, and what a mirror can and cannot do.
 
 use sha2::{Digest, Sha512};
 use vmprov::model::digest::hex;
 
 use super::{Site, gpg::Signer, sha256, sums};
 
-/// Everything that a publisher's files can be: right, tampered with, missing, another's.
+/// A publisher's files that are correct, tampered with, missing, or signed by another party.
 #[test]
-fn signatures_are_required_where_they_are_published() {
+fn a_published_signature_is_required_and_verified() {
     let site = Site::new();
     let (publisher, stranger) = (Signer::new("rsa3072"), Signer::new("ed25519"));
     let signed = |name: &str, signs: &str, file: &str| {
@@ -76,17 +76,17 @@ fn signatures_are_required_where_they_are_published() {
         ("image:1", &|| site.mirror.remove("image/disk.qcow2.sig"), 3, "signature `"),
         ("image:1", &|| site.mirror.put("image/disk.qcow2.sig", stranger.detached(&disk)), 2, "another key"),
     ];
-    for (name, spoil, code, says) in all {
+    for (name, tamper, code, says) in all {
         restore();
-        spoil();
+        tamper();
         site.refuses(&before, &["image", "pull", name], code, &[says]);
         site.refuses(&before, &["vm", "create", "fetched", "--image", name, "--no-start"], code, &[says]);
     }
 }
 
-/// A publisher's host is had from elsewhere: the same paths, and the same proofs.
+/// A mirror serves the same paths as the publisher's host, and its files are verified in the same way.
 #[test]
-fn a_mirror_stands_in_for_a_publisher_but_cannot_forge() {
+fn a_mirror_replaces_a_publisher_but_cannot_forge_signatures() {
     let site = Site::new();
     let before = site.lab.snapshot();
     let disk = site.disk();
@@ -103,7 +103,7 @@ fn a_mirror_stands_in_for_a_publisher_but_cannot_forge() {
     assert_eq!(pulled["image"]["verification"], "checksum", "{pulled}");
     site.ok(&["image", "delete", "debian:12"]);
 
-    // Ubuntu's list is signed with Ubuntu's own key, which no mirror has.
+    // Ubuntu signs its checksum file with a key that no mirror has.
     let ubuntu = "ubuntu/releases/noble/release";
     let name = "ubuntu-24.04-server-cloudimg-amd64.img";
     site.mirror.put(&format!("{ubuntu}/{name}"), disk.clone());
@@ -113,7 +113,7 @@ fn a_mirror_stands_in_for_a_publisher_but_cannot_forge() {
     site.configure(&format!("[mirrors]\n'https://cloud-images.ubuntu.com/' = '{}/ubuntu/'\n", site.mirror.url));
     site.refuses(&before, &["image", "pull", "ubuntu:24.04"], 2, &["signature", "another key"]);
 
-    // A folder of this machine is a mirror, too; so is one for URLs that are in no catalogue.
+    // A mirror may be a local folder, and may replace the host of a URL that is not in the catalogue.
     let local = site.lab.write("mirror/x/disk.qcow2", &disk);
     site.lab.write("mirror/x/SHA256SUMS", sums("disk.qcow2", &disk));
     let root = local.trim_end_matches("/x/disk.qcow2");

@@ -1,4 +1,4 @@
-//! What is in the store's way: existing files, links, kills, strangers.
+//! Files of the key store: permissions, existing files and links, interruptions, and foreign files.
 
 use std::{
     fs,
@@ -26,19 +26,19 @@ fn files_and_folder_are_private() {
 }
 
 #[test]
-fn an_existing_folder_keeps_its_mode_and_an_open_one_is_told() {
+fn an_existing_folder_keeps_its_mode_with_a_warning_if_open() {
     let folder = Folder::new();
     fs::create_dir(folder.keys()).unwrap();
-    for (bits, is_warned) in [(0o700, false), (0o755, false), (0o1777, false), (0o770, true), (0o777, true)] {
+    for (bits, warns) in [(0o700, false), (0o755, false), (0o1777, false), (0o770, true), (0o777, true)] {
         fs::set_permissions(folder.keys(), fs::Permissions::from_mode(bits)).unwrap();
         folder.store().generate(&ed25519(&format!("k{bits}"))).unwrap();
         assert_eq!(mode(folder.keys()), bits);
-        assert_eq!(folder.store().warning().is_some(), is_warned, "{bits:o}");
+        assert_eq!(folder.store().warning().is_some(), warns, "{bits:o}");
     }
 }
 
 #[test]
-fn nothing_is_overwritten_and_no_link_followed() {
+fn no_file_is_overwritten_and_no_link_is_followed() {
     let source = Folder::new();
     let source = source.ssh_keygen("source", &["-t", "ed25519", "-N", ""]);
     for (taken, free) in [("k", "k.pub"), ("k.pub", "k")] {
@@ -68,22 +68,22 @@ fn nothing_is_overwritten_and_no_link_followed() {
 }
 
 #[test]
-fn of_two_at_once_one_gets_the_name() {
+fn one_of_several_concurrent_calls_gets_the_name() {
     let folder = Folder::new();
     let results: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| folder.store().generate(&ed25519("k")))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let made: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
-    assert_eq!(made.len(), 1);
-    assert_openssh_agrees(made[0]);
+    let created: Vec<_> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
+    assert_eq!(created.len(), 1);
+    assert_openssh_agrees(created[0]);
     for error in results.iter().filter_map(|result| result.as_ref().err()) {
         assert_eq!(error.code, Code::AlreadyExists);
     }
 }
 
 #[test]
-fn a_folder_that_cannot_be_made_is_said_and_leaves_nothing() {
+fn a_folder_that_cannot_be_created_is_an_error() {
     let folder = Folder::new();
     let file = folder.file("file", "");
     symlink("nowhere", folder.path.join("dangling")).unwrap();
@@ -94,14 +94,14 @@ fn a_folder_that_cannot_be_made_is_said_and_leaves_nothing() {
     for path in [file.clone(), file.join("below")] {
         assert_eq!(KeyStore::new(&path).list().unwrap_err().code, Code::Conflict);
     }
-    // Not even root makes a folder there.
+    // Not even root can create a folder there.
     let error = KeyStore::new("/sys/vmprov-keys".into()).generate(&ed25519("k")).unwrap_err();
     assert_eq!(error.code, Code::Denied, "{error}");
     assert_eq!(file_names(&folder.path), ["dangling", "file"]);
 }
 
 #[test]
-fn a_bad_request_makes_no_folder() {
+fn an_invalid_request_creates_no_folder() {
     let folder = Folder::new();
     for new in [
         NewKey { bits: Some(1024), ..new_key("k", KeyKind::Rsa) },
@@ -114,7 +114,7 @@ fn a_bad_request_makes_no_folder() {
 }
 
 #[test]
-fn the_list_is_sorted_and_one_broken_file_hides_no_key() {
+fn the_list_is_sorted_and_contains_all_usable_keys() {
     let folder = Folder::new();
     let store = folder.store();
     assert!(store.list().unwrap().keys.is_empty());
@@ -142,8 +142,8 @@ fn the_list_is_sorted_and_one_broken_file_hides_no_key() {
         ("link", "symbolic link"),
         ("pipe", "not a file"),
     ] {
-        let told = |error: &&Error| error.message.contains(dir.join(name).as_str());
-        let error = listing.unusable.iter().find(told).unwrap_or_else(|| panic!("{name} is not reported"));
+        let names_file = |error: &&Error| error.message.contains(dir.join(name).as_str());
+        let error = listing.unusable.iter().find(names_file).unwrap_or_else(|| panic!("{name} is not reported"));
         assert!(error.message.contains(why), "{error}");
         assert!(!error.hints.is_empty(), "{error}");
     }
@@ -151,13 +151,13 @@ fn the_list_is_sorted_and_one_broken_file_hides_no_key() {
 }
 
 #[test]
-fn what_a_kill_leaves_is_explained_and_can_be_deleted() {
+fn leftovers_of_a_killed_call_are_reported_and_can_be_deleted() {
     let folder = Folder::new();
     let (store, dir) = (folder.store(), folder.keys());
     let key = store.generate(&ed25519("k")).unwrap();
     let private = fs::read(dir.join("k")).unwrap();
 
-    // Between the two files: a whole key.
+    // Killed between the two files: the key is complete.
     fs::remove_file(dir.join("k.pub")).unwrap();
     let left = store.get(&name("k")).unwrap();
     assert_eq!(left, Key { public_key_path: None, ..key.clone() });
@@ -165,13 +165,13 @@ fn what_a_kill_leaves_is_explained_and_can_be_deleted() {
     assert!(store.private_key_path(&name("k")).is_ok());
     assert_eq!(store.generate(&ed25519("k")).unwrap_err().code, Code::AlreadyExists);
 
-    // Within the second: the error says what to do about it.
+    // Killed while it wrote the second file: the error has a hint.
     fs::write(dir.join("k.pub"), "").unwrap();
     let error = store.get(&name("k")).unwrap_err();
     assert_eq!(error.code, Code::Conflict);
     assert!(error.hints[0].text.contains("read from"));
 
-    // Within the first.
+    // Killed while it wrote the first file.
     fs::remove_file(dir.join("k.pub")).unwrap();
     for length in [0, 100, private.len() - 40] {
         fs::write(dir.join("k"), &private[..length]).unwrap();
@@ -185,7 +185,7 @@ fn what_a_kill_leaves_is_explained_and_can_be_deleted() {
 }
 
 #[test]
-fn delete_removes_both_halves_and_no_link_target() {
+fn delete_removes_both_files_and_no_link_target() {
     let folder = Folder::new();
     let store = folder.store();
     for key in ["k", "kk"] {
@@ -202,7 +202,7 @@ fn delete_removes_both_halves_and_no_link_target() {
 }
 
 #[test]
-fn a_private_file_that_others_may_read_is_not_given_to_ssh() {
+fn a_private_key_that_others_can_read_is_not_used() {
     let folder = Folder::new();
     let store = folder.store();
     let path = store.generate(&ed25519("k")).unwrap().private_key_path.unwrap();
@@ -214,13 +214,13 @@ fn a_private_file_that_others_may_read_is_not_given_to_ssh() {
 }
 
 #[test]
-fn what_is_reported_holds_nothing_private() {
+fn a_report_contains_no_private_key() {
     let folder = Folder::new();
     let key = folder.store().generate(&ed25519("k")).unwrap();
     let private = fs::read_to_string(key.private_key_path.as_ref().unwrap()).unwrap();
     let secret = private.lines().nth(3).unwrap();
-    let told = format!("{key:?} {}", serde_json::to_string(&key).unwrap());
-    assert!(!told.contains(secret) && !told.contains("PRIVATE KEY"), "{told}");
+    let report = format!("{key:?} {}", serde_json::to_string(&key).unwrap());
+    assert!(!report.contains(secret) && !report.contains("PRIVATE KEY"), "{report}");
     let json: serde_json::Value = serde_json::to_value(&key).unwrap();
     let members: Vec<_> = json.as_object().unwrap().keys().collect();
     assert_eq!(

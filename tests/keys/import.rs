@@ -1,4 +1,4 @@
-//! What can be imported, and what is refused.
+//! Which keys can be imported, and which are refused.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use vmprov::error::Code;
 use crate::{Folder, mode, name, openssh::assert_openssh_agrees, run};
 
 #[test]
-fn every_kind_of_private_key_is_imported_as_it_is() {
+fn every_kind_of_private_key_is_imported_unchanged() {
     let folder = Folder::new();
     let kinds = [
         ["-t", "rsa", "-b", "2048"],
@@ -17,7 +17,7 @@ fn every_kind_of_private_key_is_imported_as_it_is() {
         ["-t", "ecdsa", "-b", "256"],
         ["-t", "ecdsa", "-b", "384"],
     ];
-    // Of these every second has a secret number that begins with zeroes, which OpenSSH leaves out.
+    // Every second of these keys has a secret scalar with leading zeros, which OpenSSH omits.
     let short = [["-t", "ecdsa", "-b", "521"]; 8];
     for (index, options) in kinds.iter().chain(&short).enumerate() {
         let name = name(&format!("k{index}"));
@@ -35,7 +35,7 @@ fn every_kind_of_private_key_is_imported_as_it_is() {
 }
 
 #[test]
-fn the_line_ends_of_windows_are_mended() {
+fn windows_line_endings_are_converted() {
     let folder = Folder::new();
     let source = folder.ssh_keygen("source", &["-t", "ed25519", "-N", ""]);
     let text = fs::read_to_string(&source).unwrap();
@@ -46,7 +46,7 @@ fn the_line_ends_of_windows_are_mended() {
 }
 
 #[test]
-fn an_encrypted_key_is_imported_as_it_is() {
+fn an_encrypted_key_is_imported_unchanged() {
     let folder = Folder::new();
     let source = folder.ssh_keygen("locked", &["-t", "ed25519", "-N", "secret", "-C", "hidden"]);
     let key = folder.store().import(&name("k"), &source).unwrap();
@@ -67,8 +67,8 @@ fn public_line(algorithm: &str, fields: &[u8]) -> String {
     format!("{algorithm} {} comment\n", BASE64.encode(data))
 }
 
-/// The public line of a key on a token, which nobody is there to touch: an ordinary key's, renamed, with the
-/// application that tokens add.
+/// Returns the public line of a key on a hardware token. No token is needed: the line is an ordinary key's, with the
+/// token's algorithm and an additional application field.
 fn token_line(line: &str, algorithm: &str) -> String {
     let (ordinary, rest) = line.split_once(' ').unwrap();
     let data = BASE64.decode(rest.split(' ').next().unwrap()).unwrap();
@@ -76,7 +76,7 @@ fn token_line(line: &str, algorithm: &str) -> String {
     public_line(algorithm, &fields)
 }
 
-/// A file, a part of the error and a part of the hint.
+/// A file that is refused, a part of the error, and a part of the hint.
 type Refused = (Utf8PathBuf, &'static str, &'static str);
 
 fn foreign(folder: &Folder) -> Vec<Refused> {
@@ -148,7 +148,7 @@ fn every_kind_of_public_key_is_imported_without_a_private_half() {
 }
 
 #[test]
-fn what_is_no_usable_key_is_refused_with_the_reason() {
+fn an_unusable_key_is_refused_with_the_reason() {
     let folder = Folder::new();
     for (file, why, hint) in foreign(&folder).into_iter().chain(damaged(&folder)) {
         let error = folder.store().import(&name("k"), &file).unwrap_err();

@@ -1,4 +1,4 @@
-//! The key store against OpenSSH itself, and against everything that can be in its way.
+//! The key store is compared with OpenSSH, and tested with files that prevent an operation.
 #![expect(clippy::unwrap_used, reason = "clippy knows only the functions marked as tests")]
 
 mod files;
@@ -17,7 +17,7 @@ use vmprov::{
     store::keys::KeyStore,
 };
 
-/// A temporary folder, in which a store makes its own.
+/// A temporary folder that contains the store's folder.
 pub(crate) struct Folder {
     pub(crate) path: Utf8PathBuf,
     _dir: TempDir,
@@ -33,19 +33,19 @@ impl Folder {
         KeyStore::new(&self.keys())
     }
 
-    /// The folder of the store, which the store makes.
+    /// The store's folder, which the store creates.
     pub(crate) fn keys(&self) -> Utf8PathBuf {
         self.path.join("keys")
     }
 
-    /// Makes a key with ssh-keygen, outside the store.
+    /// Generates a key with ssh-keygen outside the store.
     pub(crate) fn ssh_keygen(&self, file: &str, options: &[&str]) -> Utf8PathBuf {
         let path = self.path.join(file);
         run("ssh-keygen", &[&["-q", "-f", path.as_str()], options].concat());
         path
     }
 
-    /// A file outside the store.
+    /// Writes a file outside the store.
     pub(crate) fn file(&self, file: &str, content: &str) -> Utf8PathBuf {
         let path = self.path.join(file);
         fs::write(&path, content).unwrap();

@@ -1,4 +1,4 @@
-//! What OpenSSH says of the keys.
+//! OpenSSH accepts the generated keys and reports the same properties.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
@@ -13,7 +13,7 @@ use vmprov::{
 
 use crate::{Folder, ed25519, new_key, run};
 
-/// OpenSSH reads the same from both files as we report.
+/// Checks that OpenSSH reads the same properties from both files of a key.
 pub(crate) fn assert_openssh_agrees(key: &Key) {
     let private = key.private_key_path.as_ref().unwrap().as_str();
     let public = key.public_key_path.as_ref().unwrap();
@@ -30,13 +30,13 @@ pub(crate) fn assert_openssh_agrees(key: &Key) {
 }
 
 #[test]
-fn openssh_reads_every_kind_of_key_as_we_report_it() {
+fn openssh_reports_the_same_properties_of_every_kind_of_key() {
     let folder = Folder::new();
     let kinds =
         [(KeyKind::Ed25519, None), (KeyKind::Rsa, Some(2048)), (KeyKind::Rsa, Some(3072)), (KeyKind::Rsa, None)];
     let comments = [None, Some(""), Some("me@home"), Some("Zoë's  key, 鍵 #1"), Some(&*"c".repeat(255))];
     for (number, (kind, bits)) in kinds.into_iter().enumerate() {
-        // RSA takes a while: each size gets one comment only, Ed25519 all of them.
+        // RSA is slow, so each size is tested with one comment only, and Ed25519 with all of them.
         let count = if kind == KeyKind::Rsa { 1 } else { comments.len() };
         for (place, comment) in comments.iter().cycle().skip(number).take(count).enumerate() {
             let new =
@@ -51,7 +51,7 @@ fn openssh_reads_every_kind_of_key_as_we_report_it() {
 }
 
 #[test]
-fn a_real_sshd_lets_every_kind_of_key_in_and_is_who_it_says() {
+fn a_real_sshd_accepts_every_kind_of_key_and_host_key() {
     let folder = Folder::new();
     let store = folder.store();
     let keys: Vec<_> = [KeyKind::Rsa, KeyKind::Ed25519]
@@ -70,8 +70,8 @@ fn a_real_sshd_lets_every_kind_of_key_in_and_is_who_it_says() {
     }
 }
 
-/// OpenSSH's server with one host key. It serves one connection on its standard input and ends with it: no port that
-/// something else could have, no daemon to stop.
+/// OpenSSH's server with one host key. It serves one connection on its standard input and then ends, so it needs no
+/// port and no cleanup.
 struct Sshd {
     config: Utf8PathBuf,
 }
@@ -80,9 +80,9 @@ impl Sshd {
     const PROGRAM: &str = "/usr/sbin/sshd";
 
     fn new(folder: &Folder, host_key: &HostKey, authorized: &[Key]) -> Self {
-        assert!(Path::new(Self::PROGRAM).exists(), "no sshd here: run `apt-get install openssh-server`");
+        assert!(Path::new(Self::PROGRAM).exists(), "sshd is not installed: run `apt-get install openssh-server`");
         if run("id", &["-u"]) == "0" {
-            // Where sshd locks itself up before the login; usually the service manager makes it.
+            // The chroot folder of sshd before the login, which the service manager usually creates.
             fs::create_dir_all("/run/sshd").unwrap();
         }
         let lines: Vec<_> = authorized.iter().map(|key| key.public_key.as_str()).collect();
@@ -96,7 +96,7 @@ impl Sshd {
         Self { config: folder.file("sshd_config", &config) }
     }
 
-    /// Logs in as `vm ssh` does, with nothing but the key and the host's public line; gives stdout or else stderr.
+    /// Logs in as `vm ssh` does, with only the key and the public host key. Returns stdout, or stderr if it fails.
     fn log_in(&self, store: &KeyStore, key: &Key, host_line: &str) -> Result<String, String> {
         let known_hosts = self.config.with_file_name("known_hosts");
         fs::write(&known_hosts, format!("guest {host_line}\n")).unwrap();

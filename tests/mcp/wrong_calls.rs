@@ -1,13 +1,13 @@
-//! Wrong calls as models make them, and the errors: what is wrong, what is valid, and what to call next.
+//! Wrong calls as models make them. The error says what is wrong, what is valid, and what to call next.
 
 use serde_json::{Value, json};
 
-use super::{JSON, agent::Hand, serve, server, support::TestHost, told};
+use super::{JSON, agent::HandshakeClient, error_of, serve, server, support::TestHost};
 
 /// A tool, its arguments, the text of the error, and the tool to call next.
 type Wrong = (&'static str, fn() -> Value, &'static str, &'static str);
 
-/// The same over both transports.
+/// The errors are the same over MCP and over HTTP.
 const CALLS: &[Wrong] = &[
     (
         "vm_info",
@@ -207,18 +207,18 @@ const CALLS: &[Wrong] = &[
 ];
 
 #[test]
-fn the_error_of_a_wrong_call_says_what_to_call_next() {
+fn the_error_of_a_wrong_call_suggests_the_next_call() {
     let host = TestHost::new();
-    let mut hand = Hand::shake(&server(&host, &[]));
+    let mut client = HandshakeClient::connect(&server(&host, &[]));
     let service = serve(&host, &[]);
     for (tool, arguments, text, next) in CALLS {
         let arguments = arguments();
-        let (said, calls) = told(&hand.call(tool, &arguments));
-        assert_eq!((said.as_str(), calls["tool"].as_str()), (*text, Some(*next)), "{tool} {arguments}");
+        let (error, suggested) = error_of(&client.call(tool, &arguments));
+        assert_eq!((error.as_str(), suggested["tool"].as_str()), (*text, Some(*next)), "{tool} {arguments}");
         let answer = service.client.send("POST", &format!("/api/tools/{tool}"), &[JSON], &arguments.to_string());
         let problem = answer.value();
         assert!((400..500).contains(&answer.status), "{tool} {arguments}: {answer}");
-        assert_eq!((problem["detail"].as_str(), &problem["next"]), (Some(*text), &calls), "{tool} {arguments}");
+        assert_eq!((problem["detail"].as_str(), &problem["next"]), (Some(*text), &suggested), "{tool} {arguments}");
     }
     service.end().end().succeeds();
 }
@@ -226,7 +226,7 @@ fn the_error_of_a_wrong_call_says_what_to_call_next() {
 #[test]
 fn deleting_a_vm_requires_a_confirmation() {
     let host = TestHost::new();
-    let mut hand = Hand::shake(&server(&host, &[]));
+    let mut client = HandshakeClient::connect(&server(&host, &[]));
     let unconfirmed = "deleting a VM requires a confirmation: `confirm` must equal `name`. Repeat the name in `confirm`: \
                        test. Correct the arguments and call again:";
     for (tool, arguments, text) in [
@@ -251,8 +251,8 @@ fn deleting_a_vm_requires_a_confirmation() {
              vm_delete {\"name\":\"test\"}".to_owned(),
         ),
     ] {
-        let (said, next) = told(&hand.call(tool, &arguments));
-        assert_eq!(said, text, "{tool} {arguments}");
+        let (error, next) = error_of(&client.call(tool, &arguments));
+        assert_eq!(error, text, "{tool} {arguments}");
         assert!(next["tool"] == tool || next["tool"] == "vm_info", "{next}");
     }
 }

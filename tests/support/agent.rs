@@ -1,6 +1,6 @@
-//! Agents in a test: the official Python client, and a pipe on which a test says what it likes.
+//! MCP clients for tests: the official Python client, and a pipe on which a test sends arbitrary lines.
 
-#[expect(dead_code, reason = "each user of it has its own part")]
+#[expect(dead_code, reason = "each including file uses its own part")]
 mod process {
     include!("process.rs");
 }
@@ -15,17 +15,17 @@ use process::Process;
 
 use serde_json::{Value, json};
 
-/// Where `tests/lab/install` has put the client.
+/// Returns the Python interpreter for which `tests/lab/install` has installed the client.
 fn python() -> String {
     let found = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/mcp")).arg("python").output().unwrap();
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
     String::from_utf8(found.stdout).unwrap().trim().to_owned()
 }
 
-/// How long a program may take to end after its input has. Far more than any needs.
+/// How long a program may take to end after its input was closed. Far longer than any needs.
 const END_LIMIT: Duration = Duration::from_mins(2);
 
-/// A program at the other end of a pipe, line by line.
+/// A program that reads lines of JSON from a pipe and writes lines of JSON to another.
 pub(crate) struct Pipe {
     process: Process,
     stdin: Option<ChildStdin>,
@@ -33,8 +33,8 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    /// Starts it. What it complains of goes to the test's own standard error.
-    pub(crate) fn to(words: &[String]) -> Self {
+    /// Starts a program. It inherits the test's standard error.
+    pub(crate) fn start(words: &[String]) -> Self {
         let mut command = Process::command(&words[0]);
         let mut process = Process::spawn(command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()));
         let (stdin, stdout) = (Some(process.stdin()), BufReader::new(process.stdout()));
@@ -47,16 +47,16 @@ impl Pipe {
         stdin.flush().unwrap();
     }
 
-    /// The next line; none at the end.
+    /// Returns the next line, or none at the end of the output.
     pub(crate) fn line(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
-        let parse = || serde_json::from_str(&line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"));
+        let parse = || serde_json::from_str(&line).unwrap_or_else(|error| panic!("invalid JSON ({error}): {line}"));
         (!line.is_empty()).then(parse)
     }
 
-    /// Says that nothing follows.
-    pub(crate) fn hang_up(&mut self) {
+    /// Closes the program's standard input.
+    pub(crate) fn close_input(&mut self) {
         self.stdin = None;
     }
 
@@ -64,67 +64,69 @@ impl Pipe {
         self.process.id()
     }
 
-    /// Waits for its end.
+    /// Closes the program's standard input and waits for its end.
     pub(crate) fn end(&mut self) -> ExitStatus {
-        self.hang_up();
-        self.process.wait(END_LIMIT).unwrap_or_else(|| panic!("it does not end"))
+        self.close_input();
+        self.process.wait(END_LIMIT).unwrap_or_else(|| panic!("the program did not end"))
     }
 }
 
 impl Drop for Pipe {
-    /// What hears the end of its input ends by itself, and ends what it has started; what does not is killed.
+    /// Lets the program end by itself at the end of its input; if it does not, it is killed with its children.
     fn drop(&mut self) {
-        self.hang_up();
+        self.close_input();
         self.process.wait(END_LIMIT);
     }
 }
 
-/// A client that speaks the protocol by hand, in the version with a handshake.
-pub(crate) struct Hand {
+/// A minimal client for the protocol version that has a handshake.
+pub(crate) struct HandshakeClient {
     pub(crate) pipe: Pipe,
     count: u64,
 }
 
-impl Hand {
-    pub(crate) fn shake(words: &[String]) -> Self {
-        let mut hand = Self { pipe: Pipe::to(words), count: 0 };
-        let client = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}});
-        let begun = hand.ask("initialize", &client);
-        assert_eq!(begun["result"]["serverInfo"]["name"], "vmprov", "{begun}");
-        hand.pipe.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
-        hand
+impl HandshakeClient {
+    /// Starts a server and performs the handshake.
+    pub(crate) fn connect(words: &[String]) -> Self {
+        let mut client = Self { pipe: Pipe::start(words), count: 0 };
+        let info = json!({"name": "test", "version": "1"});
+        let params = json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": info});
+        let response = client.ask("initialize", &params);
+        assert_eq!(response["result"]["serverInfo"]["name"], "vmprov", "{response}");
+        client.pipe.send(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        client
     }
 
-    /// Sends a request and returns the next answer.
+    /// Sends a request and returns the next response.
     pub(crate) fn ask(&mut self, method: &str, params: &Value) -> Value {
         self.begin(method, params);
-        self.pipe.line().unwrap_or_else(|| panic!("no answer to {method} {params}"))
+        self.pipe.line().unwrap_or_else(|| panic!("no response to {method} {params}"))
     }
 
-    /// Sends a request; returns its id.
+    /// Sends a request without waiting for the response; returns its id.
     pub(crate) fn begin(&mut self, method: &str, params: &Value) -> u64 {
         self.count += 1;
         self.pipe.send(&json!({"jsonrpc": "2.0", "id": self.count, "method": method, "params": params}).to_string());
         self.count
     }
 
-    /// Calls a tool.
+    /// Calls a tool and returns its result or error.
     pub(crate) fn call(&mut self, tool: &str, arguments: &Value) -> Value {
-        let answer = self.ask("tools/call", &json!({"name": tool, "arguments": arguments}));
-        answer.get("result").cloned().unwrap_or(answer)
+        let response = self.ask("tools/call", &json!({"name": tool, "arguments": arguments}));
+        response.get("result").cloned().unwrap_or(response)
     }
 }
 
-/// The official client.
+/// The official Python client.
 pub(crate) struct Agent(Pipe);
 
 impl Agent {
-    /// With a server on the other end of a pipe, in the mode `auto` or `legacy`.
+    /// Starts the client with a server on standard input and output, in the mode `auto` or `legacy`.
     pub(crate) fn over_pipe(mode: &str, server: &[String]) -> Self {
         Self::start(mode, server)
     }
 
-    /// With `/mcp` of a service.
+    /// Connects the client to `/mcp` of a service.
     pub(crate) fn over_http(mode: &str, socket: &str, token: &str) -> Self {
         Self::start(mode, &["--socket".to_owned(), socket.to_owned(), token.to_owned()])
     }
@@ -132,40 +134,40 @@ impl Agent {
     fn start(mode: &str, server: &[String]) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client/agent.py").to_owned();
         let words = [python(), script, mode.to_owned()].into_iter().chain(server.iter().cloned());
-        Self(Pipe::to(&words.collect::<Vec<_>>()))
+        Self(Pipe::start(&words.collect::<Vec<_>>()))
     }
 
-    /// What the client makes of a request.
+    /// Sends a request to the client and returns its result or error.
     #[track_caller]
     pub(crate) fn ask(&mut self, request: &Value) -> Value {
         self.0.send(&request.to_string());
-        self.0.line().unwrap_or_else(|| panic!("the client has ended: {request}"))
+        self.0.line().unwrap_or_else(|| panic!("the client ended during {request}"))
     }
 
-    /// The same where it must succeed.
+    /// Sends a request that must succeed, and returns its result.
     #[track_caller]
     pub(crate) fn ok(&mut self, request: &Value) -> Value {
-        let told = self.ask(request);
-        told.get("ok").cloned().unwrap_or_else(|| panic!("{request}: {told}"))
+        let reply = self.ask(request);
+        reply.get("ok").cloned().unwrap_or_else(|| panic!("{request}: {reply}"))
     }
 
-    /// Calls a tool, whatever it answers.
+    /// Calls a tool and returns its result, which may report an error.
     #[track_caller]
     pub(crate) fn call(&mut self, tool: &str, arguments: &Value) -> Value {
         self.ok(&json!({"do": "call", "name": tool, "arguments": arguments}))
     }
 
-    /// Calls a tool that must succeed, and follows what it does where that takes long. Each call is answered within the
-    /// client's minute.
+    /// Calls a tool that must succeed, and polls its operation if it runs in the background. The client allows one
+    /// minute for each call.
     #[track_caller]
-    pub(crate) fn done(&mut self, tool: &str, arguments: &Value) -> Value {
-        let mut told = self.call(tool, arguments);
-        assert_eq!(told["isError"], false, "{tool} {arguments}: {told}");
-        if told["structuredContent"]["status"] != "accepted" {
-            return told["structuredContent"].take();
+    pub(crate) fn call_to_end(&mut self, tool: &str, arguments: &Value) -> Value {
+        let mut result = self.call(tool, arguments);
+        assert_eq!(result["isError"], false, "{tool} {arguments}: {result}");
+        if result["structuredContent"]["status"] != "accepted" {
+            return result["structuredContent"].take();
         }
-        let next = told["structuredContent"]["next"].take();
-        assert_eq!(next["tool"], "operation_get", "{told}");
+        let next = result["structuredContent"]["next"].take();
+        assert_eq!(next["tool"], "operation_get", "{result}");
         loop {
             let mut view = self.call("operation_get", &next["arguments"])["structuredContent"].take();
             match view["state"].as_str() {

@@ -1,4 +1,4 @@
-//! The arguments of all processes of this machine, which every user may read, watched for what should not stand there.
+//! Watches the arguments of all processes on this machine for secrets, because every user can read them.
 
 use std::{
     collections::BTreeSet,
@@ -11,21 +11,21 @@ use std::{
     time::Duration,
 };
 
-/// How often is looked: far more often than a program that talks to libvirt can begin and end.
+/// How often to read the arguments: far shorter than a program that talks to libvirt runs.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Arguments that are read again and again.
-pub(crate) struct Watched {
+/// A thread that polls the arguments of all processes.
+pub(crate) struct ArgumentWatcher {
     ended: Arc<AtomicBool>,
-    seen: JoinHandle<BTreeSet<String>>,
+    thread: JoinHandle<BTreeSet<String>>,
 }
 
-impl Watched {
-    /// Looks for processes of `program`, to know that it can see them, and for texts in the arguments of any.
+impl ArgumentWatcher {
+    /// Watches for `texts` in the arguments of all processes, and for processes of `program` as proof that it works.
     pub(crate) fn new(program: &'static str, texts: &[&str]) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let (flag, texts) = (ended.clone(), texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
-        let seen = thread::spawn(move || {
+        let thread = thread::spawn(move || {
             let mut seen = BTreeSet::new();
             while !flag.load(Ordering::SeqCst) {
                 for process in fs::read_dir("/proc").unwrap().flatten() {
@@ -42,12 +42,12 @@ impl Watched {
             }
             seen
         });
-        Self { ended, seen }
+        Self { ended, thread }
     }
 
-    /// The program, if it was seen, and all arguments that have one of the texts.
+    /// Stops watching. Returns the program, if it was seen, and all arguments that contain one of the texts.
     pub(crate) fn seen(self) -> Vec<String> {
         self.ended.store(true, Ordering::SeqCst);
-        self.seen.join().unwrap().into_iter().collect()
+        self.thread.join().unwrap().into_iter().collect()
     }
 }

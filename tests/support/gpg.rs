@@ -1,17 +1,17 @@
-//! Signatures by GnuPG, which is what publishers use.
+//! Signatures made with GnuPG, as publishers make them.
 
 use std::{
     io::{Seek, Write},
     process::Command,
 };
 
-/// A key ring of its own, with one key.
+/// A temporary key ring with one key.
 pub(crate) struct Signer {
     home: tempfile::TempDir,
 }
 
 impl Signer {
-    /// Makes a key: `rsa3072`, `ed25519`.
+    /// Generates a key with an algorithm such as `rsa3072` or `ed25519`.
     pub(crate) fn new(algorithm: &str) -> Self {
         let signer = Self { home: tempfile::tempdir().unwrap() };
         signer.gpg(&["--quick-gen-key", "Images <images@example.org>", algorithm, "sign", "never"], b"");
@@ -30,29 +30,29 @@ impl Signer {
         ended.stdout
     }
 
-    /// The public key, armoured.
+    /// Returns the armoured public key.
     pub(crate) fn public(&self) -> String {
         String::from_utf8(self.gpg(&["--armor", "--export"], b"")).unwrap()
     }
 
-    /// A detached signature.
+    /// Returns a detached binary signature.
     pub(crate) fn detached(&self, data: &[u8]) -> Vec<u8> {
         self.gpg(&["--detach-sign"], data)
     }
 
-    /// The same, armoured.
+    /// Returns a detached armoured signature.
     pub(crate) fn armoured(&self, data: &[u8]) -> Vec<u8> {
         self.gpg(&["--armor", "--detach-sign"], data)
     }
 
-    /// A signed text.
+    /// Returns `text` with an inline signature.
     pub(crate) fn inline(&self, text: &[u8]) -> Vec<u8> {
         self.gpg(&["--clear-sign"], text)
     }
 }
 
 impl Drop for Signer {
-    /// gpg leaves an agent behind.
+    /// Stops the agent that gpg leaves running.
     fn drop(&mut self) {
         let ended = Command::new("gpgconf").args(["--kill", "all"]).env("GNUPGHOME", self.home.path()).status();
         assert!(ended.unwrap().success() || std::thread::panicking());

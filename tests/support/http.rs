@@ -1,5 +1,5 @@
-//! `vmprov serve` in a test, and a plain client of it: over a socket of the file system, which is there in every network
-//! namespace, and byte for byte as the test says.
+//! `vmprov serve` in a test, and a minimal HTTP client that sends exactly the bytes that a test specifies. They use a
+//! Unix socket, which is reachable from every network namespace.
 
 use std::{
     io::{Read, Write},
@@ -13,16 +13,16 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// How long an answer may take: the existing client gives up after that.
-const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// How long a response may take: the timeout of the existing client.
+const RESPONSE_LIMIT: Duration = Duration::from_mins(1);
 
-/// How long the service may take until it listens.
+/// How long the service may take to start listening.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// How often is looked.
+/// How often to check a condition.
 const POLL: Duration = Duration::from_millis(20);
 
-/// A service, which is killed when it is dropped.
+/// A running service. Dropping it kills the service.
 pub(crate) struct Service<R> {
     pub(crate) client: Client,
     running: R,
@@ -30,30 +30,30 @@ pub(crate) struct Service<R> {
 }
 
 impl<R> Service<R> {
-    /// Waits until a service that was started with `--listen unix:SOCKET` listens.
+    /// Waits for a service that was started with `--listen unix:SOCKET` to accept connections.
     pub(crate) fn new(running: R, signal: fn(&R, Signal), socket: impl Into<PathBuf>) -> Self {
         let service = Self { client: Client::at(socket), running, signal };
         let deadline = Instant::now() + START_LIMIT;
-        while !service.client.is_answered() {
-            assert!(Instant::now() < deadline, "the service does not listen");
+        while !service.client.can_connect() {
+            assert!(Instant::now() < deadline, "the service did not start listening");
             thread::sleep(POLL);
         }
         service
     }
 
-    /// Returns what runs it.
+    /// Returns the process of the service.
     pub(crate) fn running(&self) -> &R {
         &self.running
     }
 
-    /// Tells it to end; its end is to be waited for.
+    /// Sends SIGTERM and returns the process, for whose end the caller must wait.
     pub(crate) fn end(self) -> R {
         (self.signal)(&self.running, Signal::TERM);
         self.running
     }
 }
 
-/// A client, with a connection for each request.
+/// A client that opens a connection for each request.
 #[derive(Clone)]
 pub(crate) struct Client {
     socket: PathBuf,
@@ -64,16 +64,16 @@ impl Client {
         Self { socket: socket.into() }
     }
 
-    /// Whether somebody listens.
-    pub(crate) fn is_answered(&self) -> bool {
+    /// Returns whether the service accepts connections.
+    pub(crate) fn can_connect(&self) -> bool {
         UnixStream::connect(&self.socket).is_ok()
     }
 
-    /// Begins to read what is streamed.
-    pub(crate) fn follow(&self, path: &str) -> Followed {
+    /// Starts to read a stream.
+    pub(crate) fn follow(&self, path: &str) -> FollowedStream {
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let mut stream = self.open(request.as_bytes());
-        let followed = Followed::default();
+        let followed = FollowedStream::default();
         let (text, ended) = (followed.text.clone(), followed.ended.clone());
         thread::spawn(move || {
             let mut bytes = [0; 4096];
@@ -85,42 +85,42 @@ impl Client {
         followed
     }
 
-    /// Sends bytes and leaves the rest to the caller.
+    /// Sends bytes and returns the connection.
     pub(crate) fn open(&self, bytes: &[u8]) -> UnixStream {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(ANSWER_LIMIT)).unwrap();
-        // A service that has read enough may have closed it before everything is sent.
+        stream.set_read_timeout(Some(RESPONSE_LIMIT)).unwrap();
+        // The service may close the connection before it has read everything.
         stream.write_all(bytes).ok();
         stream
     }
 
-    /// Sends bytes and reads the answer to its end.
+    /// Sends bytes and reads the response to its end.
     #[track_caller]
-    pub(crate) fn raw(&self, bytes: &[u8]) -> Answer {
-        Answer::read(self.open(bytes))
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Response {
+        Response::read(self.open(bytes))
     }
 
-    /// Sends a request; `head` has further lines.
+    /// Sends a request; `head` holds additional header lines.
     #[track_caller]
-    pub(crate) fn send(&self, method: &str, path: &str, head: &[&str], body: &str) -> Answer {
+    pub(crate) fn send(&self, method: &str, path: &str, head: &[&str], body: &str) -> Response {
         self.raw(request(method, path, head, body).as_bytes())
     }
 
-    /// Sends JSON and nothing else.
+    /// Sends a request with a JSON body.
     #[track_caller]
-    pub(crate) fn json(&self, method: &str, path: &str, body: &Value) -> Answer {
+    pub(crate) fn json(&self, method: &str, path: &str, body: &Value) -> Response {
         self.send(method, path, &["Content-Type: application/json"], &body.to_string())
     }
 
     #[track_caller]
-    pub(crate) fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Response {
         self.send("GET", path, &[], "")
     }
 
-    /// Polls the operation that an answer leads to until it has ended; `watch` sees each state of it. Without an end
-    /// within the limit the test fails.
+    /// Polls the operation of a 202 response until it has finished, and passes each state to `watch`. Panics after
+    /// `limit`.
     #[track_caller]
-    pub(crate) fn finished(&self, accepted: &Answer, limit: Duration, mut watch: impl FnMut(&Value)) -> Value {
+    pub(crate) fn finished(&self, accepted: &Response, limit: Duration, mut watch: impl FnMut(&Value)) -> Value {
         let poll = accepted.is(202).header("location").unwrap_or_else(|| panic!("no Location: {accepted}"));
         let deadline = Instant::now() + limit;
         loop {
@@ -129,37 +129,37 @@ impl Client {
             if !view["finished"].is_null() {
                 return view;
             }
-            assert!(Instant::now() < deadline, "it does not end: {view}");
+            assert!(Instant::now() < deadline, "the operation did not finish: {view}");
             thread::sleep(POLL);
         }
     }
 }
 
-/// The text of a request.
+/// Returns the text of a request.
 pub(crate) fn request(method: &str, path: &str, head: &[&str], body: &str) -> String {
     let lines: String = head.iter().flat_map(|line| [line, "\r\n"]).collect();
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}{length}\r\n{body}")
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     head: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     #[track_caller]
     pub(crate) fn read(mut stream: UnixStream) -> Self {
         let mut bytes = Vec::new();
-        // Where more was sent than was read, the connection is reset after the answer.
+        // If the service did not read the whole request, the connection is reset after the response.
         if let Err(error) = stream.read_to_end(&mut bytes) {
-            assert!(!bytes.is_empty(), "no answer: {error}");
+            assert!(!bytes.is_empty(), "no response: {error}");
         }
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-        let end = end.unwrap_or_else(|| panic!("no answer: {}", String::from_utf8_lossy(&bytes)));
+        let end = end.unwrap_or_else(|| panic!("no response: {}", String::from_utf8_lossy(&bytes)));
         let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
         let (first, fields) = head.split_once("\r\n").unwrap_or((&head, ""));
         let fields = fields.lines().filter_map(|line| line.split_once(':'));
@@ -167,7 +167,7 @@ impl Answer {
         Self { status: first.split(' ').nth(1).unwrap().parse().unwrap(), head, body: bytes[end + 4..].to_vec() }
     }
 
-    /// It has this status.
+    /// Asserts that the status is `status`.
     #[track_caller]
     pub(crate) fn is(&self, status: u16) -> &Self {
         assert_eq!(self.status, status, "{self}");
@@ -178,10 +178,10 @@ impl Answer {
         self.head.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     #[track_caller]
     pub(crate) fn value(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {self}"))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("invalid JSON ({error}): {self}"))
     }
 
     pub(crate) fn text(&self) -> String {
@@ -189,25 +189,26 @@ impl Answer {
     }
 }
 
-impl std::fmt::Display for Answer {
+impl std::fmt::Display for Response {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {:?}\n{}", self.status, self.head, self.text())
     }
 }
 
-/// What has been streamed so far.
+/// A stream that a thread reads in the background.
 #[derive(Default)]
-pub(crate) struct Followed {
+pub(crate) struct FollowedStream {
     text: Arc<Mutex<String>>,
     ended: Arc<Mutex<bool>>,
 }
 
-impl Followed {
+impl FollowedStream {
+    /// Returns the text received so far.
     pub(crate) fn text(&self) -> String {
         self.text.lock().unwrap().clone()
     }
 
-    /// Whether the service has ended the stream.
+    /// Returns whether the service has ended the stream.
     pub(crate) fn has_ended(&self) -> bool {
         *self.ended.lock().unwrap()
     }

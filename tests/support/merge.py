@@ -1,11 +1,11 @@
-"""Asks cloud-init's own code what a guest makes of seeds.
+"""Runs cloud-init's own code to find out how a guest interprets seeds.
 
     merge.py DEFAULT_USER FOLDER...
 
-Each folder has `user-data`, perhaps the seed's other files, and in `included/` what `#include` is to find, by the last
-part of the address. `merged.json` is written beside them: the merged configuration, the scripts, what the modules for
-users and for ssh would have done to the guest, its names and interfaces, and what cloud-init warned of. The modules
-run as they are; only what would change this machine is taken note of instead.
+Each folder contains `user-data`, optionally the seed's other files, and in `included/` the content for `#include`,
+named by the last part of the URL. The script writes `merged.json` to the folder: the merged configuration, the scripts,
+the changes that the modules for users and ssh would make to the guest, its names and interfaces, and the warnings. The
+modules run unmodified; only calls that would change this machine are recorded instead.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def texts(folder):
 
 
 def consume(files, included, default_user):
-    """The merged configuration, with everything else that cloud-init makes of user data written to its folders."""
+    """Returns the merged configuration; cloud-init writes everything else to its folders."""
 
     def fetch(url, **_):
         content = included.get(url.rsplit("/", 1)[-1])
@@ -78,23 +78,23 @@ def consume(files, included, default_user):
     init.paths.datasource = source
     for folder in ("scripts", "handlers", "boothooks", "data"):
         util.ensure_dir(init.paths.get_ipath(folder))
-    # The current instance, to which cloud-init sets this link before it takes user data.
+    # cloud-init creates this link to the current instance before it processes user data.
     os.symlink(init.paths.get_ipath(), init.paths.instance_link)
-    # What templates are filled in from; up to 20.4 it is the first.
+    # The variables for templates; cloud-init up to 20.4 reads the first file.
     for name in ("instance-data.json", "instance-data-sensitive.json"):
         util.write_file(os.path.join(init.paths.run_dir, name), '{"v1": {"region": "somewhere"}}')
-    subp.subp = lambda *_, **__: ("", "")  # boot hooks, which run at once
+    subp.subp = lambda *_, **__: ("", "")  # boot hooks, which would run immediately
     init._consume_userdata(frequency="once-per-instance")
     with open(init.paths.get_ipath("cloud_config"), encoding="utf-8") as file:
         return init, util.load_yaml(file.read()) or {}
 
 
 def run(module, config, guest):
-    """Runs a module on a copy, because modules change what they are given."""
-    # The image's own configuration has the default user made.
+    """Runs a module on a copy of the configuration, because modules modify it."""
+    # The image's own configuration creates the default user.
     config = {"users": ["default"], **json.loads(json.dumps(config, default=str))}
     arguments = [module.__name__, config, guest]
-    # Older versions hand the log over, under two names.
+    # Older versions have a parameter for the log, under different names.
     if len(inspect.signature(module.handle).parameters) == 5:
         arguments.append(logging.getLogger())
     with contextlib.redirect_stdout(io.StringIO()):
@@ -102,7 +102,7 @@ def run(module, config, guest):
 
 
 def make_users(config, guest):
-    """What is done to users, and which users get which keys."""
+    """Returns the users with their settings, and the keys authorized for each user."""
     users, authorized, distro = {}, [], guest.distro
 
     def add(name, **arguments):
@@ -127,18 +127,19 @@ def make_users(config, guest):
 
 
 def make_host_keys(config, guest):
-    """The files in /etc/ssh, where the image came with some, and the commands that made others."""
+    """Returns the files in /etc/ssh, of which the image provides some, and the commands that generate others."""
     commands, real = [], glob.glob
     os.mkdir("ssh")
     for name in ("ssh_host_rsa_key", "ssh_host_dsa_key", "ssh_host_dsa_key.pub"):
         util.write_file(os.path.join("ssh", name), "the image's")
 
-    def here(path):
+    def relocate(path):
         return path.replace("/etc/ssh/", "ssh/")
 
-    cc_ssh.glob = types.SimpleNamespace(glob=lambda path: real(here(path)))
-    cc_ssh.KEY_FILE_TPL = here(cc_ssh.KEY_FILE_TPL)
-    cc_ssh.CONFIG_KEY_TO_FILE = {key: (here(file), mode) for key, (file, mode) in cc_ssh.CONFIG_KEY_TO_FILE.items()}
+    cc_ssh.glob = types.SimpleNamespace(glob=lambda path: real(relocate(path)))
+    cc_ssh.KEY_FILE_TPL = relocate(cc_ssh.KEY_FILE_TPL)
+    files = cc_ssh.CONFIG_KEY_TO_FILE.items()
+    cc_ssh.CONFIG_KEY_TO_FILE = {key: (relocate(file), mode) for key, (file, mode) in files}
     subp.subp = lambda command, **_: commands.append(command) or ("", "")
     run(cc_ssh, config, guest)
     return texts("ssh"), commands
@@ -158,7 +159,7 @@ def merge(folder, default_user):
         "config": config,
         "scripts": texts(init.paths.get_ipath("scripts")),
         "boothooks": texts(init.paths.get_ipath("boothooks")),
-        # Part handlers leave here what they were given.
+        # Part handlers write their input to this folder.
         "handled": texts("handled"),
         "users": users,
         "authorized": authorized,
@@ -174,12 +175,12 @@ def merge(folder, default_user):
 
 def main(default_user, folders):
     for folder in map(os.path.abspath, folders):
-        # One process a seed: cloud-init keeps state in its modules.
+        # One process per seed, because cloud-init keeps state in its modules.
         child = os.fork()
         if child:
             _, status = os.waitpid(child, 0)
             if status:
-                sys.exit(f"{folder} could not be merged")
+                sys.exit(f"cannot merge {folder}")
             continue
         with tempfile.TemporaryDirectory() as state:
             os.chdir(state)

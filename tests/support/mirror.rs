@@ -1,4 +1,4 @@
-//! A web server that a test tells how to misbehave, on loopback: this machine's, or the lab's.
+//! A web server with injectable faults, on the loopback of this machine or of the lab.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-/// How long the server keeps a connection silent, at most: far longer than any client of a test waits.
-const SILENCE: Duration = Duration::from_mins(2);
+/// How long the server keeps a connection silent at most: far longer than any test's client waits.
+const MAX_SILENCE: Duration = Duration::from_mins(2);
 
-/// A server that goes with its owner.
+/// A running server. Dropping it stops the server.
 pub(crate) struct Mirror {
     /// `http://127.0.0.1:PORT`
     pub(crate) url: String,
@@ -28,53 +28,53 @@ struct State {
     files: Mutex<BTreeMap<String, Served>>,
     requests: Mutex<Vec<String>>,
     sent: AtomicU64,
-    /// Opened when what is held may go on.
-    gate: (Mutex<bool>, Condvar),
+    /// Whether responses paused by [`Fault::Hold`] may continue.
+    released: (Mutex<bool>, Condvar),
     ended: AtomicBool,
 }
 
-/// A file, and how it is served.
+/// A file and how it is served.
 #[derive(Clone, Default)]
 pub(crate) struct Served {
     pub(crate) body: Vec<u8>,
     pub(crate) etag: Option<String>,
     pub(crate) last_modified: Option<String>,
-    /// Whether it answers `Range` at all.
+    /// Whether the server supports `Range`.
     pub(crate) ranges: bool,
-    /// Whether it answers `Range` whatever `If-Range` says, and without a tag.
-    pub(crate) heedless: bool,
-    /// What goes wrong with the next requests, one after the other.
+    /// Whether the server honors `Range` without evaluating `If-Range`, and omits the entity tag.
+    pub(crate) ignores_if_range: bool,
+    /// The faults of the next requests, one each.
     pub(crate) faults: VecDeque<Fault>,
 }
 
-/// What goes wrong with a request.
+/// A fault in the response to one request.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// Another status.
+    /// Responds with this status.
     Status(u16),
-    /// Another status, and `Retry-After`.
-    Later(u16, u64),
-    /// Elsewhere.
+    /// Responds with this status and `Retry-After` in seconds.
+    RetryAfter(u16, u64),
+    /// Redirects to this URL.
     Redirect(String),
-    /// So many bytes, then the connection is closed.
+    /// Closes the connection after this many bytes.
     Cut(usize),
-    /// So many bytes, then nothing.
+    /// Sends nothing after this many bytes.
     Stall(usize),
-    /// So many bytes, then nothing until the gate is opened.
+    /// Pauses after this many bytes until [`Mirror::release`].
     Hold(usize),
-    /// A `Content-Length` that is not the body's.
+    /// Sends this incorrect `Content-Length`.
     Length(usize),
-    /// No `Content-Length`: the end of the connection is the end.
+    /// Omits `Content-Length`, so that the body ends with the connection.
     NoLength,
 }
 
 impl Mirror {
-    /// A server on this machine's loopback.
+    /// Starts a server on this machine's loopback.
     pub(crate) fn new() -> Self {
         Self::bind(|| ())
     }
 
-    /// A server in another network namespace, `/proc/PID/ns/net`.
+    /// Starts a server on the loopback of another network namespace, given as `/proc/PID/ns/net`.
     pub(crate) fn inside(namespace: &str) -> Self {
         let namespace = std::fs::File::open(namespace).unwrap();
         Self::bind(move || {
@@ -96,19 +96,19 @@ impl Mirror {
                     return;
                 }
                 let state = shared.clone();
-                // Whoever has enough of it closes the connection.
+                // An error only means that the client has closed the connection.
                 thread::spawn(move || drop(serve(&state, connection.unwrap())));
             }
         });
         Self { url: format!("http://{}", receiver.recv().unwrap()), state }
     }
 
-    /// The URL of a file.
+    /// Returns the URL of a file.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}/{path}", self.url)
     }
 
-    /// Serves a file as a good server does, with ranges and an entity tag.
+    /// Serves a file without faults, with support for ranges and with an entity tag.
     pub(crate) fn put(&self, path: &str, body: impl Into<Vec<u8>>) {
         let body = body.into();
         let sum = body.iter().fold(0_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
@@ -116,43 +116,43 @@ impl Mirror {
         self.serve(path, served);
     }
 
-    /// Serves a file in one's own way.
+    /// Serves a file as `served` specifies.
     pub(crate) fn serve(&self, path: &str, served: Served) {
         self.state.files.lock().unwrap().insert(format!("/{path}"), served);
     }
 
-    /// Serves it no more.
+    /// Stops serving a file.
     pub(crate) fn remove(&self, path: &str) {
         self.state.files.lock().unwrap().remove(&format!("/{path}"));
     }
 
-    /// Lets the next requests for a file go wrong.
-    pub(crate) fn spoil(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
+    /// Injects faults into the next requests for a file, one each.
+    pub(crate) fn inject_faults(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
         let mut files = self.state.files.lock().unwrap();
         files.entry(format!("/{path}")).or_default().faults.extend(faults);
     }
 
-    /// The requests so far, and forgets them: `GET /PATH`, the range, and the status.
+    /// Returns the requests since the last call: `GET /PATH`, the range, and the status.
     pub(crate) fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state.requests.lock().unwrap())
     }
 
-    /// The bytes of bodies that were sent so far.
+    /// Returns how many bytes of bodies were sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::SeqCst)
     }
 
-    /// Lets what is held go on.
-    pub(crate) fn open_gate(&self) {
-        *self.state.gate.0.lock().unwrap() = true;
-        self.state.gate.1.notify_all();
+    /// Lets responses paused by [`Fault::Hold`] continue.
+    pub(crate) fn release(&self) {
+        *self.state.released.0.lock().unwrap() = true;
+        self.state.released.1.notify_all();
     }
 }
 
 impl Drop for Mirror {
     fn drop(&mut self) {
         self.state.ended.store(true, Ordering::SeqCst);
-        self.open_gate();
+        self.release();
     }
 }
 
@@ -160,7 +160,7 @@ fn serve(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
     let mut lines = BufReader::new(connection.try_clone()?);
     let mut head = read_head(&mut lines)?;
     if head.first().is_some_and(|line| line.starts_with("CONNECT ")) {
-        // As a proxy: what follows is for whichever host was named.
+        // The server acts as a proxy and answers for every host.
         state.requests.lock().unwrap().push(head[0].clone());
         connection.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
         head = read_head(&mut lines)?;
@@ -187,13 +187,13 @@ fn serve(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
     let mut status = 200;
     let mut fields = Vec::new();
     let mut body = &served.body[..];
-    let tag = served.etag.as_ref().filter(|_| !served.heedless);
+    let tag = served.etag.as_ref().filter(|_| !served.ignores_if_range);
     fields.extend(tag.map(|etag| format!("ETag: {etag}")));
     fields.extend(served.last_modified.as_ref().map(|date| format!("Last-Modified: {date}")));
     let is_same = header("if-range").is_some_and(|validator| {
         [&served.etag, &served.last_modified].into_iter().any(|known| known.as_ref() == Some(&validator))
     });
-    if let Some(from) = range.filter(|_| served.ranges && (is_same || served.heedless)) {
+    if let Some(from) = range.filter(|_| served.ranges && (is_same || served.ignores_if_range)) {
         let length = served.body.len();
         (status, body) = if from < length { (206, &served.body[from..]) } else { (416, &[][..]) };
         fields.push(match status {
@@ -209,7 +209,7 @@ fn serve(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
     let mut length = Some(body.len());
     match &fault {
         Some(Fault::Status(other)) => (status, body, length) = (*other, &[][..], Some(0)),
-        Some(Fault::Later(other, seconds)) => {
+        Some(Fault::RetryAfter(other, seconds)) => {
             (status, body, length) = (*other, &[][..], Some(0));
             fields.push(format!("Retry-After: {seconds}"));
         }
@@ -222,8 +222,8 @@ fn serve(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
         _ => {}
     }
     fields.extend(length.map(|length| format!("Content-Length: {length}")));
-    let asked = range.map(|from| format!(" {from}-")).unwrap_or_default();
-    state.requests.lock().unwrap().push(format!("GET {path}{asked} {status}"));
+    let requested = range.map(|from| format!(" {from}-")).unwrap_or_default();
+    state.requests.lock().unwrap().push(format!("GET {path}{requested} {status}"));
     let head = format!("HTTP/1.1 {status} Said\r\nConnection: close\r\n{}\r\n\r\n", fields.join("\r\n"));
     connection.write_all(head.as_bytes())?;
     let mut send = |bytes: &[u8]| {
@@ -237,15 +237,15 @@ fn serve(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
         Some(Fault::Cut(at)) => send(&body[..at.min(body.len())])?,
         Some(Fault::Stall(at)) => {
             send(&body[..at.min(body.len())])?;
-            connection.set_read_timeout(Some(SILENCE))?;
-            // Until whoever asked has enough.
+            connection.set_read_timeout(Some(MAX_SILENCE))?;
+            // Waits until the client closes the connection.
             lines.read_exact(&mut [0]).ok();
         }
         Some(Fault::Hold(at)) => {
             let at = at.min(body.len());
             send(&body[..at])?;
-            let open = state.gate.0.lock().unwrap();
-            drop(state.gate.1.wait_timeout_while(open, SILENCE, |open| !*open).unwrap());
+            let released = state.released.0.lock().unwrap();
+            drop(state.released.1.wait_timeout_while(released, MAX_SILENCE, |released| !*released).unwrap());
             send(&body[at..])?;
         }
         _ => send(body)?,

@@ -1,4 +1,4 @@
-//! A machine of its own for one test: an empty home, a clean environment, and the program run in it.
+//! A temporary host for one test: runs the program with an empty home and a clean environment.
 
 #[path = "process.rs"]
 mod process;
@@ -16,19 +16,19 @@ use std::{
 
 pub(crate) use process::Process;
 
-/// How long a run may take before the test gives it up. Far more than any needs: a bound, not a measure.
+/// The time limit of a run. Far longer than any run needs, so that a busy machine does not fail a test.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// How often is looked whether a run has ended.
+/// How often to check whether a run has ended.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Where the programs of the system are.
+/// The system's program directories.
 pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// libvirt's in-memory driver: one domain `test`, one pool `default-pool`, one network `default`, anew for each process.
+/// libvirt's in-memory driver. Each process gets its own domain `test`, pool `default-pool` and network `default`.
 pub(crate) const TEST_DRIVER: &str = "test:///default";
 
-/// An empty home, and what is put into it.
+/// A temporary host: a home, a folder of fake programs, and environment variables.
 pub(crate) struct TestHost {
     folder: tempfile::TempDir,
     path: Option<String>,
@@ -37,35 +37,35 @@ pub(crate) struct TestHost {
 }
 
 impl TestHost {
-    /// A host whose libvirt is the in-memory driver.
+    /// A host that uses the in-memory driver.
     pub(crate) fn new() -> Self {
         Self::bare().with_env("LIBVIRT_URI", TEST_DRIVER)
     }
 
-    /// A host on which nothing is set.
+    /// A host without a libvirt URI in the environment.
     pub(crate) fn bare() -> Self {
-        // Not behind a symbolic link, so that paths that are printed are those that were given.
+        // Canonical, so that the program prints paths exactly as the tests pass them.
         let folder = tempfile::tempdir_in(fs::canonicalize(std::env::temp_dir()).unwrap()).unwrap();
-        // Other users must get through; what is secret in it has modes of its own.
+        // Tests run the program as other users, too. Secret files have stricter modes of their own.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(folder.path().join("bin")).unwrap();
         fs::create_dir(folder.path().join("home")).unwrap();
         Self { folder, path: None, wrapper: Vec::new(), env: BTreeMap::new() }
     }
 
-    /// Sets a variable for every run.
+    /// Sets an environment variable for every run.
     pub(crate) fn with_env(mut self, name: &str, value: &str) -> Self {
         self.env.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// Runs the program by another one: `setpriv …`, `nsenter …`.
-    pub(crate) fn by<S: Into<String>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
+    /// Runs the program through another one: `setpriv …`, `nsenter …`.
+    pub(crate) fn via<S: Into<String>>(mut self, wrapper: impl IntoIterator<Item = S>) -> Self {
         self.wrapper.extend(wrapper.into_iter().map(Into::into));
         self
     }
 
-    /// Puts a fake of a program in front of the real one.
+    /// Installs a fake program that takes precedence over the real one.
     pub(crate) fn with_program(self, name: &str, script: &str) -> Self {
         let path = self.folder.path().join("bin").join(name);
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -73,7 +73,7 @@ impl TestHost {
         self
     }
 
-    /// A host on which of the system's programs only these are installed.
+    /// Limits the installed system programs to `programs`.
     pub(crate) fn with_only(mut self, programs: &[&str]) -> Self {
         for program in programs {
             let real = SYSTEM_PATH.split(':').map(|folder| Path::new(folder).join(program)).find(|path| path.exists());
@@ -84,12 +84,12 @@ impl TestHost {
         self
     }
 
-    /// A path in the home.
+    /// Returns a path in the home.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("home").join(name)
     }
 
-    /// Writes a file into the home, and its folders; returns its path.
+    /// Writes a file in the home, creates its folders, and returns its path.
     pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -97,13 +97,13 @@ impl TestHost {
         path.to_str().unwrap().to_owned()
     }
 
-    /// Makes a qcow2 image of 10 MiB, from which nothing boots; returns its path.
+    /// Creates an unbootable 10 MiB qcow2 image and returns its path.
     pub(crate) fn image(&self, name: &str) -> String {
         self.tool("qemu-img", &["create", "-q", "-f", "qcow2", name, "10M"]);
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// Runs a program of the system in the home; it must succeed.
+    /// Runs a system program in the home and returns its standard output; panics if it fails.
     #[track_caller]
     pub(crate) fn tool(&self, program: &str, args: &[&str]) -> String {
         let mut command = Command::new(program);
@@ -113,7 +113,7 @@ impl TestHost {
         String::from_utf8(ran.stdout).unwrap()
     }
 
-    /// Every file below the home, with its mode and its content.
+    /// Returns all files and folders below the home by relative path, each with its mode and content.
     pub(crate) fn files(&self) -> BTreeMap<String, (u32, Vec<u8>)> {
         let home = self.path("");
         let mut files = BTreeMap::new();
@@ -133,40 +133,41 @@ impl TestHost {
         files
     }
 
-    /// Runs the program; the words are split at spaces.
-    pub(crate) fn run(&self, line: &str) -> Ran {
+    /// Runs the program with arguments separated by spaces.
+    pub(crate) fn run(&self, line: &str) -> Run {
         self.args(&line.split_whitespace().collect::<Vec<_>>())
     }
 
     /// Runs the program with these arguments.
-    pub(crate) fn args(&self, args: &[&str]) -> Ran {
+    pub(crate) fn args(&self, args: &[&str]) -> Run {
         self.start(args, "").end()
     }
 
-    /// Runs the program with something on standard input.
-    pub(crate) fn with_input(&self, args: &[&str], input: &str) -> Ran {
+    /// Runs the program with `input` on standard input.
+    pub(crate) fn with_input(&self, args: &[&str], input: &str) -> Run {
         self.start(args, input).end()
     }
 
-    /// Starts the program.
+    /// Starts the program without waiting for its end.
     pub(crate) fn start(&self, args: &[&str], input: &str) -> Running<'_> {
         self.start_program(env!("CARGO_BIN_EXE_vmprov"), args, input)
     }
 
-    /// Runs a shell's script in which `vmprov` is the program.
-    pub(crate) fn shell(&self, script: &str) -> Ran {
+    /// Runs a bash script in which `vmprov` is the program under test.
+    pub(crate) fn shell(&self, script: &str) -> Run {
         let binary = env!("CARGO_BIN_EXE_vmprov");
         self.program("/bin/bash", &["-c", &format!("vmprov() {{ {binary} \"$@\"; }}; {script}")])
     }
 
-    /// Runs the program on a terminal, where `typed` is typed once it has said `prompt`. What it prints comes together
-    /// on standard output.
-    pub(crate) fn on_terminal(&self, line: &str, prompt: &str, typed: &str) -> Ran {
+    /// Runs the program on a terminal and types `typed` once `prompt` has appeared. The result's `stdout` holds both
+    /// output streams.
+    pub(crate) fn on_terminal(&self, line: &str, prompt: &str, typed: &str) -> Run {
         let command = format!("{} {line}", env!("CARGO_BIN_EXE_vmprov"));
         let args = ["-qefc", &command, "/dev/null"];
         let mut running = self.spawn(self.command("/usr/bin/script", &args).stdin(Stdio::piped()));
         let mut keyboard = running.process.stdin();
-        assert!(within(LIMIT, || read(&running.out).contains(prompt)), "no `{prompt}`: {}", read(&running.out));
+        let shown = || read(&running.out);
+        assert!(within(LIMIT, || shown().contains(prompt)), "`{prompt}` did not appear: {}", shown());
         keyboard.write_all(typed.as_bytes()).unwrap();
         let mut ran = running.end();
         drop(keyboard);
@@ -174,8 +175,8 @@ impl TestHost {
         ran
     }
 
-    /// Runs another program with these arguments.
-    pub(crate) fn program(&self, program: &str, args: &[&str]) -> Ran {
+    /// Runs another program on this host.
+    pub(crate) fn program(&self, program: &str, args: &[&str]) -> Run {
         self.start_program(program, args, "").end()
     }
 
@@ -187,7 +188,7 @@ impl TestHost {
 
     fn command(&self, program: &str, args: &[&str]) -> Command {
         let home = self.path("");
-        // Entering a namespace loses the working directory.
+        // nsenter does not keep the working directory.
         let at_home = ["/usr/bin/env", "-C", home.to_str().unwrap()];
         let wrapper = self.wrapper.iter().map(String::as_str).chain(at_home);
         let mut words = wrapper.chain([program]).chain(args.iter().copied());
@@ -200,20 +201,20 @@ impl TestHost {
     }
 
     fn spawn(&self, command: &mut Command) -> Running<'_> {
-        // Files, not pipes, which processes left behind would keep open.
+        // Files instead of pipes: a leftover process would keep a pipe open.
         let out = tempfile::tempfile_in(self.folder.path()).unwrap();
         let err = tempfile::tempfile_in(self.folder.path()).unwrap();
         command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
         Running { process: Process::spawn(command), out, err, host: self }
     }
 
-    /// Text with the home's path replaced, which is another in each run.
-    pub(crate) fn normal(&self, text: &str) -> String {
+    /// Replaces the path of the home, which differs between runs, with `~`.
+    pub(crate) fn normalize(&self, text: &str) -> String {
         text.replace(self.path("").to_str().unwrap().trim_end_matches('/'), "~")
     }
 }
 
-/// A run that has not ended. It is killed when it is dropped.
+/// A running program. Dropping it kills the program.
 pub(crate) struct Running<'h> {
     process: Process,
     out: File,
@@ -222,12 +223,12 @@ pub(crate) struct Running<'h> {
 }
 
 impl Running<'_> {
-    /// What it has said on standard error so far.
-    pub(crate) fn said(&self) -> String {
+    /// Returns its standard error so far.
+    pub(crate) fn stderr(&self) -> String {
         read(&self.err)
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the program.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         self.process.signal(signal);
     }
@@ -236,15 +237,15 @@ impl Running<'_> {
         self.process.id()
     }
 
-    /// Waits for its end.
+    /// Waits until the program and all its children have ended.
     #[track_caller]
-    pub(crate) fn end(mut self) -> Ran {
+    pub(crate) fn end(mut self) -> Run {
         let Some(status) = self.process.wait(LIMIT) else {
-            panic!("it does not end; so far: {}{}", read(&self.out), read(&self.err));
+            panic!("the program did not end; its output so far: {}{}", read(&self.out), read(&self.err));
         };
-        assert!(!self.process.has_processes(), "it has ended, what it started has not: {}", read(&self.err));
-        let normal = |file| self.host.normal(&read(file));
-        Ran { status, stdout: normal(&self.out), stderr: normal(&self.err) }
+        assert!(!self.process.has_processes(), "the program left child processes behind: {}", read(&self.err));
+        let output = |file| self.host.normalize(&read(file));
+        Run { status, stdout: output(&self.out), stderr: output(&self.err) }
     }
 }
 
@@ -255,10 +256,10 @@ fn read(file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Looks again and again until it is so; false when the time is up.
-pub(crate) fn within(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+/// Polls until `condition` holds; returns false after `limit`.
+pub(crate) fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
-    while !is_so() {
+    while !condition() {
         if Instant::now() > deadline {
             return false;
         }
@@ -267,83 +268,83 @@ pub(crate) fn within(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// How a run ended.
-pub(crate) struct Ran {
+/// A finished run: its exit status and output.
+pub(crate) struct Run {
     status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl fmt::Debug for Ran {
+impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, stdout, stderr } = self;
         write!(f, "{status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}\n---")
     }
 }
 
-impl Ran {
-    /// The exit status, or 128 and the signal, as a shell has it.
+impl Run {
+    /// Returns the exit status, or 128 plus the signal number, as a shell does.
     pub(crate) fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap())
     }
 
-    /// It exited with 0, printed exactly this, and said nothing.
+    /// Asserts that it exited with 0, printed exactly `stdout`, and wrote nothing to standard error.
     #[track_caller]
     pub(crate) fn prints(self, stdout: &str) -> Self {
         assert_eq!((self.code(), self.stdout.as_str(), self.stderr.as_str()), (0, stdout, ""), "{self:?}");
         self
     }
 
-    /// It exited with 0; whatever it said.
+    /// Asserts that it exited with 0.
     #[track_caller]
     pub(crate) fn succeeds(self) -> Self {
         assert_eq!(self.code(), 0, "{self:?}");
         self
     }
 
-    /// It exited with `code`, printed nothing, and said exactly this.
+    /// Asserts that it exited with `code`, printed nothing, and wrote exactly `stderr` to standard error.
     #[track_caller]
     pub(crate) fn fails(self, code: i32, stderr: &str) -> Self {
         assert_eq!((self.code(), self.stdout.as_str(), self.stderr.as_str()), (code, "", stderr), "{self:?}");
         self
     }
 
-    /// It exited with `code`, printed nothing, and said this among other things.
+    /// Asserts that it exited with `code`, printed nothing, and wrote all of `parts` to standard error.
     #[track_caller]
     pub(crate) fn fails_saying(self, code: i32, parts: &[&str]) -> Self {
         assert_eq!((self.code(), self.stdout.as_str()), (code, ""), "{self:?}");
         self.says(parts)
     }
 
-    /// It said all of this on standard error.
+    /// Asserts that its standard error contains all of `parts`.
     #[track_caller]
     pub(crate) fn says(self, parts: &[&str]) -> Self {
         for part in parts {
-            assert!(self.stderr.contains(part), "it does not say `{part}`: {self:?}");
+            assert!(self.stderr.contains(part), "stderr lacks `{part}`: {self:?}");
         }
         self
     }
 
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("invalid JSON ({error}): {self:?}"))
     }
 
-    /// Standard error as JSON: what was said, and the errors, one after the other.
+    /// Parses standard error as JSON: messages and errors in the order of output.
     #[track_caller]
-    pub(crate) fn said(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn messages(&self) -> Vec<serde_json::Value> {
         let values = serde_json::Deserializer::from_str(&self.stderr).into_iter();
-        values.map(|value| value.unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))).collect()
+        values.map(|value| value.unwrap_or_else(|error| panic!("invalid JSON ({error}): {self:?}"))).collect()
     }
 
-    /// The last error, as JSON.
+    /// Returns the last error as JSON.
     #[track_caller]
     pub(crate) fn error(&self) -> serde_json::Value {
-        self.said().pop().unwrap_or_else(|| panic!("no error: {self:?}"))
+        self.messages().pop().unwrap_or_else(|| panic!("no error: {self:?}"))
     }
 
-    /// The cells of a table, which are two spaces apart at least.
+    /// Splits a table into cells, which are separated by at least two spaces.
     pub(crate) fn cells(&self) -> Vec<Vec<&str>> {
         fn cells(line: &str) -> Vec<&str> {
             line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()

@@ -1,5 +1,5 @@
-// A process that a test starts, and that ends with it. Other files of this folder include it, each for itself: a test binary
-// may have several of them.
+// A process that ends with the test that started it. Several files of this folder include this file, so a test binary
+// may contain it more than once.
 
 use std::{
     collections::HashSet,
@@ -10,19 +10,20 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long the kernel may take to end what was killed. Far more than it needs: a bound, not a measure.
+/// How long a killed process may take to end. Far longer than needed, so that a busy machine does not fail a test.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
-/// How often is looked.
+/// How often to check processes.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Set by `tests/leave-nothing`, which looks for it after the tests. Handed on also where the environment is cleared.
+/// Set by `tests/leave-nothing` to find leftover processes after the tests. Passed on even if the environment is
+/// cleared.
 const RUN: &str = "VMPROV_TEST_RUN";
 
-/// Names the process in the environment of everything that it starts.
+/// Marks a process and its descendants in their environment.
 const PROCESS: &str = "VMPROV_TEST_PROCESS";
 
-/// A process that is killed when it is dropped, with everything that it has started: also when the test fails.
+/// A child process. Dropping it kills it and its descendants, also if the test fails.
 pub(crate) struct Process {
     child: Child,
     status: Option<ExitStatus>,
@@ -30,14 +31,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// A command whose process is told to end when the test that started it is killed: no destructor runs then.
+    /// Returns a command whose process gets SIGTERM if the test is killed, because no destructor runs then.
     pub(crate) fn command(program: &str) -> Command {
         let mut command = Command::new("/usr/bin/setpriv");
         command.args(["--pdeathsig", "TERM", "--", program]);
         command
     }
 
-    /// Starts it. `tests/layers.rs` sees to it that nothing else in the tests starts a process and goes on.
+    /// Starts a process. `tests/layers.rs` checks that tests start background processes only here.
     #[track_caller]
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mark = uuid::Uuid::new_v4().to_string();
@@ -65,18 +66,18 @@ impl Process {
         self.child.stderr.take().unwrap()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.id(), signal).unwrap();
     }
 
-    /// How it ended; none while it runs.
+    /// Returns the exit status, or none while the process runs.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.status = self.child.try_wait().unwrap();
         self.status
     }
 
-    /// Waits for its end; none when the time is up.
+    /// Waits for the process to end; returns none after `limit`.
     pub(crate) fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + limit;
         while self.status().is_none() && Instant::now() < deadline {
@@ -85,26 +86,26 @@ impl Process {
         self.status
     }
 
-    /// Whether something that it has started runs, or it itself.
+    /// Returns whether the process or a descendant is still running.
     pub(crate) fn has_processes(&self) -> bool {
         !self.members().is_empty()
     }
 
-    /// Kills everything that it has started, and it itself; waits until that has ended.
+    /// Kills the process and its descendants, and waits for their end.
     #[track_caller]
     pub(crate) fn kill(&mut self) {
         let deadline = Instant::now() + END_LIMIT;
         loop {
-            // What a process starts before it is hit is found the next time.
+            // The next pass finds processes that were started before the signal arrived.
             let members = self.members();
             for &pid in &members {
-                // It may have ended meanwhile.
+                // The process may have ended already.
                 let _ = kill_process(pid, Signal::KILL);
             }
             if self.status().is_some() && members.is_empty() {
                 return;
             }
-            assert!(Instant::now() < deadline || std::thread::panicking(), "these do not end: {members:?}");
+            assert!(Instant::now() < deadline || std::thread::panicking(), "these processes did not end: {members:?}");
             if Instant::now() >= deadline {
                 return;
             }
@@ -112,20 +113,21 @@ impl Process {
         }
     }
 
-    /// The process and its descendants: by parent, and by the mark in the environment, which those that have lost
-    /// their parent still have.
+    /// Returns the process and its descendants. Orphans are found by the mark in their environment, others also by
+    /// their parent.
     fn members(&self) -> HashSet<Pid> {
         let entries = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let all: Vec<_> = entries.filter_map(Seen::read).collect();
-        let is_marked = |seen: &&Seen| seen.environ.split(|&byte| byte == 0).any(|word| word == self.mark.as_bytes());
-        let mut members: HashSet<_> = all.iter().filter(is_marked).map(|seen| seen.pid).collect();
-        // The number of one that was waited for may be another's by now.
+        let all: Vec<_> = entries.filter_map(ProcessInfo::read).collect();
+        let is_marked =
+            |info: &&ProcessInfo| info.environ.split(|&byte| byte == 0).any(|word| word == self.mark.as_bytes());
+        let mut members: HashSet<_> = all.iter().filter(is_marked).map(|info| info.pid).collect();
+        // After a wait, the PID may belong to another process.
         if self.status.is_none() {
-            members.extend(all.iter().map(|seen| seen.pid).filter(|&pid| pid == self.id()));
+            members.extend(all.iter().map(|info| info.pid).filter(|&pid| pid == self.id()));
         }
         loop {
-            let children = all.iter().filter(|seen| seen.parent.is_some_and(|parent| members.contains(&parent)));
-            let more: Vec<_> = children.map(|seen| seen.pid).filter(|pid| !members.contains(pid)).collect();
+            let children = all.iter().filter(|info| info.parent.is_some_and(|parent| members.contains(&parent)));
+            let more: Vec<_> = children.map(|info| info.pid).filter(|pid| !members.contains(pid)).collect();
             if more.is_empty() {
                 return members;
             }
@@ -140,17 +142,17 @@ impl Drop for Process {
     }
 }
 
-/// A process that runs, as `/proc` shows it.
-struct Seen {
+/// A running process, as read from `/proc`.
+struct ProcessInfo {
     pid: Pid,
     parent: Option<Pid>,
     environ: Vec<u8>,
 }
 
-impl Seen {
+impl ProcessInfo {
     fn read(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in brackets, may hold anything.
+        // The name in parentheses may contain any character.
         let mut fields = stat.rsplit(')').next()?.split_whitespace();
         if matches!(fields.next(), Some("Z" | "X") | None) {
             return None;

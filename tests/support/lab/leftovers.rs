@@ -1,4 +1,4 @@
-//! Everything that a run may leave behind, and that nothing of it is left.
+//! Snapshots of everything that a run may leave behind, and assertions that nothing is left.
 
 use std::{
     collections::BTreeSet,
@@ -9,7 +9,7 @@ use std::{
 use super::{Lab, POLL, SETTLE_LIMIT, Snapshot};
 
 impl Lab {
-    /// Everything that a run may leave behind, a line each.
+    /// Takes a snapshot of everything that a run may leave behind, one line each.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let lines = |text: &str| -> Vec<String> {
             text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
@@ -27,26 +27,26 @@ impl Lab {
         let text = self.virsh(&[&script]);
         let sections: Vec<_> = text.split(mark).map(lines).collect();
         let [domains, active, pools, active_pools, networks, active_networks] = &sections[..] else {
-            panic!("virsh printed something else: {text}")
+            panic!("unexpected output of virsh: {text}")
         };
-        let mut seen = BTreeSet::new();
+        let mut found = BTreeSet::new();
         for domain in domains {
             let state = if active.iter().any(|uuid| domain.starts_with(uuid)) { "active" } else { "inactive" };
-            seen.insert(format!("domain {domain}: {state}"));
+            found.insert(format!("domain {domain}: {state}"));
         }
         for (kind, all, active) in [("pool", pools, active_pools), ("network", networks, active_networks)] {
             for name in all {
-                seen.insert(format!("{kind} {name}: {}", if active.contains(name) { "active" } else { "inactive" }));
+                found.insert(format!("{kind} {name}: {}", if active.contains(name) { "active" } else { "inactive" }));
             }
         }
         for pool in active_pools {
             for row in lines(&self.virsh(&["vol-list", "--pool", pool])) {
-                seen.insert(format!("volume {pool}/{}", row.split_whitespace().next().unwrap()));
+                found.insert(format!("volume {pool}/{}", row.split_whitespace().next().unwrap()));
             }
         }
         let mut files = |what: &str, folder: &Path| {
             for file in walk(folder) {
-                seen.insert(format!("{what} {}", file.strip_prefix(folder).unwrap().display()));
+                found.insert(format!("{what} {}", file.strip_prefix(folder).unwrap().display()));
             }
         };
         files("pool file", &self.folder.join("lib/images"));
@@ -55,25 +55,25 @@ impl Lab {
             let entries = std::fs::read_dir(folder).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
             entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("vmprov")).collect::<Vec<_>>()
         };
-        // The folders of other users' locks stay, as /run/vmprov-locks does.
-        let is_of_locks = |path: &PathBuf| {
+        // The lock folders of other users stay, as /run/vmprov-locks does.
+        let is_lock_folder = |path: &PathBuf| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             name.strip_prefix("vmprov-").is_some_and(|uid| uid.bytes().all(|byte| byte.is_ascii_digit()))
         };
-        let (locks, temporary): (Vec<_>, Vec<_>) = ours("/tmp").into_iter().partition(is_of_locks);
-        seen.extend(temporary.iter().map(|path| format!("temporary file {}", path.display())));
+        let (locks, temporary): (Vec<_>, Vec<_>) = ours("/tmp").into_iter().partition(is_lock_folder);
+        found.extend(temporary.iter().map(|path| format!("temporary file {}", path.display())));
         for folder in locks {
-            seen.extend(stale(&ours(folder.to_str().unwrap())).map(|path| format!("lock {}", path.display())));
+            found.extend(stale(&ours(folder.to_str().unwrap())).map(|path| format!("lock {}", path.display())));
         }
-        seen.extend(
+        found.extend(
             stale(&ours(&format!("/proc/{}/root/run/vmprov-locks", self.holder)))
                 .map(|path| format!("lock {}", path.display())),
         );
-        seen.extend(self.processes().into_iter().map(|(pid, name)| format!("process {name} ({pid})")));
-        Snapshot(seen)
+        found.extend(self.processes().into_iter().map(|(pid, name)| format!("process {name} ({pid})")));
+        Snapshot(found)
     }
 
-    /// The processes in the lab: libvirt's daemons, guests, and what was started and has not ended.
+    /// Returns the processes in the lab: libvirt's daemons, guests, and leftovers of runs.
     fn processes(&self) -> Vec<(String, String)> {
         let net = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
         let lab = net(&self.holder);
@@ -87,19 +87,19 @@ impl Lab {
             .collect()
     }
 
-    /// Waits until everything is as it was, and shows the difference when it does not become so.
+    /// Waits until the lab is as it was `before`; panics with the difference after [`SETTLE_LIMIT`].
     #[track_caller]
     pub(crate) fn settles(&self, before: &Snapshot, when: &str) {
         self.settles_without(before, |_| false, when);
     }
 
-    /// The same, where some lines may have come or gone.
+    /// Like [`Self::settles`], but ignores differences in some lines.
     #[track_caller]
     pub(crate) fn settles_without(&self, before: &Snapshot, ignored: impl Fn(&str) -> bool, when: &str) {
         let deadline = Instant::now() + SETTLE_LIMIT;
         loop {
             let now = self.snapshot();
-            // A temporary file that has gone is somebody else's: ours have no names.
+            // A temporary file that disappeared belongs to another program, because vmprov's have no names.
             let gone = before.0.difference(&now.0).filter(|line| !ignored(line) && !line.starts_with("temporary"));
             let gone = gone.map(|line| format!("- {line}"));
             let came = now.0.difference(&before.0).filter(|line| !ignored(line)).map(|line| format!("+ {line}"));
@@ -107,13 +107,13 @@ impl Lab {
             if difference.is_empty() {
                 return;
             }
-            assert!(Instant::now() < deadline, "{when}: not as before:\n{}", difference.join("\n"));
+            assert!(Instant::now() < deadline, "{when}: the lab differs from before:\n{}", difference.join("\n"));
             std::thread::sleep(POLL);
         }
     }
 }
 
-/// The lock files that nobody holds. Held ones are other processes'.
+/// Returns the lock files that no process holds. Held ones belong to other processes.
 fn stale(locks: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
     let held = std::fs::read_to_string("/proc/locks").unwrap();
     locks.iter().filter(move |path| {

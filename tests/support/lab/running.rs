@@ -1,22 +1,22 @@
-//! A vmprov at work, and how it ended.
+//! A running vmprov, and a finished run.
 
 use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use super::{Process, RUN_LIMIT, wait_until};
 
-/// How a run of vmprov ended.
+/// A finished run of vmprov.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct Run {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
-    /// The external calls that it made.
+    /// The external calls that vmprov made.
     pub(crate) calls: Vec<String>,
-    /// Whether one of them was spoilt.
+    /// Whether the fault was injected, because vmprov made that call.
     pub(crate) hit: bool,
 }
 
-impl Ran {
+impl Run {
     pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
     }
@@ -39,40 +39,40 @@ impl Ran {
 
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self}"))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("invalid JSON ({error}): {self}"))
     }
 }
 
-impl std::fmt::Display for Ran {
+impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { status, stdout, stderr, calls, .. } = self;
         write!(f, "{status}\nstdout: {stdout}\nstderr: {stderr}\ncalls:\n  {}", calls.join("\n  "))
     }
 }
 
-/// A vmprov at work. It is killed when it is dropped.
+/// A running vmprov. Dropping it kills vmprov.
 pub(crate) struct Running {
     pub(super) process: Process,
     pub(super) dir: tempfile::TempDir,
 }
 
 impl Running {
-    /// Whether it has looked at the host, and has not begun anything yet.
-    pub(crate) fn has_looked(&self) -> bool {
+    /// Returns whether vmprov has probed the host, which it does before it changes anything.
+    pub(crate) fn has_probed_host(&self) -> bool {
         self.calls().iter().any(|call| call.contains("domcapabilities"))
     }
 
-    /// Whether it has printed this by now.
+    /// Returns whether vmprov has printed `text` so far.
     pub(crate) fn has_printed(&self, text: &str) -> bool {
         self.read("out").contains(text)
     }
 
-    /// Sends it a signal. It is the process that was started: what enters the lab becomes it.
+    /// Sends a signal to vmprov, which has the PID of the started process: `nsenter` replaces itself with it.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         self.process.signal(signal);
     }
 
-    /// Returns the peak of its resident memory, in bytes.
+    /// Returns vmprov's peak resident memory in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = format!("/proc/{}/status", self.process.id().as_raw_nonzero());
         let status = std::fs::read_to_string(status).unwrap();
@@ -80,26 +80,26 @@ impl Running {
         peak.unwrap().trim().parse::<u64>().unwrap() << 10
     }
 
-    /// Waits for its end.
-    pub(crate) fn end(self) -> Ran {
+    /// Waits for vmprov to end.
+    pub(crate) fn end(self) -> Run {
         self.end_within(RUN_LIMIT)
     }
 
-    /// Waits for its end, when it waits for a guest itself.
-    pub(crate) fn end_within(mut self, limit: Duration) -> Ran {
+    /// Waits for vmprov to end within `limit`, which suits runs that wait for a guest.
+    pub(crate) fn end_within(mut self, limit: Duration) -> Run {
         let Some(status) = self.process.wait(limit) else {
-            panic!("vmprov does not end; its calls: {:?}", self.calls());
+            panic!("vmprov did not end; its calls: {:?}", self.calls());
         };
         if status.signal().is_some() {
-            // Nobody comes to clean up within the milliseconds that calls under way still take.
-            wait_until("the calls of a killed vmprov", || !self.process.has_processes());
+            // A killed vmprov cannot end its running calls, which take some more milliseconds.
+            wait_until("the calls of a killed vmprov to end", || !self.process.has_processes());
         }
-        assert!(!self.process.has_processes(), "vmprov has ended, a call of it has not: {:?}", self.calls());
+        assert!(!self.process.has_processes(), "vmprov left a call running: {:?}", self.calls());
         let hit = self.dir.path().join("hit").exists();
-        Ran { status, stdout: self.read("out"), stderr: self.read("err"), calls: self.calls(), hit }
+        Run { status, stdout: self.read("out"), stderr: self.read("err"), calls: self.calls(), hit }
     }
 
-    /// The external calls so far, in the order in which they began.
+    /// Returns the external calls so far, in the order in which they were started.
     fn calls(&self) -> Vec<String> {
         let call = |number: usize| std::fs::read_to_string(self.dir.path().join(number.to_string())).ok();
         (1..).map_while(call).map(|call| call.trim_end().replace('\n', " ")).collect()
