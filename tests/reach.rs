@@ -156,7 +156,7 @@ fn commands(host: &Host) {
         let ran = run(&[], &["head", "-c", "300000", "/dev/zero"]).succeeded();
         assert_eq!(ran.stdout.len(), 300_000);
         let ran = run(&["--timeout", "2s"], &["sleep", "4242"]).failed_with(10);
-        assert!(ran.stderr.contains("did not end within 2 s"), "{ran}");
+        assert!(ran.stderr.contains("it exceeded its limit of 2 s"), "{ran}");
         // The output before the timeout is printed.
         assert_eq!(run(&["--timeout", "3s"], &["sh", "-c", "echo first; sleep 4242"]).stdout, "first\n");
     }
