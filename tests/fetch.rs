@@ -372,7 +372,7 @@ fn an_unknown_image_name_suggests_similar_ones() {
         ("ubunut:24.04", "similar: `ubuntu:24.04`"),
         ("debain:12", "`debian:12`"),
         ("fedora", "`fedora:4"),
-        ("golden", "`vmprov image search`"),
+        ("golden", "List the known images: vmprov image search"),
     ] {
         site.refuses(&before, &["vm", "create", "fetched", "--image", name, "--user", "u", "--no-start"], 3, &[says]);
         site.refuses(&before, &["image", "pull", name], 3, &[says]);
