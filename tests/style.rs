@@ -72,7 +72,7 @@ fn hints_are_texts_and_actions() {
     for (path, code) in sources() {
         for captures in hint.captures_iter(&code) {
             let text = captures[1].replace("\\\n", "");
-            if text.trim_end().ends_with(['.', ':']) || text.contains("vmprov ") || text.contains("--") {
+            if text.trim_end().ends_with(['.', ':']) || text.contains("`vmprov ") || text.contains("--") {
                 found.push(format!("{}: {text}", path.display()));
             }
         }

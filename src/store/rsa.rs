@@ -61,7 +61,7 @@ pub fn generate(bits: u32, effort: Effort, cancel: &Cancel) -> Result<private::R
             // Under Linux, niceness belongs to the thread. Without it the generation is only faster.
             let _ = rustix::process::nice(BACKGROUND_NICENESS);
         }
-        // Nobody receives a key that was canceled.
+        // After a cancellation there is no receiver.
         let _ = done.send(PrivateKey::new(&mut random, bits as usize));
     };
     thread::Builder::new()

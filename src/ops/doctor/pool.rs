@@ -85,7 +85,7 @@ pub(super) fn access(context: &Context, path: &Utf8Path) -> Result<Finding> {
     };
     let path_access::Barrier { folder, mode, owner } = barrier;
     let observed = format!("QEMU's user `{user}` may not enter {folder} ({mode:04o} {owner}) on the path to {path}");
-    // Only the owner of a folder can decide whom to give access.
+    // Only the owner of a folder can decide who gets access.
     let install = if system::has_program("setfacl") { "" } else { "sudo apt-get install acl && " };
     let command = format!("{install}sudo setfacl -m u:{user}:x {}", shell_words::quote(folder.as_str()));
     Ok(Finding::fail(Code::Denied, observed).fix(command))
