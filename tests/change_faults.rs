@@ -165,7 +165,10 @@ fn set_with_faults(modes: &str, start: bool) {
             lab.run(&SET).succeeded();
             let again = lab.run(&SET).succeeded();
             let is_pending = |line: &str| line.ends_with(" at the next start") || line.starts_with("restart the VM");
-            assert!(again.stdout.lines().all(|line| line.contains(": already ") || is_pending(line)), "{when}: {again}");
+            assert!(
+                again.stdout.lines().all(|line| line.contains(": already ") || is_pending(line)),
+                "{when}: {again}"
+            );
             let expected = ["--if-exists", "ok", "--memory", "256M", "--vcpus", "2", "--disk-size", "2", "--autostart"];
             create(&lab, &image, "", &expected).succeeded();
             delete(&lab);
