@@ -296,12 +296,12 @@ mod tests {
         let job = Job::new(
             operation,
             &serde_json::json!({"name": "web", "vm": "web"}),
-            ("somebody", "1"),
+            ("other", "1"),
             (&service.metrics, &service.event_log),
         );
         let event = ServiceEvent::Operation(Box::new(job.summary()));
         let client = |name: &str, scope| Client { name: name.to_owned(), scope, ..Client::anonymous() };
-        assert!(is_for(&client("somebody", Scope::Read), &event));
+        assert!(is_for(&client("other", Scope::Read), &event));
         assert!(is_for(&client("root", Scope::Admin), &event));
         assert!(!is_for(&client("another", Scope::Operate), &event));
     }

@@ -253,7 +253,7 @@ mod tests {
         let job = Job::new(
             operation,
             &serde_json::json!({"name": "web"}),
-            ("somebody", "1"),
+            ("other", "1"),
             (&service.metrics, &service.event_log),
         );
         job.publish_progress();
