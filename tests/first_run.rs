@@ -294,7 +294,7 @@ fn a_pool_that_cannot_hold_overlays_is_refused() {
     host.run("-q vm create web").fails(
         4,
         "error: the storage pool `default-pool` is of type `logical`, which cannot hold overlays\n\
-         hint: Choose a pool that holds files, or a new name for vmprov to create: --pool\n",
+         hint: Set `pool` in the settings to a pool that holds files, or to a new name for vmprov to create\n",
     );
 }
 

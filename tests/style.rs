@@ -80,6 +80,22 @@ fn hints_are_texts_and_actions() {
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
+/// A member to set must be one of some operation. The command line alone adds `yes`, which confirms a deletion.
+#[test]
+fn hints_set_members_that_exist() {
+    let set = Regex::new(r#"Hint::set(?:_to)?\(\s*"(?:[^"\\]|\\.)*",\s*"([A-Za-z]+)""#).unwrap();
+    let known = |name: &str| {
+        name == "yes" || api::operations().iter().any(|operation| operation.members().any(|(member, _)| member == name))
+    };
+    let sources = sources();
+    let members: Vec<_> =
+        sources.iter().flat_map(|(_, code)| set.captures_iter(code)).map(|found| found[1].to_owned()).collect();
+    assert!(members.len() > 15, "{members:?}");
+    for member in members {
+        assert!(known(&member), "no request has a member `{member}`");
+    }
+}
+
 #[test]
 fn hints_call_operations_that_exist() {
     let call = Regex::new(r"(?s)Hint::call(?:_on_vm|_any)?\((.{0,400})").unwrap();

@@ -61,7 +61,7 @@ impl Hint {
 
     /// Returns a hint to call an operation whose members the caller must choose.
     pub fn call_any(text: impl Into<String>, operation: &'static str) -> Self {
-        Self::call(text, operation, [("", ""); 0])
+        Self::call::<Value>(text, operation, [])
     }
 
     /// Returns a hint to set a member of the request. The caller must choose its value.

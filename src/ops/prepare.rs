@@ -25,7 +25,7 @@ pub(super) fn pool(host: &Host, found: Option<&Pool>) -> Result<Pool> {
             "the storage pool `{name}` is of type `{}`, which cannot hold overlays",
             pool.kind
         ))
-        .hint(Hint::set("Choose a pool that holds files, or a new name for vmprov to create", "pool")));
+        .hint("Set `pool` in the settings to a pool that holds files, or to a new name for vmprov to create"));
     }
     if !pool.active {
         start_pool(host, pool)?;

@@ -290,7 +290,7 @@ pub(in crate::ops) fn require_space(host: &Host, pool: &Pool, size: u64) -> Resu
             human(size)
         ))
         .hint(Hint::call_any("Remove unused images", "image_prune"))
-        .hint(Hint::set("Choose another pool", "pool")));
+        .hint("Set `pool` in the settings to a pool with more space"));
     }
     Ok(())
 }
