@@ -4,10 +4,7 @@
 //! has a term and is renewed. Processes that share the lock folder with the holder notice its death at once.
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{RecvTimeoutError, Sender, channel},
-    },
+    sync::mpsc::{RecvTimeoutError, Sender, channel},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -25,7 +22,7 @@ use crate::{
     },
     tools::{
         fence::{self, Fence},
-        virsh::{LeaseSession, StoredLease, Taken},
+        virsh::{StoredLease, Taken, Virsh},
     },
 };
 
@@ -41,7 +38,7 @@ const RENEWAL: Duration = Duration::from_secs(15);
 /// The interval between attempts to take a lease that is held, which cost next to nothing.
 const POLL: Duration = Duration::from_millis(100);
 
-/// The interval between checks whether the holder has died, which cost a process each.
+/// The interval between checks whether the holder has died.
 const HOLDER_CHECK: Duration = Duration::from_secs(1);
 
 /// How a holder describes itself.
@@ -76,7 +73,7 @@ enum Kind {
 }
 
 struct Shared {
-    session: Arc<Mutex<LeaseSession>>,
+    virsh: Virsh,
     uuid: Uuid,
     stop: Option<Sender<()>>,
     renewer: Option<JoinHandle<()>>,
@@ -89,42 +86,25 @@ fn liveness_lock(lease: Uuid) -> String {
     format!("the lease {lease}")
 }
 
-/// A lease session that connects to libvirt in the background; none in a dry run.
-pub(super) struct Session(Option<LeaseSession>);
-
-impl Session {
-    /// Starts a session without waiting for the connection.
-    pub(super) fn start(host: &Host) -> Result<Self> {
-        let session = (!host.is_dry_run()).then(|| host.virsh.lease_session());
-        session.transpose().map(Self)
-    }
-}
-
 impl Lease {
     /// Takes the lease on `what`, waiting for another holder at most `limit`.
     pub(super) fn take(host: &Host, what: &str, limit: Duration) -> Result<Self> {
-        Self::take_in(Session::start(host)?, host, what, limit)
-    }
-
-    /// Takes the lease in a session that was started earlier.
-    pub(super) fn take_in(session: Session, host: &Host, what: &str, limit: Duration) -> Result<Self> {
-        let Session(Some(mut session)) = session else {
+        if host.is_dry_run() {
             return Ok(Self { host: host.clone(), _kind: Kind::None });
-        };
+        }
         let (uuid, deadline) = (Uuid::new_v4(), Instant::now() + limit);
         let alive = Lock::take(&liveness_lock(uuid), Duration::ZERO, &host.runner.cancel)?;
         let mut checked: Option<(Uuid, Instant)> = None;
         loop {
             let start = fence::now();
-            match session.take(what, uuid, &Holder::this()?)? {
+            match host.virsh.take_lease(what, uuid, &Holder::this()?)? {
                 Taken::Ours => {
                     let fence = Fence::new(what, SAFE_TERM);
                     fence.extend(start, SAFE_TERM);
-                    let shared = Shared::new(session, what, uuid, alive, &fence);
+                    let shared = Shared::new(host, what, uuid, alive, &fence);
                     return Ok(Self { host: host.fenced_by(fence), _kind: Kind::Shared { _secret: shared } });
                 }
                 Taken::Unsupported => {
-                    drop(session);
                     let name = format!("{what} at {}", host.hypervisor()?);
                     let left = deadline.saturating_duration_since(Instant::now());
                     let lock = Lock::take(&name, left, &host.runner.cancel);
@@ -147,7 +127,7 @@ impl Lease {
                             }
                         }
                         // The UUID ensures that no other holder's lease is removed.
-                        _ => session.release(other)?,
+                        _ => host.virsh.release_lease(other)?,
                     }
                 }
             }
@@ -164,30 +144,30 @@ fn lease_error(error: Error, what: &str) -> Error {
 }
 
 impl Shared {
-    fn new(session: LeaseSession, what: &str, uuid: Uuid, alive: Lock, fence: &Fence) -> Self {
+    fn new(host: &Host, what: &str, uuid: Uuid, alive: Lock, fence: &Fence) -> Self {
         let (stop, stopped) = channel();
-        let session = Arc::new(Mutex::new(session));
+        // A rollback needs the lease as well.
+        let virsh = host.uncancellable().virsh;
         let renewer = std::thread::spawn({
-            let (session, what, fence) = (session.clone(), what.to_owned(), fence.clone());
+            let (virsh, what, fence) = (virsh.clone(), what.to_owned(), fence.clone());
             move || {
                 while stopped.recv_timeout(RENEWAL) == Err(RecvTimeoutError::Timeout) {
-                    renew(&session, &what, uuid, &fence);
+                    renew(&virsh, &what, uuid, &fence);
                 }
             }
         });
-        Self { session, uuid, stop: Some(stop), renewer: Some(renewer), _alive: alive }
+        Self { virsh, uuid, stop: Some(stop), renewer: Some(renewer), _alive: alive }
     }
 }
 
 /// Renews a lease. A failed renewal is tried again; the fence closes by itself if none succeeds in time.
-fn renew(session: &Mutex<LeaseSession>, what: &str, uuid: Uuid, fence: &Fence) {
+fn renew(virsh: &Virsh, what: &str, uuid: Uuid, fence: &Fence) {
     let start = fence::now();
     // Another holder may have had an expired lease in the meantime, even if it is free now.
     if fence.check().is_err() {
         return fence.close();
     }
-    let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-    match Holder::this().and_then(|holder| session.take(what, uuid, &holder)) {
+    match Holder::this().and_then(|holder| virsh.take_lease(what, uuid, &holder)) {
         Ok(Taken::Ours) => fence.extend(start, SAFE_TERM),
         Ok(_) => fence.close(),
         Err(error) => tracing::warn!("cannot renew the lease on {what}: {error}"),
@@ -203,7 +183,7 @@ impl Drop for Shared {
             tracing::debug!("the thread that renews a lease has panicked");
         }
         // A lease that cannot be released ends with its term.
-        if let Err(error) = self.session.lock().unwrap_or_else(PoisonError::into_inner).release(self.uuid) {
+        if let Err(error) = self.virsh.release_lease(self.uuid) {
             tracing::debug!("cannot give back a lease: {error}");
         }
     }
@@ -252,15 +232,10 @@ impl Holder {
 
 /// Removes the leases whose holders have died.
 pub(super) fn remove_stale(host: &Host) -> Result<()> {
-    let mut session = None;
     for lease in host.virsh.operation_leases()? {
         let has_died = Holder::of(&lease).map_or(Ok(true), |holder| holder.has_died(lease.uuid, host))?;
         if has_died && !host.is_dry_run() {
-            let session = match &mut session {
-                Some(session) => session,
-                none => none.insert(host.virsh.lease_session()?),
-            };
-            session.release(lease.uuid)?;
+            host.virsh.release_lease(lease.uuid)?;
         }
     }
     Ok(())

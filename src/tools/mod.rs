@@ -209,6 +209,19 @@ impl Tool {
 
     /// Runs it and waits for its end. An exit status other than 0 is not an error here. Returns `None` in a dry run.
     pub fn run(&self, runner: &Runner) -> Result<Option<Finished>> {
+        let run = || self.start().and_then(|handle| self.wait(&handle, runner, kill_process_group));
+        let output = self.perform(runner, run, |output| output.status.success())?;
+        Ok(output.map(|output| self.finished(&output)))
+    }
+
+    /// Performs the call with `perform`, which does what [`Self::run`] would: checks whether it may run, reports it to
+    /// the observer, and logs it. Returns `None` in a dry run.
+    fn perform<T>(
+        &self,
+        runner: &Runner,
+        perform: impl FnOnce() -> Result<T>,
+        succeeded: impl FnOnce(&T) -> bool,
+    ) -> Result<Option<T>> {
         runner.cancel.check()?;
         if self.changes && runner.plan(|| self.command()) {
             return Ok(None);
@@ -217,15 +230,15 @@ impl Tool {
             fence.check()?;
         }
         let watch = runner.watch(self.program);
-        let output = self.start().and_then(|handle| self.wait(&handle, runner, kill_process_group));
-        let took = watch.ended(output.as_ref().is_ok_and(|output| output.status.success()));
-        let (output, took) = (output?, took.as_millis());
+        let result = perform();
+        let took = watch.ended(result.as_ref().is_ok_and(succeeded));
+        let (result, took) = (result?, took.as_millis());
         if self.changes {
             tracing::info!("{} # {took} ms", self.summary());
         } else {
             tracing::debug!("{} # {took} ms", self.summary());
         }
-        Ok(Some(self.finished(&output)))
+        Ok(Some(result))
     }
 
     fn finished(&self, output: &Output) -> Finished {
@@ -275,7 +288,7 @@ impl Tool {
     /// Waits for its end. Ends it with `kill` at the time limit or on cancellation.
     fn wait(&self, handle: &Handle, runner: &Runner, kill: Kill) -> Result<Output> {
         let failed = |error: &std::io::Error| Error::io(format!("wait for `{}`", self.program), error);
-        let limit = self.limit.min(runner.limit.unwrap_or(Duration::MAX));
+        let limit = self.limit_in(runner);
         let deadline = Instant::now().checked_add(limit);
         loop {
             let left = deadline.map_or(POLL, |deadline| deadline.saturating_duration_since(Instant::now()));
@@ -288,12 +301,22 @@ impl Tool {
             }
             if left.is_zero() {
                 end(handle, kill);
-                let message = format!("`{}` did not end within {} s", self.summary(), limit.as_secs());
-                return Err(Error::new(Code::Timeout, message)
-                    .hint("Check whether libvirtd is stuck")
-                    .hint("Run the command by hand to see what it waits for"));
+                return Err(self.is_late(limit));
             }
         }
+    }
+
+    /// Returns the call's time limit when `runner` runs it.
+    fn limit_in(&self, runner: &Runner) -> Duration {
+        self.limit.min(runner.limit.unwrap_or(Duration::MAX))
+    }
+
+    /// Returns the error for a call that did not end within its limit.
+    fn is_late(&self, limit: Duration) -> Error {
+        let message = format!("`{}` did not end within {} s", self.summary(), limit.as_secs());
+        Error::new(Code::Timeout, message)
+            .hint("Check whether libvirtd is stuck")
+            .hint("Run the command by hand to see what it waits for")
     }
 
     fn not_started(&self, error: &std::io::Error) -> Error {

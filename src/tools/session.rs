@@ -1,126 +1,263 @@
-//! [`Conversation`]: a program that keeps running and reads one command after another from its standard input.
+//! [`Session`]: a program that keeps running and reads one command line after another from its standard input.
+//!
+//! Its standard output is a pseudo-terminal: C programs hold output to a pipe back until their buffer is full.
 
 use std::{
-    io::{BufRead, BufReader, PipeWriter, Write},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    io::{ErrorKind, PipeReader, PipeWriter, Read, Write},
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use duct::Handle;
-use rustix::process::kill_process_group;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::ioctl_fionbio,
+    process::{Pid, Signal, kill_process_group},
+    pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+    termios::{OptionalActions, tcgetattr, tcsetattr},
+};
 
-use super::{GRACE, POLL, Runner, Tool, end};
-use crate::error::{Code, Error, Result};
+use super::{POLL, Runner, Tool, end};
+use crate::error::{Error, Result};
 
-/// A running program that reads commands. It is ended when this value is dropped. It also ends when this process dies,
+/// How much is read at a time.
+const CHUNK: usize = 64 << 10;
+
+/// A running program that reads commands. It is killed when this value is dropped. It also ends when this process dies,
 /// because that closes its standard input.
-pub(super) struct Conversation {
+pub(super) struct Session {
     program: &'static str,
     handle: Handle,
-    /// The write end of its standard input. None once that was closed.
-    commands: Option<PipeWriter>,
-    /// The lines of its standard error.
-    error_lines: Receiver<String>,
+    input: PipeWriter,
+    /// The terminal's other end. Reading it fails once the program has ended.
+    output: std::fs::File,
+    errors: PipeReader,
+    used: Instant,
 }
 
-impl Tool {
-    /// Starts the program and keeps it running. Its standard output is dropped. Its standard error is the response to a
-    /// command.
-    pub(super) fn converse(&self, runner: &Runner) -> Result<Conversation> {
-        runner.cancel.check()?;
-        tracing::debug!("{}", self.summary());
-        let failed = |error: std::io::Error| Error::io(format!("create a pipe for `{}`", self.program), &error);
-        let ((input, commands), (output, stderr)) =
-            (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
-        let expression = self.without_input().stdin_file(input).stdout_null().stderr_file(stderr);
-        let handle = expression.start().map_err(|error| self.not_started(&error))?;
-        let (sender, receiver) = channel();
-        std::thread::spawn(move || {
-            let lines = BufReader::new(output).lines().map_while(std::result::Result::ok);
-            lines.map(|line| sender.send(line)).take_while(std::result::Result::is_ok).count();
-        });
-        Ok(Conversation { program: self.program, handle, commands: Some(commands), error_lines: receiver })
-    }
-}
-
-impl Conversation {
-    /// Writes a line to its standard input, and returns the error output before the line `mark`. If the program ends
-    /// instead, the output until then is returned.
-    pub(super) fn send(&mut self, line: &str, mark: &str, limit: Duration, runner: &Runner) -> Result<Response> {
-        let deadline = Instant::now() + limit;
-        // Writing fails after the program has ended. Its error output, read below, says why.
-        if let Some(commands) = &mut self.commands
-            && let Err(error) = writeln!(commands, "{line}")
-        {
-            tracing::debug!("cannot write to `{}`: {error}", self.program);
-        }
-        let mut received = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.error_lines.recv_timeout(left.min(POLL)) {
-                Ok(line) if line.trim_end().trim_start_matches("error: ") == mark => {
-                    return Ok(Response { text: received.join("\n"), ended: false });
-                }
-                Ok(line) => received.push(line),
-                Err(RecvTimeoutError::Disconnected) => return Ok(Response { text: received.join("\n"), ended: true }),
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    let message = format!("`{}` did not respond within {} s", self.program, limit.as_secs());
-                    return Err(Error::new(Code::Timeout, message).hint("Check whether libvirtd is stuck"));
-                }
-                Err(RecvTimeoutError::Timeout) => runner.cancel.check()?,
-            }
-        }
-    }
-}
-
-/// A program's response to a command.
+/// What a program printed in response to a line.
+#[derive(Debug, Default)]
 pub(super) struct Response {
-    /// The error output. Empty if the command succeeded.
-    pub(super) text: String,
-    /// Whether the program has ended.
+    /// Its standard output.
+    pub(super) stdout: Vec<u8>,
+    /// Its standard error.
+    pub(super) stderr: Vec<u8>,
+    /// Whether it has closed an output, because it ended, instead of completing the response.
     pub(super) ended: bool,
 }
 
-impl Drop for Conversation {
-    fn drop(&mut self) {
-        self.commands = None;
-        if !matches!(self.handle.wait_timeout(GRACE), Ok(Some(_))) {
-            end(&self.handle, kill_process_group);
+impl Tool {
+    /// Starts the program and keeps it running.
+    pub(super) fn open_session(&self) -> Result<Session> {
+        let failed = |error: std::io::Error| Error::io(format!("connect to `{}`", self.program), &error);
+        let (output, terminal) = pseudo_terminal().map_err(|error| failed(error.into()))?;
+        let ((stdin, input), (errors, stderr)) =
+            (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
+        let expression = self.without_input().stdin_file(stdin).stdout_file(terminal).stderr_file(stderr);
+        let handle = expression.start().map_err(|error| self.not_started(&error))?;
+        let unblock = || {
+            ioctl_fionbio(&input, true)?;
+            ioctl_fionbio(&errors, true)?;
+            ioctl_fionbio(&output, true)
+        };
+        unblock().map_err(|error| failed(error.into()))?;
+        Ok(Session { program: self.program, handle, input, output: output.into(), errors, used: Instant::now() })
+    }
+}
+
+/// Opens a pseudo-terminal that changes no byte. Returns this process's end and the program's end.
+fn pseudo_terminal() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    // Without NOCTTY, it would become the controlling terminal of a service that leads a session.
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags)?;
+    unlockpt(&ours)?;
+    let theirs = ioctl_tiocgptpeer(&ours, flags)?;
+    let mut attributes = tcgetattr(&theirs)?;
+    attributes.make_raw();
+    tcsetattr(&theirs, OptionalActions::Now, &attributes)?;
+    Ok((ours, theirs))
+}
+
+impl Session {
+    /// Returns whether the program still runs, has printed no error since its last response, and was used within
+    /// `max_idle`.
+    pub(super) fn is_usable(&self, max_idle: Duration) -> bool {
+        let mut errors = [PollFd::new(&self.errors, PollFlags::IN)];
+        self.used.elapsed() < max_idle && poll(&mut errors, Some(&Timespec::default())) == Ok(0)
+    }
+
+    /// Writes a line to the program and returns what it prints until `is_complete` holds or it ends. At the time limit
+    /// of `call` and on cancellation, the program is ended and this fails.
+    pub(super) fn send(
+        &mut self,
+        call: &Tool,
+        line: &str,
+        runner: &Runner,
+        is_complete: impl Fn(&Response) -> bool,
+    ) -> Result<Response> {
+        let (started, limit) = (Instant::now(), call.limit_in(runner));
+        let mut unsent = line.as_bytes();
+        let mut response = Response::default();
+        loop {
+            self.wait_until_ready(!unsent.is_empty(), limit.saturating_sub(started.elapsed()).min(POLL));
+            unsent = &unsent[self.write(unsent)..];
+            let is_open = self.read(&mut response);
+            if is_complete(&response) {
+                self.used = Instant::now();
+                return Ok(response);
+            }
+            if !is_open {
+                self.kill();
+                self.read(&mut response);
+                return Ok(Response { ended: !is_complete(&response), ..response });
+            }
+            let late = || (started.elapsed() >= limit).then(|| call.is_late(limit));
+            if let Some(error) = runner.cancel.check().err().or_else(late) {
+                end(&self.handle, kill_process_group);
+                return Err(error);
+            }
         }
+    }
+
+    /// Waits until the program has printed something or, if `is_sending`, reads its standard input.
+    fn wait_until_ready(&self, is_sending: bool, limit: Duration) {
+        let reads = [PollFd::new(&self.output, PollFlags::IN), PollFd::new(&self.errors, PollFlags::IN)];
+        let write = is_sending.then(|| PollFd::new(&self.input, PollFlags::OUT));
+        let mut streams: Vec<_> = reads.into_iter().chain(write).collect();
+        let limit = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
+        // The streams do not block. So if this fails, the caller only tries them too early.
+        if let Err(error) = poll(&mut streams, Some(&limit)) {
+            tracing::debug!("cannot wait for `{}`: {error}", self.program);
+        }
+    }
+
+    /// Writes as much as the program can take, and returns the number of bytes.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        match self.input.write(bytes) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+            // The program has ended. Its output, which is read next, says why.
+            written => written.unwrap_or(bytes.len()),
+        }
+    }
+
+    /// Reads what the program has printed. Returns whether it can still print more.
+    fn read(&mut self, response: &mut Response) -> bool {
+        let stdout = read_available(&mut self.output, &mut response.stdout);
+        let stderr = read_available(&mut self.errors, &mut response.stderr);
+        stdout && stderr
+    }
+
+    fn kill(&self) {
+        if !matches!(self.handle.try_wait(), Ok(None)) {
+            return;
+        }
+        for pid in self.handle.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+            // This fails only if the group has just ended.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        if let Err(error) = self.handle.wait() {
+            tracing::debug!("cannot wait for `{}`: {error}", self.program);
+        }
+    }
+}
+
+/// Reads until a read would block. Returns whether the other end is still open.
+fn read_available(stream: &mut impl Read, into: &mut Vec<u8>) -> bool {
+    let mut chunk = [0; CHUNK];
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return false,
+            Ok(count) => into.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        }
+    }
+}
+
+impl Drop for Session {
+    /// It is idle, so nothing is lost. Closing its standard input would let it end by itself, but later.
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
+
+    fn sh(script: &str) -> Tool {
+        Tool::new("sh").args(["-c", script]).limit(Duration::from_secs(30))
+    }
+
+    fn has(mark: &'static str) -> impl Fn(&Response) -> bool {
+        move |response| response.stdout.ends_with(mark.as_bytes())
+    }
+
+    fn is_running(session: &Session) -> bool {
+        let pids = session.handle.pids();
+        std::path::Path::new(&format!("/proc/{}", pids[0])).exists()
+    }
 
     #[test]
     fn a_program_responds_until_it_is_dropped() {
-        let script = "while read -r line; do echo \"got $line\" >&2; echo mark >&2; done";
-        let runner = Runner::default();
-        let mut shell = Tool::new("sh").args(["-c", script]).converse(&runner).unwrap();
+        let call = sh("while read -r line; do echo \"$line?\" >&2; printf '%s\\n' \"$line\" end; done");
+        let mut session = call.open_session().unwrap();
         for word in ["one", "two"] {
-            let response = shell.send(word, "mark", Duration::from_secs(30), &runner).unwrap();
-            assert_eq!((response.text, response.ended), (format!("got {word}"), false));
+            let response = session.send(&call, &format!("{word}\n"), &Runner::default(), has("end\n")).unwrap();
+            assert_eq!(response.stdout, format!("{word}\nend\n").as_bytes());
+            assert_eq!(response.stderr, format!("{word}?\n").as_bytes());
+            assert!(!response.ended && session.is_usable(Duration::from_mins(1)));
         }
-        let handle = shell.handle.pids();
-        drop(shell);
-        assert!(!std::path::Path::new(&format!("/proc/{}", handle[0])).exists(), "the program is still running");
+        assert!(!session.is_usable(Duration::ZERO), "it was idle for too long");
+        let pid = session.handle.pids()[0];
+        drop(session);
+        assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the program is still running");
     }
 
     #[test]
-    fn the_last_error_output_of_a_program_is_returned() {
-        let runner = Runner::default();
-        let mut shell = Tool::new("sh").args(["-c", "echo no >&2; exit 1"]).converse(&runner).unwrap();
-        let response = shell.send("anything", "mark", Duration::from_secs(30), &runner).unwrap();
-        assert_eq!((response.text.as_str(), response.ended), ("no", true));
+    fn long_lines_and_outputs_do_not_block_each_other() {
+        let call = sh("while read -r line; do echo \"$line$line$line\"; echo end; done");
+        let mut session = call.open_session().unwrap();
+        let line = "x".repeat(300_000);
+        let response = session.send(&call, &format!("{line}\n"), &Runner::default(), has("end\n")).unwrap();
+        assert_eq!(response.stdout.len(), 3 * line.len() + "\nend\n".len());
     }
 
     #[test]
-    fn a_program_that_does_not_respond_is_a_timeout() {
-        let runner = Runner::default();
-        let mut shell = Tool::new("sh").args(["-c", "cat >/dev/null"]).converse(&runner).unwrap();
-        let response = shell.send("anything", "mark", Duration::from_millis(100), &runner);
-        assert_eq!(response.err().unwrap().code, Code::Timeout);
+    fn the_last_output_of_a_program_is_returned() {
+        let call = sh("echo out; echo no >&2; exit 1");
+        let mut session = call.open_session().unwrap();
+        let response = session.send(&call, "anything\n", &Runner::default(), has("end")).unwrap();
+        assert!(response.ended);
+        assert_eq!((&response.stdout[..], &response.stderr[..]), (&b"out\n"[..], &b"no\n"[..]));
+        assert!(!session.is_usable(Duration::from_mins(1)) && !is_running(&session));
+    }
+
+    #[test]
+    fn an_error_between_two_responses_makes_it_unusable() {
+        let call = sh("read -r line; echo end; read -r line; echo disconnected >&2; read -r line");
+        let mut session = call.open_session().unwrap();
+        session.send(&call, "one\n", &Runner::default(), has("end\n")).unwrap();
+        assert!(session.is_usable(Duration::from_mins(1)));
+        session.input.write_all(b"two\n").unwrap();
+        while session.is_usable(Duration::from_mins(1)) {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_program_that_does_not_respond_is_ended() {
+        let call = sh("cat >/dev/null").limit(Duration::from_millis(100));
+        let mut session = call.open_session().unwrap();
+        let late = session.send(&call, "anything\n", &Runner::default(), has("end")).unwrap_err();
+        assert_eq!(late.code, Code::Timeout);
+        assert!(!is_running(&session));
+        let cancelled = Runner::default();
+        cancelled.cancel.raise();
+        let mut session = sh("cat >/dev/null").open_session().unwrap();
+        let error = session.send(&sh(""), "anything\n", &cancelled, has("end")).unwrap_err();
+        assert_eq!(error.code, Code::Interrupted);
+        assert!(!is_running(&session));
     }
 }

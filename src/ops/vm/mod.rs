@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Host,
-    lease::{Lease, Session},
+    lease::Lease,
     missing,
 };
 use crate::{
@@ -91,11 +91,9 @@ fn lock(host: &Host, name: &str) -> Result<Lease> {
     Lease::take(host, &lease_name(name), LOCK_WAIT)
 }
 
-/// Finds a VM and takes its lease. The lease's session connects to libvirt during the search.
+/// Finds a VM and takes its lease.
 fn lock_found(host: &Host, reference: &str) -> Result<Lease> {
-    let session = Session::start(host)?;
-    let listed = find(host, reference)?;
-    Lease::take_in(session, host, &lease_name(&listed.name), LOCK_WAIT)
+    lock(host, &find(host, reference)?.name)
 }
 
 /// Returns the name of the lease on a VM.

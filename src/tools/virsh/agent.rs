@@ -45,16 +45,16 @@ impl Virsh {
         Ok(responses.into_iter().next().unwrap_or_default())
     }
 
-    /// Sends several commands in one process and returns their responses. Fails if any of them fails.
+    /// Sends several commands at once and returns their responses. Fails if any of them fails.
     fn agent_all(&self, uuid: Uuid, commands: &[Value]) -> Result<Vec<Value>> {
         const WHAT: &str = "call the guest agent";
         let uuid = uuid.to_string();
         let texts: Vec<_> = commands.iter().map(in_ascii).collect();
         let call = |text| ["qemu-agent-command", "--domain", &uuid, "--timeout", RESPONSE_LIMIT, "--cmd", text];
         let calls: Vec<_> = texts.iter().map(|text| call(text)).collect();
-        let batch = self.run_script(WHAT, &Script::new(&calls)?, false)?;
-        if let Some(complaint) = batch.complaints.first() {
-            return Err(failure::explain(WHAT, &self.uri, complaint));
+        let batch = self.run_script(WHAT, &Script::new(&calls), false)?;
+        if let Some(errors) = batch.failure() {
+            return Err(failure::explain(WHAT, &self.uri, errors));
         }
         let response = |text: &String| -> Result<Value> {
             let response: Value = serde_json::from_str(text).map_err(|error| {

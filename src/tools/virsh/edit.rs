@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Capabilities, Domain, Virsh, Volume, failure, from_xml, host, script::Script};
+use super::{Capabilities, Domain, Virsh, Volume, from_xml, host, script::Script};
 use crate::error::{Code, Error, Result};
 
 /// The host's limits for a VM, as far as libvirt reports them.
@@ -75,8 +75,7 @@ impl Virsh {
         }
         // virsh edits either the configuration or the running domain.
         let edits: Vec<_> = which.iter().map(|which| ["desc", "--domain", &uuid, which, "--edit"]).collect();
-        let batch = self.run_script(WHAT, &Script::new(&edits)?.editing(text)?, true)?;
-        batch.complaints.first().map_or(Ok(()), |first| Err(failure::explain(WHAT, &self.uri, first)))
+        self.done(WHAT, Some(self.run_edits(WHAT, &Script::new(&edits), text)?))
     }
 
     /// Returns the size in bytes of a running domain's disk. `target` is its name in the guest.

@@ -65,7 +65,7 @@ impl Virsh {
             daemon: of("Running against daemon: "),
             hypervisor: of("Running hypervisor: "),
             host: host.map(str::to_owned),
-            complaint: batch.complaints.first().map(|text| text.replace("error: ", "").replace('\n', ": ")),
+            complaint: batch.complaints().first().map(|text| text.replace("error: ", "").replace('\n', ": ")),
         })
     }
 

@@ -11,10 +11,7 @@ use quick_xml::escape::escape;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{
-    super::{Runner, scratch::Scratch, session::Conversation},
-    Virsh, failure, from_xml,
-};
+use super::{Batch, Virsh, failure, from_xml};
 use crate::error::{Code, Result};
 
 /// The prefix of the usage of every lease's secret.
@@ -22,14 +19,6 @@ const USAGE: &str = "vmprov lease on ";
 
 /// The time limit for libvirt's response. libvirt only reads its memory.
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// A virsh that keeps running, so that acquiring and releasing a lease takes one process in total.
-pub struct LeaseSession {
-    virsh: Virsh,
-    conversation: Conversation,
-    /// No output can contain a mark that did not exist before the call.
-    mark: String,
-}
 
 /// The result of acquiring a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,16 +47,37 @@ struct RawSecret {
 }
 
 impl Virsh {
-    /// Starts a session for leases.
-    pub fn lease_session(&self) -> Result<LeaseSession> {
-        let mut virsh = self.tool(&[]);
-        // A virsh that reads commands writes them to a history file in the user's cache folder when it exits. In a
-        // session, the libvirtd that virsh may start inherits that folder, so it must be the real one.
-        if !self.is_session() {
-            virsh = virsh.env("XDG_CACHE_HOME", "/dev/null");
+    /// Acquires the lease on `what`, unless another process holds it. A lease that the caller already holds gets the
+    /// new description.
+    pub fn take_lease(&self, what: &str, uuid: Uuid, description: &str) -> Result<Taken> {
+        let (usage, description) = (escape(format!("{USAGE}{what}")).into_owned(), escape(description));
+        let xml = format!(
+            "<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid><description>{description}</description>\
+             <usage type='ceph'><name>{usage}</name></usage></secret>"
+        );
+        let call = self.tool(&["secret-define", "--file", "/dev/stdin"]).stdin(xml).limit(LIMIT);
+        let what = format!("acquire the lease on {what}");
+        let batch = self.run_command(&what, &call)?;
+        let Some(errors) = batch.as_ref().and_then(Batch::failure) else { return Ok(Taken::Ours) };
+        if let Some((_, rest)) = errors.split_once("a secret with UUID ")
+            && let Some(holder) = rest.split_whitespace().next().and_then(|word| word.parse().ok())
+        {
+            return Ok(Taken::Theirs(holder));
         }
-        let conversation = virsh.converse(&self.runner)?;
-        Ok(LeaseSession { virsh: self.clone(), conversation, mark: Uuid::new_v4().to_string() })
+        let error = failure::explain(&what, &self.uri, errors);
+        // A client that may manage domains may be denied secrets, and libvirt's secret driver may not be installed.
+        let refused = matches!(error.code, Code::Conflict | Code::Denied) || errors.contains("no connection driver");
+        if refused { Ok(Taken::Unsupported) } else { Err(error) }
+    }
+
+    /// Releases a lease, even after cancellation. Does nothing if it does not exist.
+    pub fn release_lease(&self, uuid: Uuid) -> Result<()> {
+        let virsh = self.run_by(self.runner.uncancellable());
+        let call = self.tool(&["secret-undefine", "--secret", &uuid.to_string()]).limit(LIMIT);
+        match virsh.done("release the lease", virsh.run_command("release the lease", &call)?) {
+            Err(error) if error.code == Code::NotFound => Ok(()),
+            result => result,
+        }
     }
 
     /// Returns a lease; none if it was released.
@@ -89,60 +99,5 @@ impl Virsh {
         let is_ours = |row: &&str| row.contains(USAGE);
         let uuids = rows.lines().filter(is_ours).filter_map(|row| row.split_whitespace().next()?.parse().ok());
         uuids.filter_map(|uuid| self.operation_lease(uuid).transpose()).collect()
-    }
-}
-
-impl LeaseSession {
-    /// Acquires the lease on `what`, unless another process holds it. A lease that the caller already holds gets the
-    /// new description.
-    pub fn take(&mut self, what: &str, uuid: Uuid, description: &str) -> Result<Taken> {
-        let (usage, description) = (escape(format!("{USAGE}{what}")).into_owned(), escape(description));
-        let xml = format!(
-            "<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid><description>{description}</description>\
-             <usage type='ceph'><name>{usage}</name></usage></secret>"
-        );
-        let file = Scratch::memory(xml.as_bytes())?;
-        let runner = self.virsh.runner.clone();
-        let complaint = self.send(&format!("secret-define --file {}", file.path()), &runner)?;
-        if complaint.is_empty() {
-            return Ok(Taken::Ours);
-        }
-        if let Some((_, rest)) = complaint.split_once("a secret with UUID ")
-            && let Some(holder) = rest.split_whitespace().next().and_then(|word| word.parse().ok())
-        {
-            return Ok(Taken::Theirs(holder));
-        }
-        let error = failure::explain(&format!("acquire the lease on {what}"), &self.virsh.uri, &complaint);
-        // A client that may manage domains may be denied secrets, and libvirt's secret driver may not be installed.
-        let refused = matches!(error.code, Code::Conflict | Code::Denied) || complaint.contains("no connection driver");
-        if refused { Ok(Taken::Unsupported) } else { Err(error) }
-    }
-
-    /// Releases a lease. Does nothing if it does not exist.
-    pub fn release(&mut self, uuid: Uuid) -> Result<()> {
-        // A lease must also be released after cancellation.
-        let runner = self.virsh.runner.uncancellable();
-        let complaint = self.send(&format!("secret-undefine --secret {uuid}"), &runner)?;
-        if complaint.is_empty() || failure::classify(&complaint) == Code::NotFound {
-            return Ok(());
-        }
-        Err(failure::explain("release the lease", &self.virsh.uri, &complaint))
-    }
-
-    /// Sends a command to virsh and returns its error output.
-    fn send(&mut self, command: &str, runner: &Runner) -> Result<String> {
-        let line = format!("{command}\necho --err {}", self.mark);
-        let response = self.conversation.send(&line, &self.mark, LIMIT, runner)?;
-        if response.ended {
-            let complaint = if response.text.is_empty() { "virsh exited" } else { &response.text };
-            return Err(failure::explain("communicate with libvirt", &self.virsh.uri, complaint));
-        }
-        Ok(response.text)
-    }
-}
-
-impl std::fmt::Debug for LeaseSession {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LeaseSession").finish_non_exhaustive()
     }
 }

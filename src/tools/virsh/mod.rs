@@ -6,6 +6,7 @@
 
 mod agent;
 mod chain;
+mod connection;
 mod domain;
 mod domain_xml;
 mod edit;
@@ -29,12 +30,11 @@ use std::{
     time::Duration,
 };
 
-use uuid::Uuid;
-
 use super::{Runner, Tool};
 use crate::error::{Code, Error, Result};
 
 pub use agent::{GuestFiles, Progress};
+use connection::Sessions;
 pub use chain::{NamedFile, Storage, StoredVolume, User};
 pub use domain::{Described, Domain, DomainSummary};
 pub use domain_xml::{DiskDevice, Link, NewDomain, NewInterface, UserMode};
@@ -42,14 +42,17 @@ pub use edit::Limits;
 pub use event::Event;
 pub use host::{Capabilities, HostInventory};
 pub use host_facts::{Confinement, Network, Offer, Versions};
-pub use lease::{LeaseSession, StoredLease, Taken};
+pub use lease::{StoredLease, Taken};
 pub use network::GuestStatus;
-use script::Script;
+use script::{Batch, Script};
 pub use volume::{NewVolume, Pool, Volume};
 
-/// The maximum number of commands in one call. Together they are one argument, which Linux limits to 128 KiB
+/// The maximum number of commands in one call. Together they may be one argument, which Linux limits to 128 KiB
 /// (`MAX_ARG_STRLEN`), and a name may have 255 bytes.
 const MAX_COMMANDS: usize = 250;
+
+/// The time limit for a transfer: an image of tens of GiB over a slow connection.
+const TRANSFER_LIMIT: Duration = Duration::from_hours(2);
 
 /// A connection to libvirt. Every call uses the same URI.
 #[derive(Debug, Clone)]
@@ -58,21 +61,14 @@ pub struct Virsh {
     runner: Runner,
     /// The identity of the hypervisor, once it was read. Clones share it.
     identity: Arc<OnceLock<String>>,
-}
-
-/// The output of each command of a batch, and virsh's errors.
-///
-/// virsh continues after a command that failed and exits with the last command's status (11.3.0).
-#[derive(Debug)]
-struct Batch {
-    sections: Vec<String>,
-    complaints: Vec<String>,
+    /// Clones share them, too.
+    sessions: Arc<Sessions>,
 }
 
 impl Virsh {
     /// Returns a connection to `uri` whose calls are run by `runner`.
     pub fn new(uri: String, runner: Runner) -> Self {
-        Self { uri, runner, identity: Arc::default() }
+        Self { uri, runner, identity: Arc::default(), sessions: Arc::default() }
     }
 
     /// Returns the same connection with another runner.
@@ -119,11 +115,11 @@ impl Virsh {
 
     /// Runs a command that changes nothing. `what` completes "cannot …".
     fn read(&self, what: &str, args: &[&str]) -> Result<String> {
-        let finished = self.tool(args).read(&self.runner)?;
-        if !finished.status.success() {
-            return Err(failure::explain(what, &self.uri, &finished.stderr));
+        let Some(mut batch) = self.run_command(what, &self.tool(args))? else { return Ok(String::new()) };
+        match batch.failure() {
+            Some(errors) => Err(failure::explain(what, &self.uri, errors)),
+            None => Ok(batch.sections.swap_remove(0)),
         }
-        finished.text()
     }
 
     /// Runs a command that changes something. `what` completes "cannot …".
@@ -131,61 +127,46 @@ impl Virsh {
         self.change_with(what, self.tool(args))
     }
 
-    fn change_with(&self, what: &str, tool: Tool) -> Result<()> {
-        match tool.changes().run(&self.runner)? {
-            Some(finished) if !finished.status.success() => Err(failure::explain(what, &self.uri, &finished.stderr)),
-            _ => Ok(()),
-        }
+    fn change_with(&self, what: &str, call: Tool) -> Result<()> {
+        self.done(what, self.run_command(what, &call.changes())?)
     }
 
-    /// Runs several commands that change something in one process. virsh continues after a command that failed, so the
-    /// caller must roll back all of them. Returns the first error, because later ones may be its consequences.
+    /// Runs a command that transfers data, which may take long.
+    fn transfer(&self, what: &str, call: Tool) -> Result<()> {
+        self.done(what, self.run_in_process(&call.limit(TRANSFER_LIMIT))?)
+    }
+
+    /// Runs several commands that change something, without a wait in between. virsh continues after a command that
+    /// failed, so the caller must roll back all of them. Returns the first error, because later ones may be its
+    /// consequences.
     fn change_all(&self, what: &str, commands: &[&[&str]]) -> Result<()> {
         if self.runner.plan.is_some() {
             return commands.iter().try_for_each(|command| self.change(what, command));
         }
-        let batch = self.run_script(what, &Script::new(commands)?, true)?;
-        batch.complaints.first().map_or(Ok(()), |first| Err(failure::explain(what, &self.uri, first)))
+        self.done(what, Some(self.run_script(what, &Script::new(commands), true)?))
     }
 
-    /// Runs several commands that change nothing, in one process for each [`MAX_COMMANDS`].
+    fn done(&self, what: &str, batch: Option<Batch>) -> Result<()> {
+        let failure = batch.as_ref().and_then(Batch::failure);
+        failure.map_or(Ok(()), |errors| Err(failure::explain(what, &self.uri, errors)))
+    }
+
+    /// Runs several commands that change nothing, in one call for each [`MAX_COMMANDS`].
     fn batch(&self, what: &str, commands: &[Vec<&str>]) -> Result<Batch> {
-        let mut whole = Batch { sections: Vec::new(), complaints: Vec::new() };
+        let mut whole = Batch { sections: Vec::new(), errors: Vec::new() };
         for part in commands.chunks(MAX_COMMANDS) {
-            let Batch { sections, complaints } = self.one_batch(what, part)?;
+            let Batch { sections, errors } = self.run_reads(what, &Script::new(part))?;
             whole.sections.extend(sections);
-            whole.complaints.extend(complaints);
+            whole.errors.extend(errors);
         }
         Ok(whole)
-    }
-
-    fn one_batch(&self, what: &str, commands: &[Vec<&str>]) -> Result<Batch> {
-        // No output can contain a mark that did not exist before the call.
-        let mark = Uuid::new_v4().to_string();
-        let script = commands
-            .iter()
-            .map(|command| format!("{}; echo {mark}", shell_words::join(command)))
-            .collect::<Vec<_>>()
-            .join("; ");
-        let finished = self.tool(&[&script]).read(&self.runner)?;
-        let complaints = complaints(&finished.stderr);
-        if finished.stderr.contains("failed to connect to the hypervisor") {
-            return Err(failure::explain(what, &self.uri, &finished.stderr));
-        }
-        let text = String::from_utf8_lossy(&finished.stdout);
-        let mut sections: Vec<_> = text.split(&mark).map(str::to_owned).collect();
-        sections.pop();
-        if sections.len() != commands.len() {
-            return Err(failure::explain(what, &self.uri, &finished.stderr));
-        }
-        Ok(Batch { sections, complaints })
     }
 
     /// Runs several commands that change nothing. A command may fail with a code in `tolerated`; its section is then
     /// empty.
     fn batch_tolerating(&self, what: &str, commands: &[Vec<&str>], tolerated: &[Code]) -> Result<Vec<String>> {
         let batch = self.batch(what, commands)?;
-        match batch.complaints.iter().find(|text| !tolerated.contains(&failure::classify(text))) {
+        match batch.complaints().iter().find(|text| !tolerated.contains(&failure::classify(text))) {
             Some(complaint) => Err(failure::explain(what, &self.uri, complaint)),
             None => Ok(batch.sections),
         }

@@ -77,7 +77,7 @@ impl Virsh {
         let Some(state) = value("state.state") else {
             // A missing agent, lease or libvirt network is no failure, because another source may have addresses.
             // A missing state is a failure.
-            return Err(failure::explain("read the VM's status", &self.uri, &batch.complaints.join("\n")));
+            return Err(failure::explain("read the VM's status", &self.uri, &batch.complaints().join("\n")));
         };
         let sources = [(Source::Agent, agent), (Source::Arp, arp)].into_iter();
         let sources = sources.chain(leases.iter().map(|text| (Source::Lease, text)));

@@ -9,9 +9,6 @@ use serde::Deserialize;
 use super::{super::scratch::Scratch, Virsh, failure, from_xml};
 use crate::error::{Code, Error, Result};
 
-/// The time limit for an upload: an image of tens of GiB over a slow connection.
-const UPLOAD_LIMIT: Duration = Duration::from_hours(2);
-
 /// The time limit for libvirt to finish allocating a volume that will be deleted.
 const ALLOCATION_LIMIT: Duration = Duration::from_secs(20);
 
@@ -203,8 +200,7 @@ impl Virsh {
     /// Writes a file's content to a volume.
     pub fn upload(&self, pool: &str, name: &str, file: &Utf8Path) -> Result<()> {
         let args = ["vol-upload", "--pool", pool, "--vol", name, "--file", file.as_str(), "--sparse"];
-        let tool = self.tool(&args).limit(UPLOAD_LIMIT);
-        self.change_with(&format!("upload to the volume `{name}` of pool `{pool}`"), tool)
+        self.transfer(&format!("upload to the volume `{name}` of pool `{pool}`"), self.tool(&args).changes())
     }
 
     /// Creates a volume of `size` bytes and writes a file's content to it, in one process. virsh would continue and
@@ -231,11 +227,7 @@ impl Virsh {
     /// Writes a volume's content to a file.
     pub fn download(&self, pool: &str, name: &str, file: &Utf8Path) -> Result<()> {
         let args = ["vol-download", "--pool", pool, "--vol", name, "--file", file.as_str(), "--sparse"];
-        let finished = self.tool(&args).limit(UPLOAD_LIMIT).read(&self.runner)?;
-        if finished.status.success() {
-            return Ok(());
-        }
-        Err(failure::explain(&format!("read the volume `{name}` of pool `{pool}`"), &self.uri, &finished.stderr))
+        self.transfer(&format!("read the volume `{name}` of pool `{pool}`"), self.tool(&args))
     }
 
     /// Writes the content of several small volumes to files. The file of a missing volume stays empty.
@@ -252,8 +244,8 @@ impl Virsh {
 
     /// Creates a volume with the content of another volume, including that of its backing chain.
     pub fn clone_volume(&self, pool: &str, name: &str, clone: &str) -> Result<()> {
-        let tool = self.tool(&["vol-clone", "--pool", pool, "--vol", name, "--newname", clone]).limit(UPLOAD_LIMIT);
-        self.change_with(&format!("copy the volume `{name}` of pool `{pool}`"), tool)
+        let call = self.tool(&["vol-clone", "--pool", pool, "--vol", name, "--newname", clone]).changes();
+        self.transfer(&format!("copy the volume `{name}` of pool `{pool}`"), call)
     }
 
     /// Returns a volume; none if it does not exist.
@@ -297,8 +289,8 @@ impl Virsh {
         let content =
             vec!["vol-download", "--pool", pool, "--vol", log, "--offset", &offset, "--file", file.path().as_str()];
         let batch = self.batch(WHAT, &[size, content])?;
-        match batch.complaints.first() {
-            Some(complaint) => Err(failure::explain(WHAT, &self.uri, complaint)),
+        match batch.failure() {
+            Some(errors) => Err(failure::explain(WHAT, &self.uri, errors)),
             None => Ok((file.content()?, from_xml::<Volume>("volume", &batch.sections[0])?.capacity)),
         }
     }
