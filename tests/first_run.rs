@@ -274,7 +274,7 @@ fn a_failed_start_reports_its_cause() {
     let lab = Lab::qemu();
     let before = lab.snapshot();
     // The disk is deleted right before the start.
-    let script = "[ $# -ne 3 ] || [ -p /dev/stdin ] || case $(head -c 4096 /proc/self/fd/0) in\n\
+    let script = "case $* in\n\
          *'start --domain'*) /usr/bin/virsh -q vol-delete --pool default web.qcow2 ;; esac; exec /usr/bin/virsh \"$@\"";
     let host = in_lab(&lab).with_program("virsh", script);
     let says = ["error: cannot start the VM\n  why: Failed to start domain 'web': Cannot access storage file"];
@@ -434,7 +434,7 @@ fn check_kvm_that_does_not_work(lab: &FreshLab) {
                      error: internal error: QEMU unexpectedly closed the monitor (vm='x'): qemu-system-x86_64: error: failed to set MSR 0x10a";
     let script = format!(
         "case \"$*\" in\n\
-         *' create /dev/stdin'*) cat >>tried; cat >&2 <<'END'\n{complaint}\nEND\nexit 1 ;;\n\
+         *'; create /proc/'*) echo \"$*\" >>tried; cat >&2 <<'END'\n{complaint}\nEND\nexit 1 ;;\n\
          *--virttype*) exec /usr/bin/virsh \"$@\" ;;\n\
          *domcapabilities*) /usr/bin/virsh \"$@\" | sed 's|<domain>qemu</domain>|<domain>kvm</domain>|' ;;\n\
          *) exec /usr/bin/virsh \"$@\" ;;\nesac"
@@ -448,6 +448,6 @@ fn check_kvm_that_does_not_work(lab: &FreshLab) {
         assert_eq!((&info["accelerator"], &info["state"]), (&"qemu".into(), &"running".into()));
     }
     let tried = fs::read_to_string(host.path("tried")).unwrap();
-    assert_eq!(tried.matches("<domain ").count(), 1, "KVM must be probed once: {tried}");
+    assert_eq!(tried.lines().count(), 1, "KVM must be probed once: {tried}");
     host.run("vm delete one two --yes").succeeds();
 }

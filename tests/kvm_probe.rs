@@ -22,9 +22,17 @@ fn lab(probe: &str) -> Lab {
     let lab = Lab::warm();
     let script = format!(
         r#"PATH={}
+# with_xml EXPRESSION CALL...: applies a sed expression to the call's XML, which is in a file.
+with_xml() {{
+    expression=$1; shift
+    file=$(printf '%s\n' "$4" | grep -o '/proc/[0-9]*/fd/[0-9]*')
+    xml=$(sed "$expression" "$file")
+    printf '%s\n' "$xml" >"$file"
+    exec virsh "$@"
+}}
 case "$*" in
-*" create /dev/stdin"*) echo probe >>{}; {probe} ;;
-*" define /dev/stdin"*) sed '{EMULATED}' | virsh "$@" ;;
+*"; create /proc/"*) echo probe >>{}; {probe} ;;
+*"; define /proc/"*) with_xml '{EMULATED}' "$@" ;;
 *--virttype*) exec virsh "$@" ;;
 *domcapabilities*) virsh "$@" | sed 's|<domain>qemu</domain>|<domain>kvm</domain>|' ;;
 *) exec virsh "$@" ;;
@@ -70,7 +78,7 @@ fn running(lab: &Lab) -> Vec<String> {
 
 #[test]
 fn a_guest_that_resets_itself_proves_that_kvm_works() {
-    let lab = lab(&format!("sed '{EMULATED}' | virsh \"$@\""));
+    let lab = lab(&format!("with_xml '{EMULATED}' \"$@\""));
     let before = lab.snapshot();
     let observed = checked(&lab.run(&DOCTOR));
     // On a host whose KVM is PVM, it is not enough that firmware runs.
@@ -99,7 +107,7 @@ fn a_guest_that_resets_itself_proves_that_kvm_works() {
 
 #[test]
 fn gc_keeps_a_running_probe() {
-    let lab = lab(&format!("sed '{ENDLESS}' | virsh \"$@\""));
+    let lab = lab(&format!("with_xml '{ENDLESS}' \"$@\""));
     let doctor = lab.begin("", &DOCTOR);
     wait_until("the probe to run", || !running(&lab).is_empty());
     let collected = lab.run(&["gc", "-o", "json"]).succeeded().json();
@@ -120,7 +128,7 @@ fn gc_keeps_a_running_probe() {
 
 #[test]
 fn a_probe_that_another_client_ends_is_inconclusive() {
-    let lab = lab(&format!("sed '{ENDLESS}' | virsh \"$@\""));
+    let lab = lab(&format!("with_xml '{ENDLESS}' \"$@\""));
     let doctor = lab.begin("", &DOCTOR);
     let mut ended = Vec::new();
     wait_until("three probes", || {
@@ -143,7 +151,7 @@ fn a_probe_that_fails_for_another_reason_is_inconclusive() {
         "error: Failed to create domain from /dev/stdin\n\
          error: internal error: QEMU unexpectedly closed the monitor (vm='vmprov-kvm-test-x'): {memory}"
     );
-    let lab = lab(&format!("cat >/dev/null; echo \"{complaint}\" >&2; exit 1"));
+    let lab = lab(&format!("echo \"{complaint}\" >&2; exit 1"));
     let reason = "cannot set up guest memory 'pc.ram'";
     let observed = checked(&lab.run(&DOCTOR));
     assert_eq!(observed, ("skip".to_owned(), format!("cannot tell whether KVM works: {reason}")));

@@ -36,6 +36,9 @@ const POLL: Duration = Duration::from_millis(5);
 /// The programs that the shim wraps.
 const PROGRAMS: [&str; 4] = ["virsh", "qemu-img", "genisoimage", "isoinfo"];
 
+/// What a fake program includes, so that it also answers as a session.
+const SESSION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/session");
+
 /// The system's program directories.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -162,7 +165,7 @@ impl Lab {
         let path = self.shim.path().join("bin").join(program);
         // The path may be a link to the shim, which must not be overwritten.
         drop(std::fs::remove_file(&path));
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::write(&path, format!("#!/bin/sh\n. {SESSION}\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 

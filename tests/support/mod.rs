@@ -22,6 +22,9 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// How often to check whether a run has ended.
 const POLL: Duration = Duration::from_millis(2);
 
+/// What a fake program includes, so that it also answers as a session.
+const SESSION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/session");
+
 /// The system's program directories.
 pub(crate) const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -68,7 +71,7 @@ impl TestHost {
     /// Installs a fake program that takes precedence over the real one.
     pub(crate) fn with_program(self, name: &str, script: &str) -> Self {
         let path = self.folder.path().join("bin").join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::write(&path, format!("#!/bin/sh\n. {SESSION}\n{script}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         self
     }

@@ -63,10 +63,13 @@ impl Virsh {
         };
         let words: Vec<_> = call.args[self.tool(&[]).args.len()..].iter().map(with_file).collect();
         let script = Script::new(&[words.iter().map(String::as_str).collect::<Vec<_>>()]);
-        match script.as_input() {
-            Some(input) => self.run_in_session(what, call, &script, &input),
-            None => self.run_in_process(call),
+        let Some(input) = script.as_input() else { return self.run_in_process(call) };
+        let mut batch = self.run_in_session(what, call, &script, &input)?;
+        if let (Some(batch), Some(file)) = (&mut batch, &file) {
+            // The error of a call that the user can repeat.
+            batch.errors[0] = batch.errors[0].replace(file.path().as_str(), "/dev/stdin");
         }
+        Ok(batch)
     }
 
     /// Runs one command in a process of its own, such as a long transfer, which would occupy a session.
