@@ -17,7 +17,7 @@ use rustix::{
     termios::{OptionalActions, tcgetattr, tcsetattr},
 };
 
-use super::{POLL, Runner, Tool, end};
+use super::{GRACE, POLL, Runner, Tool, end};
 use crate::error::{Error, Result};
 
 /// How much is read at a time.
@@ -106,14 +106,14 @@ impl Session {
                 self.used = Instant::now();
                 return Ok(response);
             }
-            if !is_open {
-                self.kill();
-                self.read(&mut response);
+            if is_open != [true, true] {
+                self.kill(&mut response);
                 return Ok(Response { ended: !is_complete(&response), ..response });
             }
             let late = || (started.elapsed() >= limit).then(|| call.is_late(limit));
             if let Some(error) = runner.cancel.check().err().or_else(late) {
                 end(&self.handle, kill_process_group);
+                self.kill(&mut response);
                 return Err(error);
             }
         }
@@ -140,23 +140,29 @@ impl Session {
         }
     }
 
-    /// Reads what the program has printed. Returns whether it can still print more.
-    fn read(&mut self, response: &mut Response) -> bool {
-        let stdout = read_available(&mut self.output, &mut response.stdout);
-        let stderr = read_available(&mut self.errors, &mut response.stderr);
-        stdout && stderr
+    /// Reads what the program has printed. Returns whether each of its outputs is still open.
+    fn read(&mut self, response: &mut Response) -> [bool; 2] {
+        [
+            read_available(&mut self.output, &mut response.stdout),
+            read_available(&mut self.errors, &mut response.stderr),
+        ]
     }
 
-    fn kill(&self) {
-        if !matches!(self.handle.try_wait(), Ok(None)) {
-            return;
+    /// Kills the program and its child processes, and reads their last output.
+    fn kill(&mut self, response: &mut Response) {
+        if matches!(self.handle.try_wait(), Ok(None)) {
+            for pid in self.handle.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
+                // This fails only if the group has just ended.
+                let _ = kill_process_group(pid, Signal::KILL);
+            }
+            if let Err(error) = self.handle.wait() {
+                tracing::debug!("cannot wait for `{}`: {error}", self.program);
+            }
         }
-        for pid in self.handle.pids().into_iter().filter_map(|pid| Pid::from_raw(pid.cast_signed())) {
-            // This fails only if the group has just ended.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-        if let Err(error) = self.handle.wait() {
-            tracing::debug!("cannot wait for `{}`: {error}", self.program);
+        // Its children have ended when nothing holds the other ends of the streams any more.
+        let deadline = Instant::now() + GRACE;
+        while self.read(response) != [false, false] && Instant::now() < deadline {
+            self.wait_until_ready(false, POLL);
         }
     }
 }
@@ -177,7 +183,7 @@ fn read_available(stream: &mut impl Read, into: &mut Vec<u8>) -> bool {
 impl Drop for Session {
     /// It is idle, so nothing is lost. Closing its standard input would let it end by itself, but later.
     fn drop(&mut self) {
-        self.kill();
+        self.kill(&mut Response::default());
     }
 }
 
