@@ -19,7 +19,7 @@ use crate::{
 const MAX_IDLE: usize = 4;
 
 /// How long a session may be idle. A firewall may forget a remote connection of which it saw no packet for minutes, and
-/// a call would then wait in vain.
+/// a call would then wait until its limit.
 const IDLE_LIMIT: Duration = Duration::from_mins(1);
 
 /// The maximum length in bytes of a script that a session reads. virsh reads its standard input byte by byte (2.5 µs
