@@ -26,7 +26,8 @@ impl Reference {
 }
 
 /// A resource that a quota limits. An operation declares which of these it creates, see [`super::Operation::takes`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub enum Resource {
     /// VMs.
     Vms,
@@ -45,16 +46,4 @@ pub enum Resource {
 impl Resource {
     /// Every resource.
     pub const ALL: [Self; 6] = [Self::Vms, Self::Vcpus, Self::Memory, Self::Disk, Self::Images, Self::Keys];
-
-    /// Returns its name in a quota.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Vms => "vms",
-            Self::Vcpus => "vcpus",
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-            Self::Images => "images",
-            Self::Keys => "keys",
-        }
-    }
 }

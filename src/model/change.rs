@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use clap::{ArgAction, Args};
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use utoipa::ToSchema;
 
 use super::{
@@ -66,8 +67,7 @@ impl Change {
 
 /// A VM's description. The domain's XML must be able to contain it, so line breaks and tabs are its only control
 /// characters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, SerializeDisplay, DeserializeFromStr, ToSchema)]
 #[schema(max_length = 4096, pattern = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$")]
 pub struct Description(String);
 
@@ -95,20 +95,6 @@ impl FromStr for Description {
             return refuse(format!("it has {} bytes; the maximum is {}", text.len(), Self::MAX));
         }
         Ok(Self(text.trim().to_owned()))
-    }
-}
-
-impl TryFrom<String> for Description {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<Description> for String {
-    fn from(description: Description) -> Self {
-        description.0
     }
 }
 

@@ -4,14 +4,16 @@ use std::{fmt, str::FromStr};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use utoipa::ToSchema;
 
 use super::name::Name;
 use crate::error::Error;
 
 /// How an image's content was verified; the strongest is the greatest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema, strum::Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Verification {
     /// Not verified.
     None,
@@ -23,30 +25,11 @@ pub enum Verification {
     Signature,
 }
 
-impl Verification {
-    /// Returns its name, as in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Tls => "tls",
-            Self::Checksum => "checksum",
-            Self::Signature => "signature",
-        }
-    }
-}
-
-impl fmt::Display for Verification {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// The name of an image: `ubuntu:24.04`, `arch`, `golden`.
 ///
 /// It is a DNS label, optionally followed by a colon and a tag of lower-case letters, digits, `.`, `_` and `-`. No path
 /// to a file with an extension is a valid name, so names and paths are distinguished without reading the file system.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr, ToSchema)]
 #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(:[a-z0-9][a-z0-9._-]{0,62})?$", example = "debian:12")]
 pub struct ImageName(String);
 
@@ -80,20 +63,6 @@ impl FromStr for ImageName {
     }
 }
 
-impl TryFrom<String> for ImageName {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<ImageName> for String {
-    fn from(name: ImageName) -> Self {
-        name.0
-    }
-}
-
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -103,6 +72,8 @@ impl fmt::Display for ImageName {
 /// How an image was added to the pool. The hardest to restore is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[derive(strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub enum Origin {
     /// Fetched from its publisher, or copied from a file to create a VM.
     #[default]
@@ -113,19 +84,11 @@ pub enum Origin {
     Committed,
 }
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fetched => "fetched",
-            Self::Imported => "imported",
-            Self::Committed => "committed",
-        })
-    }
-}
-
 /// The clients that may use an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[derive(strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub enum Visibility {
     /// Only its owner and the operator.
     Private,
@@ -134,35 +97,19 @@ pub enum Visibility {
     Shared,
 }
 
-impl fmt::Display for Visibility {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Private => "private",
-            Self::Shared => "shared",
-        })
-    }
-}
-
 /// A processor architecture, by the kernel's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[derive(strum::Display)]
+#[strum(serialize_all = "snake_case")]
 pub enum Arch {
     /// 64-bit x86.
     #[serde(rename = "x86_64")]
     #[value(name = "x86_64")]
+    #[strum(serialize = "x86_64")]
     X86_64,
     /// 64-bit Arm.
     Aarch64,
-}
-
-impl Arch {
-    /// Returns its name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64",
-            Self::Aarch64 => "aarch64",
-        }
-    }
 }
 
 impl FromStr for Arch {
@@ -175,12 +122,6 @@ impl FromStr for Arch {
             other => Err(Error::invalid(format!("the image catalogue has no images for the architecture `{other}`"))
                 .hint("Give the image's path or URL instead of a name")),
         }
-    }
-}
-
-impl fmt::Display for Arch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -246,8 +187,9 @@ impl fmt::Display for Mirror {
 }
 
 /// A checksum algorithm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, strum::Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Algorithm {
     /// SHA-256.
     Sha256,
@@ -256,14 +198,6 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Returns its name, as in `sha256:…`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Sha256 => "sha256",
-            Self::Sha512 => "sha512",
-        }
-    }
-
     /// Returns the number of hexadecimal digits of its checksums.
     pub const fn digits(self) -> usize {
         match self {
@@ -274,8 +208,7 @@ impl Algorithm {
 }
 
 /// A file's checksum, written `sha256:HEX` or `sha512:HEX`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub struct Checksum {
     /// The algorithm.
     pub algorithm: Algorithm,
@@ -306,30 +239,14 @@ impl FromStr for Checksum {
             "sha512" => Algorithm::Sha512,
             other => return Err(refuse(format!("unknown algorithm `{}`", other.escape_debug()))),
         };
-        Self::new(algorithm, hex).ok_or_else(|| {
-            let (name, digits) = (algorithm.as_str(), algorithm.digits());
-            refuse(format!("a {name} checksum has {digits} hexadecimal digits"))
-        })
-    }
-}
-
-impl TryFrom<String> for Checksum {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<Checksum> for String {
-    fn from(checksum: Checksum) -> Self {
-        checksum.to_string()
+        Self::new(algorithm, hex)
+            .ok_or_else(|| refuse(format!("a {algorithm} checksum has {} hexadecimal digits", algorithm.digits())))
     }
 }
 
 impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.as_str(), self.hex)
+        write!(f, "{}:{}", self.algorithm, self.hex)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
+use serde_with::SerializeDisplay;
 
 use super::size::number_or_text;
 use crate::error::Error;
 
 /// A time limit: `90`, `90s`, `5m`, `1h30m`. A number alone is seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, SerializeDisplay)]
 pub struct Limit(pub Duration);
 
 impl Limit {
@@ -39,12 +39,6 @@ impl<'de> Deserialize<'de> for Limit {
     /// Reads text or a number of seconds.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         number_or_text(deserializer)
-    }
-}
-
-impl From<Limit> for String {
-    fn from(limit: Limit) -> Self {
-        limit.to_string()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use utoipa::ToSchema;
 
 use crate::error::Error;
@@ -10,8 +10,7 @@ use crate::error::Error;
 /// A DNS label (RFC 1123): lower-case letters, digits and hyphens, at most 63, a letter or digit at both ends.
 ///
 /// After parsing it is safe in every use of a name: domain, volume, file, host name, URL segment, argument.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr, ToSchema)]
 #[schema(pattern = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", example = "web")]
 pub struct Name(String);
 
@@ -56,20 +55,6 @@ impl FromStr for Name {
             return refuse("it begins or ends with a hyphen");
         }
         Ok(Self(text.to_owned()))
-    }
-}
-
-impl TryFrom<String> for Name {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0
     }
 }
 

@@ -4,7 +4,7 @@ use core::net::Ipv6Addr;
 use std::{fmt, str::FromStr};
 
 use camino::Utf8PathBuf;
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use url::{Host, Url};
 
 use super::address::may_be_public;
@@ -82,8 +82,7 @@ fn refusal(url: &Url, why: &str) -> Error {
 
 /// A pattern of hosts: a host name, `*.` followed by a domain, or an IP address. With `:` and a port, it matches only
 /// that port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub struct HostPattern {
     hosts: Hosts,
     port: Option<u16>,
@@ -153,20 +152,6 @@ impl FromStr for HostPattern {
         let port =
             port.map(|port| port.parse().ok().filter(|port| *port != 0).ok_or_else(|| refuse("its port is invalid")));
         Ok(Self { hosts: Hosts::parse(host).map_err(refuse)?, port: port.transpose()? })
-    }
-}
-
-impl TryFrom<String> for HostPattern {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<HostPattern> for String {
-    fn from(pattern: HostPattern) -> Self {
-        pattern.to_string()
     }
 }
 

@@ -1,12 +1,11 @@
 //! [`Stage`]: the boot stage of a guest.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 /// The boot stage of a guest, named by what keeps it from being ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Stage {
     /// It is not running any more.
     Stopped,
@@ -40,34 +39,4 @@ pub enum Stage {
     AgentSilent,
     /// It is still running, although it is expected to stop.
     Running,
-}
-
-impl Stage {
-    /// Returns the name, as in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stopped => "stopped",
-            Self::Paused => "paused",
-            Self::NoBootDevice => "no-boot-device",
-            Self::KernelPanic => "kernel-panic",
-            Self::EmergencyShell => "emergency-shell",
-            Self::NoDhcpRequest => "no-dhcp-request",
-            Self::NoLease => "no-lease",
-            Self::Silent => "silent",
-            Self::PortClosed => "port-closed",
-            Self::HostKeyChanged => "host-key-changed",
-            Self::KeyRefused => "key-refused",
-            Self::LoginFailed => "login-failed",
-            Self::CloudInitRunning => "cloud-init-running",
-            Self::CloudInitError => "cloud-init-error",
-            Self::AgentSilent => "agent-silent",
-            Self::Running => "running",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }

@@ -3,14 +3,13 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::{SignedDuration, Span, SpanRelativeTo};
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use utoipa::ToSchema;
 
 use crate::error::Error;
 
 /// A time to live: `30m`, `2h`, `7d`, `1h30m`. A number alone is refused, because its unit is unclear.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, SerializeDisplay, DeserializeFromStr, ToSchema)]
 #[schema(
     value_type = String,
     pattern = "^([1-9][0-9]{0,4}m|[1-9][0-9]{0,2}h([0-5]?[0-9]m)?|([1-9]|[1-9][0-9]|[12][0-9]{2}|3[0-5][0-9]|36[0-6])d)$",
@@ -52,28 +51,22 @@ impl fmt::Display for Ttl {
     }
 }
 
-impl TryFrom<String> for Ttl {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<Ttl> for String {
-    fn from(ttl: Ttl) -> Self {
-        ttl.to_string()
-    }
-}
-
 /// A time to live, or `never` for a VM that does not expire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub enum Lifetime {
     /// It expires after this time.
     Limited(Ttl),
     /// It does not expire.
     Unlimited,
+}
+
+impl fmt::Display for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limited(ttl) => ttl.fmt(f),
+            Self::Unlimited => f.write_str("never"),
+        }
+    }
 }
 
 impl FromStr for Lifetime {
@@ -83,23 +76,6 @@ impl FromStr for Lifetime {
         match text {
             "never" => Ok(Self::Unlimited),
             text => text.parse().map(Self::Limited).map_err(|error: Error| error.hint("Use never for no expiry")),
-        }
-    }
-}
-
-impl TryFrom<String> for Lifetime {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<Lifetime> for String {
-    fn from(lifetime: Lifetime) -> Self {
-        match lifetime {
-            Lifetime::Limited(ttl) => ttl.into(),
-            Lifetime::Unlimited => "never".to_owned(),
         }
     }
 }

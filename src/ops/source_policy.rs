@@ -3,7 +3,7 @@
 use camino::Utf8Path;
 use url::Url;
 
-use super::Host;
+use super::{Host, image::location};
 use crate::{
     error::{Code, Error, Hint, Result},
     model::source_policy::SourcePolicy,
@@ -15,7 +15,7 @@ pub(super) fn check_url(host: &Host, url: &Url) -> Result<()> {
     let SourcePolicy::Limited(limits) = &host.settings.sources else { return Ok(()) };
     limits.check(url)?;
     // vmprov never connects to a URL that a mirror replaces, and its host may not even resolve here.
-    if super::image::is_mirrored(host, url)? { Ok(()) } else { host.http.admit(url) }
+    if location::is_mirrored(host, url)? { Ok(()) } else { host.http.admit(url) }
 }
 
 /// Opens a file. A file outside the allowed folders is refused before the system is asked about it, so a client cannot

@@ -270,7 +270,7 @@ fn require_within_quota(client: &Client, before: &Usage, usages: &Usages) -> Res
             Resource::Disk => human(number),
             _ => number.to_string(),
         };
-        let name = resource.name();
+        let name = resource.to_string();
         let mut details = Map::new();
         for (kind, item) in usages.iter().filter(|(_, usage)| usage.contains_key(&resource)).map(|(item, _)| item) {
             let names = details.entry(*kind).or_insert_with(|| json!([]));

@@ -1,8 +1,8 @@
-//! The users and groups of this machine, from `/etc/passwd` and `/etc/group`.
-//!
-//! Users and groups of a directory service are not in these files, so their numbers stand for their names.
+//! The users and groups of this machine, from the system's user database.
 
-use std::fs;
+use std::ffi::CString;
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 /// A user, and the groups of a process that runs as this user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,56 +27,37 @@ impl Account {
     /// Returns the account of a process that switches to this user, this primary group and the user's other groups.
     pub fn of(uid: u32, gid: u32) -> Self {
         let name = user_name(uid);
-        let mut gids = vec![gid];
-        gids.extend(groups_of(&read("/etc/group"), &name));
-        Self { name, uid, gids }
+        let groups = CString::new(name.as_str()).ok().and_then(|name| getgrouplist(&name, gid.into()).ok());
+        let others = groups.unwrap_or_default().into_iter().map(Gid::as_raw).filter(|other| *other != gid);
+        Self { gids: [gid].into_iter().chain(others).collect(), name, uid }
     }
 }
 
 /// Returns the name of a user, or the number if the name is unknown.
 pub fn user_name(uid: u32) -> String {
-    name_of(&read("/etc/passwd"), uid)
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// Returns the name of a group, or the number if the name is unknown.
 pub fn group_name(gid: u32) -> String {
-    name_of(&read("/etc/group"), gid)
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default()
-}
-
-/// Returns the name of a number. In both files, the first field is the name and the third is the number.
-fn name_of(text: &str, number: u32) -> String {
-    let name = |line: &str| {
-        let fields: Vec<_> = line.split(':').collect();
-        (fields.get(2)?.parse() == Ok(number)).then(|| fields[0].to_owned())
-    };
-    text.lines().find_map(name).unwrap_or_else(|| number.to_string())
-}
-
-fn groups_of(text: &str, user: &str) -> Vec<u32> {
-    let group = |line: &str| {
-        let fields: Vec<_> = line.split(':').collect();
-        let is_member = fields.get(3)?.split(',').any(|member| member == user);
-        is_member.then(|| fields[2].parse().ok())?
-    };
-    text.lines().filter_map(group).collect()
+    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+    group.map_or_else(|| gid.to_string(), |group| group.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// No user or group has this number: it is reserved for "unchanged" minus one.
+    const UNKNOWN: u32 = u32::MAX - 1;
+
     #[test]
     fn names_and_groups_are_found() {
-        let passwd =
-            "root:x:0:0:root:/root:/bin/bash\n\nbroken\nlibvirt-qemu:x:64055:993:Libvirt Qemu,,,:/var/lib:/x\n";
-        assert_eq!(name_of(passwd, 64055), "libvirt-qemu");
-        assert_eq!(name_of(passwd, 7), "7");
-        let groups = "kvm:x:104:other,libvirt-qemu\nnobody:x:5:\nlibvirt-qemu:x:64055:libvirt-qemu2\n";
-        assert_eq!(groups_of(groups, "libvirt-qemu"), [104]);
         assert_eq!((user_name(0), group_name(0)), ("root".to_owned(), "root".to_owned()));
+        assert_eq!((user_name(UNKNOWN), group_name(UNKNOWN)), (UNKNOWN.to_string(), UNKNOWN.to_string()));
+        let Account { name, uid, gids } = Account::of(0, 7);
+        assert_eq!((name.as_str(), uid, gids[0]), ("root", 0, 7));
+        assert_eq!(Account::of(UNKNOWN, 7).gids, [7]);
     }
 }

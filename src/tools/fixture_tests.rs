@@ -114,7 +114,7 @@ fn qemu_img_is_parsed_in_every_version() {
             qemu_img::info(&runner, format, Utf8Path::new(&at(&folder, "whole", &format!("srv/images/{name}"))))
         };
         for format in [Format::Raw, Format::Vmdk, Format::Vhdx, Format::Vdi, Format::Vpc] {
-            let parsed = info(format, &format!("disk.{}", format.as_str())).unwrap();
+            let parsed = info(format, &format!("disk.{format}")).unwrap();
             assert_eq!((parsed.format, parsed.backing_filename.as_deref()), (format, None), "{folder}");
             // VPC rounds up to its geometry of cylinders.
             let size = if format == Format::Vpc { 1_079_296 } else { 1 << 20 };

@@ -12,8 +12,9 @@ use crate::error::{Code, Error, Result};
 const WHOLE_IMAGE: Duration = Duration::from_hours(1);
 
 /// A format of disk images. It is always passed to QEMU, which therefore never guesses it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, strum::Display, strum::AsRefStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Format {
     /// QEMU's format.
     Qcow2,
@@ -27,20 +28,6 @@ pub enum Format {
     Vdi,
     /// VHD, the format of Virtual PC and Azure.
     Vpc,
-}
-
-impl Format {
-    /// Returns QEMU's name for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Qcow2 => "qcow2",
-            Self::Raw => "raw",
-            Self::Vmdk => "vmdk",
-            Self::Vhdx => "vhdx",
-            Self::Vdi => "vdi",
-            Self::Vpc => "vpc",
-        }
-    }
 }
 
 /// The output of `qemu-img info` for a file (10.0.2).
@@ -84,12 +71,12 @@ impl ImageInfo {
 
 /// Reads the metadata of an image file. The path must be absolute, because QEMU takes `nbd:…` for a protocol.
 pub fn info(runner: &Runner, format: Format, file: &Utf8Path) -> Result<ImageInfo> {
-    let args = ["info", "-f", format.as_str(), "--output=json", file.as_str()];
+    let args = ["info", "-f", format.as_ref(), "--output=json", file.as_str()];
     let finished = Tool::new("qemu-img").args(args).read(runner)?;
     let is_host_fault =
         ["Permission denied", "Cannot allocate memory"].iter().any(|text| finished.stderr.contains(text));
     if finished.status.code() == Some(1) && !is_host_fault {
-        return Err(Error::invalid(format!("image `{file}` is not a valid {} file", format.as_str()))
+        return Err(Error::invalid(format!("image `{file}` is not a valid {format} file"))
             .because(finished.stderr.trim())
             .hint("Download it again"));
     }
@@ -136,7 +123,7 @@ pub fn chain(runner: &Runner, format: Option<&str>, file: &Utf8Path) -> Result<V
 
 /// Converts a file of format `format` to a new qcow2 file.
 pub fn convert(runner: &Runner, format: Format, from: &Utf8Path, to: &Utf8Path) -> Result<()> {
-    let args = ["convert", "-f", format.as_str(), "-O", "qcow2", from.as_str(), to.as_str()];
+    let args = ["convert", "-f", format.as_ref(), "-O", "qcow2", from.as_str(), to.as_str()];
     Tool::new("qemu-img").args(args).limit(WHOLE_IMAGE).read(runner)?.text().map(drop)
 }
 

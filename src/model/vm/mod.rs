@@ -191,8 +191,9 @@ const fn default_timeout() -> Limit {
 }
 
 /// The state to wait for
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize, ToSchema, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum WaitFor {
     /// libvirt reports it as running
     Running,
@@ -206,19 +207,6 @@ pub enum WaitFor {
     Agent,
     /// It is shut off
     Stopped,
-}
-
-impl fmt::Display for WaitFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Running => "running",
-            Self::Ip => "ip",
-            Self::Ssh => "ssh",
-            Self::CloudInit => "cloud-init",
-            Self::Agent => "agent",
-            Self::Stopped => "stopped",
-        })
-    }
 }
 
 /// A VM's state, by virsh's names.

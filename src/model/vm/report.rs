@@ -160,8 +160,9 @@ pub struct Address {
 }
 
 /// How an address was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema, strum::Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum AddressSource {
     /// It is a DHCP lease of a libvirt network.
     Lease,
@@ -179,16 +180,5 @@ impl fmt::Display for Address {
             Some(port) => write!(f, "{}", SocketAddr::new(self.address, port)),
             None => write!(f, "{}", self.address),
         }
-    }
-}
-
-impl fmt::Display for AddressSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Lease => "lease",
-            Self::Agent => "agent",
-            Self::Arp => "arp",
-            Self::Forward => "forward",
-        })
     }
 }

@@ -1,21 +1,14 @@
 //! [`Location`]: where a publisher's file is fetched from, after applying the mirrors.
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use url::Url;
 
-use super::source::file_path;
 use crate::{
     error::{Error, Result},
     model::image::Mirror,
-    ops::{Host, source_policy},
-    store::{
-        http::{Listener, Text, UrlTrust},
-        local_file::LocalFile,
-    },
+    ops::Host,
+    store::http::UrlTrust,
 };
-
-/// The maximum size of a text file in bytes.
-const MAX_TEXT: u64 = 4 << 20;
 
 /// The location of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,31 +44,6 @@ impl Location {
             _ => Ok(Self::Web(mapped, if is_mirrored { UrlTrust::Operator } else { trust })),
         }
     }
-
-    /// Opens a file of this machine. A path from a request must be allowed by the source policy.
-    pub(super) fn open(host: &Host, path: &Utf8Path, trust: UrlTrust) -> Result<LocalFile> {
-        let failed = |error: std::io::Error| Error::io(format!("read `{path}`"), &error);
-        match trust {
-            UrlTrust::Request => source_policy::open(host, path, failed),
-            UrlTrust::Operator => LocalFile::open(path).map_err(failed),
-        }
-    }
-
-    /// Reads a small file without retries. Returns none if the file does not exist.
-    pub(super) fn text_once(&self, host: &Host) -> Result<Option<Text>> {
-        match self {
-            Self::Web(url, trust) => host.http.given_by(*trust).text_once(url).map_err(|failure| failure.error),
-            Self::File(path, trust) => read(host, path, *trust),
-        }
-    }
-
-    /// Reads a small file, with retries. Returns none if the file does not exist.
-    pub(super) fn text(&self, host: &Host, listener: &dyn Listener) -> Result<Option<Text>> {
-        match self {
-            Self::Web(url, trust) => host.http.given_by(*trust).text(url, listener),
-            Self::File(path, trust) => read(host, path, *trust),
-        }
-    }
 }
 
 impl std::fmt::Display for Location {
@@ -87,14 +55,17 @@ impl std::fmt::Display for Location {
     }
 }
 
-/// Reads a small file of this machine. It counts as protected by TLS, because it did not cross a network.
-fn read(host: &Host, path: &Utf8Path, trust: UrlTrust) -> Result<Option<Text>> {
-    let Ok(file) = Location::open(host, path, trust) else { return Ok(None) };
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MAX_TEXT) {
-        return Ok(None);
+/// Returns whether a URL is fetched from a mirror.
+pub(in crate::ops) fn is_mirrored(host: &Host, url: &Url) -> Result<bool> {
+    Ok(!matches!(Location::of(host, url.as_str(), UrlTrust::Request)?, Location::Web(_, UrlTrust::Request)))
+}
+
+/// Returns the path of a `file` URL; none if it contains an encoded `/`, which could lead out of a mirror's folder.
+pub(super) fn file_path(url: &Url) -> Option<Utf8PathBuf> {
+    if url.path().to_ascii_lowercase().contains("%2f") {
+        return None;
     }
-    let bytes = std::fs::read(file.access()).map_err(|error| Error::io(format!("read `{path}`"), &error))?;
-    Ok(Some(Text { bytes, tls: true }))
+    Utf8PathBuf::from_path_buf(url.to_file_path().ok()?).ok()
 }
 
 /// Applies the mirrors to a URL. The longest matching prefix wins.

@@ -7,10 +7,11 @@ mod fetch;
 mod import;
 mod inspect;
 mod list;
-mod location;
+pub(super) mod location;
 mod login_user;
 mod proof;
 mod pull;
+mod read;
 mod search;
 mod source;
 mod usage;
@@ -19,7 +20,6 @@ mod visibility;
 use std::time::Duration;
 
 use camino::Utf8Path;
-use url::Url;
 
 use super::{Host, missing};
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
         image::{ImageName, Origin, Verification, Visibility},
         source_policy::SourcePolicy,
     },
-    store::{disk_space, http::UrlTrust, lock::Lock},
+    store::{disk_space, lock::Lock},
     tools::{
         qemu_img::{self, Format, ImageInfo},
         scratch::Scratch,
@@ -39,7 +39,6 @@ use crate::{
 
 use base::Content;
 use fetch::Fetched;
-use location::Location;
 
 pub(super) use base::{Base, require_space, space_in};
 pub use delete::{DeletedImage, PruneOptions, Pruned, PrunedImage, delete, prune};
@@ -69,11 +68,6 @@ fn catalogue(host: &Host) -> Result<Catalogue> {
         catalogue.add(&text, file.as_str())?;
     }
     Ok(catalogue)
-}
-
-/// Returns whether a URL is fetched from a mirror.
-pub(super) fn is_mirrored(host: &Host, url: &Url) -> Result<bool> {
-    Ok(!matches!(Location::of(host, url.as_str(), UrlTrust::Request)?, Location::Web(_, UrlTrust::Request)))
 }
 
 /// Returns every name and alias of the catalogue, for shell completion.
@@ -249,7 +243,7 @@ impl Inspected {
             if self.info.format == Format::Qcow2 {
                 return Ok(Content::Named(file.clone()));
             }
-            let format = self.info.format.as_str();
+            let format = self.info.format.as_ref();
             let words = ["qemu-img", "convert", "-f", format, "-O", "qcow2", file.as_str(), &base.volume];
             if host.runner.plan(|| shell_words::join(words)) {
                 return Ok(Content::Named(base.volume.clone().into()));

@@ -2,11 +2,11 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::{catalogue, login_user::default_user};
+use super::{catalogue, location::file_path, login_user::default_user};
 use crate::{
     catalogue::Entry,
     error::{Error, Hint, Result},
@@ -81,7 +81,7 @@ impl ImageSource {
             Some(entry) => {
                 let arch = arch.map_or_else(|| host_arch(host), Ok)?;
                 if entry.image(arch).is_none() {
-                    let published: Vec<_> = entry.archs().map(Arch::as_str).collect();
+                    let published: Vec<_> = entry.archs().map(|arch| arch.to_string()).collect();
                     return Err(Error::not_found(format!("image `{}` is not published for {arch}", entry.name))
                         .hint(format!("Choose an architecture that it is published for: {}", published.join(", "))));
                 }
@@ -187,14 +187,6 @@ impl ImageSource {
         let own = caller.tenant().map(|tenant| self.manifest_of(Some(tenant)));
         own.into_iter().chain([self.manifest_of(None)]).collect()
     }
-}
-
-/// Returns the path of a `file` URL; none if it contains an encoded `/`, which could lead out of a mirror's folder.
-pub(super) fn file_path(url: &Url) -> Option<Utf8PathBuf> {
-    if url.path().to_ascii_lowercase().contains("%2f") {
-        return None;
-    }
-    Utf8PathBuf::from_path_buf(url.to_file_path().ok()?).ok()
 }
 
 /// Returns the architecture of libvirt's host.

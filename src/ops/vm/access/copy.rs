@@ -1,7 +1,5 @@
 //! `cp`: copying files and folders into a guest and out of it.
 
-use std::fmt;
-
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
@@ -49,22 +47,15 @@ pub struct Copied {
 }
 
 /// The direction of a copy
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "lowercase")]
 pub enum Direction {
     /// Into the guest.
     Into,
     /// Out of the guest.
+    #[strum(serialize = "out of")]
     OutOf,
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Into => "into",
-            Self::OutOf => "out of",
-        })
-    }
 }
 
 /// A path in a VM or on this machine, as it was typed.

@@ -2,10 +2,7 @@
 
 mod agent;
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -66,8 +63,9 @@ pub struct NewExec {
 }
 
 /// How to reach a guest
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Via {
     /// SSH, or the guest agent if SSH fails
     #[default]
@@ -76,16 +74,6 @@ pub enum Via {
     Ssh,
     /// The guest agent only; needs no network
     Agent,
-}
-
-impl fmt::Display for Via {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Ssh => "ssh",
-            Self::Agent => "agent",
-        })
-    }
 }
 
 /// The result of a command in a guest.

@@ -6,7 +6,7 @@
 
 mod reseed;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -70,9 +70,10 @@ const fn wait_limit() -> Limit {
 }
 
 /// How to add a key to a VM
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize, ToSchema, strum::Display)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = InjectMethod)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Method {
     /// The guest agent if it is connected, otherwise cloud-init
     #[default]
@@ -81,16 +82,6 @@ pub enum Method {
     Agent,
     /// A new cloud-init seed; takes effect at the next start
     CloudInit,
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Agent => "agent",
-            Self::CloudInit => "cloud-init",
-        })
-    }
 }
 
 /// The result of injecting a key.
