@@ -14,14 +14,9 @@ use super::{
     tool::{Cancelled, Does, OfOperation},
 };
 use crate::{
-    api::{self, Operation, Report, Scope},
+    api::{self, Operation, OperationView, Report, Scope},
     error::{Error, Result},
-    service::{
-        Begun, Service, Submission, authorization,
-        client::Client,
-        job::{Job, View},
-        jobs::IdempotencyKey,
-    },
+    service::{Begun, Service, Submission, authorization, client::Client, job::Job, jobs::IdempotencyKey},
 };
 
 /// The argument that repeats the name of a VM to confirm its deletion.
@@ -62,7 +57,7 @@ pub(crate) struct Pending {
     #[schema(value_type = Object)]
     next: Next,
     /// The operation in its current state.
-    operation: View,
+    operation: OperationView,
 }
 
 impl Call {
@@ -124,7 +119,7 @@ impl Call {
     }
 
     /// Returns an operation for a model: with the next call, until it has succeeded.
-    fn view(&self, view: View) -> Report {
+    fn view(&self, view: OperationView) -> Report {
         let error = view.error.clone();
         let (vm, operation, is_final) = (view.vm.clone(), view.operation, view.state.is_final());
         let mut value = serde_json::to_value(view.written(as_tool_call)).unwrap_or_default();

@@ -8,12 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::request;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
         CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult, CompletionInfo,
-        ContentBlock, CustomRequest, CustomResult, ErrorCode, GetPromptRequestParams, GetPromptResponse,
+        ContentBlock, CustomRequest, CustomResult, ErrorCode, Extensions, GetPromptRequestParams, GetPromptResponse,
         Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
         PaginatedRequestParams, ProgressNotificationParam, ReadResourceRequestParams, ReadResourceResponse,
         ServerCapabilities, ServerConfig, Tool as Definition,
@@ -30,13 +29,13 @@ use super::{
     find, format, prompts, resources, tools,
 };
 use crate::{
-    api::{Report, Scope},
+    api::{OperationView, Report, Scope},
     error::{Code, Error},
     service::{
         ANSWER_WITHIN, Service,
         audit::{AuditOrigin, AuditResponse, RequestInfo},
         client::Client,
-        job::{Job, View},
+        job::Job,
     },
 };
 
@@ -52,40 +51,46 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Limits the number of concurrent calls of all clients.
 static CALL_PERMITS: Semaphore = Semaphore::const_new(256);
 
-/// How the client is authenticated.
+/// Who sent a message, and the ID of its request in all logs.
+pub(crate) struct Sender {
+    pub(crate) client: Arc<Client>,
+    pub(crate) request_id: String,
+}
+
+/// The clients of a connection.
 #[derive(Clone)]
-pub(crate) enum Who {
-    /// The connection belongs to one client.
+pub(crate) enum Clients {
+    /// All messages are from one client.
     One(Arc<Client>),
-    /// The token of each request identifies the client.
-    Bearer,
+    /// The transport authenticates the sender of each message. A session cannot be used with another token.
+    Any(fn(&Extensions) -> Option<Sender>),
 }
 
 /// The server's end of one connection.
 #[derive(Clone)]
 pub(crate) struct Agent {
     pub(crate) service: Arc<Service>,
-    pub(crate) who: Who,
+    pub(crate) clients: Clients,
     /// The time after which a call returns a running operation to poll.
     pub(crate) answer_within: Duration,
 }
 
 impl Agent {
-    /// Returns the client. Over HTTP every request is authenticated, so a session cannot be used with another token.
-    pub(super) fn client(&self, context: &RequestContext<RoleServer>) -> Result<Arc<Client>, ErrorData> {
-        match &self.who {
-            Who::One(client) => Ok(client.clone()),
-            Who::Bearer => {
-                let head = context.extensions.get::<request::Parts>();
-                let client = head.and_then(|head| head.extensions.get::<Arc<Client>>()).cloned();
-                client.ok_or_else(|| ErrorData::internal_error("the request was not authenticated", None))
-            }
+    fn sender(&self, context: &RequestContext<RoleServer>) -> Result<Sender, ErrorData> {
+        match &self.clients {
+            Clients::One(client) => Ok(Sender { client: client.clone(), request_id: Uuid::new_v4().to_string() }),
+            Clients::Any(sender) => sender(&context.extensions)
+                .ok_or_else(|| ErrorData::internal_error("the request was not authenticated", None)),
         }
+    }
+
+    fn client(&self, context: &RequestContext<RoleServer>) -> Result<Arc<Client>, ErrorData> {
+        self.sender(context).map(|sender| sender.client)
     }
 
     /// Returns the instructions for the client, with its restrictions if they are known.
     fn instructions(&self) -> String {
-        let Who::One(client) = &self.who else {
+        let Clients::One(client) = &self.clients else {
             return format!("{INSTRUCTIONS} Your token may restrict the names that you can use; an error says how.");
         };
         let read_only = (client.scope == Scope::Read).then_some(" Only read-only tools are available.");
@@ -163,9 +168,9 @@ impl Agent {
     /// Writes a call and its outcome to the audit log and to the log.
     fn log(&self, call: &Call, info: &RequestInfo, outcome: Result<(), Code>, began: Instant) {
         let client = &call.client.name;
-        let (path, job) = (format!("mcp {}", call.tool.name), info.job.get().map(ToString::to_string));
+        let (route, job) = (format!("mcp {}", call.tool.name), info.job.get().map(ToString::to_string));
         let response = AuditResponse {
-            origin: AuditOrigin { client: Some(client), peer: None, method: "CALL", path: &path },
+            origin: AuditOrigin { client: Some(client), peer: None, method: "CALL", route: &route },
             request_id: &call.request_id,
             status: outcome.map_or_else(Code::http_status, |()| 200),
             code: outcome.err().map(Code::name),
@@ -194,16 +199,9 @@ fn require_confirmation(call: &Call) -> Result<(), Error> {
         .hint(format!("Repeat the name in `{CONFIRM}`: {name}")))
 }
 
-/// Returns the id of a request. Over HTTP it is the id that other logs have.
-fn request_id(context: &RequestContext<RoleServer>) -> String {
-    let head = context.extensions.get::<request::Parts>();
-    let given = head.and_then(|head| head.headers.get("x-request-id")?.to_str().ok());
-    given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
-}
-
 /// Returns the progress of a job as text.
-fn progress(view: &View) -> String {
-    let step = view.step.as_deref().unwrap_or_else(|| view.state.name());
+fn progress(view: &OperationView) -> String {
+    let step = view.step.as_deref().unwrap_or_else(|| view.state.into());
     let mib = |bytes: u64| bytes >> 20;
     match (view.bytes_done, view.bytes_total) {
         (Some(done), Some(total)) => format!("{step} ({} of {} MiB)", mib(done), mib(total)),
@@ -263,7 +261,8 @@ impl ServerHandler for Agent {
         let began = Instant::now();
         let tool = find(&request.name).map_err(|error| ErrorData::invalid_params(in_one_text(&error), None))?;
         let arguments = request.arguments.map_or_else(|| json!({}), Value::Object);
-        let call = Call::new(tool, arguments, &*self.client(&context)?, request_id(&context));
+        let Sender { client, request_id } = self.sender(&context)?;
+        let call = Call::new(tool, arguments, &client, request_id);
         let info = RequestInfo::default();
         if let Some(operation) = call.operation() {
             let _ = info.operation.set(operation);

@@ -157,7 +157,7 @@ async fn run(service: &Arc<Service>, client: &Arc<Client>, name: &str, request: 
     let result = reading.await;
     let info = RequestInfo::default();
     let response = AuditResponse {
-        origin: AuditOrigin { client: Some(&client.name), peer: None, method: "READ", path: &format!("mcp {name}") },
+        origin: AuditOrigin { client: Some(&client.name), peer: None, method: "READ", route: &format!("mcp {name}") },
         request_id: &request_id,
         status: result.as_ref().map_or_else(|error| error.code.http_status(), |_| 200),
         code: result.as_ref().err().map(|error| error.code.name()),

@@ -11,7 +11,7 @@ use rmcp::{ServiceExt, service::ServerInitializeError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::{io::StreamReader, sync::CancellationToken};
 
-use super::mcp::{Agent, Who};
+use super::mcp::{Agent, Clients};
 use crate::{
     api::Scope,
     error::{Error, Result},
@@ -70,7 +70,7 @@ where
     let client =
         Client { name, scope, prefix, networks, ttl_default, is_limited: true, identity, ..Client::anonymous() };
     let service = Arc::new(Service::new(service)?);
-    let agent = Agent { service: service.clone(), who: Who::One(Arc::new(client)), answer_within };
+    let agent = Agent { service: service.clone(), clients: Clients::One(Arc::new(client)), answer_within };
     let disconnected = CancellationToken::new();
     let mut conversation = std::pin::pin!(converse(agent, read(input, disconnected.clone())?, output));
     let early = loop {

@@ -8,9 +8,8 @@ use utoipa::ToSchema;
 
 use super::{call::CONFIRM, schema};
 use crate::{
-    api::{self, Effect, Operation, Scope},
+    api::{self, Effect, Operation, OperationView, Scope},
     error::{Error, Fault, Result},
-    service::job::View,
 };
 
 /// The maximum time in seconds that one call waits for an operation. Clients give up after 60.
@@ -223,6 +222,6 @@ pub(super) fn of_operation(does: Does) -> Value {
 /// Returns the schema of an operation as a result.
 pub(super) fn view(failure: Value) -> Value {
     let mut schemas = api::Schemas::default();
-    let view = schemas.of::<View>();
+    let view = schemas.of::<OperationView>();
     schema::output(&[(view, &schemas), (failure, &schemas)])
 }

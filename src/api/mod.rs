@@ -6,6 +6,7 @@
 mod builder;
 mod constraints;
 mod hints;
+mod operation_view;
 mod reference;
 mod request;
 mod schema;
@@ -19,6 +20,7 @@ use serde_json::{Map, Value};
 pub use crate::error::ResourceKind as Kind;
 use crate::{error::Result, ops::Host};
 pub use hints::{as_command, as_request, command_line, with_members};
+pub use operation_view::{OperationState, OperationView};
 pub use reference::{Reference, Resource};
 pub use request::{Names, members, nearest, reread, typed, unknown_member};
 pub use schema::{COMPONENTS, Schemas};

@@ -17,13 +17,14 @@ use url::form_urlencoded;
 
 use super::problem::Problem;
 use crate::{
+    api,
     error::{Code, Error},
     ops::vm::EVENT_KINDS,
     service::{
         Service,
         client::Client,
         event_listener,
-        event_log::{Event, Next, Reset, ServiceEvent},
+        event_log::{Next, Reset, ServiceEvent},
     },
 };
 
@@ -144,10 +145,10 @@ impl Reader {
             self.changes.borrow_and_update();
             match self.service.event_log.after(self.read) {
                 Next::Event(next) => {
-                    let Event { number, content: event, data } = &*next;
-                    self.read = *number;
+                    let event = &next.content;
+                    self.read = next.number;
                     if is_for(&self.client, event) && self.filter.matches(event) {
-                        let message = self.opening().event(event.kind()).data(data);
+                        let message = self.opening().event(event.kind()).data(next.text(json));
                         return Some((message, self));
                     }
                 }
@@ -166,6 +167,16 @@ impl Reader {
     fn opening(&self) -> Message {
         Message::default().id(self.service.event_log.id(self.read))
     }
+}
+
+/// Returns an event as JSON, with the hints of its error as requests.
+fn json(event: &ServiceEvent) -> String {
+    let json = match event {
+        ServiceEvent::Operation(view) => serde_json::to_string(&view.as_ref().clone().written(api::as_request)),
+        other => serde_json::to_string(other),
+    };
+    // An event always serializes: it has no map with keys other than strings.
+    json.unwrap_or_default()
 }
 
 fn message(opening: Message, event: &ServiceEvent) -> Option<Message> {
@@ -292,7 +303,7 @@ mod tests {
     #[test]
     fn operations_are_visible_to_their_client_and_to_admins() {
         let service = Service::for_test();
-        let operation = crate::api::find("vm_create").unwrap();
+        let operation = api::find("vm_create").unwrap();
         let job = Job::new(
             operation,
             &serde_json::json!({"name": "web", "vm": "web"}),

@@ -9,11 +9,14 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::Request,
-    http::{Method, Response, StatusCode, header},
+    http::{Method, Response, StatusCode, header, request},
 };
 use http_body_util::BodyExt;
-use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
+use rmcp::{
+    model::Extensions,
+    transport::streamable_http_server::{
+        StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
+    },
 };
 use serde_json::Value;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,9 +24,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     body::{self, MAX_BYTES},
     problem::Problem,
+    submit,
 };
 use crate::{
-    agents::mcp::{Agent, Who},
+    agents::mcp::{Agent, Clients, Sender},
     error::{Code, Error},
     service::{ANSWER_WITHIN, Service, client::Client},
 };
@@ -68,7 +72,7 @@ impl Mcp {
             .disable_allowed_hosts()
             .with_max_request_body_bytes(MAX_BYTES)
             .with_cancellation_token(end.clone());
-        let agent = Agent { service, who: Who::Bearer, answer_within: ANSWER_WITHIN };
+        let agent = Agent { service, clients: Clients::Any(sender), answer_within: ANSWER_WITHIN };
         let protocol = StreamableHttpService::new(move || Ok(agent.clone()), sessions.clone(), config);
         Self { protocol, sessions, owners: Arc::default(), responses: TaskTracker::new(), end }
     }
@@ -135,6 +139,13 @@ impl Mcp {
             .hint("End unused sessions with a DELETE request, or try again in a few minutes");
         Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy.name(), error).header(header::RETRY_AFTER, "60"))
     }
+}
+
+/// Returns who sent a message: the client that the middleware has authenticated, and the ID of its request.
+fn sender(extensions: &Extensions) -> Option<Sender> {
+    let head = extensions.get::<request::Parts>()?;
+    let client = head.extensions.get::<Arc<Client>>()?.clone();
+    Some(Sender { client, request_id: submit::request_id(&head.headers).to_owned() })
 }
 
 /// Adds hints about the use of the protocol.

@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 
 use super::{problem::Problem, submit};
 use crate::{
-    api,
-    service::{Service, client::Client, job::View},
+    api::{self, OperationView},
+    service::{Service, client::Client},
 };
 
 /// The running and recently ended operations
@@ -20,7 +20,7 @@ use crate::{
 #[schema(as = Operations)]
 pub(super) struct Listing {
     /// The operations, the newest first
-    operations: Vec<View>,
+    operations: Vec<OperationView>,
 }
 
 /// Lists the operations.
@@ -37,7 +37,7 @@ pub(super) async fn show(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
     route: submit::Route,
-) -> Result<Json<View>, Problem> {
+) -> Result<Json<OperationView>, Problem> {
     let job = service.operation(&client, id(&submit::parameters(route)?))?;
     Ok(Json(job.view().written(api::as_request)))
 }
@@ -47,7 +47,7 @@ pub(super) async fn cancel(
     State(service): State<Arc<Service>>,
     Extension(client): Extension<Arc<Client>>,
     route: submit::Route,
-) -> Result<Json<View>, Problem> {
+) -> Result<Json<OperationView>, Problem> {
     let view = service.cancel(&client, id(&submit::parameters(route)?)).await?;
     Ok(Json(view.written(api::as_request)))
 }

@@ -12,9 +12,9 @@ use utoipa::ToSchema;
 
 use super::problem::Problem;
 use crate::{
-    api::{self, Operation, Report},
+    api::{self, Operation, OperationView, Report},
     error::{Error, Result},
-    service::job::{Job, View},
+    service::job::Job,
 };
 
 /// After how many seconds a client should poll an operation.
@@ -31,7 +31,7 @@ pub(super) struct Accepted {
     /// The path at which to poll the operation.
     poll: String,
     /// The current state of the operation.
-    operation: View,
+    operation: OperationView,
 }
 
 /// Returns the response with a report.

@@ -4,17 +4,20 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
-    http::Method,
+    http::{Method, Response, StatusCode, header},
+    response::IntoResponse,
     routing::{MethodFilter, MethodRouter, any, delete, get, on, post},
 };
 
 use super::{
-    authentication::Authenticator, docs, events, health, mcp_transport::Mcp, middleware, operations, scrape, submit,
-    tools,
+    authentication::Authenticator, docs, events, health, mcp_transport::Mcp, middleware, operations, problem::Problem,
+    scrape, submit, suggest, tools,
 };
 use crate::{
     api::{self, Operation},
+    error::Error,
     service::Service,
 };
 
@@ -38,11 +41,11 @@ pub(super) fn router(service: Arc<Service>, authenticator: Arc<Authenticator>, m
     }
     let mut router = Router::new();
     for (path, (methods, handlers)) in paths {
-        let refuse = move |method: Method| async move { submit::no_method(&methods, &method) };
+        let refuse = move |method: Method| async move { no_method(&methods, &method) };
         router = router.route(path, handlers.fallback(refuse));
     }
     router = router.route(MCP, any(move |request| mcp.clone().handle(request)));
-    middleware::around(router.fallback(submit::no_route).with_state(service.clone()), service, authenticator)
+    middleware::around(router.fallback(no_route).with_state(service.clone()), service, authenticator)
 }
 
 fn handler(operation: &'static Operation) -> MethodRouter<Arc<Service>> {
@@ -79,4 +82,29 @@ fn own() -> Vec<OwnRoute> {
         ("/api/operations/{id}", "GET", get(operations::show)),
         ("/api/operations/{id}", "DELETE", delete(operations::cancel)),
     ]
+}
+
+/// Returns the problem for a path that matches no route.
+async fn no_route(request: Request) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let error = Error::not_found(format!("route `{}` does not exist", path.escape_debug()));
+    let trimmed = path.trim_end_matches('/');
+    let error = if trimmed.len() < path.len() && !trimmed.is_empty() {
+        error.hint(format!("Remove the slash at the end: {trimmed}"))
+    } else {
+        match suggest::route(paths(), &path) {
+            Some(route) => error.hint(format!("Check the path; similar: {route}")),
+            None => error,
+        }
+    };
+    Problem::from(error.hint("See the routes at /docs or /openapi.json")).into_response()
+}
+
+/// Returns the problem for a method that a route does not support.
+fn no_method(methods: &[&str], method: &Method) -> Response<Body> {
+    let allowed = methods.join(", ");
+    let error = Error::invalid(format!("this route does not support {method}")).hint(format!("Use one of {allowed}"));
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", error)
+        .header(header::ALLOW, &allowed)
+        .into_response()
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header},
-    response::IntoResponse,
+    http::{HeaderMap, HeaderName, HeaderValue, Response},
 };
 use serde_json::Value;
 
@@ -14,7 +13,7 @@ use super::{
     body::{self, Parts},
     prefer::{self, Preference},
     problem::Problem,
-    response, suggest,
+    response,
 };
 use crate::{
     api::Operation,
@@ -119,29 +118,4 @@ pub(super) fn parameters(route: Route) -> Result<RawPathParams, Problem> {
         let error = Error::invalid("invalid path").because(error.body_text());
         error.hint("Percent-encode the path as UTF-8").into()
     })
-}
-
-/// Returns the problem for a path that matches no route.
-pub(super) async fn no_route(request: Request) -> Response<Body> {
-    let path = request.uri().path().to_owned();
-    let error = Error::not_found(format!("route `{}` does not exist", path.escape_debug()));
-    let trimmed = path.trim_end_matches('/');
-    let error = if trimmed.len() < path.len() && !trimmed.is_empty() {
-        error.hint(format!("Remove the slash at the end: {trimmed}"))
-    } else {
-        match suggest::route(&path) {
-            Some(route) => error.hint(format!("Check the path; similar: {route}")),
-            None => error,
-        }
-    };
-    Problem::from(error.hint("See the routes at /docs or /openapi.json")).into_response()
-}
-
-/// Returns the problem for a method that a route does not support.
-pub(super) fn no_method(methods: &[&str], method: &Method) -> Response<Body> {
-    let allowed = methods.join(", ");
-    let error = Error::invalid(format!("this route does not support {method}")).hint(format!("Use one of {allowed}"));
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", error)
-        .header(header::ALLOW, &allowed)
-        .into_response()
 }

@@ -1,18 +1,16 @@
 //! Suggests a route for a path that matches none.
 
-use super::routes;
-
 /// The least similarity of a path and a suggested route.
 const MIN_SIMILARITY: f64 = 0.85;
 
 /// Returns the template of the route that is most similar to a path.
-pub(super) fn route(path: &str) -> Option<&'static str> {
+pub(super) fn route(routes: impl Iterator<Item = &'static str>, path: &str) -> Option<&'static str> {
     let path = path.trim_end_matches('/').to_ascii_lowercase();
     if path.is_empty() {
         return None;
     }
     let given = if path.starts_with("/api") { path } else { format!("/api{path}") };
-    let similar = routes::paths().map(|route| (strsim::jaro_winkler(&given, &filled(route, &given)), route));
+    let similar = routes.map(|route| (strsim::jaro_winkler(&given, &filled(route, &given)), route));
     let similar = similar.filter(|(similarity, _)| *similarity >= MIN_SIMILARITY);
     similar.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, route)| route)
 }
@@ -30,7 +28,7 @@ fn filled(route: &str, path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::routes::paths, *};
 
     #[test]
     fn the_most_similar_route_is_suggested() {
@@ -41,10 +39,10 @@ mod tests {
             ("/api/vms/web/starts", "/api/vms/{vm}/start"),
             ("/api/operation/7", "/api/operations/{id}"),
         ] {
-            assert_eq!(route(path), Some(expected), "{path}");
+            assert_eq!(route(paths(), path), Some(expected), "{path}");
         }
         for path in ["/", "/favicon.ico", "/api/quite/another/thing"] {
-            assert_eq!(route(path), None, "{path}");
+            assert_eq!(route(paths(), path), None, "{path}");
         }
     }
 }

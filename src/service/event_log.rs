@@ -4,7 +4,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -12,8 +12,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
-use super::job::View;
-use crate::{api, ops::vm};
+use crate::{api::OperationView, ops::vm};
 
 /// How many events are kept.
 const CAPACITY: usize = 1024;
@@ -29,7 +28,7 @@ pub(crate) enum ServiceEvent {
     /// An event of a VM, from libvirt.
     Vm(vm::Event),
     /// A new state or more progress of an operation: the operation at that time, without its result.
-    Operation(Box<View>),
+    Operation(Box<OperationView>),
     /// The connection to libvirt's events was established or lost.
     Libvirt(LibvirtConnection),
     /// Events may have been lost. Clients must read again what they show.
@@ -44,16 +43,6 @@ impl ServiceEvent {
             Self::Operation(_) => "operation",
             Self::Libvirt(_) => "libvirt",
             Self::Reset(_) => "reset",
-        }
-    }
-}
-
-impl ServiceEvent {
-    /// Returns the event with the hints of its error as requests.
-    fn with_written_hints(&self) -> Self {
-        match self {
-            Self::Operation(view) => Self::Operation(Box::new(view.as_ref().clone().written(api::as_request))),
-            other => other.clone(),
         }
     }
 }
@@ -103,8 +92,15 @@ impl Reset {
 pub(crate) struct Event {
     pub(crate) number: u64,
     pub(crate) content: ServiceEvent,
-    /// The event as JSON, serialized once for all readers.
-    pub(crate) data: String,
+    /// The event as the front end writes it.
+    text: OnceLock<String>,
+}
+
+impl Event {
+    /// Returns the event as `write` writes it. It is written once for all readers.
+    pub(crate) fn text(&self, write: impl FnOnce(&ServiceEvent) -> String) -> &str {
+        self.text.get_or_init(|| write(&self.content))
+    }
 }
 
 /// What follows an event number.
@@ -225,10 +221,8 @@ impl EventLog {
 
 impl Entries {
     fn add(&mut self, event: ServiceEvent) {
-        // An event always serializes: it has no map with keys other than strings.
-        let data = serde_json::to_string(&event.with_written_hints()).unwrap_or_default();
         self.last += 1;
-        self.events.push_back(Arc::new(Event { number: self.last, content: event, data }));
+        self.events.push_back(Arc::new(Event { number: self.last, content: event, text: OnceLock::new() }));
         if self.events.len() > CAPACITY {
             self.events.pop_front();
         }
@@ -291,10 +285,7 @@ mod tests {
         let entries = log.lock();
         let published: Vec<_> = entries.events.iter().map(|event| event.content.kind()).collect();
         assert_eq!(published, ["libvirt", "libvirt", "libvirt", "reset"]);
-        assert!(
-            entries.events[1].data.contains(r#""state":"disconnected","reason":"it is gone""#),
-            "{:?}",
-            entries.events
-        );
+        let disconnected = serde_json::to_string(&entries.events[1].content).unwrap();
+        assert!(disconnected.contains(r#""state":"disconnected","reason":"it is gone""#), "{disconnected}");
     }
 }

@@ -255,8 +255,8 @@ async fn run(service: Arc<Service>, job: Arc<Job>, work: Work) {
 mod tests {
     use serde_json::json;
 
-    use super::{super::job::State, *};
-    use crate::api::Report;
+    use super::*;
+    use crate::api::{OperationState, Report};
 
     /// Far longer than any of these tests takes.
     const LIMIT: Duration = Duration::from_secs(30);
@@ -276,7 +276,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(job.stop());
         tokio::time::timeout(LIMIT, job.ends()).await.unwrap();
-        assert_eq!(job.view().state, State::Cancelled);
+        assert_eq!(job.view().state, OperationState::Cancelled);
     }
 
     #[tokio::test]
@@ -287,7 +287,7 @@ mod tests {
         let request = operation.read(json!({"vm": "nobody"})).unwrap();
         let job = Jobs::begin(&service, NewJob { operation, request, ..new_job() }).unwrap();
         tokio::time::timeout(LIMIT, job.ends()).await.unwrap();
-        assert_eq!(job.view().state, State::Failed);
+        assert_eq!(job.view().state, OperationState::Failed);
     }
 
     #[tokio::test]

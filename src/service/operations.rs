@@ -4,20 +4,16 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{
-    ANSWER_WITHIN, Service,
-    client::Client,
-    job::{Job, View},
-};
+use super::{ANSWER_WITHIN, Service, client::Client, job::Job};
 use crate::{
-    api::Scope,
+    api::{OperationView, Scope},
     error::{Error, Result},
 };
 
 impl Service {
     /// Returns the active and recently ended jobs that a client may see, the newest first. Results are omitted, because
     /// together they are large.
-    pub(crate) fn operations(&self, client: &Client) -> impl Iterator<Item = View> {
+    pub(crate) fn operations(&self, client: &Client) -> impl Iterator<Item = OperationView> {
         self.jobs.visible_to(client).into_iter().map(|job| job.summary())
     }
 
@@ -31,13 +27,13 @@ impl Service {
     }
 
     /// Cancels a job and waits for its rollback, at most for [`ANSWER_WITHIN`].
-    pub(crate) async fn cancel(&self, client: &Client, id: &str) -> Result<View> {
+    pub(crate) async fn cancel(&self, client: &Client, id: &str) -> Result<OperationView> {
         client.require(Scope::Operate, "cancel operations")?;
         self.audit.require()?;
         let job = self.operation(client, id)?;
         if !job.stop() {
-            let View { id, operation, state, .. } = job.summary();
-            let message = format!("operation `{id}` ({operation}) has already {}", state.name());
+            let OperationView { id, operation, state, .. } = job.summary();
+            let message = format!("operation `{id}` ({operation}) has already {state}");
             return Err(Error::conflict(message).hint("Undo its changes with another operation"));
         }
         job.ends_within(ANSWER_WITHIN).await;

@@ -15,14 +15,13 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use self::queue::Queue;
-use super::job::View;
 use crate::{
-    api::{Effect, Operation},
+    api::{Effect, Operation, OperationView},
     error::{Code, Error, Result},
 };
 
-/// The most characters that are recorded of a path that matches no route.
-const MAX_PATH: usize = 256;
+/// The most characters that are recorded of a route, which may be a path that a client made up.
+const MAX_ROUTE: usize = 256;
 
 /// How long the service waits for the last records to be written when it shuts down.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -45,7 +44,7 @@ pub(crate) struct RequestInfo {
     pub(crate) job: OnceLock<Uuid>,
 }
 
-/// Who sent a request, and what it asked for.
+/// Who sent a request, and what it asked for in the terms of its front end: `GET` and a route, or `CALL` and a tool.
 #[derive(Clone, Copy)]
 pub(crate) struct AuditOrigin<'r> {
     /// The name of the client; none if it was not authenticated.
@@ -53,13 +52,14 @@ pub(crate) struct AuditOrigin<'r> {
     /// The remote address of the connection.
     pub(crate) peer: Option<&'r str>,
     pub(crate) method: &'r str,
-    pub(crate) path: &'r str,
+    pub(crate) route: &'r str,
 }
 
 /// The response to a request.
 pub(crate) struct AuditResponse<'r> {
     pub(crate) origin: AuditOrigin<'r>,
     pub(crate) request_id: &'r str,
+    /// The status of the response in the terms of the API.
     pub(crate) status: u16,
     /// The error code.
     pub(crate) code: Option<&'static str>,
@@ -120,17 +120,11 @@ impl Audit {
         }
     }
 
-    /// Records the response to a request, if it is an API request or was refused.
+    /// Records the response to a request.
     pub(crate) fn record_response(&self, request: &RequestInfo, response: &AuditResponse<'_>) {
-        let AuditOrigin { client, peer, method, path } = response.origin;
-        let is_tool = path.starts_with("mcp ") || path.starts_with("/api/tools/");
-        let is_recorded = path.starts_with("/api") || is_tool || matches!(response.status, 401 | 403 | 421);
-        if !is_recorded {
-            return;
-        }
+        let AuditOrigin { client, peer, method, route } = response.origin;
         let operation = request.operation.get();
-        let route = operation.filter(|_| !is_tool).map(|operation| operation.path);
-        let end = path.char_indices().nth(MAX_PATH).map_or(path.len(), |(end, _)| end);
+        let end = route.char_indices().nth(MAX_ROUTE).map_or(route.len(), |(end, _)| end);
         let line = Line {
             time: Timestamp::now(),
             event: "request",
@@ -138,7 +132,7 @@ impl Audit {
             client,
             peer,
             method: Some(method),
-            route: Some(route.unwrap_or(&path[..end])),
+            route: Some(&route[..end]),
             operation: operation.map(|operation| operation.name),
             target: request.targets.get().map(Vec::as_slice).unwrap_or_default(),
             status: Some(response.status),
@@ -150,7 +144,7 @@ impl Audit {
     }
 
     /// Records the end of an operation, which may come long after the response.
-    pub(crate) fn record_end(&self, view: &View, targets: &[String]) {
+    pub(crate) fn record_end(&self, view: &OperationView, targets: &[String]) {
         let end = view.finished.unwrap_or(view.created);
         let line = Line {
             time: end,
@@ -198,9 +192,9 @@ mod tests {
         (Audit::open(Some(path.into()), is_required, lost.clone()).unwrap(), lost)
     }
 
-    fn record(audit: &Audit, path: &str, status: u16) {
+    fn record(audit: &Audit, route: &str, status: u16) {
         let response = AuditResponse {
-            origin: AuditOrigin { client: Some("ci"), peer: None, method: "GET", path },
+            origin: AuditOrigin { client: Some("ci"), peer: None, method: "GET", route },
             request_id: "r1",
             status,
             code: None,
@@ -217,7 +211,6 @@ mod tests {
         let (audit, _) = open(path.clone(), false);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         record(&audit, "/api/vms", 200);
-        record(&audit, "/healthz", 200);
         record(&audit, "/metrics", 401);
         audit.flush().await;
         std::fs::rename(&path, path.with_extension("1")).unwrap();
@@ -230,7 +223,7 @@ mod tests {
         let old = lines(&path.with_extension("1"));
         assert_eq!((old.len(), &old[0]["status"], &old[1]["status"]), (2, &200.into(), &401.into()));
         assert_eq!((&old[0]["durationMs"], &old[0]["route"]), (&7.into(), &"/api/vms".into()));
-        assert_eq!(lines(&path)[0]["route"].as_str().unwrap().chars().count(), MAX_PATH);
+        assert_eq!(lines(&path)[0]["route"].as_str().unwrap().chars().count(), MAX_ROUTE);
     }
 
     /// Waits until changes are refused, and returns the error.

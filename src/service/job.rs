@@ -1,7 +1,5 @@
 //! [`Job`]: a submitted operation that may take long, and its state.
 
-mod view;
-
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,12 +19,11 @@ use super::{
     metrics::{self, Metrics},
 };
 use crate::{
-    api::{Operation, Report},
+    api::{Operation, OperationState, OperationView, Report},
     cancel::Cancel,
-    error::{Code, Result},
+    error::Result,
     ops::progress::Progress,
 };
-pub(crate) use view::{State, View};
 
 /// Returns the size of a report in bytes.
 fn size(report: &Report) -> usize {
@@ -39,7 +36,7 @@ fn size(report: &Report) -> usize {
 
 /// The state of a job, its metrics, and whether it has progress that was not published yet.
 struct Current {
-    view: View,
+    view: OperationView,
     metrics: Option<metrics::Operation>,
     has_progress: bool,
 }
@@ -68,23 +65,7 @@ impl Job {
         (client, request_id): (&str, &str),
         (metrics, event_log): (&Metrics, &Arc<EventLog>),
     ) -> Self {
-        let view = View {
-            id: Uuid::new_v4(),
-            operation: operation.name,
-            vm: operation.vm(request).map(str::to_owned),
-            state: State::Queued,
-            step: None,
-            bytes_done: None,
-            bytes_total: None,
-            client: client.to_owned(),
-            request_id: request_id.to_owned(),
-            created: Timestamp::now(),
-            started: None,
-            finished: None,
-            status: None,
-            result: None,
-            error: None,
-        };
+        let view = OperationView::new(operation, request, client, request_id);
         event_log.publish(ServiceEvent::Operation(Box::new(view.clone())));
         let metrics = Some(metrics.operation(operation.name));
         Self {
@@ -121,15 +102,15 @@ impl Job {
     }
 
     /// Returns the current state without the result.
-    pub(crate) fn summary(&self) -> View {
+    pub(crate) fn summary(&self) -> OperationView {
         self.lock().view.clone()
     }
 
     /// Returns the current state with the result, which is shared and not copied.
-    pub(crate) fn view(&self) -> View {
+    pub(crate) fn view(&self) -> OperationView {
         let current = self.lock();
         let result = self.outcome().and_then(Result::ok).filter(|report| !matches!(**report, Report::Png(_)));
-        View { result, ..current.view.clone() }
+        OperationView { result, ..current.view.clone() }
     }
 
     /// Returns the approximate size of the kept report in bytes.
@@ -150,9 +131,9 @@ impl Job {
     /// Changes the state to running; returns false if the job was cancelled before.
     pub(crate) fn begin(&self) -> bool {
         let mut current = self.lock();
-        let is_queued = current.view.state == State::Queued;
+        let is_queued = current.view.state == OperationState::Queued;
         if is_queued {
-            current.view.state = State::Running;
+            current.view.state = OperationState::Running;
             current.view.started = Some(Timestamp::now());
             current.metrics.iter_mut().for_each(metrics::Operation::begin);
             self.publish(&mut current);
@@ -164,10 +145,10 @@ impl Job {
     pub(crate) fn stop(&self) -> bool {
         let mut current = self.lock();
         if current.view.state.is_final() {
-            return current.view.state == State::Cancelled;
+            return current.view.state == OperationState::Cancelled;
         }
-        if current.view.state != State::Cancelling {
-            current.view.state = State::Cancelling;
+        if current.view.state != OperationState::Cancelling {
+            current.view.state = OperationState::Cancelling;
             self.publish(&mut current);
         }
         drop(current);
@@ -177,23 +158,11 @@ impl Job {
     }
 
     /// Ends the job. Calls `record` before the end becomes visible to clients.
-    pub(crate) fn end(&self, outcome: Result<Report>, record: impl FnOnce(&View)) {
+    pub(crate) fn end(&self, outcome: Result<Report>, record: impl FnOnce(&OperationView)) {
         let mut current = self.lock();
-        let view = &mut current.view;
-        view.finished = Some(Timestamp::now());
-        (view.step, view.bytes_done, view.bytes_total) = (None, None, None);
-        match &outcome {
-            Ok(report) => {
-                view.state = State::Succeeded;
-                view.status = Some(self.operation.status_of(report));
-                self.report_size.store(size(report), Ordering::Relaxed);
-            }
-            Err(error) => {
-                let is_cancelled = view.state == State::Cancelling && error.code == Code::Interrupted;
-                view.state = if is_cancelled { State::Cancelled } else { State::Failed };
-                view.status = Some(error.code.http_status());
-                view.error = Some(error.clone());
-            }
+        current.view.end(self.operation, &outcome);
+        if let Ok(report) = &outcome {
+            self.report_size.store(size(report), Ordering::Relaxed);
         }
         if let Some(metrics) = current.metrics.take() {
             metrics.end(outcome.as_ref().map(|_| ()).map_err(|error| error.code));
@@ -274,11 +243,11 @@ mod tests {
         assert_eq!(
             published,
             [
-                (State::Queued, None, None),
-                (State::Running, None, None),
-                fetching(State::Running),
-                fetching(State::Cancelling),
-                (State::Succeeded, None, None)
+                (OperationState::Queued, None, None),
+                (OperationState::Running, None, None),
+                fetching(OperationState::Running),
+                fetching(OperationState::Cancelling),
+                (OperationState::Succeeded, None, None)
             ]
         );
     }
