@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -55,6 +55,12 @@ const ONLY_IN: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["env::args"], &["cli/usage_error.rs"], "read the command line"),
     (&["println!", "print!(", "io::stdout", "io::stdin", "anstream"], &["cli"], "use the terminal"),
+    (&["axum::", "hyper::", "hyper_util::", "tower::", "tower_http::"], &["http"], "speak HTTP"),
+    (
+        &["StatusCode", "http_status()", "::http_status", "status_of("],
+        &["http", "agents", "api", "error"],
+        "use HTTP statuses",
+    ),
     (
         &["std::fs", "fs::", "File::", "std::net", "ureq::"],
         &[
@@ -83,50 +89,79 @@ impl Source {
         self.path.split(['/', '.']).next().unwrap()
     }
 
-    /// Returns the modules of the crate that it uses, as `crate::a::b`, `use crate::{a, b::c}` or `super::…`.
-    fn uses(&self) -> BTreeSet<String> {
-        let mut used = BTreeSet::new();
-        let depth = self.depth();
-        for prefix in ["crate::".to_owned(), "vmprov::".to_owned(), "super::".repeat(depth)] {
-            if prefix.is_empty() {
-                continue;
-            }
-            for (at, _) in self.code.match_indices(&prefix) {
-                let before = self.code[..at].chars().next_back();
-                if before.is_some_and(|c| c == ':' || c == '_' || c.is_alphanumeric()) {
-                    continue;
-                }
-                used.extend(first_names(&self.code[at + prefix.len()..]));
-            }
-        }
-        used.retain(|name| MAY_USE.iter().any(|(module, _)| module == name));
-        used
+    /// Returns the path of its module: `ops::vm` for `ops/vm/mod.rs`.
+    fn path_of_module(&self) -> Vec<&str> {
+        let names = self.path.trim_end_matches(".rs").split('/');
+        names.filter(|name| !matches!(*name, "mod" | "lib" | "main")).collect()
     }
 
-    /// Returns how many `super::` lead to the crate's root.
-    fn depth(&self) -> usize {
-        let names = self.path.trim_end_matches(".rs").split('/').filter(|name| *name != "mod");
-        names.filter(|name| !matches!(*name, "lib" | "main")).count()
+    /// Returns the paths in the code, from the crate's root: those of `crate::a::b`, `use crate::{a, b::c}`, `super::…`.
+    fn references(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for root in ["crate::", "vmprov::", "super::", "self::"] {
+            for (at, _) in self.code.match_indices(root) {
+                if !self.code[..at].ends_with(|c: char| c == ':' || is_of_name(c)) {
+                    found.extend(paths_in_tree(&self.code[at..]).iter().map(|path| self.from_root(path)));
+                }
+            }
+        }
+        found
+    }
+
+    /// Returns a path of this file as a path from the crate's root.
+    fn from_root(&self, path: &str) -> String {
+        let mut names = self.path_of_module();
+        for name in path.split("::") {
+            match name {
+                "crate" | "vmprov" => names.clear(),
+                "super" => drop(names.pop()),
+                "self" => {}
+                name => names.push(name),
+            }
+        }
+        names.join("::")
+    }
+
+    /// Returns the modules of the crate's root that it uses.
+    fn uses(&self) -> BTreeSet<String> {
+        let references = self.references();
+        let first = references.iter().filter_map(|path| path.split("::").next());
+        first.filter(|name| MAY_USE.iter().any(|(module, _)| module == name)).map(str::to_owned).collect()
     }
 }
 
-/// Returns the first name of a path, or of each path in a group in braces.
-fn first_names(rest: &str) -> Vec<String> {
-    let name =
-        |text: &str| -> String { text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
-    let Some(group) = rest.strip_prefix('{') else { return vec![name(rest)] };
-    let mut names = vec![name(group)];
-    let mut level = 0;
+fn is_of_name(c: char) -> bool {
+    c == '_' || c.is_alphanumeric()
+}
+
+/// Returns the paths at the beginning of code: `a::b` and `a::c::d` for `a::{b, c::{d}}`.
+fn paths_in_tree(code: &str) -> Vec<String> {
+    let end = code.find(|c: char| c != ':' && !is_of_name(c)).unwrap_or(code.len());
+    let (path, rest) = code.split_at(end);
+    let Some(group) = rest.strip_prefix('{') else { return vec![path.to_owned()] };
+    let members = members(group).into_iter().map(str::trim).filter(|member| !member.is_empty());
+    let inner = members.flat_map(paths_in_tree);
+    inner.map(|inner| format!("{path}{inner}")).collect()
+}
+
+/// Returns the members of a group, which ends at its closing brace.
+fn members(group: &str) -> Vec<&str> {
+    let (mut members, mut level, mut start) = (Vec::new(), 0, 0);
     for (at, c) in group.char_indices() {
         match c {
             '{' => level += 1,
-            '}' if level == 0 => break,
-            '}' => level -= 1,
-            ',' if level == 0 => names.push(name(&group[at + 1..])),
+            '}' if level > 0 => level -= 1,
+            ',' | '}' if level == 0 => {
+                members.push(&group[start..at]);
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
             _ => {}
         }
     }
-    names
+    members
 }
 
 fn sources() -> Vec<Source> {
@@ -197,6 +232,45 @@ fn modules_use_only_what_their_layer_allows() {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
+/// Returns the files that use each other in a cycle, each with those that it uses.
+///
+/// The `mod.rs` of a folder uses all files of the folder. They may use it in return: it has what they share.
+fn cycles(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
+    let modules: BTreeSet<String> = sources.iter().map(|source| source.path_of_module().join("::")).collect();
+    let is_in = |module: &str, folder: &str| module.strip_prefix(folder).is_some_and(|rest| rest.starts_with("::"));
+    let module_of = |path: &String| {
+        let in_path = modules.iter().filter(|module| path == *module || is_in(path, module));
+        in_path.max_by_key(|module| module.len()).cloned()
+    };
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources {
+        let module = source.path_of_module().join("::");
+        let others = source.references().iter().filter_map(module_of).collect::<BTreeSet<_>>();
+        let inner = modules.iter().filter(|other| is_in(other, &module)).cloned();
+        let used = others.into_iter().filter(|other| *other != module && !is_in(&module, other)).chain(inner).collect();
+        uses.insert(module, used);
+    }
+    loop {
+        // A file that uses no other, or that no other uses, is in no cycle.
+        let (before, used) = (uses.len(), uses.values().flatten().cloned().collect::<BTreeSet<_>>());
+        uses.retain(|module, others| !others.is_empty() && used.contains(module));
+        let left: BTreeSet<_> = uses.keys().cloned().collect();
+        uses.values_mut().for_each(|others| others.retain(|other| left.contains(other)));
+        if uses.len() == before {
+            return uses;
+        }
+    }
+}
+
+/// Files that use each other can only be understood together.
+#[test]
+fn no_files_use_each_other_in_a_cycle() {
+    // The definitions, calls and hints of `agents` still use each other.
+    let sources: Vec<_> = sources().into_iter().filter(|source| source.module() != "agents").collect();
+    let cycles = cycles(&sources);
+    assert!(cycles.is_empty(), "{cycles:#?}");
+}
+
 /// A dropped `Process` ends what it started. `output()` and `status()` wait for the end anyway.
 #[test]
 fn only_the_process_helper_spawns_processes() {
@@ -221,6 +295,35 @@ fn architecture_md_names_existing_paths_and_describes_every_layer() {
     }
 }
 
+#[test]
+fn cargo_toml_says_what_each_crate_is_for() {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let section = text.split("[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let lines: Vec<_> = section.lines().filter(|line| !line.is_empty()).collect();
+    assert!(lines.len() > 40, "{lines:?}");
+    let is_comment = |line: &str| line.starts_with('#');
+    let unexplained = lines.windows(2).filter(|pair| !is_comment(pair[0]) && !is_comment(pair[1]));
+    assert_eq!(unexplained.map(|pair| pair[1]).collect::<Vec<_>>(), [""; 0]);
+}
+
+/// Tests the check for cycles itself.
+#[test]
+fn every_cycle_is_found() {
+    let cycle = |files: &[(&str, &str)]| {
+        let sources: Vec<_> =
+            files.iter().map(|(path, text)| Source { path: (*path).to_owned(), code: code(text) }).collect();
+        cycles(&sources).into_keys().collect::<Vec<_>>()
+    };
+    let user = ("cli/mod.rs", "use crate::ops::vm;");
+    let (a, b) = (("ops/vm/a.rs", "use super::{b, Vm};"), ("ops/vm/b.rs", "fn f() { crate::ops::vm::a::g() }"));
+    assert_eq!(cycle(&[user, ("ops/vm/mod.rs", ""), a, b]), ["ops::vm::a", "ops::vm::b"]);
+    let outside = ("ops/undo.rs", "use super::{\n    Host,\n    vm::{Vm, self},\n};");
+    let inside = ("ops/vm/set/mod.rs", "use crate::{error::Error, ops::{undo::{Undo}, Host}};");
+    assert_eq!(cycle(&[user, ("ops/vm/mod.rs", ""), outside, inside]), ["ops::undo", "ops::vm", "ops::vm::set"]);
+    let used = ("ops/vm/b.rs", "use super::Vm; // super::a");
+    assert_eq!(cycle(&[user, ("ops/vm/mod.rs", "pub use a::g;"), a, used]), [""; 0]);
+}
+
 /// Tests the check of the layers itself.
 #[test]
 fn every_kind_of_violation_is_found() {
@@ -238,6 +341,9 @@ fn every_kind_of_violation_is_found() {
         ("ops/key.rs", "std::env::args()", "may read the command line"),
         ("cloud_init/parts.rs", "std::fs::read(x)", "may do input or output"),
         ("http/mod.rs", "use crate::tools::Tool;", "`http` must not use `tools`"),
+        ("agents/mcp.rs", "use axum::http::request;", "may speak HTTP"),
+        ("service/job.rs", "error.code.http_status()", "may use HTTP statuses"),
+        ("service/job.rs", "self.operation.status_of(report)", "may use HTTP statuses"),
         ("mcp/mod.rs", "", "is in no layer"),
     ] {
         let found = violations(&[Source { path: path.to_owned(), code: code(text) }]);

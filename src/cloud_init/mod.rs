@@ -10,6 +10,7 @@
 //! 25.1.4 (Debian 13). File names below are relative to its `cloudinit/`. `tests/cloud_init` runs that code on seeds.
 
 mod check;
+mod gzip;
 mod parts;
 mod render;
 #[cfg(test)]

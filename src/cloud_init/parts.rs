@@ -5,7 +5,7 @@
 use mailparse::{ParsedMail, parse_mail};
 use yaml_serde::{Mapping, Value};
 
-use super::user_data::gunzip;
+use super::gzip;
 use crate::error::{Error, Hint, Result};
 
 /// A part, as one of cloud-init's handlers receives it.
@@ -143,7 +143,7 @@ fn split_message(message: &ParsedMail<'_>, parts: &mut Vec<Part>) -> Result<()> 
     })?;
     let compressed = GZIP_TYPES.contains(&mime);
     if compressed {
-        body = gunzip(&body, &label)?;
+        body = gzip::decompress(&body, &label)?;
     }
     let text = String::from_utf8(body).ok();
     // The content decides if the type is generic, and for scripts, which are often mislabeled.

@@ -1,20 +1,17 @@
 //! [`UserData`]: the operator's user data, checked.
 
 use std::fmt;
-use std::io::Read;
 
-use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 
 use super::check;
+use super::gzip;
 use super::parts::{self, Part};
 use crate::error::{Error, Result};
 use crate::model::name::Name;
 
 /// The size limit of user data as given. A larger file is probably the wrong one.
 const MAX_RAW: usize = 1 << 20;
-/// The size limit after decompression, so that a small file cannot fill the memory.
-const MAX_PLAIN: usize = 16 << 20;
 
 /// User data in any format that cloud-init handles. It is decompressed and otherwise as given.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +28,8 @@ impl UserData {
             return Err(Error::invalid(format!("the user data has {} bytes, the limit is {MAX_RAW}", bytes.len()))
                 .hint("Let the guest download the rest, with `#include` or a script"));
         }
-        let bytes = if bytes.starts_with(GZIP) { gunzip(bytes, "the user data")? } else { bytes.to_vec() };
+        let bytes =
+            if bytes.starts_with(gzip::MAGIC) { gzip::decompress(bytes, "the user data")? } else { bytes.to_vec() };
         Self::try_from(into_text(bytes)?)
     }
 
@@ -69,25 +67,6 @@ impl fmt::Debug for UserData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "UserData({} bytes, {} parts)", self.text.len(), self.parts.len())
     }
-}
-
-/// The first bytes of gzip data (RFC 1952, section 2.3.1).
-const GZIP: &[u8] = b"\x1f\x8b";
-
-/// Decompresses gzip data of at most [`MAX_PLAIN`] bytes. `what` is its name in errors.
-pub(super) fn gunzip(bytes: &[u8], what: &str) -> Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    let limit = MAX_PLAIN as u64 + 1;
-    MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut plain).map_err(|error| {
-        Error::invalid(format!("cannot decompress {what} as gzip"))
-            .because(error)
-            .hint("Compress it again or provide it uncompressed: it is damaged or truncated")
-    })?;
-    if plain.len() > MAX_PLAIN {
-        return Err(Error::invalid(format!("{what} has more than {MAX_PLAIN} bytes when decompressed"))
-            .hint("Let the guest download the rest, with `#include` or a script"));
-    }
-    Ok(plain)
 }
 
 /// Converts to text, and removes a byte order mark. With one, cloud-init would not recognize the first line

@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{image::Verification, specification::Specification};
+use super::{image::Verification, key::Key, specification::Specification};
 
 /// The record of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +128,12 @@ pub struct InjectedKey {
     /// Its fingerprint, `SHA256:…`.
     #[serde(rename = "@fingerprint")]
     pub fingerprint: String,
+}
+
+impl From<&Key> for InjectedKey {
+    fn from(key: &Key) -> Self {
+        Self { name: key.name.to_string(), fingerprint: key.fingerprint.clone() }
+    }
 }
 
 /// A volume that belongs to a VM.

@@ -7,7 +7,7 @@ use std::{ops::ControlFlow, time::Duration};
 
 use uuid::Uuid;
 
-use super::{Host, undo::undoing, vm};
+use super::{Host, undo::undoing, vm::lock::lock_now};
 use crate::{
     error::{Code, Error, Result},
     model::{
@@ -156,7 +156,7 @@ fn probe_once(host: &Host, offered: &Capabilities) -> Result<Probed> {
         metadata: &metadata,
     };
     // As with every incomplete VM, `gc` does not touch it while this lease is held.
-    let lease = vm::lock_now(host, &name)?;
+    let lease = lock_now(host, &name)?;
     let host = &lease.host;
     undoing(|undo| {
         let undoer = host.uncancellable();

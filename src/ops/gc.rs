@@ -114,7 +114,7 @@ pub(super) enum Claim {
 /// Claims an incomplete VM. Its record is read again under the lease: meanwhile the VM may have been completed, or its
 /// name given to another VM.
 pub(super) fn claim(host: &Host, listed: &DomainSummary) -> Result<Claim> {
-    let lease = match vm::lock_now(host, &listed.name) {
+    let lease = match vm::lock::lock_now(host, &listed.name) {
         Ok(lease) => lease,
         Err(error) if error.code == Code::Busy => return Ok(Claim::Theirs(error.message)),
         Err(error) => return Err(error),

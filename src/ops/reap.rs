@@ -94,7 +94,7 @@ pub fn reap(host: &Host, options: ReapOptions) -> Result<Reaped> {
 }
 
 fn reap_one(host: &Host, listed: &DomainSummary, now: Timestamp, dry_run: bool) -> Result<Outcome> {
-    let lease = match vm::lock_now(host, &listed.name) {
+    let lease = match vm::lock::lock_now(host, &listed.name) {
         Err(error) if error.code == Code::Busy => return Ok(Outcome::Skipped { reason: error.message }),
         result => result?,
     };

@@ -51,8 +51,7 @@ impl Tool {
     pub(super) fn open_session(&self) -> Result<Session> {
         let failed = |error: std::io::Error| Error::io(format!("connect to `{}`", self.program), &error);
         let (output, terminal) = pseudo_terminal().map_err(|error| failed(error.into()))?;
-        let ((stdin, input), (errors, stderr)) =
-            (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
+        let ((stdin, input), (errors, stderr)) = (std::io::pipe().map_err(failed)?, std::io::pipe().map_err(failed)?);
         let expression = self.without_input().stdin_file(stdin).stdout_file(terminal).stderr_file(stderr);
         let handle = expression.start().map_err(|error| self.not_started(&error))?;
         let unblock = || {

@@ -3,17 +3,14 @@
 mod access;
 mod inspect;
 mod lifecycle;
+pub(super) mod lock;
 mod wait;
 
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{
-    Host,
-    lease::Lease,
-    missing,
-};
+use super::{Host, missing};
 use crate::{
     error::{Code, Error, Hint, ResourceKind, Result},
     model::vm::State,
@@ -21,10 +18,10 @@ use crate::{
 };
 
 pub use access::{
-    address::{AddressOptions, Addresses, addresses},
     copy::{Copied, NewCopy, copy},
     exec::{Executed, Live, NewExec, Streams, Via, exec},
     inject::{Injected, Method, NewInjection, inject},
+    ip::{AddressOptions, Addresses, addresses},
     login::ssh,
     ssh_command::{SshCommand, ssh_command},
     ssh_config::{LeftOut, SshConfig, SshConfigOptions, SshHost, ssh_config},
@@ -53,10 +50,8 @@ pub(super) use lifecycle::{
     delete::remove,
     seed::is_seed,
 };
+use lock::{lock, lock_found};
 pub use wait::{Reached, WaitOptions, wait};
-
-/// How long an operation waits for another vmprov process that works on the same VM.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Returns every VM that the caller can see.
 fn visible(host: &Host) -> Result<Vec<DomainSummary>> {
@@ -84,27 +79,6 @@ fn look_up(host: &Host, reference: &str) -> Result<(DomainSummary, Domain)> {
     let listed = find(host, reference)?;
     let domain = host.virsh.domain(listed.uuid)?;
     Ok((listed, domain))
-}
-
-/// Takes the lease on a VM. All work on the VM must use the lease's `host`.
-fn lock(host: &Host, name: &str) -> Result<Lease> {
-    Lease::take(host, &lease_name(name), LOCK_WAIT)
-}
-
-/// Finds a VM and takes its lease.
-fn lock_found(host: &Host, reference: &str) -> Result<Lease> {
-    lock(host, &find(host, reference)?.name)
-}
-
-/// Returns the name of the lease on a VM.
-fn lease_name(name: &str) -> String {
-    format!("the VM `{name}`")
-}
-
-/// Takes the lease on a VM without waiting. If another process holds it, the error has [`Code::Busy`] and names the
-/// holder.
-pub(super) fn lock_now(host: &Host, name: &str) -> Result<Lease> {
-    Lease::take(host, &lease_name(name), Duration::ZERO)
 }
 
 /// Returns the error for a VM whose creation or deletion was interrupted.

@@ -12,7 +12,11 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    tools::{Tool, scratch::Scratch, session::{Response, Session}},
+    tools::{
+        Tool,
+        scratch::Scratch,
+        session::{Response, Session},
+    },
 };
 
 /// The maximum number of idle sessions. More are needed only while more calls run at once.

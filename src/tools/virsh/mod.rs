@@ -34,8 +34,8 @@ use super::{Runner, Tool};
 use crate::error::{Code, Error, Result};
 
 pub use agent::{GuestFiles, Progress};
-use connection::Sessions;
 pub use chain::{NamedFile, Storage, StoredVolume, User};
+use connection::Sessions;
 pub use domain::{Described, Domain, DomainSummary};
 pub use domain_xml::{DiskDevice, Link, NewDomain, NewInterface, UserMode};
 pub use edit::Limits;

@@ -2,72 +2,15 @@
 
 use std::{cmp::Reverse, net::IpAddr};
 
-use clap::Args;
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
 use crate::{
-    error::{Error, Hint, Result},
+    error::Result,
     model::{
-        limit::Limit,
         record::PortForward,
-        vm::{Address, AddressSource, WaitFor},
+        vm::{Address, AddressSource},
     },
-    ops::{
-        Host,
-        vm::{look_up, wait::Watch},
-    },
+    ops::Host,
     tools::virsh::Domain,
 };
-
-/// Sets whether and how long to wait for an address
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Args, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub struct AddressOptions {
-    /// Wait until the VM has an address
-    #[arg(long)]
-    pub wait: bool,
-
-    /// Time limit for the wait
-    #[arg(long, value_name = "TIME", default_value_t = Limit::WAIT, requires = "wait")]
-    pub timeout: Limit,
-}
-
-impl Default for AddressOptions {
-    fn default() -> Self {
-        Self { wait: false, timeout: Limit::WAIT }
-    }
-}
-
-/// The addresses of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Addresses {
-    /// The VM, as it was named in the request.
-    pub vm: String,
-    /// The addresses, the best one for a login first.
-    pub addresses: Vec<Address>,
-}
-
-/// Returns the addresses of a running VM.
-pub fn addresses(host: &Host, reference: &str, options: AddressOptions) -> Result<Addresses> {
-    let (listed, domain) = look_up(host, reference)?;
-    if !listed.state.is_active() {
-        return Err(Error::conflict(format!("VM `{}` is {}, so it has no address", listed.name, listed.state))
-            .hint(Hint::call_on_vm("Start it", "vm_start", &listed.name)));
-    }
-    if options.wait {
-        Watch::new(listed.uuid, WaitFor::Ip, options.timeout.0, true).run(host)?;
-    }
-    let addresses = of(host, &domain)?;
-    if addresses.is_empty() {
-        return Err(Error::not_found(format!("VM `{}` has no address yet", listed.name)).hint(Hint::call(
-            "Wait for one",
-            "vm_wait",
-            [("vm", listed.name.as_str()), ("for", "ip")],
-        )));
-    }
-    Ok(Addresses { vm: reference.to_owned(), addresses })
-}
 
 /// Returns the addresses that a running VM has now.
 pub(in crate::ops) fn of(host: &Host, domain: &Domain) -> Result<Vec<Address>> {
@@ -108,6 +51,11 @@ pub(in crate::ops) fn best_first(domain: &Domain, reported: Vec<Address>) -> Vec
         }
     }
     known
+}
+
+/// Returns the IP addresses alone.
+pub(in crate::ops) fn ips(addresses: &[Address]) -> Vec<IpAddr> {
+    addresses.iter().map(|address| address.address).collect()
 }
 
 #[cfg(test)]

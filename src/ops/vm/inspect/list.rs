@@ -1,7 +1,5 @@
 //! Listing VMs, and showing one. The number of processes is fixed, regardless of the number of VMs.
 
-use std::net::IpAddr;
-
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -63,7 +61,7 @@ fn report(listed: &DomainSummary, domain: Option<&Domain>, details: Option<(Opti
         expires: metadata.and_then(|metadata| metadata.expires),
         protected: metadata.is_some_and(|metadata| metadata.protected),
         owner: metadata.and_then(|metadata| metadata.owner.clone()),
-        addresses: domain.map(|domain| ips(&address::best_first(domain, leases.to_vec()))).unwrap_or_default(),
+        addresses: domain.map(|domain| address::ips(&address::best_first(domain, leases.to_vec()))).unwrap_or_default(),
         ssh_port: metadata.and_then(|metadata| metadata.forward).map(|forward| forward.port),
     });
     Vm {
@@ -75,10 +73,6 @@ fn report(listed: &DomainSummary, domain: Option<&Domain>, details: Option<(Opti
         autostart: listed.autostart,
         known,
     }
-}
-
-pub(in crate::ops) fn ips(addresses: &[Address]) -> Vec<IpAddr> {
-    addresses.iter().map(|address| address.address).collect()
 }
 
 /// Returns one VM as it is in the list.

@@ -13,12 +13,9 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{
-            access::{
-                address::best_first,
-                login::{Login, describe},
-            },
-            inspect::list::ips,
+        vm::access::{
+            address::{best_first, ips},
+            login::{Login, describe},
         },
     },
     tools::{

@@ -5,13 +5,9 @@ use crate::{
     error::{Error, Hint, Result},
     model::{
         key::Key,
-        record::{OwnedVolume, VmRecord, VolumeRole},
+        record::{InjectedKey, OwnedVolume, VmRecord, VolumeRole},
     },
-    ops::{
-        Host,
-        undo::undoing,
-        vm::{lifecycle::create::injected_key, lifecycle::seed},
-    },
+    ops::{Host, undo::undoing, vm::lifecycle::seed},
     tools::virsh::{DiskDevice, DomainSummary},
 };
 
@@ -111,7 +107,7 @@ impl Reseed<'_> {
     /// Records the key in the VM's metadata.
     fn record_key(&self, mut metadata: VmRecord) -> Result<()> {
         metadata.keys.retain(|other| other.fingerprint != self.key.fingerprint);
-        metadata.keys.push(injected_key(self.key));
+        metadata.keys.push(InjectedKey::from(self.key));
         self.host.virsh.set_metadata(self.listed.uuid, &metadata, self.listed.state.is_active())
     }
 }

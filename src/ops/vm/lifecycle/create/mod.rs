@@ -30,8 +30,6 @@ use existing::{Existing, Old};
 use plan::{Plan, plan};
 use request::Request;
 
-pub(in crate::ops) use plan::injected_key;
-
 /// A VM that was created, or that already existed with the requested specification.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

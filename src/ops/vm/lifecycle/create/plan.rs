@@ -8,7 +8,6 @@ use crate::{
     cloud_init::{HostKey, Seed},
     error::{Code, Error, Hint, Result},
     model::{
-        key::Key,
         record::{InjectedKey, OwnedVolume, Phase, Provenance, VmRecord, VolumeRole},
         size::{DiskSize, human},
         specification::IfExists,
@@ -250,7 +249,7 @@ impl Plan {
         }
         metadata.volumes.extend(self.installer.iter().filter_map(|(_, volume)| volume.clone()));
         metadata.forward = self.attachment.forward();
-        metadata.keys = request.keys.iter().map(injected_key).collect();
+        metadata.keys = request.keys.iter().map(InjectedKey::from).collect();
         metadata.specification = Some((&request.specification(new)).into());
     }
 
@@ -277,9 +276,4 @@ impl Plan {
         }
         .to_xml()
     }
-}
-
-/// Returns the record of a key that a VM gets.
-pub(in crate::ops) fn injected_key(key: &Key) -> InjectedKey {
-    InjectedKey { name: key.name.to_string(), fingerprint: key.fingerprint.clone() }
 }
