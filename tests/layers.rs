@@ -101,7 +101,7 @@ impl Source {
         for root in ["crate::", "vmprov::", "super::", "self::"] {
             for (at, _) in self.code.match_indices(root) {
                 if !self.code[..at].ends_with(|c: char| c == ':' || is_of_name(c)) {
-                    found.extend(paths_in_tree(&self.code[at..]).iter().map(|path| self.from_root(path)));
+                    found.extend(paths_in_tree(&self.code[at..]).iter().map(|path| self.absolute(path)));
                 }
             }
         }
@@ -109,7 +109,7 @@ impl Source {
     }
 
     /// Returns a path of this file as a path from the crate's root.
-    fn from_root(&self, path: &str) -> String {
+    fn absolute(&self, path: &str) -> String {
         let mut names = self.path_of_module();
         for name in path.split("::") {
             match name {
@@ -232,7 +232,7 @@ fn modules_use_only_what_their_layer_allows() {
     assert!(violations.is_empty(), "\n{}", violations.join("\n"));
 }
 
-/// Returns the files that use each other in a cycle, each with those that it uses.
+/// Returns the files that are in a cycle or between two cycles, each with those of them that it uses.
 ///
 /// The `mod.rs` of a folder uses all files of the folder. They may use it in return: it has what they share.
 fn cycles(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
@@ -245,17 +245,21 @@ fn cycles(sources: &[Source]) -> BTreeMap<String, BTreeSet<String>> {
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for source in sources {
         let module = source.path_of_module().join("::");
-        let others = source.references().iter().filter_map(module_of).collect::<BTreeSet<_>>();
+        let named = source.references();
+        let outer = named.iter().filter_map(module_of).filter(|other| *other != module && !is_in(&module, other));
         let inner = modules.iter().filter(|other| is_in(other, &module)).cloned();
-        let used = others.into_iter().filter(|other| *other != module && !is_in(&module, other)).chain(inner).collect();
-        uses.insert(module, used);
+        let others = outer.chain(inner).collect();
+        uses.insert(module, others);
     }
     loop {
         // A file that uses no other, or that no other uses, is in no cycle.
-        let (before, used) = (uses.len(), uses.values().flatten().cloned().collect::<BTreeSet<_>>());
-        uses.retain(|module, others| !others.is_empty() && used.contains(module));
+        let before = uses.len();
+        let targets: BTreeSet<_> = uses.values().flatten().cloned().collect();
+        uses.retain(|module, others| !others.is_empty() && targets.contains(module));
         let left: BTreeSet<_> = uses.keys().cloned().collect();
-        uses.values_mut().for_each(|others| others.retain(|other| left.contains(other)));
+        for others in uses.values_mut() {
+            others.retain(|other| left.contains(other));
+        }
         if uses.len() == before {
             return uses;
         }
@@ -320,8 +324,8 @@ fn every_cycle_is_found() {
     let outside = ("ops/undo.rs", "use super::{\n    Host,\n    vm::{Vm, self},\n};");
     let inside = ("ops/vm/set/mod.rs", "use crate::{error::Error, ops::{undo::{Undo}, Host}};");
     assert_eq!(cycle(&[user, ("ops/vm/mod.rs", ""), outside, inside]), ["ops::undo", "ops::vm", "ops::vm::set"]);
-    let used = ("ops/vm/b.rs", "use super::Vm; // super::a");
-    assert_eq!(cycle(&[user, ("ops/vm/mod.rs", "pub use a::g;"), a, used]), [""; 0]);
+    let shared = ("ops/vm/b.rs", "use super::Vm; // super::a");
+    assert_eq!(cycle(&[user, ("ops/vm/mod.rs", "pub use a::g;"), a, shared]), [""; 0]);
 }
 
 /// Tests the check of the layers itself.

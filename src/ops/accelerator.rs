@@ -78,7 +78,7 @@ pub(super) fn accelerator(
 ) -> Result<Capabilities> {
     let verdict = verdict(host);
     let is_wrong = virttype.is_some() && !matches!(verdict, Some(Verdict::Fails(_)));
-    let offered = if is_wrong { host.virsh.offered()? } else { offered };
+    let offered = if is_wrong { host.virsh.capabilities()? } else { offered };
     let slow = "VMs are emulated, which is many times slower";
     let outcome = match verdict {
         None if offered.is_kvm() && !host.is_dry_run() => Some(probe(host, &offered)?),

@@ -22,7 +22,7 @@ use crate::{
     },
     tools::{
         fence::{self, Fence},
-        virsh::{StoredLease, Taken, Virsh},
+        virsh::{LeaseOutcome, StoredLease, Virsh},
     },
 };
 
@@ -98,20 +98,20 @@ impl Lease {
         loop {
             let start = fence::now();
             match host.virsh.take_lease(what, uuid, &Holder::this()?)? {
-                Taken::Ours => {
+                LeaseOutcome::Ours => {
                     let fence = Fence::new(what, SAFE_TERM);
                     fence.extend(start, SAFE_TERM);
                     let shared = Shared::new(host, what, uuid, alive, &fence);
                     return Ok(Self { host: host.fenced_by(fence), _kind: Kind::Shared { _secret: shared } });
                 }
-                Taken::Unsupported => {
+                LeaseOutcome::Unsupported => {
                     let name = format!("{what} at {}", host.hypervisor()?);
                     let left = deadline.saturating_duration_since(Instant::now());
                     let lock = Lock::take(&name, left, &host.runner.cancel);
                     let lock = lock.map_err(|error| lease_error(error, what))?;
                     return Ok(Self { host: host.clone(), _kind: Kind::Local { _lock: lock } });
                 }
-                Taken::Theirs(other) => {
+                LeaseOutcome::Theirs(other) => {
                     let is_recent = checked.is_some_and(|(uuid, when)| uuid == other && when.elapsed() < HOLDER_CHECK);
                     if is_recent && Instant::now() < deadline {
                         host.runner.cancel.check()?;
@@ -168,7 +168,7 @@ fn renew(virsh: &Virsh, what: &str, uuid: Uuid, fence: &Fence) {
         return fence.close();
     }
     match Holder::this().and_then(|holder| virsh.take_lease(what, uuid, &holder)) {
-        Ok(Taken::Ours) => fence.extend(start, SAFE_TERM),
+        Ok(LeaseOutcome::Ours) => fence.extend(start, SAFE_TERM),
         Ok(_) => fence.close(),
         Err(error) => tracing::warn!("cannot renew the lease on {what}: {error}"),
     }

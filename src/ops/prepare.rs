@@ -54,7 +54,7 @@ fn create_pool(host: &Host) -> Result<Pool> {
     })?;
     note(host, "created", &format!("the storage pool `{name}` in {path}"), "missing");
     if host.is_dry_run() {
-        return Ok(Pool::to_be_made(name, path));
+        return Ok(Pool::planned(name, path));
     }
     let created = host.virsh.pool(name)?;
     created.ok_or_else(|| Error::internal(format!("the storage pool `{name}` disappeared after it was created")))

@@ -164,7 +164,7 @@ fn requested(operation: &Operation, request: &Value, owned: &[vm::OwnedVm], usag
             one(
                 VMS,
                 new.name.to_string(),
-                usage(1, new.vcpus, new.memory.mib(), new.disk_size.bytes() + vm::BESIDE_DISK),
+                usage(1, new.vcpus, new.memory.mib(), new.disk_size.bytes() + vm::SEED_AND_CONSOLE_BYTES),
             )
         }
         "vm_set" => {
@@ -176,7 +176,7 @@ fn requested(operation: &Operation, request: &Value, owned: &[vm::OwnedVm], usag
             let changed = [
                 (Resource::Vcpus, change.vcpus.map(u64::from)),
                 (Resource::Memory, change.memory.map(Memory::mib)),
-                (Resource::Disk, change.disk_size.map(|size| DiskSize::bytes(size) + vm::BESIDE_DISK)),
+                (Resource::Disk, change.disk_size.map(|size| DiskSize::bytes(size) + vm::SEED_AND_CONSOLE_BYTES)),
             ];
             usage.extend(changed.into_iter().filter_map(|(resource, amount)| Some((resource, amount?))));
             one(VMS, name.clone(), usage)

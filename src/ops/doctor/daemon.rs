@@ -130,7 +130,7 @@ pub(super) fn qemu(context: &Context) -> Result<Finding> {
         let observed = format!("libvirt finds no QEMU: {complaint}");
         return Ok(Finding::fail(Code::ToolMissing, observed).fix(format!("sudo apt-get install {package}")));
     };
-    let emulator = context.host.virsh.offer()?.emulator;
+    let emulator = context.host.virsh.supported_devices()?.emulator;
     Ok(Finding::ok(match emulator {
         Some(emulator) => format!("{hypervisor}, {emulator}"),
         None => hypervisor.clone(),
@@ -156,7 +156,7 @@ pub(super) fn log() -> Finding {
 }
 
 pub(super) fn agent(context: &Context) -> Result<Finding> {
-    Ok(match context.host.virsh.offer()?.channels {
+    Ok(match context.host.virsh.supported_devices()?.channels {
         None => Finding::skip("libvirt does not report its channel types"),
         Some(kinds) if kinds.iter().any(|kind| kind == "unix") => {
             Finding::ok("guests have a channel for the guest agent; the details of a VM tell whether one runs")

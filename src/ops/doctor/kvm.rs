@@ -61,7 +61,7 @@ fn opened(flags: &[&str]) -> String {
 }
 
 pub(super) fn works(context: &Context) -> Result<Finding> {
-    let offered = context.host.virsh.offered()?;
+    let offered = context.host.virsh.capabilities()?;
     if offered.kind == "qemu" {
         return Ok(Finding::warn("libvirt does not offer KVM: guests are emulated, which is many times slower"));
     }

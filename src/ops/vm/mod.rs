@@ -43,7 +43,7 @@ pub use lifecycle::{
     expiry::{Expiry, NewTtl, Protection, protect, set_ttl},
     power::{Changed, STOP_LIMIT, StopOptions, restart, start, stop},
     set::{Edited, Effect, Item, set},
-    usage_by_owner::{BESIDE_DISK, OwnedVm, owned},
+    usage_by_owner::{OwnedVm, SEED_AND_CONSOLE_BYTES, owned},
 };
 pub(super) use lifecycle::{
     commit::{copies, remove_copies},
@@ -88,7 +88,7 @@ fn incomplete(name: &str) -> Error {
 }
 
 /// Refuses a VM that is incomplete.
-fn require_whole(domain: &Domain) -> Result<()> {
+fn require_complete(domain: &Domain) -> Result<()> {
     match &domain.metadata {
         Some(metadata) if metadata.is_incomplete() => Err(incomplete(&domain.name)),
         _ => Ok(()),

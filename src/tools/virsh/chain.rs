@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Storage {
     /// Every domain, each with its snapshots.
-    pub domains: Vec<User>,
+    pub domains: Vec<VolumeUser>,
     /// Every volume of every active pool.
     pub volumes: Vec<StoredVolume>,
     /// The folders of the active pools whose volumes are files.
@@ -24,7 +24,7 @@ pub struct Storage {
 
 /// A domain and the files that it uses.
 #[derive(Debug)]
-pub struct User {
+pub struct VolumeUser {
     /// Its UUID.
     pub uuid: Uuid,
     /// Its name.
@@ -121,7 +121,7 @@ impl Virsh {
             let names = sections[2].lines().map(str::trim_end).filter(|name| !name.is_empty());
             snapshots.extend(names.map(|snapshot| (users.len(), uuid.clone(), snapshot.to_owned())));
             let metadata = VmRecord::from_domain_xml(&sections[0])?;
-            users.push(User {
+            users.push(VolumeUser {
                 uuid: uuid.parse().unwrap_or_default(),
                 name,
                 metadata,
@@ -147,7 +147,7 @@ impl Virsh {
     fn fill(
         &self,
         what: &str,
-        mut users: Vec<User>,
+        mut users: Vec<VolumeUser>,
         snapshots: &[(usize, String, String)],
         volumes: &[(String, String)],
     ) -> Result<Storage> {

@@ -203,7 +203,7 @@ impl Virsh {
     }
 
     /// Returns the capabilities for the hypervisor type that libvirt prefers.
-    pub fn offered(&self) -> Result<Capabilities> {
+    pub fn capabilities(&self) -> Result<Capabilities> {
         Capabilities::from_xml(&self.read("read the host's capabilities", &domcapabilities(None))?)
     }
 

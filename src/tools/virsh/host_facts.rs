@@ -31,7 +31,7 @@ pub struct Confinement {
 
 /// The emulator and the devices that libvirt supports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Offer {
+pub struct SupportedDevices {
     /// The emulator.
     pub emulator: Option<String>,
     /// The types of channels to a guest. None if libvirt does not report them.
@@ -75,8 +75,8 @@ impl Virsh {
     }
 
     /// Reads the emulator and the devices that libvirt supports.
-    pub fn offer(&self) -> Result<Offer> {
-        offer(&self.read("read the host's capabilities", &["domcapabilities"])?)
+    pub fn supported_devices(&self) -> Result<SupportedDevices> {
+        supported_devices(&self.read("read the host's capabilities", &["domcapabilities"])?)
     }
 
     /// Returns a network; none if it does not exist.
@@ -130,7 +130,7 @@ fn label_numbers(label: &str) -> Option<(u32, u32)> {
     Some((number(user)?, number(group)?))
 }
 
-fn offer(xml: &str) -> Result<Offer> {
+fn supported_devices(xml: &str) -> Result<SupportedDevices> {
     #[derive(Deserialize)]
     struct Raw {
         path: Option<String>,
@@ -153,7 +153,7 @@ fn offer(xml: &str) -> Result<Offer> {
     let raw: Raw = from_xml("domain capabilities", xml)?;
     let channel = raw.devices.and_then(|devices| devices.channel);
     let values = |channel: Channel| channel.enums.into_iter().flat_map(|kinds| kinds.values).collect();
-    Ok(Offer { emulator: raw.path, channels: channel.map(values) })
+    Ok(SupportedDevices { emulator: raw.path, channels: channel.map(values) })
 }
 
 #[derive(Deserialize)]
@@ -224,11 +224,12 @@ mod tests {
         let xml = "<domainCapabilities><path>/usr/bin/q</path><domain>kvm</domain><devices>\
                    <channel supported='yes'><enum name='type'><value>pty</value><value>unix</value></enum></channel>\
                    </devices></domainCapabilities>";
-        let offered = offer(xml).unwrap();
+        let offered = supported_devices(xml).unwrap();
         assert_eq!(offered.emulator.as_deref(), Some("/usr/bin/q"));
         assert_eq!(offered.channels.unwrap(), ["pty", "unix"]);
-        let test = offer("<domainCapabilities><domain>test</domain><devices/></domainCapabilities>").unwrap();
-        assert_eq!(test, Offer::default());
+        let test =
+            supported_devices("<domainCapabilities><domain>test</domain><devices/></domainCapabilities>").unwrap();
+        assert_eq!(test, SupportedDevices::default());
     }
 
     #[test]

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// The result of acquiring a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum LeaseOutcome {
     /// The caller holds it.
     Ours,
     /// Another process holds it. This is the UUID of its secret.
@@ -49,7 +49,7 @@ struct RawSecret {
 impl Virsh {
     /// Acquires the lease on `what`, unless another process holds it. A lease that the caller already holds gets the
     /// new description.
-    pub fn take_lease(&self, what: &str, uuid: Uuid, description: &str) -> Result<Taken> {
+    pub fn take_lease(&self, what: &str, uuid: Uuid, description: &str) -> Result<LeaseOutcome> {
         let (usage, description) = (escape(format!("{USAGE}{what}")).into_owned(), escape(description));
         let xml = format!(
             "<secret ephemeral='yes' private='yes'><uuid>{uuid}</uuid><description>{description}</description>\
@@ -58,16 +58,16 @@ impl Virsh {
         let call = self.tool(&["secret-define", "--file", "/dev/stdin"]).stdin(xml).limit(LIMIT);
         let what = format!("acquire the lease on {what}");
         let batch = self.run_command(&what, &call)?;
-        let Some(errors) = batch.as_ref().and_then(Batch::failure) else { return Ok(Taken::Ours) };
+        let Some(errors) = batch.as_ref().and_then(Batch::failure) else { return Ok(LeaseOutcome::Ours) };
         if let Some((_, rest)) = errors.split_once("a secret with UUID ")
             && let Some(holder) = rest.split_whitespace().next().and_then(|word| word.parse().ok())
         {
-            return Ok(Taken::Theirs(holder));
+            return Ok(LeaseOutcome::Theirs(holder));
         }
         let error = failure::explain(&what, &self.uri, errors);
         // A client that may manage domains may be denied secrets, and libvirt's secret driver may not be installed.
         let refused = matches!(error.code, Code::Conflict | Code::Denied) || errors.contains("no connection driver");
-        if refused { Ok(Taken::Unsupported) } else { Err(error) }
+        if refused { Ok(LeaseOutcome::Unsupported) } else { Err(error) }
     }
 
     /// Releases a lease, even after cancellation. Does nothing if it does not exist.

@@ -57,7 +57,7 @@ impl Pool {
     }
 
     /// Returns a directory pool that is to be created, as it will be then.
-    pub fn to_be_made(name: &str, path: &Utf8Path) -> Self {
+    pub fn planned(name: &str, path: &Utf8Path) -> Self {
         Self { name: name.to_owned(), kind: "dir".to_owned(), path: path.to_owned(), available: u64::MAX, active: true }
     }
 

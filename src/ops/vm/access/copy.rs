@@ -10,7 +10,7 @@ use crate::{
         Host,
         vm::{
             access::exec::{Unreached, ssh_target},
-            look_up, require_whole,
+            look_up, require_complete,
         },
     },
     tools::ssh::Refusal,
@@ -85,7 +85,7 @@ pub fn copy(host: &Host, new: &NewCopy, quiet: bool) -> Result<Copied> {
     let operands = new.paths.iter().map(|path| Operand::parse(path)).collect::<Result<Vec<_>>>()?;
     let (vm, direction) = route(&operands)?;
     let (listed, domain) = look_up(host, vm)?;
-    require_whole(&domain)?;
+    require_complete(&domain)?;
     if !listed.state.is_active() {
         return Err(Error::conflict(format!("VM `{}` is {}", listed.name, listed.state)).hint(Hint::call_on_vm(
             "Start it",

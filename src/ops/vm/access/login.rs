@@ -13,7 +13,7 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{access::address, look_up, require_whole},
+        vm::{access::address, look_up, require_complete},
     },
     tools::{exit_status, ssh::Target, virsh::Domain},
 };
@@ -21,7 +21,7 @@ use crate::{
 /// Opens an ssh session on a VM, or runs a command in it. Returns ssh's exit status, which is the command's.
 pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String]) -> Result<i32> {
     let (listed, domain) = look_up(host, reference)?;
-    require_whole(&domain)?;
+    require_complete(&domain)?;
     let login = Login::of(host, &domain, user)?;
     if !listed.state.is_active() {
         return Err(Error::conflict(format!("VM `{}` is {}", listed.name, listed.state)).hint(Hint::call_on_vm(
@@ -46,14 +46,14 @@ pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String])
 pub(in crate::ops) struct Login {
     pub(in crate::ops) user: String,
     /// The keys to offer.
-    pub(in crate::ops) keys: Vec<Offer>,
+    pub(in crate::ops) keys: Vec<OfferedKey>,
     host_keys: Vec<String>,
     uuid: Uuid,
 }
 
 /// A key to offer.
 #[derive(Debug, Clone)]
-pub(in crate::ops) struct Offer {
+pub(in crate::ops) struct OfferedKey {
     /// The private key file, or the public key file if the private key is in an ssh agent.
     identity: Utf8PathBuf,
     name: String,
@@ -61,8 +61,8 @@ pub(in crate::ops) struct Offer {
 }
 
 /// Lists the keys for a sentence.
-pub(in crate::ops) fn describe(keys: &[Offer]) -> String {
-    let key = |key: &Offer| format!("`{}` ({})", key.name, key.fingerprint);
+pub(in crate::ops) fn describe(keys: &[OfferedKey]) -> String {
+    let key = |key: &OfferedKey| format!("`{}` ({})", key.name, key.fingerprint);
     keys.iter().map(key).collect::<Vec<_>>().join(" or ")
 }
 
@@ -110,11 +110,11 @@ impl Login {
 
     /// Returns the login with only this key, to verify that this key is accepted.
     pub(in crate::ops) fn with_only(self, key: &Key) -> Self {
-        Self { keys: Offer::of(key).into_iter().collect(), ..self }
+        Self { keys: OfferedKey::of(key).into_iter().collect(), ..self }
     }
 }
 
-impl Offer {
+impl OfferedKey {
     fn of(key: &Key) -> Option<Self> {
         let identity = key.private_key_path.as_ref().or(key.public_key_path.as_ref())?.clone();
         Some(Self { identity, name: key.name.to_string(), fingerprint: key.fingerprint.clone() })
@@ -122,11 +122,11 @@ impl Offer {
 }
 
 /// Returns the VM's keys that the key store still has.
-fn offers(host: &Host, metadata: &VmRecord) -> Vec<Offer> {
+fn offers(host: &Host, metadata: &VmRecord) -> Vec<OfferedKey> {
     let offer = |key: &InjectedKey| {
         let stored = host.keys.get(&key.name.parse().ok()?).ok()?;
         // A key that was generated again under the same name is not the one in the VM.
-        Offer::of(&stored).filter(|_| stored.fingerprint == key.fingerprint)
+        OfferedKey::of(&stored).filter(|_| stored.fingerprint == key.fingerprint)
     };
     metadata.keys.iter().filter_map(offer).collect()
 }

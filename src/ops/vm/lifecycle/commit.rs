@@ -17,7 +17,7 @@ use crate::{
         lease::Lease,
         prepare,
         undo::undoing,
-        vm::{look_up, require_whole},
+        vm::{look_up, require_complete},
     },
     store::{
         checksum_file::Sums,
@@ -62,7 +62,7 @@ pub fn commit(host: &Host, new: &NewCommit) -> Result<Image> {
     let (listed, domain) = look_up(host, &new.vm)?;
     let lease = crate::ops::vm::lock(host, &listed.name)?;
     let host = &lease.host;
-    require_whole(&domain)?;
+    require_complete(&domain)?;
     let name = &listed.name;
     if listed.state.is_active() {
         let message = format!("VM `{name}` is {}: its disk may change while it is copied", listed.state);

@@ -13,7 +13,7 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{lock_found, look_up, require_whole},
+        vm::{lock_found, look_up, require_complete},
     },
 };
 
@@ -85,7 +85,7 @@ fn update_record(host: &Host, reference: &str, change: impl FnOnce(&mut VmRecord
     let host = &lease.host;
     // The VM is read under the lease, because another vmprov process may have changed it before.
     let (listed, domain) = look_up(host, reference)?;
-    require_whole(&domain)?;
+    require_complete(&domain)?;
     let Some(before) = domain.metadata else {
         return Err(Error::conflict(format!("VM `{}` is not managed by vmprov", listed.name))
             .because("vmprov deletes such a VM only on request, so it needs no expiry or protection"));

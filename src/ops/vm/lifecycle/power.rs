@@ -16,7 +16,7 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{find, lock, require_whole, state_or_gone, wait_for_state},
+        vm::{find, lock, require_complete, state_or_gone, wait_for_state},
     },
     tools::virsh::{Domain, DomainSummary},
 };
@@ -75,7 +75,7 @@ fn start_listed(host: &Host, listed: &DomainSummary) -> Result<Changed> {
     let lease = lock(host, &listed.name)?;
     let host = &lease.host;
     let domain = host.virsh.domain(uuid)?;
-    require_whole(&domain)?;
+    require_complete(&domain)?;
     let state = host.virsh.state(uuid)?;
     match state {
         State::Running | State::Blocked if !domain.stopping => {

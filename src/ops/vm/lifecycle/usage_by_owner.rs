@@ -25,7 +25,7 @@ pub struct OwnedVm {
 
 /// The bytes that a VM's volumes other than its disk may use: its seed, and its console log, of which virtlogd keeps
 /// four files of 2 MiB.
-pub const BESIDE_DISK: u64 = 9 << 20;
+pub const SEED_AND_CONSOLE_BYTES: u64 = 9 << 20;
 
 /// Returns the VMs of an owner, including incomplete ones, with the resources that were requested for them.
 pub fn owned(host: &Host, owner: &str) -> Result<Vec<OwnedVm>> {
@@ -44,7 +44,7 @@ pub fn owned(host: &Host, owner: &str) -> Result<Vec<OwnedVm>> {
             // Later changes by other tools count too.
             vcpus: requested.as_ref().map(|requested| requested.vcpus).max(listed.vcpus).unwrap_or_default(),
             memory_mib: of(|requested| requested.memory_mib).max(listed.memory_mib.unwrap_or_default()),
-            disk_bytes: of(|requested| requested.disk_bytes) + BESIDE_DISK + installers,
+            disk_bytes: of(|requested| requested.disk_bytes) + SEED_AND_CONSOLE_BYTES + installers,
         })
     });
     usage.collect()

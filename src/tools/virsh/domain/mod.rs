@@ -71,7 +71,7 @@ pub struct Domain {
 
 /// The description of a domain.
 #[derive(Debug, Clone, Default)]
-pub struct Described {
+pub struct DomainDetails {
     /// The domain, if its XML was requested.
     pub domain: Option<Domain>,
     /// vmprov's record of it. None if it is not managed by vmprov.
@@ -120,7 +120,7 @@ impl Virsh {
 
     /// Describes domains, in one process. Each UUID comes with whether to read the whole XML. Otherwise only vmprov's
     /// element is read, which is far cheaper. A domain that no longer exists is left out.
-    pub fn describe(&self, domains: &[(Uuid, bool)]) -> Result<HashMap<Uuid, Described>> {
+    pub fn describe(&self, domains: &[(Uuid, bool)]) -> Result<HashMap<Uuid, DomainDetails>> {
         let uuids: Vec<_> = domains.iter().map(|(uuid, _)| uuid.to_string()).collect();
         let command = |(uuid, &(_, whole)): (_, &(Uuid, bool))| -> Vec<&str> {
             if whole {
@@ -141,10 +141,10 @@ impl Virsh {
                 (true, true) => continue,
                 (true, false) => {
                     let domain = Domain::from_xml(section)?;
-                    Described { metadata: domain.metadata.clone(), domain: Some(domain) }
+                    DomainDetails { metadata: domain.metadata.clone(), domain: Some(domain) }
                 }
-                (false, true) => Described::default(),
-                (false, false) => Described { metadata: Some(VmRecord::from_element(section)?), domain: None },
+                (false, true) => DomainDetails::default(),
+                (false, false) => DomainDetails { metadata: Some(VmRecord::from_element(section)?), domain: None },
             };
             described.insert(uuid, description);
         }

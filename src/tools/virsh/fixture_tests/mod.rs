@@ -199,13 +199,13 @@ fn the_host_is_described_in_every_version() {
         let confinement = virsh.confinement().unwrap();
         assert_eq!(confinement.models, ["none", "dac"], "{folder}");
         assert!(confinement.user.unwrap().0 > 0, "{folder}");
-        let offer = virsh.offer().unwrap();
+        let offer = virsh.supported_devices().unwrap();
         assert_eq!(offer.emulator.as_deref(), Some("/usr/bin/qemu-system-x86_64"), "{folder}");
         assert!(offer.channels.is_none_or(|channels| channels.iter().any(|channel| channel == "unix")), "{folder}");
         assert_eq!(virsh.arch().unwrap(), "x86_64", "{folder}");
         assert!(virsh.hypervisor().unwrap().starts_with("qemu 4d3c2b1a-0f1e-4d2c-8b3a-495867768594 "), "{folder}");
         assert_eq!(virsh.emulation().unwrap().kind, "qemu", "{folder}");
-        virsh.offered().unwrap();
+        virsh.capabilities().unwrap();
 
         let default = virsh.network("default").unwrap().unwrap();
         assert_eq!(

@@ -21,7 +21,7 @@ fn call_all(virsh: &Virsh) -> Vec<bool> {
     vec![
         done(virsh.versions().map(drop)),
         done(virsh.confinement().map(drop)),
-        done(virsh.offer().map(drop)),
+        done(virsh.supported_devices().map(drop)),
         done(virsh.arch().map(drop)),
         done(virsh.hypervisor().map(drop)),
         done(virsh.network("default").map(drop)),

@@ -13,7 +13,7 @@ use crate::{
     model::{limit::Limit, user::check_user, vm::State},
     ops::{
         Host,
-        vm::{access::address, access::login::Login, look_up, require_whole},
+        vm::{access::address, access::login::Login, look_up, require_complete},
     },
     tools::{
         exit_status,
@@ -127,7 +127,7 @@ pub fn exec(host: &Host, new: &NewExec, streams: Streams) -> Result<Executed> {
         return Err(Error::invalid("invalid timeout `0s`: the minimum is 1s"));
     }
     let (listed, domain) = look_up(host, &new.vm)?;
-    require_whole(&domain)?;
+    require_complete(&domain)?;
     if listed.state != State::Running {
         return Err(Error::conflict(format!("VM `{}` is {}, so it cannot run a command", listed.name, listed.state))
             .hint(Hint::call_on_vm("Start it", "vm_start", &listed.name)));

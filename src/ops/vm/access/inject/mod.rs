@@ -23,7 +23,7 @@ use crate::{
     },
     ops::{
         Host, key,
-        vm::{lifecycle::power, lifecycle::power::StopOptions, lock_found, look_up, require_whole, wait::Watch},
+        vm::{lifecycle::power, lifecycle::power::StopOptions, lock_found, look_up, require_complete, wait::Watch},
     },
     tools::{
         scratch::Scratch,
@@ -117,7 +117,7 @@ pub fn inject(host: &Host, request: &NewInjection) -> Result<Injected> {
     let host = &lease.host;
     // Another vmprov may have changed the VM before this one got the lock.
     let (listed, domain) = look_up(host, vm)?;
-    require_whole(&domain)?;
+    require_complete(&domain)?;
     let seed_user = domain.metadata.as_ref().and_then(|metadata| metadata.user.as_deref());
     let user = user.as_deref().or(seed_user).ok_or_else(|| {
         Error::invalid(format!("no default login user is known for VM `{}`", listed.name))

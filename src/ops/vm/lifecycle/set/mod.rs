@@ -15,7 +15,7 @@ use crate::{
     model::{change::Change, specification::Difference, vm::Disk},
     ops::{
         Host,
-        vm::{lock_found, look_up, require_whole},
+        vm::{lock_found, look_up, require_complete},
     },
     tools::virsh::{Domain, DomainSummary},
 };
@@ -72,7 +72,7 @@ struct Before {
 impl Before {
     fn read(host: &Host, reference: &str) -> Result<Self> {
         let (listed, domain) = look_up(host, reference)?;
-        require_whole(&domain)?;
+        require_complete(&domain)?;
         if !listed.state.is_active() {
             return Ok(Self { listed, live: None, config: domain });
         }
