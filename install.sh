@@ -90,8 +90,8 @@ files() {
         644 "$here/completions/vmprov.bash" "$prefix/share/bash-completion/completions/vmprov" \
         644 "$here/completions/vmprov.zsh" "$prefix/share/zsh/site-functions/_vmprov" \
         644 "$here/completions/vmprov.fish" "$prefix/share/fish/vendor_completions.d/vmprov.fish"
-    for page in "$here"/man/*.1; do
-        printf '%s\t%s\t%s\n' 644 "$page" "$prefix/share/man/man1/${page##*/}"
+    for page in "$here"/man/*.[1-8]; do
+        printf '%s\t%s\t%s\n' 644 "$page" "$prefix/share/man/man${page##*.}/${page##*/}"
     done
 }
 
@@ -118,7 +118,7 @@ uninstall() {
         removed=$((removed + 1))
     done < <(files)
     # Also the pages of an earlier version.
-    for page in "$prefix"/share/man/man1/vmprov{,-*}.1; do
+    for page in "$prefix"/share/man/man[1-8]/vmprov{,[-.]*}.[1-8]; do
         rm -f -- "$page"
     done
     say "removed $removed files from $prefix"

@@ -1,6 +1,9 @@
 //! Generated files, and tables in documents that are generated from the code, are current. `UPDATE=1` writes them.
 #![expect(clippy::unwrap_used, reason = "an error fails the test")]
 
+#[path = "support/guide.rs"]
+mod guide;
+
 use std::{
     collections::BTreeMap,
     fmt::Write,
@@ -9,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use vmprov::{agents, error::Code, ops::doctor::CHECKS};
+use vmprov::{agents, cli, error::Code, ops::doctor::CHECKS};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -27,16 +30,38 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
     entries.map(Result::unwrap).filter(|entry| entry.path().is_file()).map(file).collect()
 }
 
-/// The manual pages as the program generates them now.
+/// The guides that are manual pages, too: the file in `docs/`, the page's name and section, and what it is about.
+const GUIDES: &[(&str, &str, &str, &str)] = &[
+    ("vms.md", "vmprov-vms", "7", "Change, recreate and expire VMs"),
+    ("guests.md", "vmprov-guests", "7", "Log in to guests, run commands and copy files"),
+    ("images.md", "vmprov-images", "7", "Find, verify, update and remove images"),
+    ("agents.md", "vmprov-agents", "7", "Tools for language models and agents"),
+    ("doctor.md", "vmprov-doctor", "7", "Checks of the host"),
+    ("http.md", "vmprov-serve", "8", "Run the HTTP API: listening, tokens, audit log"),
+];
+
+/// The manual pages as the program and the guides give them now.
 fn manual() -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let made = Command::new(env!("CARGO_BIN_EXE_vmprov")).arg("man").arg(folder.path()).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    files(folder.path())
+    let mut pages = files(folder.path());
+    for (file, name, section, about) in GUIDES {
+        let markdown = fs::read_to_string(root().join("docs").join(file)).unwrap();
+        pages.insert(format!("{name}.{section}"), guide::manual_page(name, section, about, &markdown));
+    }
+    pages
 }
 
+/// One test, because guides with current tables become manual pages, and with `UPDATE=1` several tests would write the
+/// same files at the same time.
 #[test]
-fn the_manual_pages_are_current() {
+fn tables_in_documents_and_manual_pages_are_current() {
+    compare_tables();
+    compare_manual_pages();
+}
+
+fn compare_manual_pages() {
     let (folder, now) = (root().join("man"), manual());
     if updates() {
         for name in files(&folder).keys().filter(|name| !now.contains_key(*name)) {
@@ -117,9 +142,7 @@ fn compare_in(document: &str, mark: &str, now: &str) {
     }
 }
 
-/// One test for all tables, because with `UPDATE=1` two tests would write the same document at the same time.
-#[test]
-fn the_tables_in_the_documents_are_current() {
+fn compare_tables() {
     let mut statuses = String::from("| Status | `code` in JSON | Meaning |\n|---|---|---|\n| 0 | | success |\n");
     for code in Code::ALL {
         writeln!(statuses, "| {} | `{}` | {} |", code.exit_status(), code.name(), code.meaning()).unwrap();
@@ -151,6 +174,14 @@ fn the_tables_in_the_documents_are_current() {
         writeln!(commands, "| `{}` | {about} |", command.replace("\\-", "-")).unwrap();
     }
     compare_in("docs/reference.md", "commands", &commands);
+
+    let mut settings = String::from("| Setting | Flag | Environment | Default |\n|---|---|---|---|\n");
+    for cli::SettingDefinition { name, flag, variables, default, .. } in cli::settings() {
+        let flag = flag.map(|flag| format!("`{flag}`")).unwrap_or_default();
+        let variables: Vec<_> = variables.iter().map(|variable| format!("`{variable}`")).collect();
+        writeln!(settings, "| `{name}` | {flag} | {} | {default} |", variables.join(", then ")).unwrap();
+    }
+    compare_in("docs/reference.md", "settings", &settings);
 }
 
 /// The pages below a title that list no subcommands, in the order of the help.

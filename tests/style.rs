@@ -50,7 +50,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 fn texts_use_plain_words() {
     let documents =
         ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
-    let documents = documents.into_iter().chain(files("docs", &[".md"])).chain(files("man", &[".1"]));
+    let documents = documents.into_iter().chain(files("docs", &[".md"])).chain(files("man", &[""]));
     let texts = documents.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).chain(sources());
     let mut found = Vec::new();
     for (path, text) in texts {

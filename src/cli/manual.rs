@@ -6,7 +6,8 @@ use clap_mangen::Man;
 
 use super::{
     Cli,
-    help::{self, ENVIRONMENT},
+    help::{self, environment_variables},
+    settings::{Definition, SETTINGS},
 };
 use crate::error::{Code, Error, Result};
 
@@ -18,30 +19,48 @@ const ABOUT: &[&str] = &[
     "Data goes to standard output, everything else to standard error. Every command accepts the options below.",
 ];
 
+/// The description on the page of the configuration file.
+const ABOUT_SETTINGS: &str = "A TOML file with settings. A flag overrides the environment, the environment overrides \
+                              the file, and the file overrides the default. `--config FILE` names another file. \
+                              `vmprov config` shows each setting and its origin.";
+
 const FILES: &[(&str, &str)] = &[
-    (
-        "$XDG_CONFIG_HOME/vmprov/config.toml",
-        "The user's settings: connect, pool, pool-path, key-dir, mirrors, require-verified, stall-timeout.",
-    ),
+    ("$XDG_CONFIG_HOME/vmprov/config.toml", "The user's settings: vmprov.toml(5)."),
     ("/etc/vmprov/config.toml", "The system's settings, read if the user has no file."),
+    ("images.d/*.toml beside these files", "More images: vmprov-images(7)."),
     ("$XDG_DATA_HOME/vmprov/keys", "The SSH keys: NAME, which only its owner can read, and NAME.pub."),
     ("$XDG_CACHE_HOME/vmprov", "Unfinished downloads, and the result of the KVM probe."),
 ];
 
-/// Writes a page for each command to a folder.
+/// What the footer of each page says.
+const SOURCE: &str = concat!("vmprov ", env!("CARGO_PKG_VERSION"));
+
+/// An empty argument in place of a date, so that a page does not change from one day to the next.
+const NO_DATE: &str = "\"\"";
+
+/// Writes a page for each command, and one for the configuration file, to a folder.
 pub(super) fn write(folder: &Utf8Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io(format!("create the folder `{folder}`"), &error))?;
     let mut root = Cli::command();
     root.build();
-    page(&root, folder)
+    command_pages(&root, folder)?;
+    write_page(folder, "vmprov.toml.5", &settings_page())
 }
 
-fn page(command: &Command, folder: &Utf8Path) -> Result<()> {
-    let path = folder.join(format!("{}.1", title(command)));
-    let failed = |error: std::io::Error| Error::io(format!("write the manual page `{path}`"), &error);
-    let text = render(command).map_err(failed)?;
-    std::fs::write(&path, text).map_err(failed)?;
-    command.get_subcommands().filter(|sub| !sub.is_hide_set()).try_for_each(|sub| page(sub, folder))
+fn command_pages(command: &Command, folder: &Utf8Path) -> Result<()> {
+    let name = format!("{}.1", title(command));
+    let text = render(command).map_err(|error| Error::io(format!("render the manual page `{name}`"), &error))?;
+    write_page(folder, &name, &String::from_utf8_lossy(&text))?;
+    command.get_subcommands().filter(|sub| !sub.is_hide_set()).try_for_each(|sub| command_pages(sub, folder))
+}
+
+/// Writes a page. What is in backticks becomes bold, because groff prints a backtick as a quotation mark.
+fn write_page(folder: &Utf8Path, name: &str, text: &str) -> Result<()> {
+    let path = folder.join(name);
+    let piece = |(at, piece): (usize, &str)| if at % 2 == 1 { format!("\\fB{piece}\\fR") } else { piece.to_owned() };
+    let line = |line: &str| line.split('`').enumerate().map(piece).chain(["\n".to_owned()]).collect::<String>();
+    let text: String = text.lines().map(line).collect();
+    std::fs::write(&path, text).map_err(|error| Error::io(format!("write the manual page `{path}`"), &error))
 }
 
 fn title(command: &Command) -> &str {
@@ -57,8 +76,7 @@ fn render(command: &Command) -> std::io::Result<Vec<u8>> {
         command.clone().mut_args(|arg| if arg.is_global_set() { arg.hide(true) } else { arg })
     };
     let has_options = own.get_arguments().any(|arg| !arg.is_hide_set());
-    // No date, so that the page does not change from one day to the next.
-    let man = Man::new(own).date("").manual("vmprov").source(concat!("vmprov ", env!("CARGO_PKG_VERSION")));
+    let man = Man::new(own).date(NO_DATE).manual("vmprov").source(SOURCE);
     let mut text = Vec::new();
     man.render_title(&mut text)?;
     man.render_name_section(&mut text)?;
@@ -72,8 +90,8 @@ fn render(command: &Command) -> std::io::Result<Vec<u8>> {
     }
     text.extend(section("EXAMPLES", examples(command)).bytes());
     if is_root {
-        text.extend(section("EXIT STATUS", exit_statuses().iter().map(|(term, text)| (&term[..], &text[..]))).bytes());
-        text.extend(section("ENVIRONMENT", ENVIRONMENT.iter().copied()).bytes());
+        text.extend(section("EXIT STATUS", exit_statuses()).bytes());
+        text.extend(section("ENVIRONMENT", environment_variables()).bytes());
         text.extend(section("FILES", FILES.iter().copied()).bytes());
     }
     text.extend(see_also(command, is_root).bytes());
@@ -107,6 +125,28 @@ fn examples(command: &Command) -> impl Iterator<Item = (&'static str, &'static s
     own.map(|(_, about, line)| (*line, *about))
 }
 
+/// Returns the page of the configuration file.
+fn settings_page() -> String {
+    let setting = |Definition { about, flag, variables, default, name, .. }: &'static Definition| {
+        let before: Vec<_> = flag.iter().chain(*variables).copied().collect();
+        (*name, format!("{about}. Default: {default}. Overridden by {}.", before.join(", ")))
+    };
+    let example = SETTINGS.each_ref().map(|setting| escape(setting.example)).join("\n");
+    [
+        &format!(".TH vmprov.toml 5 {NO_DATE} \"{SOURCE}\" vmprov\n"),
+        ".SH NAME\nvmprov.toml \\- Configuration file of vmprov\n.SH DESCRIPTION\n",
+        &escape(ABOUT_SETTINGS),
+        "\n",
+        &section("SETTINGS", SETTINGS.iter().map(setting)),
+        ".SH EXAMPLE\n.nf\n",
+        &example,
+        "\n.fi\n",
+        &section("FILES", FILES.iter().take(3).copied()),
+        ".SH \"SEE ALSO\"\n\\fBvmprov\\fR(1), \\fBvmprov\\-images\\fR(7)\n",
+    ]
+    .concat()
+}
+
 /// Returns an entry for each status. Codes that share a status share an entry.
 fn exit_statuses() -> Vec<(String, String)> {
     let mut statuses = vec![("0".to_owned(), "done".to_owned())];
@@ -129,16 +169,17 @@ fn see_also(command: &Command, is_root: bool) -> String {
     format!(".SH \"SEE ALSO\"\n{parent}\\fBvmprov\\fR(1): common options, exit statuses, environment, files\n")
 }
 
-fn section<'a>(title: &str, entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+fn section(title: &str, entries: impl IntoIterator<Item = (impl AsRef<str>, impl AsRef<str>)>) -> String {
     let mut text = format!(".SH \"{title}\"\n");
     for (term, meaning) in entries {
-        text.extend([".TP\n\\fB", &escape(term), "\\fR\n", &escape(meaning), "\n"]);
+        text.extend([".TP\n\\fB", &escape(term.as_ref()), "\\fR\n", &escape(meaning.as_ref()), "\n"]);
     }
     text
 }
 
-/// Escapes a text for groff. An unescaped hyphen would be printed as a character that a shell does not accept.
+/// Escapes a text for groff, which would print these characters as others that a shell does not accept.
 fn escape(text: &str) -> String {
-    let text = text.replace('\\', "\\\\").replace('-', "\\-");
-    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+    let escapes = [("\\", "\\(rs"), ("-", "\\-"), ("'", "\\(aq"), ("~", "\\(ti")];
+    let text = escapes.iter().fold(text.to_owned(), |text, (plain, escaped)| text.replace(plain, escaped));
+    if text.starts_with('.') { format!("\\&{text}") } else { text }
 }

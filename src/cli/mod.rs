@@ -36,6 +36,7 @@ use crate::{
 use output::{Output, Show, Target, TargetParser};
 use progress::Terminal;
 use reports::Results;
+pub use settings::Definition as SettingDefinition;
 use settings::Flags;
 
 /// Provision VMs on libvirt/QEMU from cloud images and inject SSH keys
@@ -153,6 +154,11 @@ pub fn grammar() -> clap::Command {
 /// Returns the examples in the help: a command, what the example does, and the line to type.
 pub const fn examples() -> &'static [(&'static str, &'static str, &'static str)] {
     help::EXAMPLES
+}
+
+/// Returns the definitions of the settings, to document them.
+pub const fn settings() -> &'static [SettingDefinition] {
+    &settings::SETTINGS
 }
 
 /// Returns the grammar of the command line with completers for its arguments.

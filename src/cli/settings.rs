@@ -29,6 +29,83 @@ const SYSTEM_CATALOGUE: &str = "/etc/vmprov/images.d";
 /// How long a server may send nothing by default: longer than a tape library needs, shorter than a user waits.
 const DEFAULT_STALL_LIMIT: &str = "30s";
 
+/// The definition of a setting. The manual and the reference are generated from it.
+#[derive(Debug)]
+pub struct Definition {
+    /// Its name in the configuration file.
+    pub name: &'static str,
+    /// What it is.
+    pub about: &'static str,
+    /// The option that sets it.
+    pub flag: Option<&'static str>,
+    /// The environment variables that set it; the first one that is set counts.
+    pub variables: &'static [&'static str],
+    /// Its default, as text for a reader.
+    pub default: &'static str,
+    /// A line of the configuration file.
+    pub example: &'static str,
+}
+
+/// Every setting, in the order in which `vmprov config` shows them.
+pub(super) const SETTINGS: [Definition; 7] = [
+    Definition {
+        name: "connect",
+        about: "libvirt connection",
+        flag: Some("--connect"),
+        variables: &["LIBVIRT_URI", "LIBVIRT_DEFAULT_URI"],
+        default: "`qemu:///system`; `qemu:///session` for a user without access to it",
+        example: "connect = \"qemu:///system\"",
+    },
+    Definition {
+        name: "pool",
+        about: "Storage pool for disks, images and seeds",
+        flag: Some("--pool"),
+        variables: &["LIBVIRT_STORAGE_POOL"],
+        default: "`default`",
+        example: "pool = \"vms\"",
+    },
+    Definition {
+        name: "pool-path",
+        about: "Folder in which to create the pool if it does not exist",
+        flag: Some("--pool-path"),
+        variables: &["LIBVIRT_STORAGE_PATH"],
+        default: "`/var/lib/libvirt/images`; in a session `~/.local/share/libvirt/images`",
+        example: "pool-path = \"/srv/vms\"",
+    },
+    Definition {
+        name: "key-dir",
+        about: "Folder of the SSH keys",
+        flag: Some("--key-dir"),
+        variables: &["SSH_KEY_DIR"],
+        default: "`/app/ssh_keys` if it exists, otherwise `~/.local/share/vmprov/keys`",
+        example: "key-dir = \"/srv/keys\"",
+    },
+    Definition {
+        name: "mirrors",
+        about: "Mirrors: a host or URL prefix, and its replacement (in the environment: `FROM=TO FROM=TO`)",
+        flag: Some("--mirror"),
+        variables: &["VMPROV_MIRRORS"],
+        default: "none",
+        example: "mirrors = { \"cloud-images.ubuntu.com\" = \"https://mirror.example/ubuntu\" }",
+    },
+    Definition {
+        name: "require-verified",
+        about: "Refuse images without a checksum or signature",
+        flag: Some("--require-verified"),
+        variables: &["VMPROV_REQUIRE_VERIFIED"],
+        default: "`false`",
+        example: "require-verified = true",
+    },
+    Definition {
+        name: "stall-timeout",
+        about: "How long a server may send nothing",
+        flag: None,
+        variables: &["VMPROV_STALL_TIMEOUT"],
+        default: "`30s`",
+        example: "stall-timeout = \"1m\"",
+    },
+];
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 pub(super) struct Flags {
@@ -83,7 +160,7 @@ pub(super) struct Setting {
 /// Every setting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Resolved {
-    pub(super) settings: [Setting; 7],
+    pub(super) settings: [Setting; SETTINGS.len()],
     #[serde(skip)]
     parsed: Parsed,
     #[serde(skip)]
@@ -196,27 +273,23 @@ fn layer(
     file_name: &str,
     defaults: &Defaults<'_>,
 ) -> Result<Resolved> {
-    let pick = |name, flag: (Option<String>, &str), variables: &[&str], in_file: Option<String>, default: &str| {
+    let pick = |setting: &Definition, flag: Option<String>, in_file: Option<String>, default: &str| {
+        let from_flag = flag.zip(setting.flag).map(|(value, flag)| (value, format!("flag: {flag}")));
         let from_env =
-            || variables.iter().find_map(|variable| Some((env(variable)?, format!("environment: {variable}"))));
-        let (value, origin) = (flag.0.map(|value| (value, format!("flag: {}", flag.1))))
+            || setting.variables.iter().find_map(|variable| Some((env(variable)?, format!("environment: {variable}"))));
+        let (value, origin) = from_flag
             .or_else(from_env)
             .or_else(|| Some((in_file?, format!("file: {file_name}"))))
             .unwrap_or_else(|| (default.to_owned(), "default".to_owned()));
-        Setting { name, value, origin }
+        Setting { name: setting.name, value, origin }
     };
     let mirror = |(from, to): (&String, &String)| Mirror::new(from, to);
     let in_file = file.mirrors.as_ref().map(|mirrors| mirrors.iter().map(mirror).collect::<Result<Vec<_>>>());
     let in_file = in_file.transpose().map_err(|error| error.hint(correct_at(&format!("file: {file_name}"))))?;
     let listed = |mirrors: &[Mirror]| mirrors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let text = |path: &Option<Utf8PathBuf>| path.as_ref().map(ToString::to_string);
-    let mut connect = pick(
-        "connect",
-        (flags.connect.clone(), "--connect"),
-        &["LIBVIRT_URI", "LIBVIRT_DEFAULT_URI"],
-        file.connect.clone(),
-        "",
-    );
+    let [connect, pool, path, keys, mirrors, require_verified, stall_timeout] = &SETTINGS;
+    let mut connect = pick(connect, flags.connect.clone(), file.connect.clone(), "");
     let mut notice = None;
     if connect.origin == "default" {
         let Connection { uri, because } = (defaults.connect)();
@@ -228,38 +301,20 @@ fn layer(
     }
     let is_session = connect.value.ends_with("/session");
     let pool_path = if is_session { defaults.session_pool.as_str() } else { "/var/lib/libvirt/images" };
+    let verified = file.require_verified.map(|required| required.to_string());
     let mut settings = [
         connect,
-        pick("pool", (flags.pool.clone(), "--pool"), &["LIBVIRT_STORAGE_POOL"], file.pool.clone(), "default"),
+        pick(pool, flags.pool.clone(), file.pool.clone(), "default"),
+        pick(path, text(&flags.pool_path), text(&file.pool_path), pool_path),
+        pick(keys, text(&flags.key_dir), text(&file.key_dir), defaults.keys.as_str()),
         pick(
-            "pool-path",
-            (text(&flags.pool_path), "--pool-path"),
-            &["LIBVIRT_STORAGE_PATH"],
-            text(&file.pool_path),
-            pool_path,
-        ),
-        pick(
-            "key-dir",
-            (text(&flags.key_dir), "--key-dir"),
-            &["SSH_KEY_DIR"],
-            text(&file.key_dir),
-            defaults.keys.as_str(),
-        ),
-        pick(
-            "mirrors",
-            ((!flags.mirror.is_empty()).then(|| listed(&flags.mirror)), "--mirror"),
-            &["VMPROV_MIRRORS"],
+            mirrors,
+            (!flags.mirror.is_empty()).then(|| listed(&flags.mirror)),
             in_file.as_deref().map(listed),
             "none",
         ),
-        pick(
-            "require-verified",
-            (None, ""),
-            &["VMPROV_REQUIRE_VERIFIED"],
-            file.require_verified.map(|required| required.to_string()),
-            "false",
-        ),
-        pick("stall-timeout", (None, ""), &["VMPROV_STALL_TIMEOUT"], file.stall_timeout.clone(), DEFAULT_STALL_LIMIT),
+        pick(require_verified, None, verified, "false"),
+        pick(stall_timeout, None, file.stall_timeout.clone(), DEFAULT_STALL_LIMIT),
     ];
     for Setting { name, value, origin } in &settings {
         let rule = match value.as_str() {
@@ -289,7 +344,7 @@ fn correct_at(origin: &str) -> String {
 }
 
 impl Parsed {
-    fn of([.., mirrors, require_verified, stall_limit]: &[Setting; 7]) -> Result<Self> {
+    fn of([.., mirrors, require_verified, stall_limit]: &[Setting; SETTINGS.len()]) -> Result<Self> {
         let from = |setting: &Setting, error: Error| error.hint(correct_at(&setting.origin));
         let words = mirrors.value.split_whitespace().filter(|word| *word != "none");
         let parsed = words.map(str::parse).collect::<Result<Vec<_>>>();
@@ -415,6 +470,18 @@ mod tests {
         let defaults = defaults();
         let error = layer(&NONE, |_| None, &file, "c.toml", &defaults).unwrap_err();
         assert!(error.hints.last().unwrap().text.contains("file: c.toml"));
+    }
+
+    /// The error about an unknown key lists those of [`File`].
+    #[test]
+    fn every_key_of_the_file_has_a_definition() {
+        let keys = SETTINGS.map(|setting| format!("`{}`", setting.name)).join(", ");
+        let error = toml::from_str::<File>("x = 1").unwrap_err().to_string();
+        assert!(error.contains(&format!("expected one of {keys}\n")), "{error}");
+        for Definition { name, example, .. } in &SETTINGS {
+            assert!(example.starts_with(&format!("{name} = ")), "{example}");
+            assert!(toml::from_str::<File>(example).is_ok(), "{example}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
     error::{Error, Hint, Result},
 };
 pub(super) use examples::EXAMPLES;
-pub(super) use topics::ENVIRONMENT;
+pub(super) use topics::environment_variables;
 use topics::{TOPICS, topic};
 
 /// Commands below a command, in titled groups: the most used first.

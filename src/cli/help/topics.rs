@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::error::Code;
+use crate::{
+    cli::settings::{Definition, SETTINGS},
+    error::Code,
+};
 
 /// Each topic, and what it is about.
 pub(in crate::cli) const TOPICS: &[(&str, &str)] = &[
@@ -12,21 +15,22 @@ pub(in crate::cli) const TOPICS: &[(&str, &str)] = &[
     ("references", "How to name VMs, images, keys, sizes and durations"),
 ];
 
-/// The variables that vmprov reads, and what each is for.
-pub(in crate::cli) const ENVIRONMENT: &[(&str, &str)] = &[
-    ("LIBVIRT_URI", "libvirt connection [default: qemu:///system]"),
-    ("LIBVIRT_DEFAULT_URI", "libvirt connection, if LIBVIRT_URI is not set"),
-    ("LIBVIRT_STORAGE_POOL", "Storage pool [default: default]"),
-    ("LIBVIRT_STORAGE_PATH", "Folder of that pool, if it has to be created [default: /var/lib/libvirt/images]"),
-    ("SSH_KEY_DIR", "Folder of the SSH keys [default: /app/ssh_keys if it exists, otherwise in the data folder]"),
-    ("VMPROV_MIRRORS", "Mirrors, as in `FROM=TO FROM=TO`"),
-    ("VMPROV_REQUIRE_VERIFIED", "Refuse images without a checksum or signature: true or false"),
-    ("VMPROV_STALL_TIMEOUT", "How long a server may send nothing [default: 30s]"),
+/// The variables that are not settings, and what each is for.
+const OTHER_VARIABLES: &[(&str, &str)] = &[
     ("VMPROV_LOG, RUST_LOG", "Log filter of `serve` and `mcp`, as in `info` or `vmprov=debug`"),
     ("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY", "Proxies for downloads"),
     ("XDG_CONFIG_HOME, XDG_DATA_HOME, XDG_CACHE_HOME", "Folders of the configuration, the keys and the downloads"),
     ("NO_COLOR", "Print no colors"),
 ];
+
+/// Returns the variables that vmprov reads, and what each is for.
+pub(in crate::cli) fn environment_variables() -> Vec<(String, String)> {
+    let settings = SETTINGS.iter().map(|Definition { about, variables, default, .. }| {
+        (variables.join(", then "), format!("{about} [default: {default}]"))
+    });
+    let others = OTHER_VARIABLES.iter().map(|&(names, about)| (names.to_owned(), about.to_owned()));
+    settings.chain(others).collect()
+}
 
 const FORMATS: &str = "\
 table   For people (the default). Columns may change between versions.
@@ -62,7 +66,7 @@ pub(in crate::cli) fn topic(name: &str) -> Option<String> {
 
 fn environment() -> String {
     let mut text = String::new();
-    for (name, about) in ENVIRONMENT {
+    for (name, about) in environment_variables() {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{name}\n    {about}");
     }
