@@ -21,7 +21,7 @@ use super::{GRACE, POLL, Runner, Tool, end};
 use crate::error::{Error, Result};
 
 /// How much is read at a time.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 16 << 10;
 
 /// A running program that reads commands. It is killed when this value is dropped. It also ends when this process dies,
 /// because that closes its standard input.

@@ -100,13 +100,11 @@ impl Virsh {
 
     /// Runs commands that change nothing, in a session or, if they are long, as an argument of a process.
     pub(super) fn run_reads(&self, what: &str, script: &Script) -> Result<Batch> {
-        let batch = match script.as_input().filter(|input| input.len() <= MAX_INPUT) {
-            Some(input) => self.run_in_session(what, &self.tool(&[script.text()]), script, &input)?,
-            None => {
-                let finished = self.tool(&[script.as_argument()]).read(&self.runner)?;
-                Some(self.parsed(what, script, &finished.stdout, finished.stderr.as_bytes())?)
-            }
+        let Some(input) = script.as_input().filter(|input| input.len() <= MAX_INPUT) else {
+            let finished = self.tool(&[script.as_argument()]).read(&self.runner)?;
+            return self.parsed(what, script, &finished.stdout, finished.stderr.as_bytes());
         };
+        let batch = self.run_in_session(what, &self.tool(&[script.text()]), script, &input)?;
         batch.ok_or_else(|| Error::internal("cannot read the result of a call that was not run"))
     }
 

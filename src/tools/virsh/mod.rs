@@ -147,8 +147,8 @@ impl Virsh {
     }
 
     fn done(&self, what: &str, batch: Option<Batch>) -> Result<()> {
-        let failure = batch.as_ref().and_then(Batch::failure);
-        failure.map_or(Ok(()), |errors| Err(failure::explain(what, &self.uri, errors)))
+        let failure = batch.and_then(|batch| batch.errors.into_iter().find(|errors| !errors.is_empty()));
+        failure.map_or(Ok(()), |errors| Err(failure::explain(what, &self.uri, &errors)))
     }
 
     /// Runs several commands that change nothing, in one call for each [`MAX_COMMANDS`].
