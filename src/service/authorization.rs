@@ -31,11 +31,13 @@ pub(crate) fn require_scope(client: &Client, operation: &Operation) -> Result<()
 
 /// Refuses a request that names resources the client may not use. `pool` is where operations create volumes.
 pub(crate) fn authorize(client: &Client, operation: &Operation, request: &Value, pool: &str) -> Result<()> {
-    if operation.name == "vm_delete" && request["unmanaged"] == Value::Bool(true) {
-        client.require(Scope::Admin, "delete unmanaged VMs")?;
+    for (member, does) in &operation.admin_switches {
+        if request[*member] == Value::Bool(true) {
+            client.require(Scope::Admin, does)?;
+        }
     }
-    if operation.command == "doctor" {
-        client.require_unrestricted("check the host")?;
+    if let Some(does) = operation.whole_host {
+        client.require_unrestricted(does)?;
     }
     if operation.may_take(Resource::Disk) {
         require_listed(client, Kind::Pool, pool, client.pools.as_deref())?;

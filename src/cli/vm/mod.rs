@@ -69,6 +69,69 @@ pub(super) enum Command {
     #[command(visible_alias = "rm")]
     Delete(Delete),
 
+    /// Log in to a VM or run a command in it
+    #[command(after_help = "The VM's host keys are verified.")]
+    Ssh {
+        // Without an index, the completers move an argument behind the others.
+        /// VM, by name or UUID
+        #[arg(index = 1)]
+        vm: String,
+        /// Login user [default: the VM's]
+        #[arg(short = 'l', long, value_name = "NAME")]
+        user: Option<String>,
+        /// Command to run; its exit status is passed on
+        #[arg(index = 2, last = true)]
+        command: Vec<String>,
+    },
+
+    /// Run a command in a VM over SSH or through its guest agent
+    #[command(after_help = "Output and exit status are those of the command.")]
+    Exec(guest::Exec),
+
+    /// Copy files and folders to or from a VM
+    Cp(guest::Copy),
+
+    /// Print a running VM's address
+    Ip {
+        /// VM, by name or UUID
+        vm: String,
+        /// Print every address with its source and the expiry of its lease
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        options: AddressOptions,
+    },
+
+    /// Wait for a VM to reach a state
+    Wait {
+        /// VM, by name or UUID
+        vm: String,
+        #[command(flatten)]
+        options: WaitOptions,
+    },
+
+    /// Print the ssh command that logs in to a VM
+    #[command(name = "ssh-command", after_help = "It checks the VM's host keys strictly.")]
+    LoginLine {
+        /// VM, by name or UUID
+        vm: String,
+    },
+
+    /// Show a VM's serial console output since its last start
+    Logs(guest::Logs),
+
+    /// Attach to a VM's serial console (Ctrl-] detaches)
+    Console {
+        /// VM, by name or UUID
+        vm: String,
+    },
+
+    /// Save a VM's screen as a PNG file
+    Screenshot(guest::Screenshot),
+
+    /// Show VM events as they happen
+    Events(guest::Events),
+
     /// Change memory, vCPUs, disk size, autostart or description
     #[command(after_help = "A running VM is changed at once if possible, otherwise at its next start.")]
     Set(Change),
@@ -96,69 +159,6 @@ pub(super) enum Command {
         after_help = "The VM must be shut off. The image does not get its keys, machine-id, leases and cloud-init state."
     )]
     Commit(NewCommit),
-
-    /// Print a running VM's address
-    Ip {
-        /// VM, by name or UUID
-        vm: String,
-        /// Print every address with its source and the expiry of its lease
-        #[arg(long)]
-        all: bool,
-        #[command(flatten)]
-        options: AddressOptions,
-    },
-
-    /// Wait for a VM to reach a state
-    Wait {
-        /// VM, by name or UUID
-        vm: String,
-        #[command(flatten)]
-        options: WaitOptions,
-    },
-
-    /// Log in to a VM or run a command in it
-    #[command(after_help = "The VM's host keys are verified.")]
-    Ssh {
-        // Without an index, the completers move an argument behind the others.
-        /// VM, by name or UUID
-        #[arg(index = 1)]
-        vm: String,
-        /// Login user [default: the VM's]
-        #[arg(short = 'l', long, value_name = "NAME")]
-        user: Option<String>,
-        /// Command to run; its exit status is passed on
-        #[arg(index = 2, last = true)]
-        command: Vec<String>,
-    },
-
-    /// Print the ssh command that logs in to a VM
-    #[command(name = "ssh-command", after_help = "It checks the VM's host keys strictly.")]
-    LoginLine {
-        /// VM, by name or UUID
-        vm: String,
-    },
-
-    /// Run a command in a VM over SSH or through its guest agent
-    #[command(after_help = "Output and exit status are those of the command.")]
-    Exec(guest::Exec),
-
-    /// Copy files and folders to or from a VM
-    Cp(guest::Copy),
-
-    /// Attach to a VM's serial console (Ctrl-] detaches)
-    Console {
-        /// VM, by name or UUID
-        vm: String,
-    },
-
-    /// Show a VM's serial console output since its last start
-    Logs(guest::Logs),
-
-    /// Save a VM's screen as a PNG file
-    Screenshot(guest::Screenshot),
-
-    /// Show VM events as they happen
-    Events(guest::Events),
 }
 
 #[derive(Debug, Args)]
