@@ -7,7 +7,7 @@ use crate::{
     api::{
         Effect, Kind, Operation,
         Resource::{Disk, Images, Memory, Vcpus, Vms},
-        builder::{change_vm, read},
+        builder::{change, change_vm, read},
         constraints,
         tool::tool,
     },
@@ -113,6 +113,35 @@ pub(super) fn lifecycle() -> Vec<Operation> {
             .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, options: StopOptions| vm::restart(host, vm, options)),
+        change_vm("vm_pause", "vm pause", "POST", "/api/vms/{vm}/pause")
+            .about("Pause a VM: stop its CPUs and keep its memory")
+            .tool(
+                tool(
+                    "Pause a VM",
+                    "Stops the CPUs of a running virtual machine and keeps its memory. Nothing in it responds until \
+                     vm_resume.",
+                )
+                .idempotent(),
+            )
+            .takes(NOTHING)
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::pause(host, vm)),
+        change_vm("vm_resume", "vm resume", "POST", "/api/vms/{vm}/resume")
+            .about("Resume a paused VM")
+            .tool(tool("Resume a VM", "Lets a paused virtual machine run again, where it was.").idempotent())
+            .takes(NOTHING)
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::resume(host, vm)),
+        change("vm_reset", "vm reset", "POST", "/api/vms/{vm}/reset")
+            .about("Reset a VM at once, which may lose unsaved data")
+            .tool(tool(
+                "Reset a VM",
+                "Resets a virtual machine at once, like the reset button of a computer. Its guest does not shut down, \
+                 which may lose unsaved data; vm_restart shuts it down first. Next: vm_wait.",
+            ))
+            .takes(NOTHING)
+            .example(web())
+            .on_vm(|host, vm, _: Nothing| vm::reset(host, vm)),
         change_vm("vm_delete", "vm delete", "DELETE", "/api/vms/{vm}")
             .about("Delete a VM, running or not, and its volumes")
             .tool(

@@ -65,6 +65,32 @@ pub(super) enum Command {
     /// Restart VMs with their current configuration
     Restart(Stop),
 
+    /// Pause VMs
+    #[command(
+        after_help = "Their CPUs stop, and their memory stays on the host until they are resumed or powered off."
+    )]
+    Pause {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
+
+    /// Resume paused VMs
+    Resume {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
+
+    /// Reset VMs at once, which may lose unsaved data
+    #[command(after_help = "Like the reset button of a computer: the guest does not shut down, and the VM keeps the \
+                      configuration that it runs with. `vmprov vm restart` shuts it down and applies changes.")]
+    Reset {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
+
     /// Delete VMs and the volumes they own
     #[command(visible_alias = "rm")]
     Delete(Delete),
@@ -218,6 +244,9 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         Command::Start { vm } => each(&vm, output, terminal, |vm| vm::start(host, vm)),
         Command::Stop(Stop { vm, options }) => each(&vm, output, terminal, |vm| vm::stop(host, vm, options)),
         Command::Restart(Stop { vm, options }) => each(&vm, output, terminal, |vm| vm::restart(host, vm, options)),
+        Command::Pause { vm } => each(&vm, output, terminal, |vm| vm::pause(host, vm)),
+        Command::Resume { vm } => each(&vm, output, terminal, |vm| vm::resume(host, vm)),
+        Command::Reset { vm } => each(&vm, output, terminal, |vm| vm::reset(host, vm)),
         Command::Delete(args) => delete(host, &args, output, terminal),
         Command::Set(change) => {
             let edited = vm::set(host, &change)?;
