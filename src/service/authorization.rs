@@ -219,6 +219,9 @@ mod tests {
         assert_eq!(refused(find("vm_commit"), &json!({"vm": "web", "image": "x"})), Some(404));
         assert_eq!(refused(find("vm_commit"), &json!({"vm": "a1-web", "image": "x"})), None);
         assert_eq!(refused(find("vm_create"), &json!({"name": "a1-web", "sshKeys": ["a1-dev"]})), None);
+        assert_eq!(refused(find("vm_rename"), &json!({"vm": "web", "newName": "a1-www"})), Some(404));
+        assert_eq!(refused(find("vm_rename"), &json!({"vm": "a1-web", "newName": "www"})), Some(403));
+        assert_eq!(refused(find("vm_rename"), &json!({"vm": "a1-web", "newName": "a1-www"})), None);
     }
 
     #[test]

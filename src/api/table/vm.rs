@@ -12,7 +12,7 @@ use crate::{
         tool::tool,
     },
     model::{change::Change, vm::NewVm},
-    ops::vm::{self, DeleteOptions, ListOptions, NewCommit, NewInjection, NewTtl, StopOptions},
+    ops::vm::{self, DeleteOptions, ListOptions, NewCommit, NewInjection, NewTtl, NewVmName, StopOptions},
 };
 
 pub(super) fn lifecycle() -> Vec<Operation> {
@@ -80,6 +80,30 @@ pub(super) fn lifecycle() -> Vec<Operation> {
             .example(json!({"vm": "web", "vcpus": 4}))
             .rules(&constraints::set(), Change::check)
             .run(|host, change: Change| vm::set(host, &change)),
+        change_vm("vm_delete", "vm delete", "DELETE", "/api/vms/{vm}")
+            .about("Delete a VM, running or not, and its volumes")
+            .tool(
+                tool(
+                    "Delete a VM",
+                    "Deletes a virtual machine, running or not, and its disks. This cannot be undone. Repeat its name \
+                     in confirm.",
+                )
+                .idempotent()
+                .confirms()
+                .without(&["unmanaged"]),
+            )
+            .shell(&[("Delete a VM and its disks without confirmation", "vmprov vm delete web --yes")])
+            .takes(NOTHING)
+            .effect(Effect::Destroy)
+            .admin_switch("unmanaged", "delete unmanaged VMs")
+            .example(web())
+            .on_vm(|host, vm, options: DeleteOptions| vm::delete(host, vm, options)),
+    ]
+}
+
+pub(super) fn power() -> Vec<Operation> {
+    let web = || json!({"vm": "web"});
+    vec![
         change_vm("vm_start", "vm start", "POST", "/api/vms/{vm}/start")
             .about("Start a VM")
             .tool(tool("Start a VM", "Starts a virtual machine that is shut off. Next: vm_wait.").idempotent())
@@ -142,30 +166,23 @@ pub(super) fn lifecycle() -> Vec<Operation> {
             .takes(NOTHING)
             .example(web())
             .on_vm(|host, vm, _: Nothing| vm::reset(host, vm)),
-        change_vm("vm_delete", "vm delete", "DELETE", "/api/vms/{vm}")
-            .about("Delete a VM, running or not, and its volumes")
-            .tool(
-                tool(
-                    "Delete a VM",
-                    "Deletes a virtual machine, running or not, and its disks. This cannot be undone. Repeat its name \
-                     in confirm.",
-                )
-                .idempotent()
-                .confirms()
-                .without(&["unmanaged"]),
-            )
-            .shell(&[("Delete a VM and its disks without confirmation", "vmprov vm delete web --yes")])
-            .takes(NOTHING)
-            .effect(Effect::Destroy)
-            .admin_switch("unmanaged", "delete unmanaged VMs")
-            .example(web())
-            .on_vm(|host, vm, options: DeleteOptions| vm::delete(host, vm, options)),
     ]
 }
 
 pub(super) fn lifetime() -> Vec<Operation> {
     let web = || json!({"vm": "web"});
     vec![
+        change_vm("vm_rename", "vm rename", "POST", "/api/vms/{vm}/rename")
+            .about("Rename a VM that is shut off")
+            .tool(tool(
+                "Rename a VM",
+                "Renames a virtual machine that is shut off. Its disks keep their names, and the host name inside its \
+                 guest stays. Next: vm_start.",
+            ))
+            .takes(NOTHING)
+            .example(json!({"vm": "web", "newName": "www"}))
+            .names_new(Kind::Vm, "newName")
+            .run(|host, new: NewVmName| vm::rename(host, &new)),
         change_vm("vm_ttl", "vm ttl", "PUT", "/api/vms/{vm}/ttl")
             .about("Change when a VM expires")
             .tool(tool(

@@ -132,8 +132,11 @@ fn grouped(command: &Command, groups: Groups) -> StyledStr {
         let about = below.get_about().map(ToString::to_string).unwrap_or_default();
         let _ = writeln!(text, "  {name:width$}  {about}");
     }
-    let _ = write!(text, "\n{heading}Options:{heading:#}\n{{options}}{{after-help}}");
-    StyledStr::from(text)
+    // `--help` alone is not worth a section.
+    if command.get_arguments().any(|arg| arg.get_id() != "help" && !arg.is_hide_set()) {
+        let _ = write!(text, "\n{heading}Options:{heading:#}\n{{options}}");
+    }
+    StyledStr::from(text.trim_end().to_owned() + "{after-help}")
 }
 
 /// The inherited options, in one line.

@@ -29,7 +29,9 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{self, AddressOptions, DeleteOptions, ListOptions, NewCommit, NewTtl, StopOptions, WaitOptions},
+        vm::{
+            self, AddressOptions, DeleteOptions, ListOptions, NewCommit, NewTtl, NewVmName, StopOptions, WaitOptions,
+        },
     },
 };
 
@@ -162,6 +164,15 @@ pub(super) enum Command {
     #[command(after_help = "A running VM is changed at once if possible, otherwise at its next start.")]
     Set(Change),
 
+    /// Rename a VM that is shut off
+    #[command(
+        after_help = "Volumes keep their names, and are still deleted with the VM. TTL, protection and owner stay. The \
+                      guest keeps its host name until you change it there; ssh finds the VM by its new name. The old \
+                      name is free: a new VM with it gets volumes with other names. libvirt cannot rename a VM that \
+                      has a saved state, and old versions of libvirt none that has snapshots."
+    )]
+    Rename(NewVmName),
+
     /// Change when a VM expires
     #[command(after_help = "`vmprov reap` deletes expired VMs.")]
     Ttl(NewTtl),
@@ -251,6 +262,10 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         Command::Set(change) => {
             let edited = vm::set(host, &change)?;
             show(&|| output.show(&edited))
+        }
+        Command::Rename(new) => {
+            let renamed = vm::rename(host, &new)?;
+            show(&|| output.show(&renamed))
         }
         Command::Ttl(request) => {
             let expiry = vm::set_ttl(host, &request)?;

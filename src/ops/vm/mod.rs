@@ -45,6 +45,7 @@ pub use lifecycle::{
     delete::{DeleteOptions, Deleted, delete},
     expiry::{Expiry, NewTtl, Protection, protect, set_ttl},
     power::{Changed, STOP_LIMIT, StopOptions, pause, reset, restart, resume, start, stop},
+    rename::{NewVmName, Renamed, rename},
     set::{Edited, Effect, Item, set},
     usage_by_owner::{BESIDE_DISK, OwnedVm, owned},
 };

@@ -1,4 +1,5 @@
-//! `start`, `stop`, `restart`, `pause`, `resume` and `reset`. Each returns when it is done, and reports the VM's actual state.
+//! `start`, `stop`, `restart`, `pause`, `resume` and `reset`. Each returns when it is done, and reports the VM's actual
+//! state.
 
 use std::time::{Duration, Instant};
 

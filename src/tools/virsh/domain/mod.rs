@@ -206,6 +206,11 @@ impl Virsh {
         self.change("reset the VM", &["reset", "--domain", &uuid.to_string()])
     }
 
+    /// Renames a domain that is shut off. libvirt refuses a name that is taken.
+    pub fn rename(&self, uuid: Uuid, name: &str) -> Result<()> {
+        self.change("rename the VM", &["domrename", "--domain", &uuid.to_string(), "--new-name", name])
+    }
+
     /// Requests a shutdown of the guest, like its power button.
     pub fn shutdown(&self, uuid: Uuid) -> Result<()> {
         let (what, uuid) = ("request a shutdown of the VM", uuid.to_string());
