@@ -19,7 +19,6 @@ const KILLS: &str = "kill-before|kill-after";
 const SIGNALS: &str = "INT|TERM";
 
 const VM: &str = "changed";
-const INTERRUPTED: i32 = 130;
 
 /// Returns the lab without VMs, but with the pool, network, base image and KVM probe result that a create makes, and
 /// the path of the image.
@@ -50,17 +49,6 @@ fn listed(lab: &Lab) -> Option<Value> {
     list["vms"].as_array().unwrap().iter().find(|vm| vm["name"] == VM).cloned()
 }
 
-/// Returns whether a run with a fault in its `k`-th call ended as expected. A signal during the last call comes too
-/// late, so the run may succeed.
-fn ended_as_expected(mode: &str, k: usize, ran: &Run) -> bool {
-    match mode {
-        "fail" | "lie" => ran.code().is_some_and(|code| code > 1),
-        "INT" | "TERM" => ran.code() == Some(INTERRUPTED) || ran.status.success() && ran.calls.len() == k,
-        "hang" => ran.code() == Some(INTERRUPTED),
-        _ => ran.was_killed(),
-    }
-}
-
 fn reap_with_faults(modes: &str) {
     let (lab, image) = prepared_lab();
     let before = lab.snapshot();
@@ -73,8 +61,8 @@ fn reap_with_faults(modes: &str) {
             lab.run_with_fault(fault, &["reap"])
         },
         |k, when, ran| {
-            let (mode, when) = (when.split(' ').next().unwrap(), &format!("{when}\n{ran}"));
-            assert!(ended_as_expected(mode, k, &ran), "{when}");
+            assert!(ran.ended_as_expected(when, k), "{when}\n{ran}");
+            let when = &format!("{when}\n{ran}");
             if let Some(vm) = listed(&lab) {
                 let is_off = vm["state"] == "shut off";
                 assert!(vm["incomplete"] == false || is_off, "{when}: {vm}");
@@ -155,8 +143,8 @@ fn set_with_faults(modes: &str, start: bool) {
             ran
         },
         |k, when, ran| {
-            let (mode, when) = (when.split(' ').next().unwrap(), &format!("{when}\n{ran}"));
-            assert!(ended_as_expected(mode, k, &ran), "{when}");
+            assert!(ran.ended_as_expected(when, k), "{when}\n{ran}");
+            let when = &format!("{when}\n{ran}");
             if !ran.was_killed() && !ran.status.success() {
                 assert_eq!(state(&lab), *original.borrow(), "{when}: the changes were not rolled back");
                 assert!(!ran.stderr.contains("could not be undone"), "{when}");
@@ -230,8 +218,8 @@ fn replace_with_faults(modes: &str) {
             replace(fault)
         },
         |k, when, ran| {
-            let (mode, when) = (when.split(' ').next().unwrap(), &format!("{when}\n{ran}"));
-            assert!(ended_as_expected(mode, k, &ran), "{when}");
+            assert!(ran.ended_as_expected(when, k), "{when}\n{ran}");
+            let when = &format!("{when}\n{ran}");
             let (vm, old) = (listed(&lab), old.borrow());
             let is_old = vm.as_ref().is_some_and(|vm| vm["uuid"] == old["uuid"]);
             let is_untouched = is_old && vm.as_ref().is_some_and(|vm| *vm == *old);

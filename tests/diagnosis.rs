@@ -139,6 +139,7 @@ fn a_guest_without_dhcp_requests_times_out() {
     let ran = host.lab.run(&["vm", "wait", "sick", "--timeout", "1s", "-o", "json"]);
     let paused = self::error(&ran, 10, "paused");
     assert!(paused["cause"].as_str().unwrap().starts_with("paused by an administrator"), "{ran}");
+    assert!(paused["hint"].as_str().unwrap().contains("vmprov vm resume sick"), "{ran}");
     host.assert_kept_and_deletable();
 }
 

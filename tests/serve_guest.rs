@@ -42,7 +42,7 @@ impl Drop for Site {
     /// A failed test leaves no guest running.
     fn drop(&mut self) {
         if thread::panicking() {
-            self.lab.run(&["vm", "delete", "web", "--yes", "--ignore-missing"]);
+            self.lab.run(&["vm", "delete", "web", "www", "--yes", "--ignore-missing"]);
         }
     }
 }
@@ -107,9 +107,11 @@ fn a_guest_goes_through_its_lifecycle_over_http() {
     create_with_progress(&site, half);
     access(&site);
     change(&site);
-    let deleted = site.ok("DELETE", "/api/vms/web", &Value::Null);
+    pause_and_reset(&site);
+    rename(&site);
+    let deleted = site.ok("DELETE", "/api/vms/www", &Value::Null);
     assert_eq!((&deleted["status"], &deleted["kept"]), (&json!("deleted"), &json!([])), "{deleted}");
-    site.get("/api/vms/web").is(404);
+    site.get("/api/vms/www").is(404);
     for key in ["first", "second"] {
         site.ok("DELETE", &format!("/api/ssh-keys/{key}"), &Value::Null);
     }
@@ -202,4 +204,43 @@ fn change(site: &Site) {
     assert_eq!((&shown["description"], &shown["expires"]), (&json!(text), &expiry["expires"]), "{shown}");
     let started = site.ok("POST", "/api/vms/web/start", &Value::Null);
     assert_eq!((&started["status"], &started["state"]), (&json!("started"), &json!("running")), "{started}");
+}
+
+/// Waits for a login, and returns the ID of the guest's boot.
+fn boot_id(site: &Site, vm: &str) -> Value {
+    site.ok("POST", &format!("/api/vms/{vm}/wait"), &json!({"timeout": "12m"}));
+    let command = json!({"command": ["cat", "/proc/sys/kernel/random/boot_id"], "via": "ssh"});
+    site.ok("POST", &format!("/api/vms/{vm}/exec"), &command)["stdout"].clone()
+}
+
+/// A paused guest does not respond, and continues where it was; a reset one boots again.
+fn pause_and_reset(site: &Site) {
+    let boot = boot_id(site, "web");
+    let paused = site.ok("POST", "/api/vms/web/pause", &Value::Null);
+    assert_eq!((&paused["status"], &paused["state"]), (&json!("paused"), &json!("paused")), "{paused}");
+    site.send("POST", "/api/vms/web/exec", "wait=30", &json!({"command": ["true"]})).is(409);
+    let waited = site.send("POST", "/api/vms/web/wait", "wait=30", &json!({"timeout": "3s"}));
+    assert!(waited.is(504).value()["hint"].as_str().unwrap().contains("POST /api/vms/web/resume"), "{waited}");
+    let resumed = site.ok("POST", "/api/vms/web/resume", &Value::Null);
+    assert_eq!((&resumed["status"], &resumed["state"]), (&json!("resumed"), &json!("running")), "{resumed}");
+    assert_eq!(boot_id(site, "web"), boot, "the guest was restarted");
+    let reset = site.ok("POST", "/api/vms/web/reset", &Value::Null);
+    assert_eq!((&reset["status"], &reset["state"]), (&json!("reset"), &json!("running")), "{reset}");
+    wait_until("the guest to go down", || {
+        let waited = site.send("POST", "/api/vms/web/wait", "wait=30", &json!({"timeout": "1s"}));
+        waited.status == 504
+    });
+    assert_ne!(boot_id(site, "web"), boot, "the guest was not reset");
+}
+
+/// A renamed guest is reached by its new name, and knows itself by the old one.
+fn rename(site: &Site) {
+    site.ok("POST", "/api/vms/web/stop", &json!({"timeout": "12m"}));
+    let renamed = site.ok("POST", "/api/vms/web/rename", &json!({"newName": "www"}));
+    assert_eq!((&renamed["vm"], &renamed["oldName"]), (&json!("www"), &json!("web")), "{renamed}");
+    site.get("/api/vms/web").is(404);
+    site.ok("POST", "/api/vms/www/start", &Value::Null);
+    boot_id(site, "www");
+    let ran = site.ok("POST", "/api/vms/www/exec", &json!({"command": ["uname", "-n"], "via": "ssh"}));
+    assert_eq!(ran["stdout"], "web\n", "{ran}");
 }

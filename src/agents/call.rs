@@ -14,13 +14,10 @@ use super::{
     tool::{Cancelled, Does, OfOperation},
 };
 use crate::{
-    api::{self, Operation, OperationView, Report, Scope},
+    api::{self, Brief, Operation, OperationView, Report, Scope},
     error::{Error, Result},
     service::{Begun, Service, Submission, authorization, client::Client, job::Job, jobs::IdempotencyKey},
 };
-
-/// The argument that repeats the name of a VM to confirm its deletion.
-pub(super) const CONFIRM: &str = "confirm";
 
 /// The maximum length of a text in a result, in bytes. Longer text is shortened in the middle, because a model reads
 /// all of it.
@@ -146,7 +143,7 @@ impl Call {
         match report.clone() {
             Report::Json(mut value) => {
                 if let Some(brief) = self.tool.brief {
-                    brief.shorten(&mut value);
+                    leave_out(&mut value, brief);
                 }
                 shorten(&mut value);
                 Report::Json(value)
@@ -172,6 +169,14 @@ pub(crate) fn pending(job: &Job) -> Pending {
         operation.operation
     );
     Pending { status: "accepted", message, next, operation }
+}
+
+/// Removes what the result of a tool leaves out of a list's items.
+fn leave_out(result: &mut Value, brief: Brief) {
+    let items = result.get_mut(brief.list).and_then(Value::as_array_mut).into_iter().flatten();
+    for item in items.filter_map(Value::as_object_mut) {
+        item.retain(|name, _| !brief.members.contains(&name.as_str()));
+    }
 }
 
 /// Shortens every long text in the middle, and every long list of lines at the beginning, because the end matters most.

@@ -55,8 +55,8 @@ pub(super) fn in_one_text(error: &Error) -> String {
 
 /// Returns whether a client has a tool. A client that is limited to a name prefix must not see the whole host.
 pub(super) fn has(client: &Client, name: &str) -> bool {
-    let is_allowed = |tool: &Tool| tool.name == name && client.scope >= tool.scope;
-    tools().iter().any(is_allowed) && (name != "doctor" || client.prefix.is_none())
+    let is_for_client = |tool: &Tool| client.prefix.is_none() || !tool.is_on_whole_host();
+    tools().iter().any(|tool| tool.name == name && client.scope >= tool.scope && is_for_client(tool))
 }
 
 /// Returns a hint and a call that help with an error whose own hints name no call.

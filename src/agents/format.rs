@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{Tool, call::CONFIRM, tools};
+use super::{Tool, tool::CONFIRM, tools};
 use crate::api::Effect;
 
 /// The plugin that the tools belong to, in formats with plugins.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::definitions;
+use super::{Tool, tools};
 use crate::{
     api,
     error::{Action, Call, Error, Hint},
@@ -26,23 +26,17 @@ impl Next {
 
     /// Returns the tool call for a call of an operation, or `None` if no tool accepts it.
     pub(super) fn of(call: &Call) -> Option<Self> {
-        let operation = api::find(call.operation)?;
-        let row = definitions::tool_of(operation)?;
-        if call.members.keys().any(|member| row.lacks(member)) {
-            return None;
-        }
-        let called = |name: &str| {
-            let known = row.names.iter().find(|(_, of_operation)| *of_operation == name);
-            known.map_or(name, |(of_tool, _)| of_tool).to_owned()
-        };
-        let arguments = call.members.iter().map(|(name, value)| (called(name), value.clone())).collect();
-        Some(Self { tool: row.name, arguments })
+        let tool = tools().iter().find(|tool| tool.name == call.operation)?;
+        let argument = |(member, value): (&String, &Value)| (tool.names.argument(member).to_owned(), value.clone());
+        let arguments: Map<_, _> = call.members.iter().map(argument).collect();
+        let accepts = |name: &String| tool.arguments().any(|(known, _)| known == name);
+        arguments.keys().all(accepts).then_some(Self { tool: tool.name, arguments })
     }
 
     /// Returns whether a program may follow it without a confirmation, because it deletes nothing.
     pub(super) fn is_harmless(&self) -> bool {
-        let destroys = |tool: &super::Tool| tool.name == self.tool && tool.hints.destructive;
-        !super::tools().iter().any(destroys) && self.arguments.get("force").is_none_or(|force| *force != true)
+        let destroys = |tool: &Tool| tool.name == self.tool && tool.hints.destructive;
+        !tools().iter().any(destroys) && self.arguments.get("force").is_none_or(|force| *force != true)
     }
 
     /// Returns the call as text.
@@ -57,7 +51,7 @@ impl Next {
 /// Writes a hint for a model. An operation without a tool is a command for the operator of the host. The arguments of a
 /// call that needs a confirmation are left out: the model must choose them itself.
 pub fn as_tool_call(hint: &Hint) -> String {
-    let confirms = |next: &Next| super::tools().iter().any(|tool| tool.name == next.tool && tool.confirms);
+    let confirms = |next: &Next| tools().iter().any(|tool| tool.name == next.tool && tool.confirms);
     match &hint.action {
         Some(Action::Call(call)) => match Next::of(call) {
             Some(next) if confirms(&next) => format!("{}: {}", hint.text, next.tool),

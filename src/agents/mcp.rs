@@ -24,9 +24,11 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
-    call::{self, Answer, CONFIRM, Call},
+    call::{self, Answer, Call},
     failure::{self, Failure, in_one_text},
-    find, format, prompts, resources, tools,
+    find, format, prompts, resources,
+    tool::CONFIRM,
+    tools,
 };
 use crate::{
     api::{OperationView, Report, Scope},

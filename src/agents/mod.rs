@@ -8,6 +8,7 @@ pub(crate) mod failure;
 mod format;
 mod hints;
 pub(crate) mod mcp;
+mod names;
 mod prompts;
 mod resources;
 mod schema;

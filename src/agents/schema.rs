@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use super::tool::Tool;
+use super::names::ArgumentNames;
 use crate::api::{COMPONENTS, Schemas};
 
 /// The keyword that holds the constraints between members. It depends on a required member, so that it always applies:
@@ -86,24 +86,16 @@ fn flattened(mut choice: Value, whole: &mut Map<String, Value>) -> Vec<Value> {
 }
 
 /// Returns a schema of arguments with the members renamed to the tool's arguments.
-pub(super) fn renamed(mut input: Value, tool: &Tool) -> Value {
-    input["properties"] = tool.renamed(input["properties"].take(), false);
-    let rename = |name: &Value| {
-        let name = name.as_str().unwrap_or_default();
-        tool.names
-            .iter()
-            .find(|(_, of_operation)| *of_operation == name)
-            .map_or(name, |(of_tool, _)| of_tool)
-            .to_owned()
-    };
+pub(super) fn renamed(mut input: Value, names: ArgumentNames) -> Value {
+    input["properties"] = names.to_arguments(input["properties"].take());
     if let Some(required) = input.get_mut("required").and_then(Value::as_array_mut) {
-        *required = required.iter().map(|name| json!(rename(name))).collect();
+        *required = required.iter().filter_map(Value::as_str).map(|name| json!(names.argument(name))).collect();
     }
     if let Some(examples) = input.get_mut("examples").and_then(Value::as_array_mut) {
-        *examples = examples.drain(..).map(|example| tool.renamed(example, false)).collect();
+        *examples = examples.drain(..).map(|example| names.to_arguments(example)).collect();
     }
     if let Some(rules) = input.get_mut(CONSTRAINTS) {
-        *rules = tool.renamed(rules.take(), false);
+        *rules = names.to_arguments(rules.take());
     }
     input
 }

@@ -3,14 +3,17 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{call::CONFIRM, schema};
+use super::names::ArgumentNames;
 use crate::{
-    api::{self, Effect, Operation, OperationView, Scope},
+    api::{self, Brief, Effect, Operation, OperationView, Scope},
     error::{Error, Fault, Result},
 };
+
+/// The argument that repeats the name of a VM to confirm its deletion.
+pub(super) const CONFIRM: &str = "confirm";
 
 /// The maximum time in seconds that one call waits for an operation. Clients give up after 60.
 const MAX_WAIT: u64 = 50;
@@ -75,39 +78,6 @@ pub struct Hints {
     pub open_world: bool,
 }
 
-/// Members that a result leaves out of a list's items.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Brief {
-    /// The member that is the list.
-    pub(super) list: &'static str,
-    /// The schema of its items.
-    pub(super) of: &'static str,
-    /// The members that are left out.
-    pub(super) members: &'static [&'static str],
-}
-
-impl Brief {
-    /// Removes the members from a result.
-    pub(super) fn shorten(self, result: &mut Value) {
-        let items = result.get_mut(self.list).and_then(Value::as_array_mut).into_iter().flatten();
-        for item in items.filter_map(Value::as_object_mut) {
-            item.retain(|name, _| !self.members.contains(&name.as_str()));
-        }
-    }
-
-    /// Removes the members from the schema.
-    pub(super) fn describe(self, definitions: &mut Value) {
-        let item = &mut definitions[self.of];
-        let is_kept = |name: &str| !self.members.contains(&name);
-        if let Some(properties) = item.get_mut("properties").and_then(Value::as_object_mut) {
-            properties.retain(|name, _| is_kept(name));
-        }
-        if let Some(required) = item.get_mut("required").and_then(Value::as_array_mut) {
-            required.retain(|name| name.as_str().is_some_and(is_kept));
-        }
-    }
-}
-
 /// An operation that a model can call.
 pub struct Tool {
     /// Its name: `vm_create`.
@@ -129,7 +99,7 @@ pub struct Tool {
     /// The self-contained schema of its result, an object.
     pub output: Value,
     pub(crate) does: Does,
-    pub(super) names: &'static [(&'static str, &'static str)],
+    pub(super) names: ArgumentNames,
     pub(super) confirms: bool,
     pub(super) defaults: &'static [(&'static str, u64)],
     pub(super) brief: Option<Brief>,
@@ -159,8 +129,7 @@ impl Tool {
                 for (name, default) in self.defaults {
                     arguments.entry(*name).or_insert_with(|| Value::from(*default));
                 }
-                let request = self.renamed(Value::Object(arguments), true);
-                operation.read_as(request, self.names)
+                operation.read_as(self.names.to_members(Value::Object(arguments)), self.names.0)
             }
         }
     }
@@ -168,9 +137,9 @@ impl Tool {
     /// Refuses argument names of other tools and front ends. The error says the name in this tool.
     fn refuse_other_names(&self, arguments: &Value) -> Result<()> {
         let is_unknown = |name: &str| arguments.get(name).is_some() && self.input["properties"].get(name).is_none();
-        let of_operation = self.names.iter().map(|(of_tool, of_operation)| (*of_operation, *of_tool));
-        let of_tools =
-            self.names.iter().filter(|(_, of_operation)| *of_operation == "vm").map(|(of_tool, _)| ("name", *of_tool));
+        let names = self.names.0.iter();
+        let of_operation = names.clone().map(|(argument, member)| (*member, *argument));
+        let of_tools = names.filter(|(_, member)| *member == "vm").map(|(argument, _)| ("name", *argument));
         match of_operation.chain(of_tools).find(|(other, _)| is_unknown(other)) {
             Some((other, own)) => Err(api::unknown_member(other, Some(own))),
             None => Ok(()),
@@ -182,19 +151,9 @@ impl Tool {
         self.confirms && (self.effect == Effect::Destroy || arguments["ifExists"] == "replace")
     }
 
-    /// Returns a request with the arguments renamed to the operation's members, or the other way round.
-    pub(super) fn renamed(&self, request: Value, to_operation: bool) -> Value {
-        let Value::Object(members) = request else { return request };
-        let rename = |name: String| {
-            let known = self.names.iter().find(
-                |(of_tool, of_operation)| {
-                    if to_operation { *of_tool == name } else { *of_operation == name }
-                },
-            );
-            known
-                .map_or(name, |(of_tool, of_operation)| (*if to_operation { of_operation } else { of_tool }).to_owned())
-        };
-        Value::Object(members.into_iter().map(|(name, value)| (rename(name), value)).collect::<Map<_, _>>())
+    /// Returns whether it does something to the whole host, which a client that is limited to a prefix may not do.
+    pub(super) fn is_on_whole_host(&self) -> bool {
+        matches!(self.does, Does::Operation(operation) if operation.whole_host.is_some())
     }
 
     /// Returns the arguments and their schemas; required arguments come first.
@@ -206,22 +165,4 @@ impl Tool {
     pub fn requires(&self, argument: &str) -> bool {
         self.input["required"].as_array().is_some_and(|required| required.iter().any(|name| name == argument))
     }
-}
-
-/// Returns the schema of the arguments of the tools that get or cancel an operation.
-pub(super) fn of_operation(does: Does) -> Value {
-    let example = serde_json::json!({"id": "3f2c2b1e-8a1d-4c43-9a55-0d6b7a1c9e10"});
-    let mut schemas = api::Schemas::default();
-    let input = match does {
-        Does::Cancel => schemas.of_request::<Cancelled>(&example),
-        Does::Get | Does::Operation(_) => schemas.of_request::<OfOperation>(&example),
-    };
-    schema::input(&schemas.complete(&input))
-}
-
-/// Returns the schema of an operation as a result.
-pub(super) fn view(failure: Value) -> Value {
-    let mut schemas = api::Schemas::default();
-    let view = schemas.of::<OperationView>();
-    schema::output(&[(view, &schemas), (failure, &schemas)])
 }

@@ -4,7 +4,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::{Effect, ExecutionMode, Kind, Operation, Reference, Report, Resource, Schemas, Scope, VM, request, schema};
+use super::{
+    Effect, ExecutionMode, Kind, Operation, Reference, Report, Resource, Schemas, Scope, ToolPart, VM, request, schema,
+};
 use crate::{
     error::{Error, Result},
     ops::Host,
@@ -39,6 +41,10 @@ fn operation(name: &'static str, command: &'static str, method: &'static str, pa
             mode: ExecutionMode::Long,
             references: Vec::new(),
             takes: None,
+            admin_switches: Vec::new(),
+            whole_host: None,
+            tool: None,
+            shell: &[],
             example: Value::Object(Map::new()),
             request: Value::Null,
             complete: Value::Null,
@@ -96,9 +102,28 @@ impl OperationBuilder {
         self
     }
 
-    /// Declares that it creates something: its HTTP status is 201.
-    pub(super) fn creates(mut self) -> Self {
-        self.operation.status = 201;
+    /// Declares that only an administrator may set a switch, and what the switch does.
+    pub(super) fn admin_switch(mut self, member: &'static str, does: &'static str) -> Self {
+        self.operation.admin_switches.push((member, does));
+        self
+    }
+
+    /// Declares what it does to the whole host, which a client that is limited to a prefix may not do.
+    pub(super) fn whole_host(mut self, does: &'static str) -> Self {
+        self.operation.whole_host = Some(does);
+        self
+    }
+
+    /// Gives it a tool for language models.
+    pub(super) fn tool(mut self, tool: ToolPart) -> Self {
+        self.operation.tool = Some(tool);
+        self
+    }
+
+    /// Sets the examples of its command: what each does, and the line to type. Without any, the example of a request
+    /// becomes one.
+    pub(super) fn shell(mut self, examples: &'static [(&'static str, &'static str)]) -> Self {
+        self.operation.shell = examples;
         self
     }
 
@@ -108,16 +133,22 @@ impl OperationBuilder {
         self
     }
 
-    /// Declares a member that names existing resources.
+    /// Declares a member that names existing resources. A member `vm` always names a VM, so no row declares it.
     pub(super) fn names(mut self, kind: Kind, member: &'static str) -> Self {
         self.operation.references.push(Reference { member, kind, is_new: false });
         self
     }
 
-    /// Declares a member that names the resource to create.
+    /// Declares a member that gives a resource a name that is free.
     pub(super) fn names_new(mut self, kind: Kind, member: &'static str) -> Self {
         self.operation.references.push(Reference { member, kind, is_new: true });
         self
+    }
+
+    /// Declares the member that names the resource to create. The HTTP status is 201, with a `Location`.
+    pub(super) fn creates(mut self, kind: Kind, member: &'static str) -> Self {
+        self.operation.status = 201;
+        self.names_new(kind, member)
     }
 
     /// Sets the example: a request with every required member.
@@ -165,9 +196,9 @@ impl OperationBuilder {
     {
         let mut example = self.operation.example.clone();
         let vm = example.as_object_mut().and_then(|example| example.shift_remove(VM));
-        let mut operation =
-            self.names(Kind::Vm, VM).example(example).answer(|_, _: T| Err(Error::internal("the VM is missing")));
+        let mut operation = self.example(example).answer(|_, _: T| Err(Error::internal("the VM is missing")));
         schema::put_first(&mut operation.request, VM, "VM, by name or UUID", vm.unwrap_or_default());
+        operation.name_vm();
         operation.example = operation.request["examples"][0].clone();
         operation.complete = operation.schemas.complete(&operation.request);
         let (read, members) = (operation.read, operation.complete.clone());
@@ -202,6 +233,7 @@ impl OperationBuilder {
         if let (Some(rules), Value::Object(request)) = (rules, &mut operation.request) {
             request.insert("allOf".to_owned(), rules);
         }
+        operation.name_vm();
         operation.complete = operation.schemas.complete(&operation.request);
         let members = operation.complete.clone();
         operation.read = Box::new(move |request, names| {
@@ -210,5 +242,14 @@ impl OperationBuilder {
         });
         operation.run = Box::new(move |host, request| run(host, request::reread(request)?));
         operation
+    }
+}
+
+impl Operation {
+    /// Adds the reference of a member `vm`, as the first one: it names the VM that a request is about.
+    fn name_vm(&mut self) {
+        if self.members().any(|(member, _)| member == VM) {
+            self.references.insert(0, Reference { member: VM, kind: Kind::Vm, is_new: false });
+        }
     }
 }

@@ -11,6 +11,7 @@ mod reference;
 mod request;
 mod schema;
 mod table;
+mod tool;
 
 use std::{fmt, sync::LazyLock};
 
@@ -18,12 +19,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use crate::error::ResourceKind as Kind;
-use crate::{error::Result, ops::Host};
+use crate::{
+    error::{Call, Result},
+    ops::Host,
+};
 pub use hints::{as_command, as_request, command_line, with_members};
 pub use operation_view::{OperationState, OperationView};
 pub use reference::{Reference, Resource};
 pub use request::{Names, members, nearest, reread, typed, unknown_member};
 pub use schema::{COMPONENTS, Schemas};
+pub use tool::{Brief, ToolPart};
 
 /// Every operation, in the order of the documentation.
 pub fn operations() -> &'static [Operation] {
@@ -128,6 +133,14 @@ pub struct Operation {
     pub references: Vec<Reference>,
     /// The resources that it may create, or `None` if the table does not declare them.
     pub takes: Option<&'static [Resource]>,
+    /// The switches that only an administrator may set, each with what it does.
+    pub admin_switches: Vec<(&'static str, &'static str)>,
+    /// What it does to the whole host, which a client that is limited to a prefix may not do.
+    pub whole_host: Option<&'static str>,
+    /// What it adds to its tool for language models. An operation without it has no tool.
+    pub tool: Option<ToolPart>,
+    /// Examples of its command: what one does, and the line to type.
+    shell: &'static [(&'static str, &'static str)],
     /// An example: a request with every required member.
     pub example: Value,
     /// The schema of the request, an object.
@@ -187,6 +200,27 @@ impl Operation {
         self.request["properties"].as_object().into_iter().flatten()
     }
 
+    /// Returns the examples of its command. By default, it is the example of a request as a command line.
+    pub fn shell_examples(&self) -> Vec<(&'static str, String)> {
+        if self.shell.is_empty() {
+            let members = self.example.as_object().cloned().unwrap_or_default();
+            return vec![(self.summary, command_line(&Call { operation: self.name, members }))];
+        }
+        self.shell.iter().map(|&(about, line)| (about, line.to_owned())).collect()
+    }
+
+    /// Returns the path of the resource that a request creates, if it creates one. This is where the resource is read.
+    pub fn location(&self, request: &Value) -> Option<String> {
+        let new = self.references.iter().find(|reference| reference.is_new && self.status == 201)?;
+        let reads = |operation: &&Self| {
+            let mut references = operation.references.iter();
+            operation.method == "GET"
+                && references.any(|of| of.kind == new.kind && operation.path.ends_with(&format!("/{{{}}}", of.member)))
+        };
+        let (collection, _) = operations().iter().find(reads)?.path.rsplit_once('/')?;
+        Some(format!("{collection}/{}", segment(request.get(new.member)?.as_str()?)))
+    }
+
     /// Returns whether it may create a resource.
     pub fn may_take(&self, resource: Resource) -> bool {
         self.takes.is_some_and(|takes| takes.contains(&resource))
@@ -217,3 +251,17 @@ impl Operation {
 
 /// The member that names the VM that a request is about.
 const VM: &str = "vm";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_created_resource_has_the_path_at_which_it_is_read() {
+        let created = operations().iter().filter(|operation| operation.status == 201);
+        let locations: Vec<_> = created.map(|operation| operation.location(&operation.example)).collect();
+        let expected = ["/api/vms/web", "/api/images/golden", "/api/images/golden", "/api/ssh-keys/dev"];
+        assert_eq!(locations, expected.map(|path| Some(path.to_owned())));
+        assert!(find("vm_start").is_some_and(|start| start.location(&start.example).is_none()));
+    }
+}

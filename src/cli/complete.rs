@@ -2,13 +2,14 @@
 
 use std::{ffi::OsStr, sync::Arc};
 
-use clap::{Command, FromArgMatches};
+use clap::{Arg, Command, FromArgMatches};
 use clap_complete::{
     ArgValueCandidates, ArgValueCompleter, CompletionCandidate, PathCompleter, engine::ValueCompleter,
 };
 
 use super::{Cli, settings};
 use crate::{
+    api::{self, Kind, Reference, Resource},
     cancel::Cancel,
     model::vm::Vm,
     ops::{
@@ -18,53 +19,46 @@ use crate::{
 };
 
 /// Adds the completers to the grammar of the command line.
-pub(super) fn add_to(command: Command) -> Command {
-    let vms = |arg: clap::Arg| arg.add(ArgValueCandidates::new(vm_names));
-    let keys = |arg: clap::Arg| arg.add(ArgValueCandidates::new(key_names));
-    let images = |arg: clap::Arg| arg.add(ArgValueCandidates::new(image_names));
-    let published = |arg: clap::Arg| arg.add(ArgValueCompleter::new(image_or_file));
-    let paths = |arg: clap::Arg| arg.add(ArgValueCompleter::new(vm_or_file));
-    let verbs = [
-        "info",
-        "start",
-        "stop",
-        "restart",
-        "delete",
-        "set",
-        "ttl",
-        "protect",
-        "unprotect",
-        "commit",
-        "ip",
-        "wait",
-        "ssh",
-        "ssh-command",
-        "exec",
-        "console",
-        "logs",
-        "screenshot",
-        "events",
-    ];
-    command
-        .mut_subcommand("vm", |vm| {
-            let vm = vm.mut_subcommand("create", |create| create.mut_arg("ssh_keys", keys).mut_arg("image", published));
-            let vm = vm.mut_subcommand("cp", |cp| cp.mut_arg("paths", paths));
-            verbs.into_iter().fold(vm, |vm, verb| vm.mut_subcommand(verb, |verb| verb.mut_arg("vm", vms)))
-        })
-        .mut_subcommand("image", |image| {
-            let image = image.mut_subcommand("pull", |pull| pull.mut_arg("image", published));
-            ["info", "export", "set", "delete"]
-                .into_iter()
-                .fold(image, |image, verb| image.mut_subcommand(verb, |verb| verb.mut_arg("image", images)))
-        })
-        .mut_subcommand("key", |key| {
-            ["show", "delete"]
-                .into_iter()
-                .fold(key, |key, verb| key.mut_subcommand(verb, |verb| verb.mut_arg("name", keys)))
-        })
-        .mut_subcommand("ssh-config", |config| config.mut_arg("vm", vms))
-        .mut_subcommand("doctor", |doctor| doctor.mut_arg("checks", |arg| arg.add(ArgValueCandidates::new(check_ids))))
-        .mut_subcommand("inject", |inject| inject.mut_arg("vm", vms).mut_arg("key", keys))
+pub(super) fn add_to(root: Command) -> Command {
+    add_below(root, "")
+}
+
+/// Adds the completers to the commands below a command, which is given by its words.
+fn add_below(command: Command, words: &str) -> Command {
+    let names: Vec<_> = command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+    names.iter().fold(command, |command, name| {
+        let words = format!("{words} {name}").trim_start().to_owned();
+        command.mut_subcommand(name, |below| add_below(below, &words).mut_args(|arg| with_completer(arg, &words)))
+    })
+}
+
+/// Adds the completer to an argument. The row of the command's operation tells what it names.
+fn with_completer(arg: Arg, command: &str) -> Arg {
+    let operation = api::operations().iter().find(|operation| operation.command == command);
+    let Some(operation) = operation else { return with_completer_by_name(arg) };
+    let is_arg = |reference: &&Reference| reference.member.to_lowercase() == arg.get_id().as_str().replace('_', "");
+    match operation.references.iter().find(is_arg) {
+        None if arg.get_id() == "checks" => arg.add(ArgValueCandidates::new(check_ids)),
+        None => arg,
+        Some(reference) if reference.is_new => arg,
+        Some(reference) => match reference.kind {
+            Kind::Vm => arg.add(ArgValueCandidates::new(vm_names)),
+            Kind::Key => arg.add(ArgValueCandidates::new(key_names)),
+            Kind::Image if operation.may_take(Resource::Images) => arg.add(ArgValueCompleter::new(image_or_file)),
+            Kind::Image => arg.add(ArgValueCandidates::new(image_names)),
+            Kind::Network | Kind::Pool => arg,
+        },
+    }
+}
+
+/// Adds the completer to an argument of a command that is not an operation.
+fn with_completer_by_name(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        "vm" => arg.add(ArgValueCandidates::new(vm_names)),
+        "image" => arg.add(ArgValueCandidates::new(image_names)),
+        "paths" => arg.add(ArgValueCompleter::new(vm_or_file)),
+        _ => arg,
+    }
 }
 
 /// Returns a host with the settings of the environment and the configuration files. A completer does not know the flags
@@ -120,4 +114,26 @@ fn check_ids() -> Vec<CompletionCandidate> {
 fn key_names() -> Vec<CompletionCandidate> {
     let keys = host().and_then(|host| key::list(&host).ok()).map(|listing| listing.keys).unwrap_or_default();
     keys.iter().map(|key| CompletionCandidate::new(key.name.as_str())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise, an argument that has another name than its member would silently not be completed.
+    #[test]
+    fn every_argument_that_names_a_vm_key_or_image_is_completed() {
+        let root = add_to(<Cli as clap::CommandFactory>::command());
+        for operation in api::operations() {
+            let command = operation.command.split(' ').fold(&root, |at, word| at.find_subcommand(word).unwrap());
+            let is_completed =
+                |arg: &&Arg| arg.get::<ArgValueCandidates>().is_some() || arg.get::<ArgValueCompleter>().is_some();
+            let completed = command.get_arguments().filter(is_completed).count();
+            let names = operation
+                .references
+                .iter()
+                .filter(|reference| !reference.is_new && matches!(reference.kind, Kind::Vm | Kind::Key | Kind::Image));
+            assert!(completed >= names.count(), "{}", operation.name);
+        }
+    }
 }

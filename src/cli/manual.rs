@@ -121,8 +121,8 @@ fn description(command: &Command, is_root: bool) -> String {
 /// Returns the examples of a command: the line, and what it does.
 fn examples(command: &Command) -> impl Iterator<Item = (&'static str, &'static str)> {
     let path = title(command).to_owned();
-    let own = help::EXAMPLES.iter().filter(move |(known, ..)| known.replace(' ', "-") == path);
-    own.map(|(_, about, line)| (*line, *about))
+    let own = help::examples().iter().filter(move |(known, ..)| known.replace(' ', "-") == path);
+    own.map(|(_, about, line)| (line.as_str(), *about))
 }
 
 /// Returns the page of the configuration file.

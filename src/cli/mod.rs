@@ -70,14 +70,6 @@ enum Command {
     #[command(subcommand)]
     Vm(vm::Command),
 
-    /// Search and manage images
-    #[command(subcommand)]
-    Image(image::Command),
-
-    /// Create and manage SSH keys
-    #[command(subcommand)]
-    Key(key::Command),
-
     /// Add an SSH key to an existing VM
     Inject(NewInjection),
 
@@ -89,24 +81,13 @@ enum Command {
     )]
     SshConfig(SshConfigOptions),
 
-    /// Remove leftovers of interrupted operations
-    Gc(GcOptions),
+    /// Search and manage images
+    #[command(subcommand)]
+    Image(image::Command),
 
-    /// Delete expired VMs, running or not
-    #[command(
-        after_help = "Meant for cron. A VM that is protected, incomplete or in use by another vmprov is skipped; this \
-                      is not a failure. After a failure the other VMs are still deleted; the first failure determines \
-                      the exit status."
-    )]
-    Reap(ReapOptions),
-
-    /// Check the host and fix problems
-    #[command(
-        after_help = "Exit status: 0 if no check fails, otherwise that of the first failure: 7 a program is missing, \
-                      9 libvirt is unreachable, 6 access to libvirt or to a folder is denied, 4 the host's state does \
-                      not allow it."
-    )]
-    Doctor(doctor::Doctor),
+    /// Create and manage SSH keys
+    #[command(subcommand)]
+    Key(key::Command),
 
     /// Serve the operations over HTTP
     Serve(serve::Serve),
@@ -121,6 +102,25 @@ enum Command {
 
     /// Print the definitions of the agents' tools
     Tools(agents::Tools),
+
+    /// Check the host and fix problems
+    #[command(
+        after_help = "Exit status: 0 if no check fails, otherwise that of the first failure: 7 a program is missing, \
+                      9 libvirt is unreachable, 6 access to libvirt or to a folder is denied, 4 the host's state does \
+                      not allow it."
+    )]
+    Doctor(doctor::Doctor),
+
+    /// Remove leftovers of interrupted operations
+    Gc(GcOptions),
+
+    /// Delete expired VMs, running or not
+    #[command(
+        after_help = "Meant for cron. A VM that is protected, incomplete or in use by another vmprov is skipped; this \
+                      is not a failure. After a failure the other VMs are still deleted; the first failure determines \
+                      the exit status."
+    )]
+    Reap(ReapOptions),
 
     /// Show each setting and its origin
     Config,
@@ -152,8 +152,8 @@ pub fn grammar() -> clap::Command {
 }
 
 /// Returns the examples in the help: a command, what the example does, and the line to type.
-pub const fn examples() -> &'static [(&'static str, &'static str, &'static str)] {
-    help::EXAMPLES
+pub fn examples() -> &'static [help::Example] {
+    help::examples()
 }
 
 /// Returns the definitions of the settings, to document them.

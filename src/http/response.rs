@@ -41,7 +41,7 @@ pub(super) fn report(operation: &Operation, request: &Value, report: &Report) ->
         Report::Json(value) => {
             let mut response = (status, Json(value)).into_response();
             if response.status() == StatusCode::CREATED
-                && let Some(location) = location(operation, request)
+                && let Some(location) = operation.location(request).and_then(|path| HeaderValue::from_str(&path).ok())
             {
                 response.headers_mut().insert(header::LOCATION, location);
             }
@@ -52,19 +52,6 @@ pub(super) fn report(operation: &Operation, request: &Value, report: &Report) ->
             ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{text}\n")).into_response()
         }
     }
-}
-
-/// Returns the path of the created resource.
-fn location(operation: &Operation, request: &Value) -> Option<HeaderValue> {
-    let name = |member: &str| Some(api::segment(request.get(member)?.as_str()?));
-    let path = match operation.name {
-        "vm_create" => format!("/api/vms/{}", name("name")?),
-        "ssh_key_generate" => format!("/api/ssh-keys/{}", name("name")?),
-        "image_import" => format!("/api/images/{}", name("name")?),
-        "vm_commit" => format!("/api/images/{}", name("image")?),
-        _ => return None,
-    };
-    HeaderValue::from_str(&path).ok()
 }
 
 /// Returns the response with the outcome of an operation.

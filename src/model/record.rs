@@ -197,6 +197,11 @@ impl VmRecord {
         self.phase != Phase::Ready
     }
 
+    /// Returns whether a volume is deleted with it.
+    pub fn owns(&self, pool: &str, volume: &str) -> bool {
+        self.volumes.iter().any(|owned| owned.pool == pool && owned.name == volume)
+    }
+
     /// Returns whether it has a seed.
     pub fn has_seed(&self) -> bool {
         self.volumes.iter().any(|volume| volume.role == VolumeRole::Seed)

@@ -163,6 +163,10 @@ impl Host {
 
     /// Returns the same host, which refuses changes once the fence is closed.
     fn fenced_by(&self, fence: Fence) -> Self {
+        let fence = match &self.runner.fence {
+            Some(outer) => fence.and(outer),
+            None => fence,
+        };
         self.like(self.settings.clone(), Runner { fence: Some(fence), ..self.runner.clone() })
     }
 

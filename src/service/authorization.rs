@@ -31,11 +31,13 @@ pub(crate) fn require_scope(client: &Client, operation: &Operation) -> Result<()
 
 /// Refuses a request that names resources the client may not use. `pool` is where operations create volumes.
 pub(crate) fn authorize(client: &Client, operation: &Operation, request: &Value, pool: &str) -> Result<()> {
-    if operation.name == "vm_delete" && request["unmanaged"] == Value::Bool(true) {
-        client.require(Scope::Admin, "delete unmanaged VMs")?;
+    for (member, does) in &operation.admin_switches {
+        if request[*member] == Value::Bool(true) {
+            client.require(Scope::Admin, does)?;
+        }
     }
-    if operation.command == "doctor" {
-        client.require_unrestricted("check the host")?;
+    if let Some(does) = operation.whole_host {
+        client.require_unrestricted(does)?;
     }
     if operation.may_take(Resource::Disk) {
         require_listed(client, Kind::Pool, pool, client.pools.as_deref())?;
@@ -217,6 +219,9 @@ mod tests {
         assert_eq!(refused(find("vm_commit"), &json!({"vm": "web", "image": "x"})), Some(404));
         assert_eq!(refused(find("vm_commit"), &json!({"vm": "a1-web", "image": "x"})), None);
         assert_eq!(refused(find("vm_create"), &json!({"name": "a1-web", "sshKeys": ["a1-dev"]})), None);
+        assert_eq!(refused(find("vm_rename"), &json!({"vm": "web", "newName": "a1-www"})), Some(404));
+        assert_eq!(refused(find("vm_rename"), &json!({"vm": "a1-web", "newName": "www"})), Some(403));
+        assert_eq!(refused(find("vm_rename"), &json!({"vm": "a1-web", "newName": "a1-www"})), None);
     }
 
     #[test]

@@ -21,14 +21,22 @@ pub struct Fence {
     /// In milliseconds of the clock that continues while the machine is suspended.
     deadline: Arc<AtomicI64>,
     what: Arc<str>,
+    /// The fence of another lease that must hold too.
+    other: Option<Arc<Self>>,
 }
 
 impl Fence {
     /// Returns a fence for `what` whose deadline is `term` from now.
     pub fn new(what: &str, term: Duration) -> Self {
-        let fence = Self { deadline: Arc::default(), what: what.into() };
+        let fence = Self { deadline: Arc::default(), what: what.into(), other: None };
         fence.extend(now(), term);
         fence
+    }
+
+    /// Returns a fence that stops a process where this one or another one does.
+    #[must_use]
+    pub fn and(self, other: &Self) -> Self {
+        Self { other: Some(Arc::new(other.clone())), ..self }
     }
 
     /// Moves the deadline to `term` after `start`, a time of [`now`].
@@ -45,7 +53,7 @@ impl Fence {
     /// Fails once the deadline has passed.
     pub fn check(&self) -> Result<()> {
         if now() <= self.deadline.load(Ordering::SeqCst) {
-            return Ok(());
+            return self.other.as_ref().map_or(Ok(()), |other| other.check());
         }
         let message = format!("lost the lease on {} while this process was stopped or cut off from libvirt", self.what);
         Err(Error::new(Code::Busy, message)
@@ -76,5 +84,16 @@ mod tests {
         fence.check().unwrap();
         fence.close();
         fence.check().unwrap_err();
+    }
+
+    #[test]
+    fn two_fences_hold_together() {
+        let fence = |what| Fence::new(what, Duration::from_mins(1));
+        let (one, other) = (fence("one"), fence("other"));
+        let both = one.clone().and(&other);
+        both.check().unwrap();
+        other.close();
+        assert!(both.check().unwrap_err().message.starts_with("lost the lease on other"));
+        one.check().unwrap();
     }
 }

@@ -1,7 +1,30 @@
 //! The examples of every command. A test parses each, and runs those that need no guest.
 
+use std::{collections::HashSet, sync::LazyLock};
+
+use crate::api;
+
 /// A command, what an example of it does, and the line to type.
-pub(in crate::cli) const EXAMPLES: &[(&str, &str, &str)] = &[
+pub(in crate::cli) type Example = (String, &'static str, String);
+
+/// Returns the examples of every command. Those of an operation are in its row.
+pub(in crate::cli) fn examples() -> &'static [Example] {
+    static ALL: LazyLock<Vec<Example>> = LazyLock::new(|| {
+        let others = OTHERS.iter().map(|(command, about, line)| ((*command).to_owned(), *about, (*line).to_owned()));
+        // HTTP divides some commands into several operations. The first has the examples.
+        let mut seen = HashSet::new();
+        let operations = api::operations().iter().filter(|operation| seen.insert(operation.command));
+        let of_operations = operations.flat_map(|operation| {
+            let command = format!("vmprov {}", operation.command);
+            operation.shell_examples().into_iter().map(move |(about, line)| (command.clone(), about, line))
+        });
+        others.chain(of_operations).collect()
+    });
+    &ALL
+}
+
+/// The examples of commands that are not operations.
+const OTHERS: &[(&str, &str, &str)] = &[
     (
         "vmprov",
         "Create a VM and wait until you can log in",
@@ -9,74 +32,16 @@ pub(in crate::cli) const EXAMPLES: &[(&str, &str, &str)] = &[
     ),
     ("vmprov", "Find out what is wrong with the host", "vmprov doctor"),
     ("vmprov vm", "Create a VM and log in to it", "vmprov vm create web --image debian:12 --ssh-key dev --wait"),
-    (
-        "vmprov vm create",
-        "Create a VM and wait until you can log in",
-        "vmprov vm create web --image debian:12 --ssh-key dev --wait",
-    ),
-    (
-        "vmprov vm create",
-        "Create a VM for two hours, from a script that may run again",
-        "vmprov vm create ci --image ubuntu:24.04 --ssh-key dev --ttl 2h --if-exists replace",
-    ),
-    ("vmprov vm create", "Print what would be done", "vmprov vm create web --image debian:12 --ssh-key dev --dry-run"),
-    ("vmprov vm list", "List every VM", "vmprov vm list"),
-    ("vmprov vm list", "Print the names for a script", "vmprov vm list -o name"),
-    ("vmprov vm info", "Show a VM as JSON", "vmprov vm info web -o json"),
-    ("vmprov vm start", "Start two VMs", "vmprov vm start web db"),
-    ("vmprov vm stop", "Shut a VM down and wait until it is off", "vmprov vm stop web"),
-    ("vmprov vm stop", "Power a VM off at once", "vmprov vm stop web --force"),
-    ("vmprov vm restart", "Restart a VM with its current configuration", "vmprov vm restart web"),
-    ("vmprov vm delete", "Delete a VM and its disks without confirmation", "vmprov vm delete web --yes"),
-    ("vmprov vm set", "Give a VM more memory and CPUs", "vmprov vm set web --memory 4G --vcpus 4"),
-    ("vmprov vm set", "Grow its disk", "vmprov vm set web --disk-size 40G"),
-    ("vmprov vm ttl", "Let a VM expire in two hours", "vmprov vm ttl web 2h"),
-    ("vmprov vm ttl", "Keep it", "vmprov vm ttl web never"),
-    ("vmprov vm protect", "Refuse to delete a VM", "vmprov vm protect web"),
-    ("vmprov vm unprotect", "Allow it again", "vmprov vm unprotect web"),
-    ("vmprov vm commit", "Make an image from a VM that is shut off", "vmprov vm commit web golden"),
-    ("vmprov vm ip", "Print a VM's address", "vmprov vm ip web"),
-    ("vmprov vm ip", "Wait for an address", "vmprov vm ip web --wait --timeout 2m"),
-    ("vmprov vm wait", "Wait until a VM accepts SSH logins", "vmprov vm wait web"),
-    ("vmprov vm wait", "Wait until cloud-init has finished", "vmprov vm wait web --for cloud-init --timeout 10m"),
     ("vmprov vm ssh", "Log in", "vmprov vm ssh web"),
     ("vmprov vm ssh", "Run a command", "vmprov vm ssh web -- uname -a"),
-    ("vmprov vm ssh-command", "Run a command with plain ssh", "eval \"$(vmprov vm ssh-command web)\" uptime"),
-    ("vmprov vm exec", "Run a command", "vmprov vm exec web -- uname -a"),
-    (
-        "vmprov vm exec",
-        "Use a shell in the guest",
-        "vmprov vm exec web --timeout 5m -- sh -c 'apt-get update && apt-get -y upgrade'",
-    ),
     ("vmprov vm cp", "Copy a folder into a VM", "vmprov vm cp site web:/srv/"),
     ("vmprov vm cp", "Copy a file out of it", "vmprov vm cp web:/var/log/syslog ."),
     ("vmprov vm console", "Attach to the serial console", "vmprov vm console web"),
-    ("vmprov vm logs", "Follow the serial console", "vmprov vm logs web --follow"),
-    ("vmprov vm screenshot", "Save the screen", "vmprov vm screenshot web -o web.png"),
     ("vmprov vm events", "Print events as they happen", "vmprov vm events --follow"),
     ("vmprov image", "Find and download an image", "vmprov image search ubuntu"),
-    ("vmprov image search", "Find an image", "vmprov image search ubuntu"),
-    ("vmprov image list", "List images and the VMs that use them", "vmprov image list"),
-    ("vmprov image info", "Show how an image was verified", "vmprov image info debian:12"),
-    ("vmprov image pull", "Download an image, or its newest version", "vmprov image pull debian:12"),
-    ("vmprov image import", "Import a local image", "vmprov image import ./disk.qcow2 golden"),
     ("vmprov image export", "Write an image to a file", "vmprov image export golden golden.qcow2"),
-    ("vmprov image set", "Share an image with every client", "vmprov image set golden --visibility shared"),
-    ("vmprov image delete", "Delete an image", "vmprov image delete golden"),
-    ("vmprov image prune", "Show what would be removed", "vmprov image prune --dry-run"),
     ("vmprov key", "Generate a key pair", "vmprov key generate dev"),
-    ("vmprov key generate", "Generate an RSA key pair", "vmprov key generate dev"),
-    ("vmprov key generate", "Generate an Ed25519 key pair", "vmprov key generate dev --type ed25519"),
-    ("vmprov key list", "List keys", "vmprov key list"),
-    ("vmprov key show", "Print a public key", "vmprov key show dev"),
     ("vmprov key import", "Import an existing public key", "vmprov key import laptop ~/.ssh/id_ed25519.pub"),
-    ("vmprov key delete", "Delete a key", "vmprov key delete dev"),
-    ("vmprov inject", "Let another key log in", "vmprov inject web dev"),
-    ("vmprov ssh-config", "Let ssh and rsync find VMs by name", "vmprov ssh-config >~/.ssh/vmprov"),
-    ("vmprov gc", "Remove leftovers of interrupted operations", "vmprov gc"),
-    ("vmprov reap", "Show which VMs have expired", "vmprov reap --dry-run"),
-    ("vmprov doctor", "Check the host", "vmprov doctor"),
-    ("vmprov doctor", "Apply the safe fixes", "vmprov doctor --fix"),
     ("vmprov serve", "Serve this machine", "vmprov serve"),
     (
         "vmprov serve",

@@ -17,32 +17,26 @@ use crate::{
     api,
     error::{Error, Hint, Result},
 };
-pub(super) use examples::EXAMPLES;
+pub(super) use examples::{Example, examples};
 pub(super) use topics::environment_variables;
 use topics::{TOPICS, topic};
 
-/// Commands below a command, in titled groups: the most used first.
-type Groups = &'static [(&'static str, &'static [&'static str])];
+/// Groups of the commands below a command: the title of each, and its first command. A group ends where the next one
+/// begins, in the order of the grammar.
+type Groups = &'static [(&'static str, &'static str)];
 
 /// The groups of the commands that have many.
 const GROUPS: &[(&str, Groups)] = &[
     (
         "vmprov",
         &[
-            ("Virtual machines", &["vm", "inject", "ssh-config"]),
-            ("Images and keys", &["image", "key"]),
-            ("Programs and agents", &["serve", "mcp", "tools"]),
-            ("Maintenance and help", &["doctor", "gc", "reap", "config", "help"]),
+            ("Virtual machines", "vm"),
+            ("Images and keys", "image"),
+            ("Programs and agents", "serve"),
+            ("Maintenance and help", "doctor"),
         ],
     ),
-    (
-        "vmprov vm",
-        &[
-            ("Lifecycle", &["create", "list", "info", "start", "stop", "restart", "delete"]),
-            ("Access", &["ssh", "exec", "cp", "ip", "wait", "ssh-command", "logs", "console", "screenshot", "events"]),
-            ("Change", &["set", "ttl", "protect", "unprotect", "commit"]),
-        ],
-    ),
+    ("vmprov vm", &[("Lifecycle", "create"), ("Access", "ssh"), ("Change", "set")]),
 ];
 
 /// The options that `-h` shows of the commands that have many; the others are in `--help`.
@@ -126,19 +120,23 @@ fn sections<const N: usize>(sections: [String; N]) -> String {
 /// The template of a command whose subcommands are in groups.
 fn grouped(command: &Command, groups: Groups) -> StyledStr {
     let heading = Style::new().bold().underline();
-    let width = groups.iter().flat_map(|(_, names)| names.iter()).map(|name| name.len()).max().unwrap_or_default();
+    let visible = || command.get_subcommands().filter(|below| !below.is_hide_set());
+    let width = visible().map(|below| below.get_name().len()).max().unwrap_or_default();
     let mut text = String::from("{about-with-newline}\n{usage-heading} {usage}\n");
-    for (title, names) in groups {
+    for below in visible() {
+        let name = below.get_name();
         // Writing to a string does not fail.
-        let _ = write!(text, "\n{heading}{title}:{heading:#}\n");
-        for name in *names {
-            let below = command.find_subcommand(name);
-            let about = below.and_then(Command::get_about).map(ToString::to_string).unwrap_or_default();
-            let _ = writeln!(text, "  {name:width$}  {about}");
+        if let Some((title, _)) = groups.iter().find(|(_, first)| *first == name) {
+            let _ = write!(text, "\n{heading}{title}:{heading:#}\n");
         }
+        let about = below.get_about().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(text, "  {name:width$}  {about}");
     }
-    let _ = write!(text, "\n{heading}Options:{heading:#}\n{{options}}{{after-help}}");
-    StyledStr::from(text)
+    // `--help` alone is not worth a section.
+    if command.get_arguments().any(|arg| arg.get_id() != "help" && !arg.is_hide_set()) {
+        let _ = write!(text, "\n{heading}Options:{heading:#}\n{{options}}");
+    }
+    StyledStr::from(text.trim_end().to_owned() + "{after-help}")
 }
 
 /// The inherited options, in one line.
@@ -155,7 +153,7 @@ fn inherited(command: &Command) -> String {
 /// At most `most` examples of a command.
 fn examples_of(path: &str, most: usize) -> String {
     let mut text = String::new();
-    for (_, about, line) in EXAMPLES.iter().filter(|(command, ..)| *command == path).take(most) {
+    for (_, about, line) in examples().iter().filter(|(command, ..)| *command == path).take(most) {
         let _ = write!(text, "\n  # {about}\n  {line}");
     }
     if text.is_empty() { text } else { format!("Examples:{text}") }

@@ -24,7 +24,7 @@ use crate::{
     ops::{
         gc::Collected,
         key::{DeletedKey, Keys},
-        vm::{Addresses, Changed, Created, Deleted, Injected, Reached},
+        vm::{Addresses, Changed, Created, Deleted, Injected, Reached, Renamed},
     },
 };
 
@@ -221,6 +221,17 @@ impl Show for Results<Changed> {
 
     fn names(&self) -> Vec<String> {
         self.results.iter().map(|report| report.vm.clone()).collect()
+    }
+}
+
+impl Show for Renamed {
+    fn table(&self) -> String {
+        let Self { vm, old_name, .. } = self;
+        if self.changed { format!("{old_name}: renamed to {vm}") } else { format!("{vm}: already has this name") }
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.vm.clone()]
     }
 }
 

@@ -29,7 +29,9 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{self, AddressOptions, DeleteOptions, ListOptions, NewCommit, NewTtl, StopOptions, WaitOptions},
+        vm::{
+            self, AddressOptions, DeleteOptions, ListOptions, NewCommit, NewTtl, NewVmName, StopOptions, WaitOptions,
+        },
     },
 };
 
@@ -65,13 +67,111 @@ pub(super) enum Command {
     /// Restart VMs with their current configuration
     Restart(Stop),
 
+    /// Pause VMs
+    #[command(
+        after_help = "Their CPUs stop, and their memory stays on the host until they are resumed or powered off."
+    )]
+    Pause {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
+
+    /// Resume paused VMs
+    Resume {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
+
+    /// Reset VMs at once, which may lose unsaved data
+    #[command(after_help = "Like the reset button of a computer: the guest does not shut down, and the VM keeps the \
+                      configuration that it runs with. `vmprov vm restart` shuts it down and applies changes.")]
+    Reset {
+        /// VMs, by name or UUID
+        #[arg(required = true)]
+        vm: Vec<String>,
+    },
+
     /// Delete VMs and the volumes they own
     #[command(visible_alias = "rm")]
     Delete(Delete),
 
+    /// Log in to a VM or run a command in it
+    #[command(after_help = "The VM's host keys are verified.")]
+    Ssh {
+        // Without an index, the completers move an argument behind the others.
+        /// VM, by name or UUID
+        #[arg(index = 1)]
+        vm: String,
+        /// Login user [default: the VM's]
+        #[arg(short = 'l', long, value_name = "NAME")]
+        user: Option<String>,
+        /// Command to run; its exit status is passed on
+        #[arg(index = 2, last = true)]
+        command: Vec<String>,
+    },
+
+    /// Run a command in a VM over SSH or through its guest agent
+    #[command(after_help = "Output and exit status are those of the command.")]
+    Exec(guest::Exec),
+
+    /// Copy files and folders to or from a VM
+    Cp(guest::Copy),
+
+    /// Print a running VM's address
+    Ip {
+        /// VM, by name or UUID
+        vm: String,
+        /// Print every address with its source and the expiry of its lease
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        options: AddressOptions,
+    },
+
+    /// Wait for a VM to reach a state
+    Wait {
+        /// VM, by name or UUID
+        vm: String,
+        #[command(flatten)]
+        options: WaitOptions,
+    },
+
+    /// Print the ssh command that logs in to a VM
+    #[command(name = "ssh-command", after_help = "It checks the VM's host keys strictly.")]
+    LoginLine {
+        /// VM, by name or UUID
+        vm: String,
+    },
+
+    /// Show a VM's serial console output since its last start
+    Logs(guest::Logs),
+
+    /// Attach to a VM's serial console (Ctrl-] detaches)
+    Console {
+        /// VM, by name or UUID
+        vm: String,
+    },
+
+    /// Save a VM's screen as a PNG file
+    Screenshot(guest::Screenshot),
+
+    /// Show VM events as they happen
+    Events(guest::Events),
+
     /// Change memory, vCPUs, disk size, autostart or description
     #[command(after_help = "A running VM is changed at once if possible, otherwise at its next start.")]
     Set(Change),
+
+    /// Rename a VM that is shut off
+    #[command(
+        after_help = "Volumes keep their names, and are still deleted with the VM. TTL, protection and owner stay. The \
+                      guest keeps its host name until you change it there; ssh finds the VM by its new name. The old \
+                      name is free: a new VM with it gets volumes with other names. libvirt cannot rename a VM that \
+                      has a saved state, and old versions of libvirt none that has snapshots."
+    )]
+    Rename(NewVmName),
 
     /// Change when a VM expires
     #[command(after_help = "`vmprov reap` deletes expired VMs.")]
@@ -96,69 +196,6 @@ pub(super) enum Command {
         after_help = "The VM must be shut off. The image does not get its keys, machine-id, leases and cloud-init state."
     )]
     Commit(NewCommit),
-
-    /// Print a running VM's address
-    Ip {
-        /// VM, by name or UUID
-        vm: String,
-        /// Print every address with its source and the expiry of its lease
-        #[arg(long)]
-        all: bool,
-        #[command(flatten)]
-        options: AddressOptions,
-    },
-
-    /// Wait for a VM to reach a state
-    Wait {
-        /// VM, by name or UUID
-        vm: String,
-        #[command(flatten)]
-        options: WaitOptions,
-    },
-
-    /// Log in to a VM or run a command in it
-    #[command(after_help = "The VM's host keys are verified.")]
-    Ssh {
-        // Without an index, the completers move an argument behind the others.
-        /// VM, by name or UUID
-        #[arg(index = 1)]
-        vm: String,
-        /// Login user [default: the VM's]
-        #[arg(short = 'l', long, value_name = "NAME")]
-        user: Option<String>,
-        /// Command to run; its exit status is passed on
-        #[arg(index = 2, last = true)]
-        command: Vec<String>,
-    },
-
-    /// Print the ssh command that logs in to a VM
-    #[command(name = "ssh-command", after_help = "It checks the VM's host keys strictly.")]
-    LoginLine {
-        /// VM, by name or UUID
-        vm: String,
-    },
-
-    /// Run a command in a VM over SSH or through its guest agent
-    #[command(after_help = "Output and exit status are those of the command.")]
-    Exec(guest::Exec),
-
-    /// Copy files and folders to or from a VM
-    Cp(guest::Copy),
-
-    /// Attach to a VM's serial console (Ctrl-] detaches)
-    Console {
-        /// VM, by name or UUID
-        vm: String,
-    },
-
-    /// Show a VM's serial console output since its last start
-    Logs(guest::Logs),
-
-    /// Save a VM's screen as a PNG file
-    Screenshot(guest::Screenshot),
-
-    /// Show VM events as they happen
-    Events(guest::Events),
 }
 
 #[derive(Debug, Args)]
@@ -218,10 +255,17 @@ pub(super) fn run(host: &Host, command: Command, output: &Output, terminal: &Ter
         Command::Start { vm } => each(&vm, output, terminal, |vm| vm::start(host, vm)),
         Command::Stop(Stop { vm, options }) => each(&vm, output, terminal, |vm| vm::stop(host, vm, options)),
         Command::Restart(Stop { vm, options }) => each(&vm, output, terminal, |vm| vm::restart(host, vm, options)),
+        Command::Pause { vm } => each(&vm, output, terminal, |vm| vm::pause(host, vm)),
+        Command::Resume { vm } => each(&vm, output, terminal, |vm| vm::resume(host, vm)),
+        Command::Reset { vm } => each(&vm, output, terminal, |vm| vm::reset(host, vm)),
         Command::Delete(args) => delete(host, &args, output, terminal),
         Command::Set(change) => {
             let edited = vm::set(host, &change)?;
             show(&|| output.show(&edited))
+        }
+        Command::Rename(new) => {
+            let renamed = vm::rename(host, &new)?;
+            show(&|| output.show(&renamed))
         }
         Command::Ttl(request) => {
             let expiry = vm::set_ttl(host, &request)?;

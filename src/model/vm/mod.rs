@@ -244,6 +244,11 @@ impl State {
         !matches!(self, Self::ShutOff | Self::Crashed | Self::NoState)
     }
 
+    /// Returns whether its CPUs run, so that its guest can respond.
+    pub const fn runs(self) -> bool {
+        matches!(self, Self::Running | Self::Blocked | Self::ShuttingDown)
+    }
+
     /// Returns libvirt's number for it. The variants are in the order of libvirt's `virDomainState`.
     pub const fn number(self) -> u8 {
         self as u8

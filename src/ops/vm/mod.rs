@@ -41,7 +41,8 @@ pub use lifecycle::{
     create::{Created, Status, create},
     delete::{DeleteOptions, Deleted, delete},
     expiry::{Expiry, NewTtl, Protection, protect, set_ttl},
-    power::{Changed, STOP_LIMIT, StopOptions, restart, start, stop},
+    power::{Changed, STOP_LIMIT, StopOptions, pause, reset, restart, resume, start, stop},
+    rename::{NewVmName, Renamed, rename},
     set::{Edited, Effect, Item, set},
     usage_by_owner::{OwnedVm, SEED_AND_CONSOLE_BYTES, owned},
 };
@@ -85,6 +86,15 @@ fn look_up(host: &Host, reference: &str) -> Result<(DomainSummary, Domain)> {
 fn incomplete(name: &str) -> Error {
     Error::conflict(format!("VM `{name}` is incomplete: its creation or deletion was interrupted"))
         .hint(Hint::call_on_vm("Remove its leftovers", "vm_delete", name))
+}
+
+/// Returns the error for a VM whose CPUs do not run; `consequence` says what is therefore not possible.
+fn not_running(name: &str, state: State, consequence: &str) -> Error {
+    let hint = match state {
+        State::Paused | State::Suspended => Hint::call_on_vm("Resume it", "vm_resume", name),
+        _ => Hint::call_on_vm("Start it", "vm_start", name),
+    };
+    Error::conflict(format!("VM `{name}` is {state}, {consequence}")).hint(hint)
 }
 
 /// Refuses a VM that is incomplete.

@@ -40,6 +40,8 @@ const KNOWN: &[(&str, Code)] = &[
     ("is already active", Code::Conflict),
     ("is not active", Code::Conflict),
     ("domain is not running", Code::Conflict),
+    ("cannot rename", Code::Conflict),
+    ("can't be renamed", Code::Conflict),
     ("has asynchronous jobs running", Code::Busy),
     ("cannot acquire state change lock", Code::Busy),
     ("Failed to get \"write\" lock", Code::Busy),
@@ -101,6 +103,12 @@ fn hints(stderr: &str, code: Code, uri: &str) -> Vec<Hint> {
     }
     if has("No space left on device") {
         return vec![Hint::run("Check the free space of the storage pool", "virsh pool-info POOL")];
+    }
+    if has("cannot rename domain with snapshots") {
+        return vec![Hint::run("List its snapshots, and delete them first", "virsh snapshot-list VM")];
+    }
+    if has("managed saved state can't be renamed") {
+        return vec![Hint::new("Start the VM and shut it down, which ends its saved state")];
     }
     match code {
         Code::Busy => vec![Hint::new("Try again in a moment, because another operation is running")],

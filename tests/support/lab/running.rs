@@ -25,6 +25,18 @@ impl Run {
         self.status.signal() == Some(9)
     }
 
+    /// Returns whether a run with a fault in its `k`-th call ended as the fault requires; `when` begins with the fault's
+    /// mode. A signal during the last call comes too late, so the run may succeed.
+    pub(crate) fn ended_as_expected(&self, when: &str, k: usize) -> bool {
+        const INTERRUPTED: Option<i32> = Some(130);
+        match when.split(' ').next().unwrap() {
+            "fail" | "lie" => self.code().is_some_and(|code| code > 1),
+            "INT" | "TERM" => self.code() == INTERRUPTED || self.status.success() && self.calls.len() == k,
+            "hang" => self.code() == INTERRUPTED,
+            _ => self.was_killed(),
+        }
+    }
+
     #[track_caller]
     pub(crate) fn succeeded(self) -> Self {
         assert!(self.status.success(), "{self}");

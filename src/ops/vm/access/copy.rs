@@ -10,7 +10,7 @@ use crate::{
         Host,
         vm::{
             access::exec::{Unreached, ssh_target},
-            look_up, require_complete,
+            look_up, not_running, require_complete,
         },
     },
     tools::ssh::Refusal,
@@ -86,12 +86,8 @@ pub fn copy(host: &Host, new: &NewCopy, quiet: bool) -> Result<Copied> {
     let (vm, direction) = route(&operands)?;
     let (listed, domain) = look_up(host, vm)?;
     require_complete(&domain)?;
-    if !listed.state.is_active() {
-        return Err(Error::conflict(format!("VM `{}` is {}", listed.name, listed.state)).hint(Hint::call_on_vm(
-            "Start it",
-            "vm_start",
-            &listed.name,
-        )));
+    if !listed.state.runs() {
+        return Err(not_running(&listed.name, listed.state, "so its SSH server does not respond"));
     }
     let (_, target) = ssh_target(host, &domain, new.user.as_deref())?.map_err(Unreached::into_error)?;
     let for_scp = |operand: &Operand| match operand {

@@ -13,7 +13,7 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{look_up, wait::Watch},
+        vm::{look_up, not_running, wait::Watch},
     },
 };
 
@@ -49,8 +49,7 @@ pub struct Addresses {
 pub fn addresses(host: &Host, reference: &str, options: AddressOptions) -> Result<Addresses> {
     let (listed, domain) = look_up(host, reference)?;
     if !listed.state.is_active() {
-        return Err(Error::conflict(format!("VM `{}` is {}, so it has no address", listed.name, listed.state))
-            .hint(Hint::call_on_vm("Start it", "vm_start", &listed.name)));
+        return Err(not_running(&listed.name, listed.state, "so it has no address"));
     }
     if options.wait {
         Watch::new(listed.uuid, WaitFor::Ip, options.timeout.0, true).run(host)?;

@@ -13,7 +13,7 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{access::address, look_up, require_complete},
+        vm::{access::address, look_up, not_running, require_complete},
     },
     tools::{exit_status, ssh::Target, virsh::Domain},
 };
@@ -23,12 +23,8 @@ pub fn ssh(host: &Host, reference: &str, user: Option<&str>, command: &[String])
     let (listed, domain) = look_up(host, reference)?;
     require_complete(&domain)?;
     let login = Login::of(host, &domain, user)?;
-    if !listed.state.is_active() {
-        return Err(Error::conflict(format!("VM `{}` is {}", listed.name, listed.state)).hint(Hint::call_on_vm(
-            "Start it",
-            "vm_start",
-            &listed.name,
-        )));
+    if !listed.state.runs() {
+        return Err(not_running(&listed.name, listed.state, "so its SSH server does not respond"));
     }
     let addresses = address::of(host, &domain)?;
     let Some(address) = addresses.first() else {

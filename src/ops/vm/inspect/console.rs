@@ -9,7 +9,10 @@ use utoipa::ToSchema;
 use crate::{
     error::{Error, Hint, Result},
     model::{console, record::VolumeRole},
-    ops::{Host, vm::look_up},
+    ops::{
+        Host,
+        vm::{look_up, not_running},
+    },
     tools::{exit_status, virsh::Domain},
 };
 
@@ -17,8 +20,7 @@ use crate::{
 pub fn console(host: &Host, reference: &str, has_terminal: bool) -> Result<i32> {
     let (listed, _) = look_up(host, reference)?;
     if !listed.state.is_active() {
-        return Err(Error::conflict(format!("VM `{}` is {}, so it has no console", listed.name, listed.state))
-            .hint(Hint::call_on_vm("Start it", "vm_start", &listed.name)));
+        return Err(not_running(&listed.name, listed.state, "so it has no console"));
     }
     if !has_terminal {
         let follow = format!("vmprov vm logs {} --follow", shell_words::quote(&listed.name));

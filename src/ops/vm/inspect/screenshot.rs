@@ -5,7 +5,10 @@ use serde::Serialize;
 
 use crate::{
     error::{Code, Error, Hint, Result},
-    ops::{Host, vm::look_up},
+    ops::{
+        Host,
+        vm::{look_up, not_running},
+    },
 };
 
 /// A screenshot that was written to a file.
@@ -40,8 +43,7 @@ pub fn picture(host: &Host, reference: &str) -> Result<Picture> {
     let (listed, _) = look_up(host, reference)?;
     let name = &listed.name;
     if !listed.state.is_active() {
-        return Err(Error::conflict(format!("VM `{name}` is {}, so it has no screen", listed.state))
-            .hint(Hint::call_on_vm("Start it", "vm_start", name)));
+        return Err(not_running(name, listed.state, "so it has no screen"));
     }
     let image = host.virsh.screenshot(listed.uuid).map_err(|error| {
         let has_none = error.cause.as_ref().is_some_and(|cause| cause.contains("no screens to take screenshot from"));

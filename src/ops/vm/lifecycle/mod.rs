@@ -7,6 +7,7 @@ pub(in crate::ops) mod expiry;
 pub(in crate::ops) mod host_limits;
 pub(in crate::ops) mod power;
 pub(in crate::ops) mod removal;
+pub(in crate::ops) mod rename;
 pub(in crate::ops) mod seed;
 pub(in crate::ops) mod set;
 pub(in crate::ops) mod usage_by_owner;

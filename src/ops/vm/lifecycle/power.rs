@@ -1,4 +1,5 @@
-//! `start`, `stop` and `restart`. Each returns when it is done, and reports the VM's actual state.
+//! `start`, `stop`, `restart`, `pause`, `resume` and `reset`. Each returns when it is done, and reports the VM's actual
+//! state.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::{
     },
     ops::{
         Host,
-        vm::{find, lock, require_complete, state_or_gone, wait_for_state},
+        vm::{find, lock, lock_found, look_up, not_running, require_complete, state_or_gone, wait_for_state},
     },
     tools::virsh::{Domain, DomainSummary},
 };
@@ -43,11 +44,11 @@ pub struct StopOptions {
     pub timeout: Option<Limit>,
 }
 
-/// The result of starting, stopping or restarting a VM.
+/// The result of changing whether a VM runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Changed {
-    /// `started`, `stopped` or `restarted`.
+    /// `started`, `stopped`, `restarted`, `paused`, `resumed` or `reset`.
     pub status: &'static str,
     /// The VM's name.
     pub vm: String,
@@ -134,12 +135,12 @@ fn stop_listed(host: &Host, listed: &DomainSummary, options: StopOptions) -> Res
     if !listed.state.is_active() {
         return Ok(Changed::new("stopped", listed, listed.state, false));
     }
+    if listed.state == State::Paused {
+        return stop_paused(host, listed, force);
+    }
     let limit = timeout.map_or(if force { Duration::ZERO } else { STOP_LIMIT }, |limit| limit.0);
-    let stopped = |forced| -> Result<Changed> {
-        Ok(Changed { forced, ..Changed::new("stopped", listed, state_or_gone(host, uuid)?, true) })
-    };
     if !limit.is_zero() && ask_to_shut_down(host, listed, limit)? {
-        return stopped(false);
+        return Ok(Changed::new("stopped", listed, state_or_gone(host, uuid)?, true));
     }
     if !force {
         let state = state_or_gone(host, uuid)?;
@@ -149,9 +150,24 @@ fn stop_listed(host: &Host, listed: &DomainSummary, options: StopOptions) -> Res
             .hint(Hint::set_to("Raise the time limit", "timeout", "5m"))
             .hint(Hint::call("Power it off", "vm_stop", [("vm", json!(name)), ("force", json!(true))])));
     }
+    power_off(host, listed)
+}
+
+fn power_off(host: &Host, listed: &DomainSummary) -> Result<Changed> {
     host.step(format!("powering off {}", listed.name));
-    unless_down(host.virsh.destroy(uuid))?;
-    stopped(true)
+    unless_down(host.virsh.destroy(listed.uuid))?;
+    Ok(Changed { forced: true, ..Changed::new("stopped", listed, state_or_gone(host, listed.uuid)?, true) })
+}
+
+/// Powers off a paused VM, if `force`. Its guest cannot shut down, so nothing is waited for.
+fn stop_paused(host: &Host, listed: &DomainSummary, force: bool) -> Result<Changed> {
+    let name = &listed.name;
+    if !force {
+        return Err(Error::conflict(format!("VM `{name}` is paused, so its guest cannot shut down"))
+            .hint(Hint::call_on_vm("Resume it first", "vm_resume", name))
+            .hint(Hint::call("Power it off", "vm_stop", [("vm", json!(name)), ("force", json!(true))])));
+    }
+    power_off(host, listed)
 }
 
 /// Requests a shutdown repeatedly until the VM is down or the time limit is reached. Returns whether the VM is down.
@@ -190,4 +206,48 @@ pub fn restart(host: &Host, reference: &str, options: StopOptions) -> Result<Cha
 pub(in crate::ops) fn restart_listed(host: &Host, listed: &DomainSummary, options: StopOptions) -> Result<Changed> {
     let forced = stop_listed(host, listed, options)?.forced;
     Ok(Changed { status: "restarted", changed: true, forced, ..start_listed(host, listed)? })
+}
+
+/// Pauses a VM: its CPUs stop, and its memory stays as it is.
+pub fn pause(host: &Host, reference: &str) -> Result<Changed> {
+    let lease = lock_found(host, reference)?;
+    let host = &lease.host;
+    let (listed, domain) = look_up(host, reference)?;
+    require_complete(&domain)?;
+    match listed.state {
+        State::Paused => return Ok(Changed::new("paused", &listed, listed.state, false)),
+        State::Running | State::Blocked => host.virsh.suspend(listed.uuid)?,
+        _ => return Err(not_running(&listed.name, listed.state, "so it cannot be paused")),
+    }
+    Ok(Changed::new("paused", &listed, host.virsh.state(listed.uuid)?, true))
+}
+
+/// Resumes a VM that is paused or suspended.
+pub fn resume(host: &Host, reference: &str) -> Result<Changed> {
+    let lease = lock_found(host, reference)?;
+    let host = &lease.host;
+    let (listed, domain) = look_up(host, reference)?;
+    require_complete(&domain)?;
+    match listed.state {
+        State::Running | State::Blocked => return Ok(Changed::new("resumed", &listed, listed.state, false)),
+        State::Paused | State::Suspended => host.virsh.resume(listed.uuid, listed.state)?,
+        _ => return Err(not_running(&listed.name, listed.state, "so it cannot be resumed")),
+    }
+    Ok(Changed::new("resumed", &listed, host.virsh.state(listed.uuid)?, true))
+}
+
+/// Resets a VM at once, like the reset button of a computer. Like [`stop`], this takes no lease: an operation that waits
+/// for the guest must not prevent it.
+pub fn reset(host: &Host, reference: &str) -> Result<Changed> {
+    let (listed, domain) = look_up(host, reference)?;
+    require_complete(&domain)?;
+    if !listed.state.is_active() {
+        return Err(not_running(&listed.name, listed.state, "so it cannot be reset"));
+    }
+    host.virsh.reset(listed.uuid)?;
+    if domain.stopping {
+        // The guest has forgotten that it was asked to shut down.
+        unless_down(host.virsh.unmark_stopping(listed.uuid))?;
+    }
+    Ok(Changed::new("reset", &listed, state_or_gone(host, listed.uuid)?, true))
 }

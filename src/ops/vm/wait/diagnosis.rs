@@ -40,7 +40,7 @@ fn hints(stage: Stage, domain: &Domain, watch: &Watch) -> Vec<Hint> {
     let inject = |text: &str| Hint::call(text, "vm_inject_ssh_key", [("vm", json!(vm)), ("restart", json!(true))]);
     match stage {
         Stage::Stopped => vec![logs, start("Start it again")],
-        Stage::Paused => vec![start("Resume it")],
+        Stage::Paused => vec![Hint::call_on_vm("Resume it", "vm_resume", vm)],
         Stage::NoBootDevice => vec![
             logs,
             screenshot,

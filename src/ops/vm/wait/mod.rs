@@ -15,14 +15,12 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    error::{Error, Hint, Result},
-    model::{
-        key::Key,
-        limit::Limit,
-        vm::{State, WaitFor},
+    error::Result,
+    model::{key::Key, limit::Limit, vm::WaitFor},
+    ops::{
+        Host,
+        vm::{find, not_running},
     },
-    ops::{Host, vm::find},
-    tools::virsh::Domain,
 };
 use boot_failure::Console;
 use probe::Probe;
@@ -103,7 +101,9 @@ impl<'a> Watch<'a> {
                     let seconds = began.elapsed().as_secs();
                     return Ok(Reached { vm: domain.name, reached: self.goal, addresses, seconds });
                 }
-                Probe::Inactive(guest) if !self.started => return Err(not_running(&domain, guest.state)),
+                Probe::Inactive(guest) if !self.started => {
+                    return Err(not_running(&domain.name, guest.state, "so it will not become ready"));
+                }
                 Probe::Inactive(guest) => probe::stopped(&guest),
                 Probe::NotReady(not_ready) => not_ready,
             };
@@ -121,11 +121,4 @@ impl<'a> Watch<'a> {
             std::thread::sleep(POLL.min(self.limit.saturating_sub(began.elapsed())));
         }
     }
-}
-
-/// Returns the error for a VM that does not run and that no one has started.
-fn not_running(domain: &Domain, state: State) -> Error {
-    let name = &domain.name;
-    Error::conflict(format!("VM `{name}` is {state}, so it will not become ready"))
-        .hint(Hint::call_on_vm("Start it", "vm_start", name))
 }

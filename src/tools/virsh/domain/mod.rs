@@ -196,6 +196,21 @@ impl Virsh {
         self.change("resume the VM", &[verb, "--domain", &uuid.to_string()])
     }
 
+    /// Pauses a running domain.
+    pub fn suspend(&self, uuid: Uuid) -> Result<()> {
+        self.change("pause the VM", &["suspend", "--domain", &uuid.to_string()])
+    }
+
+    /// Resets a domain at once, without a shutdown of the guest.
+    pub fn reset(&self, uuid: Uuid) -> Result<()> {
+        self.change("reset the VM", &["reset", "--domain", &uuid.to_string()])
+    }
+
+    /// Renames a domain that is shut off. libvirt refuses a name that is taken.
+    pub fn rename(&self, uuid: Uuid, name: &str) -> Result<()> {
+        self.change("rename the VM", &["domrename", "--domain", &uuid.to_string(), "--new-name", name])
+    }
+
     /// Requests a shutdown of the guest, like its power button.
     pub fn shutdown(&self, uuid: Uuid) -> Result<()> {
         let (what, uuid) = ("request a shutdown of the VM", uuid.to_string());

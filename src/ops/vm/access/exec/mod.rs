@@ -13,7 +13,7 @@ use crate::{
     model::{limit::Limit, user::check_user, vm::State},
     ops::{
         Host,
-        vm::{access::address, access::login::Login, look_up, require_complete},
+        vm::{access::address, access::login::Login, look_up, not_running, require_complete},
     },
     tools::{
         exit_status,
@@ -129,8 +129,7 @@ pub fn exec(host: &Host, new: &NewExec, streams: Streams) -> Result<Executed> {
     let (listed, domain) = look_up(host, &new.vm)?;
     require_complete(&domain)?;
     if listed.state != State::Running {
-        return Err(Error::conflict(format!("VM `{}` is {}, so it cannot run a command", listed.name, listed.state))
-            .hint(Hint::call_on_vm("Start it", "vm_start", &listed.name)));
+        return Err(not_running(&listed.name, listed.state, "so it cannot run a command"));
     }
     match new.via {
         Via::Agent => agent::run(host, &domain, new, streams),

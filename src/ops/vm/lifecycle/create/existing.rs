@@ -105,9 +105,4 @@ impl Old {
     pub(super) fn is_gone(name: &str, error: Error) -> Error {
         error.hint(format!("Repeat the request to create the new VM; the old VM `{name}` has already been deleted"))
     }
-
-    /// Returns whether the old VM owns a volume, which is then deleted with it.
-    pub(super) fn owns(&self, pool: &str, volume: &str) -> bool {
-        self.metadata.volumes.iter().any(|owned| owned.pool == pool && owned.name == volume)
-    }
 }

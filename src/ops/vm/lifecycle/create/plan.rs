@@ -17,7 +17,11 @@ use crate::{
     ops::{
         Host, SourcePolicy, accelerator, image, prepare,
         vm::{
-            incomplete, inspect::console::log_name, lifecycle::host_limits::check_host_limits, lifecycle::seed, remove,
+            incomplete,
+            inspect::{console::log_name, list::known},
+            lifecycle::host_limits::check_host_limits,
+            lifecycle::seed,
+            remove,
         },
     },
     store::{host_keys, local_file::LocalFile, lock::Lock},
@@ -55,20 +59,19 @@ pub(super) fn plan(
     old: Option<&Old>,
     warnings: &mut Vec<String>,
 ) -> Result<Plan> {
-    let owned = |suffix: &str, role| OwnedVolume {
-        pool: host.settings.pool.clone(),
-        name: format!("{}{suffix}", new.name),
-        role,
-    };
-    let (disk, iso) = (owned(".qcow2", VolumeRole::Disk), owned("-installer.iso", VolumeRole::Installer));
-    let console = OwnedVolume { name: log_name(new.name.as_str()), ..owned("", VolumeRole::Console) };
+    let uuid = Uuid::new_v4();
+    let [mut disk, mut console, mut iso] = volumes(host, new.name.as_str());
     let names = request.image.as_ref().map(|source| source.manifests(&host.caller)).unwrap_or_default();
     let mut manifests = names.iter().map(|_| Scratch::memory(b"")).collect::<Result<Vec<_>>>()?;
     let paths = manifests.iter().map(|file| file.path().to_string()).collect::<Vec<_>>();
     let downloads: Vec<_> = names.into_iter().zip(paths).collect();
     let virttype = accelerator::virttype(host);
     let inventory = host.virsh.inventory(&disk.pool, &[&disk.name, &iso.name, &console.name], &downloads, virttype)?;
-    check_name(host, new, old, &inventory)?;
+    let removed = check_name(host, new, old, &inventory)?;
+    if are_taken(host, old.map(|old| &old.metadata).or(removed.as_ref()), &inventory)? {
+        let unique = uuid.simple().to_string();
+        [disk, console, iso] = volumes(host, &format!("{}-{}", new.name, &unique[..8]));
+    }
     let limits = Limits { vcpus: inventory.capabilities.max_vcpus, memory_mib: inventory.memory_mib };
     check_host_limits(host, Some(new.vcpus), Some(new.memory), limits, warnings)?;
     prepare::check_network(host, &new.network, &inventory)?;
@@ -118,7 +121,6 @@ pub(super) fn plan(
         None => None,
     };
     let metadata = VmRecord { owner: host.caller.owner.clone(), ..VmRecord::new(crate::store::system::host_name()) };
-    let uuid = Uuid::new_v4();
     let mut plan =
         Plan { uuid, mac, attachment, pool, capabilities, base, held, disk, console, seed, installer, metadata };
     plan.fill_record(new, request);
@@ -164,18 +166,28 @@ fn check_disk_size(new: &NewVm, least: Option<u64>) -> Result<()> {
     }
 }
 
-/// Refuses a name that is taken. Removes the leftovers of an interrupted create of that name first.
-fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, inventory: &HostInventory) -> Result<()> {
-    let mut removed = false;
+/// Returns the volumes for a new VM whose names begin with `stem`: its disk, its console log, and an installer.
+fn volumes(host: &Host, stem: &str) -> [OwnedVolume; 3] {
+    let volume = |name, role| OwnedVolume { pool: host.settings.pool.clone(), name, role };
+    [
+        volume(format!("{stem}.qcow2"), VolumeRole::Disk),
+        volume(log_name(stem), VolumeRole::Console),
+        volume(format!("{stem}-installer.iso"), VolumeRole::Installer),
+    ]
+}
+
+/// Refuses a name that is taken. Removes the leftovers of an interrupted create of that name first, and returns their
+/// record.
+fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, inventory: &HostInventory) -> Result<Option<VmRecord>> {
     let mut others = inventory.domains.iter().filter(|(uuid, _)| old.is_none_or(|old| old.uuid != *uuid));
     if let Some((uuid, name)) = others.find(|(_, name)| name == new.name.as_str()) {
-        let described = host.virsh.describe(&[(*uuid, false)])?;
-        match described.get(uuid).and_then(|known| known.metadata.as_ref()) {
+        let described = host.virsh.describe(&[(*uuid, false)])?.remove(uuid);
+        match described.and_then(|known| known.metadata) {
             // This operation holds the lease, so no other operation works on that VM.
-            Some(metadata) if is_leftover(new, metadata) => {
+            Some(metadata) if is_leftover(new, &metadata) => {
                 host.progress.note(&format!("removed leftovers of an interrupted create or delete of `{name}`"));
-                remove(host, *uuid, Some(metadata))?;
-                removed = true;
+                remove(host, *uuid, Some(&metadata))?;
+                return Ok(Some(metadata));
             }
             Some(metadata) if metadata.is_incomplete() => return Err(incomplete(name)),
             _ => {
@@ -185,17 +197,27 @@ fn check_name(host: &Host, new: &NewVm, old: Option<&Old>, inventory: &HostInven
             }
         }
     }
+    Ok(None)
+}
+
+/// Returns whether other VMs own volumes with the usual names, because they once had the name of the new VM. Refuses
+/// such volumes that no managed VM owns. The volumes of the VM that is replaced do not count.
+fn are_taken(host: &Host, replaced: Option<&VmRecord>, inventory: &HostInventory) -> Result<bool> {
     let pool = &host.settings.pool;
-    match inventory.volumes.iter().find(|volume| !old.is_some_and(|old| old.owns(pool, volume))) {
-        Some(volume) if !removed => {
-            let message = format!("volume `{volume}` already exists in pool `{pool}` and belongs to no managed VM");
-            let delete = format!("virsh vol-delete --pool {} --vol {volume}", shell_words::quote(pool));
-            Err(Error::new(Code::AlreadyExists, message)
-                .hint("Choose another name")
-                .hint(Hint::run("Delete the volume", delete)))
-        }
-        _ => Ok(()),
+    let is_taken = |volume: &&String| !replaced.is_some_and(|replaced| replaced.owns(pool, volume));
+    let taken: Vec<_> = inventory.volumes.iter().filter(is_taken).collect();
+    if taken.is_empty() {
+        return Ok(false);
     }
+    let vms = known(host)?;
+    let Some(volume) = taken.iter().find(|volume| !vms.iter().any(|(_, record)| record.owns(pool, volume))) else {
+        return Ok(true);
+    };
+    let message = format!("volume `{volume}` already exists in pool `{pool}` and belongs to no managed VM");
+    let delete = format!("virsh vol-delete --pool {} --vol {volume}", shell_words::quote(pool));
+    Err(Error::new(Code::AlreadyExists, message)
+        .hint("Choose another name")
+        .hint(Hint::run("Delete the volume", delete)))
 }
 
 /// Returns whether an existing VM is only a leftover of an interrupted create. The leftover of an interrupted delete
