@@ -173,7 +173,7 @@ mod tests {
         ] {
             let bytes = [header, &vec![7; length], &[0x88, 1, 9]].concat();
             assert_eq!(packets(&bytes).unwrap(), [(SIGNATURE, &vec![7; length][..]), (SIGNATURE, &[9][..])]);
-            assert!(packets(&bytes[..bytes.len() - 1]).is_none() && packets(&bytes[..header.len() + 1]).is_none());
+            assert!(packets(&bytes[..bytes.len() - 1]).is_none() && packets(&bytes[..=header.len()]).is_none());
         }
         // A packet without a length, a part of a packet, and no packet.
         for damaged in [&[0x8b, 1][..], &[0xc2, 224, 1], &[0x42, 1, 1], &[0xc2], &[0xc2, 255, 0]] {
