@@ -35,7 +35,7 @@ check_system() {
     case $ID in
     debian | ubuntu) ;;
     *) fail "$PRETTY_NAME is not supported, only Debian and Ubuntu. To install by hand: install libvirt, QEMU," \
-        "genisoimage and an ssh client, then run: cargo build --release --locked" ;;
+        "genisoimage, gpgv and an ssh client, then run: cargo build --release --locked" ;;
     esac
     architecture=$(dpkg --print-architecture)
     [[ $architecture == amd64 ]] || fail "the architecture $architecture is not supported, only amd64"

@@ -146,13 +146,15 @@ fn a_missing_or_old_program_is_reported_with_its_install_command() {
     assert_eq!(lines[1], "fail  tools.qemu-img      the program `qemu-img` is not installed");
     assert_eq!(lines[2], "      fix: apt-get install qemu-utils");
     assert_eq!(lines[4], "      fix: apt-get install genisoimage");
-    assert!(lines[7].starts_with("ok    tools.ssh           ssh OpenSSH"), "{ran:?}");
+    assert_eq!(lines[7], "fail  tools.gpgv          the program `gpgv` is not installed");
+    assert_eq!(lines[8], "      fix: apt-get install gpgv");
+    assert!(lines[9].starts_with("ok    tools.ssh           ssh OpenSSH"), "{ran:?}");
     assert_eq!(
-        lines[8],
+        lines[10],
         "skip  tools.virt-sysprep  the program `virt-sysprep` is not installed; only `vm commit` needs it"
     );
-    assert_eq!(lines[9], "      fix: apt-get install guestfs-tools");
-    assert_eq!(lines[12], "2 ok, 0 warnings, 3 failed, 2 skipped");
+    assert_eq!(lines[11], "      fix: apt-get install guestfs-tools");
+    assert_eq!(lines[14], "2 ok, 0 warnings, 4 failed, 2 skipped");
 
     // Without virsh libvirt cannot be reached, which is reported once.
     let ran = TestHost::new().with_only(&[]).run("doctor -o json");

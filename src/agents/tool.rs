@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::names::ArgumentNames;
 use crate::{
-    api::{self, Brief, Effect, Operation, OperationView, Scope},
+    api::{self, Brief, Effect, Operation, Scope},
     error::{Error, Fault, Result},
 };
 

@@ -21,6 +21,10 @@ use std::{process::ExitCode, sync::Arc};
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::CompleteEnv;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
 
 use crate::{
     cancel::Cancel,
@@ -283,12 +287,15 @@ where
 fn handle_signals(cancel: &Cancel) -> Result<()> {
     const SIGNALS_TO_ABORT: usize = 3;
     let cancel = cancel.clone();
-    let received = std::sync::atomic::AtomicUsize::new(0);
-    ctrlc::set_handler(move || {
-        cancel.raise();
-        if received.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 >= SIGNALS_TO_ABORT {
-            output::abort("interrupted during the rollback; remove leftovers with: vmprov gc");
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| Error::internal("cannot handle signals").because(error))?;
+    std::thread::spawn(move || {
+        for (before, _) in signals.forever().enumerate() {
+            cancel.raise();
+            if before + 1 >= SIGNALS_TO_ABORT {
+                output::abort("interrupted during the rollback; remove leftovers with: vmprov gc");
+            }
         }
-    })
-    .map_err(|error| Error::internal("cannot handle signals").because(error))
+    });
+    Ok(())
 }

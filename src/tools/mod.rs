@@ -8,6 +8,7 @@ pub mod fence;
 #[cfg(test)]
 mod fixture_tests;
 pub mod genisoimage;
+pub mod gpgv;
 pub mod guestfs;
 pub mod iptables;
 pub mod nft;

@@ -20,7 +20,7 @@ kernel_package() {
 {
     # libvirt and QEMU, and the programs that they and vmprov call
     packages_to_run=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils ovmf
-        dnsmasq-base iptables nftables passt dmidecode mdevctl iproute2 genisoimage openssh-client ca-certificates)
+        dnsmasq-base iptables nftables passt dmidecode mdevctl iproute2 genisoimage gpgv openssh-client ca-certificates)
     # needed by `image`
     packages_to_build_image=(debootstrap debian-archive-keyring e2fsprogs fdisk dosfstools mtools grub-common grub-pc-bin)
     # needed by `vm commit`: virt-sysprep, and a kernel for its appliance if there is none (in a container)

@@ -7,7 +7,7 @@ use std::{
 
 /// A temporary key ring with one key.
 pub(crate) struct Signer {
-    home: tempfile::TempDir,
+    pub(crate) home: tempfile::TempDir,
 }
 
 impl Signer {
@@ -18,7 +18,8 @@ impl Signer {
         signer
     }
 
-    fn gpg(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+    /// Runs gpg with `input` and returns its output.
+    pub(crate) fn gpg(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(input).unwrap();
         file.rewind().unwrap();

@@ -55,6 +55,7 @@ pub const CHECKS: &[Check] = &[
     check("tools.qemu-img", "`qemu-img` is installed (inspects images)", tools::qemu_img),
     check("tools.genisoimage", "`genisoimage` is installed (writes seeds)", tools::genisoimage),
     check("tools.isoinfo", "`isoinfo` is installed (reads seeds for `inject`)", tools::isoinfo),
+    check("tools.gpgv", "`gpgv` is installed (verifies signatures of images)", tools::gpgv),
     check("tools.ssh", "`ssh` is installed (for logins and for waiting for them)", tools::ssh),
     check("tools.virt-sysprep", "`virt-sysprep` is installed (needed only by `vm commit`)", tools::sysprep),
     check("tools.passt", "`passt` is installed (needed only by guests of `qemu:///session`)", tools::passt),

@@ -34,6 +34,10 @@ pub(super) fn isoinfo(context: &Context) -> Result<Finding> {
     program(context, "isoinfo", None)
 }
 
+pub(super) fn gpgv(context: &Context) -> Result<Finding> {
+    program(context, "gpgv", None)
+}
+
 pub(super) fn ssh(context: &Context) -> Result<Finding> {
     program(context, "ssh", None)
 }

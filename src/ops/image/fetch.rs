@@ -264,7 +264,7 @@ fn verify(
         // A redirect may have switched from https to http.
         is_policy_checked = tls || !url.starts_with("https:") || expected.proof.verification > Verification::Tls;
     }
-    let mut proof = expected.check(source.given(), &downloaded.sums, &downloaded.path, &host.runner.cancel)?;
+    let mut proof = expected.check(source.given(), &downloaded.sums, &downloaded.path, &host.runner)?;
     if tls {
         proof.verification = proof.verification.max(Verification::Tls);
     }
@@ -311,7 +311,7 @@ fn in_place(host: &Host, source: &ImageSource, file: LocalFile, expected: Expect
     host.step("computing the image's checksum");
     let (identity, path) = (identity_of(&file)?, file.access());
     let sums = Sums::of(&path, &expected.algorithms(), &host.runner.cancel)?;
-    let proof = expected.check(source.given(), &sums, &path, &host.runner.cancel)?;
+    let proof = expected.check(source.given(), &sums, &path, &host.runner)?;
     Ok(Fetched { file: ImageFile::InPlace(file, identity), unpacked: None, sha256: sums.sha256(), proof, facts: None })
 }
 

@@ -8,7 +8,6 @@ use camino::Utf8Path;
 
 use super::{location::Location, source::ImageSource};
 use crate::{
-    cancel::Cancel,
     catalogue::{Catalogue, Form, Published, SignatureFile, Signs, checksum_list, signature},
     error::{Code, Error, Hint, Result},
     model::image::{Algorithm, Checksum, Verification},
@@ -17,6 +16,7 @@ use crate::{
         checksum_file::Sums,
         http::{Text, UrlTrust},
     },
+    tools::{Runner, gpgv, scratch::Scratch, version},
 };
 
 /// The checks that an image must pass, and the resulting proof.
@@ -37,7 +37,7 @@ pub(super) struct Expected {
 #[derive(Debug)]
 struct ImageSignature {
     bytes: Vec<u8>,
-    keys: Vec<String>,
+    keyring: Vec<u8>,
     from: String,
 }
 
@@ -90,7 +90,7 @@ impl Expected {
         if let Some((url, file)) = &image.signature {
             if file.signs == Signs::Image {
                 expected.require_image_signature(host, catalogue, url, file)?;
-            } else if let Some((signed, by)) = signed(host, catalogue, &text, &content, url, file)? {
+            } else if let Some((signed, by)) = signed(host, catalogue, &content, url, file)? {
                 content = signed;
                 expected.proof.signed_by = Some(by);
             }
@@ -179,8 +179,14 @@ impl Expected {
         file: &SignatureFile,
     ) -> Result<()> {
         let Some(text) = signature_file(host, url, file)? else { return Ok(()) };
-        let keys = catalogue.keys(&file.keys).into_iter().map(str::to_owned).collect();
-        self.image_signature = Some(ImageSignature { bytes: text.bytes, keys, from: url.to_owned() });
+        // If the program is missing, this is reported before the image is downloaded.
+        version::of(&host.runner, "gpgv")?;
+        let refused = |why: String| bad_signature("the image", url, &why);
+        self.image_signature = Some(ImageSignature {
+            bytes: signature::detached(&text.bytes).map_err(refused)?,
+            keyring: signature::keyring(&catalogue.keys(&file.keys)).map_err(refused)?,
+            from: url.to_owned(),
+        });
         self.proof.verification = Verification::Signature;
         Ok(())
     }
@@ -191,10 +197,11 @@ impl Expected {
     }
 
     /// Applies the checks to a fetched image. `sums` are its checksums, `file` is its path.
-    pub(super) fn check(mut self, given: &str, sums: &Sums, file: &Utf8Path, cancel: &Cancel) -> Result<Proof> {
+    pub(super) fn check(mut self, given: &str, sums: &Sums, file: &Utf8Path, runner: &Runner) -> Result<Proof> {
         for (expected, from) in &self.checksums {
             // The algorithm may not have been known yet when the file was fetched.
-            let compute = || Ok::<_, Error>(Sums::of(file, &[expected.algorithm], cancel)?.get(expected.algorithm));
+            let compute =
+                || Ok::<_, Error>(Sums::of(file, &[expected.algorithm], &runner.cancel)?.get(expected.algorithm));
             let got = sums.get(expected.algorithm).map_or_else(compute, |got| Ok(Some(got)))?;
             let got = got.ok_or_else(|| Error::internal("a checksum was not computed"))?;
             if got != *expected {
@@ -211,10 +218,8 @@ impl Expected {
                 });
             }
         }
-        if let Some(ImageSignature { bytes, keys, from }) = &self.image_signature {
-            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-            let read = || Ok(Box::new(std::fs::File::open(file)?) as Box<dyn Read>);
-            let by = signature::verify(bytes, &keys, &read).map_err(|why| bad_signature(given, from, &why))?;
+        if let Some(ImageSignature { bytes, keyring, from }) = &self.image_signature {
+            let by = gpgv::verify(runner, keyring, bytes, file)?.map_err(|why| bad_signature(given, from, &why))?;
             self.proof.signed_by = Some(by);
         }
         Ok(self.proof)
@@ -225,21 +230,21 @@ impl Expected {
 fn signed(
     host: &Host,
     catalogue: &Catalogue,
-    text: &Text,
     content: &str,
     url: &str,
     file: &SignatureFile,
 ) -> Result<Option<(String, String)>> {
-    let keys = catalogue.keys(&file.keys);
-    if file.signs == Signs::Inline {
-        return signature::open(content, &keys).map(Some).map_err(|why| bad_signature("the checksum file", url, &why));
-    }
-    let Some(signature) = signature_file(host, url, file)? else { return Ok(None) };
-    let bytes = text.bytes.clone();
-    let read = move || Ok(Box::new(std::io::Cursor::new(bytes.clone())) as Box<dyn Read>);
-    let by = signature::verify(&signature.bytes, &keys, &read);
-    let by = by.map_err(|why| bad_signature("the checksum file", url, &why))?;
-    Ok(Some((content.to_owned(), by)))
+    let refused = |why: String| bad_signature("the checksum file", url, &why);
+    let (content, signature) = if file.signs == Signs::Inline {
+        signature::signed_text(content).map_err(refused)?
+    } else {
+        let Some(found) = signature_file(host, url, file)? else { return Ok(None) };
+        (content.to_owned(), signature::detached(&found.bytes).map_err(refused)?)
+    };
+    let keyring = signature::keyring(&catalogue.keys(&file.keys)).map_err(refused)?;
+    let data = Scratch::memory(content.as_bytes())?;
+    let by = gpgv::verify(&host.runner, &keyring, &signature, data.path())?.map_err(refused)?;
+    Ok(Some((content, by)))
 }
 
 fn signature_file(host: &Host, url: &str, file: &SignatureFile) -> Result<Option<Text>> {

@@ -1,11 +1,15 @@
 //! How a request reaches a server: by which proxy, and by which redirects.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
+use rustls::crypto::{CryptoProvider, ring};
 use ureq::{
     Agent, Body, Error, Proxy, ProxyProtocol,
     http::{HeaderName, Response, header},
-    tls::{RootCerts, TlsConfig},
+    tls::{Certificate, RootCerts, TlsConfig},
     unversioned::transport::DefaultConnector,
 };
 use url::Url;
@@ -20,6 +24,17 @@ use crate::model::{
     source_policy::{Limits, not_public, without_tls},
 };
 
+/// The certificates of the host's store, and the cryptography. They are loaded once, because that takes a while.
+static TLS: LazyLock<TlsConfig> = LazyLock::new(|| {
+    let store = rustls_native_certs::load_native_certs();
+    for error in &store.errors {
+        tracing::debug!("cannot load a certificate: {error}");
+    }
+    let roots = store.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned());
+    let provider: Arc<CryptoProvider> = ring::default_provider().into();
+    TlsConfig::builder().root_certs(RootCerts::from(roots)).unversioned_rustls_crypto_provider(provider).build()
+});
+
 /// The number of redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
 
@@ -27,7 +42,8 @@ const MAX_REDIRECTS: usize = 10;
 #[derive(Clone)]
 pub(super) struct Routes {
     proxies: Proxies,
-    unrestricted: Agents,
+    /// Made by the first request, because most commands send none.
+    unrestricted: Arc<LazyLock<Agents, Box<dyn FnOnce() -> Agents + Send>>>,
     /// If sources are limited: the hosts that are allowed, and the agents for all others, which check addresses. They
     /// share no connections with the unrestricted ones.
     limited: Option<(Limits, Agents)>,
@@ -53,8 +69,9 @@ pub(super) struct FinalResponse {
 impl Routes {
     /// Returns routes without limits.
     pub(super) fn new(stall_timeout: Duration, proxies: &Proxies) -> Self {
-        let unrestricted = Agents::new(&|proxy| config(stall_timeout, proxy).into(), proxies);
-        Self { proxies: proxies.clone(), unrestricted, limited: None }
+        let for_agents = proxies.clone();
+        let agents = move || Agents::new(&|proxy| config(stall_timeout, proxy).into(), &for_agents);
+        Self { proxies: proxies.clone(), unrestricted: Arc::new(LazyLock::new(Box::new(agents))), limited: None }
     }
 
     /// Allows only public addresses and the hosts in `limits` from now on.
@@ -141,7 +158,7 @@ fn config(stall_timeout: Duration, proxy: Option<Proxy>) -> ureq::config::Config
         .timeout_resolve(Some(stall_timeout))
         .timeout_connect(Some(stall_timeout.min(CONNECT_LIMIT)))
         .timeout_recv_response(Some(stall_timeout))
-        .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
+        .tls_config(TLS.clone())
         .user_agent(concat!("vmprov/", env!("CARGO_PKG_VERSION")))
         .http_status_as_error(false)
         .max_redirects(0)
