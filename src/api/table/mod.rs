@@ -20,8 +20,16 @@ struct Nothing {}
 
 /// Every operation, in the order of the documentation.
 pub(super) fn operations() -> Vec<Operation> {
-    [vm::lifecycle(), vm::lifetime(), guest::operations(), image::operations(), key::operations(), host::operations()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        vm::lifecycle(),
+        vm::power(),
+        vm::lifetime(),
+        guest::operations(),
+        image::operations(),
+        key::operations(),
+        host::operations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
