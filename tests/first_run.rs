@@ -229,7 +229,7 @@ fn an_invalid_response_is_not_accepted() {
         ("one list of three", "/usr/bin/virsh \"$@\" | head -n 2", TOOL_FAILED, "cannot list the VMs"),
         (
             "no names",
-            "/usr/bin/virsh \"$@\" | sed 's/^6695eb01/zzzzzzzz/'",
+            "/usr/bin/virsh \"$@\" | sed 's/6695eb01/zzzzzzzz/'",
             TOOL_FAILED,
             "cannot parse libvirt's list of VMs",
         ),

@@ -9,9 +9,7 @@ use super::{
     schema,
     tool::{CONFIRM, Cancelled, Does, Hints, OfOperation, Tool},
 };
-use crate::{
-    api::{self, Brief, Effect, ExecutionMode, Operation, Schemas, Scope, ToolPart},
-};
+use crate::api::{self, Brief, Effect, ExecutionMode, Operation, Schemas, Scope, ToolPart};
 
 /// Operations name their VM in `vm`; the tools have always named it `name`.
 const VM_IS_NAME: ArgumentNames = ArgumentNames(&[("name", "vm")]);

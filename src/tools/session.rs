@@ -141,10 +141,7 @@ impl Session {
 
     /// Reads what the program has printed. Returns whether each of its outputs is still open.
     fn read(&mut self, response: &mut Response) -> [bool; 2] {
-        [
-            read_available(&mut self.output, &mut response.stdout),
-            read_available(&mut self.errors, &mut response.stderr),
-        ]
+        [read_available(&mut self.output, &mut response.stdout), read_available(&mut self.errors, &mut response.stderr)]
     }
 
     /// Kills the program and its child processes, and reads their last output.

@@ -117,6 +117,9 @@ impl Virsh {
         let Some(finished) = call.stdin(input).about(script.verbs()).changes().run(&self.runner)? else {
             return Err(Error::internal("cannot run a script in a dry run"));
         };
+        if !finished.status.success() {
+            return Err(failure::explain(what, &self.uri, &script.without_marks(finished.stderr.as_bytes())));
+        }
         self.parsed(what, script, &finished.stdout, finished.stderr.as_bytes())
     }
 
