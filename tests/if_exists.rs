@@ -214,7 +214,7 @@ fn replace_deletes_the_old_vm_and_creates_a_new_one() {
     let position =
         |text: &str| commands.iter().position(|command| command.contains(text)).unwrap_or_else(|| panic!("{dry}"));
     assert!(
-        position(" destroy ") < position(" undefine ") && position(" undefine ") < position(" define /proc/"),
+        position(" destroy ") < position(" undefine ") && position(" undefine ") < position(" define /dev/stdin"),
         "{dry}"
     );
     assert_eq!(xml(&lab), old_xml);
