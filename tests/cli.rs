@@ -245,7 +245,7 @@ fn usage_errors_respect_the_json_format() {
     host.run("vm lst").fails_saying(2, &["error: unrecognized subcommand 'lst'", "Usage: vmprov vm"]);
     host.run("-q").fails(
         2,
-        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, image, key, inject, ssh-config, gc, reap, doctor, serve, mcp, tools, config, help\n",
+        "error: a command is missing\nhint: Usage: vmprov [OPTIONS] <COMMAND>; commands: vm, inject, ssh-config, image, key, serve, mcp, tools, doctor, gc, reap, config, help\n",
     );
     host.run("").fails_saying(2, &["Usage: vmprov [OPTIONS] <COMMAND>", "Remove leftovers"]);
     host.run("-q -v vm list").fails_saying(2, &["cannot be used with"]);

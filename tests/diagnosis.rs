@@ -79,7 +79,9 @@ impl Host {
         for file in ["boot.raw", "sick.qcow2"] {
             std::fs::remove_file(self.lab.file(file)).unwrap();
         }
-        self.lab.settles(&self.before, "after the VM was deleted");
+        // A busy machine may reach a conclusion about KVM later.
+        let is_verdict = |line: &str| line.contains("home .cache/vmprov/kvm-");
+        self.lab.settles_without(&self.before, is_verdict, "after the VM was deleted");
     }
 }
 

@@ -114,7 +114,7 @@ fn a_read_only_agent_has_only_read_only_tools() {
         );
         assert_eq!(next["tool"], "vm_list", "{text}");
     }
-    assert_eq!(all.len() - available.len(), 12);
+    assert_eq!(all.len() - available.len(), 16);
     assert_eq!(client.call("vm_info", &json!({"name": "test"}))["isError"], false);
 }
 
@@ -294,7 +294,7 @@ fn over_http_a_token_restricts_an_agent_and_owns_its_session() {
     assert!(text.contains("Use names that begin with `a1-`: the token `agent` is restricted to them"), "{text}");
     agent.end();
     let mut viewer = Agent::over_http("auto", socket, "viewer-0123456789abcdef");
-    assert_eq!(names(&viewer.ok(&json!({"do": "tools"}))).len(), vmprov::agents::tools().len() - 12);
+    assert_eq!(names(&viewer.ok(&json!({"do": "tools"}))).len(), vmprov::agents::tools().len() - 16);
     let (text, _) = error_of(&viewer.call("vm_stop", &json!({"name": "test"})));
     assert!(text.starts_with("the token `viewer` is not authorized to call vm_stop"), "{text}");
     viewer.end();

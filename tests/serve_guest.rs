@@ -91,6 +91,7 @@ impl Site {
 #[test]
 fn a_guest_goes_through_its_lifecycle_over_http() {
     let lab = Lab::qemu();
+    lab.use_real_virsh();
     let mirror = Mirror::inside(&lab.network());
     let built = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/image")).output().unwrap();
     let image = std::fs::read(String::from_utf8(built.stdout).unwrap().trim()).unwrap();

@@ -85,6 +85,14 @@ impl Host {
         Self::with(settings, Runner { cancel, ..Runner::default() }, progress)
     }
 
+    /// Returns the same host for another request, which has its own cancellation and progress.
+    #[must_use]
+    pub fn for_request(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Self {
+        let host = self.like(self.settings.clone(), Runner { cancel, ..self.runner.clone() });
+        // libvirtd may have been replaced since the last request.
+        Self { virsh: host.virsh.with_unknown_identity(), progress, ..host }
+    }
+
     /// Returns the same host with an observer that counts program runs and downloads.
     #[must_use]
     pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Self {

@@ -74,6 +74,8 @@ pub struct Options {
 /// The state that all requests share.
 pub(crate) struct Service {
     settings: Settings,
+    /// The host that every request's host shares its connections with.
+    host: Host,
     pub(crate) jobs: Jobs,
     pub(crate) reads: SingleFlight,
     pub(crate) metrics: Arc<Metrics>,
@@ -93,14 +95,18 @@ impl Service {
     pub(crate) fn new(options: Options) -> Result<Self> {
         let Options { settings, images, audit_log, audit_required } = options;
         let metrics = Metrics::new();
+        let audit = Audit::open(audit_log, audit_required, metrics.audit_lost())?;
+        let metrics = Arc::new(metrics);
+        let host = Host::new(settings.clone(), Cancel::default(), Arc::new(()));
         Ok(Self {
             settings,
-            audit: Audit::open(audit_log, audit_required, metrics.audit_lost())?,
+            host: host.observed_by(metrics.clone()).in_background(),
+            audit,
             limits: images,
             jobs: Jobs::default(),
             reads: SingleFlight::default(),
             quotas: Quotas::default(),
-            metrics: Arc::new(metrics),
+            metrics,
             stats: CachedProbe::default(),
             ready: CachedProbe::default(),
             event_log: Arc::new(EventLog::new()),
@@ -143,7 +149,7 @@ impl Service {
     /// Returns the host for a client's operation, which the client can cancel.
     pub(crate) fn host(&self, client: &Client, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
         let limits = Limits { only: client.image_hosts.clone(), ..self.limits.clone() };
-        let host = self.base_host(cancel, progress).limited_to(SourcePolicy::Limited(limits));
+        let host = self.host.for_request(cancel, progress).limited_to(SourcePolicy::Limited(limits));
         host.on_behalf_of(client.caller())
     }
 
@@ -154,11 +160,7 @@ impl Service {
 
     /// Returns the host for the service's own reads: probes, metrics and the event listener.
     pub(crate) fn background_host(&self) -> Host {
-        self.base_host(self.read_cancel.clone(), Arc::new(()))
-    }
-
-    fn base_host(&self, cancel: Cancel, progress: Arc<dyn Progress>) -> Host {
-        Host::new(self.settings.clone(), cancel, progress).observed_by(self.metrics.clone()).in_background()
+        self.host.for_request(self.read_cancel.clone(), Arc::new(()))
     }
 
     /// Cancels every read. Called when no client waits for a response any more.

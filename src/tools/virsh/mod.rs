@@ -77,6 +77,12 @@ impl Virsh {
         Self { runner, ..self.clone() }
     }
 
+    /// Returns the same connection, which reads the identity of its hypervisor again.
+    #[must_use]
+    pub fn with_unknown_identity(&self) -> Self {
+        Self { identity: Arc::default(), ..self.clone() }
+    }
+
     /// Returns the connection's URI.
     pub fn uri(&self) -> &str {
         &self.uri
