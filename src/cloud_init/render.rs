@@ -48,8 +48,8 @@ pub(super) fn user_data(seed: &Seed) -> Vec<u8> {
     let ours = [
         // If the operator's data has no users, the image's default user is created, as without vmprov.
         ("vmprov-default-user", json!({"merge_how": IF_ABSENT, "users": ["default"]})),
-        // First in the list: the first of two entries with one name wins, and cloud-init skips the entries after one
-        // that fails (`config/cc_users_groups.py`).
+        // First in the list: of two entries with the same name, the first wins, and cloud-init skips the entries after
+        // one that fails (`config/cc_users_groups.py`).
         ("vmprov-user", json!({"merge_how": PREPEND, "users": [user]})),
         ("vmprov-held", enforced),
     ];

@@ -93,7 +93,8 @@ pub fn check(runner: &Runner, file: &Utf8Path) -> Result<()> {
     if matches!(finished.status.code(), Some(0 | 3)) {
         return Ok(());
     }
-    // 1: the file cannot be read to its end. 2: it is damaged. Anything else, such as a signal, is not its fault.
+    // 1: the check could not complete, as for a truncated file. 2: the image is corrupt. Any other status, such as a
+    // signal, says nothing about the image.
     if !matches!(finished.status.code(), Some(1 | 2)) {
         return Err(finished.failure());
     }
